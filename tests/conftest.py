@@ -1,0 +1,48 @@
+"""What every tier of the tests shares: no silent skips in CI, and long forms on demand.
+
+Fixtures that mount belong to the tier that mounts.
+"""
+
+import os
+from collections.abc import Generator
+
+import hypothesis
+import pytest
+
+LONG = os.environ.get("PRAMFS_LONG") == "1"
+SKIPS_FAIL = os.environ.get("CI") == "true"
+
+# No deadline: how long an example takes says more about the machine's other work than about pramfs.
+hypothesis.settings.register_profile("short", deadline=None, max_examples=100)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)
+hypothesis.settings.load_profile("long" if LONG else "short")
+
+
+@pytest.fixture(scope="session")
+def long() -> bool:
+    """Whether the long form of a test was asked for: `scripts/test --long`."""
+    return LONG
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report a skipped test as failed in CI: there everything that a test needs is installed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _fail_in_ci(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Do the same for a module that skips itself while it is imported."""
+    report = yield
+    if report.skipped:
+        _fail_in_ci(report)
+    return report
+
+
+def _fail_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if SKIPS_FAIL:
+        report.outcome = "failed"
+        report.longrepr = f"A skip is a failure in CI. {report.longreprtext}"

@@ -1,0 +1,90 @@
+"""The rooms of pramfs: which module may import which, and who may know of FUSE.
+
+`ROOMS` is the one place that says so. A module that is not in it has no room.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pramfs
+
+# Every module, lowest room first, and what of pramfs it may import (imports inside functions
+# count). Beside that everybody may import `errors`, and the package itself for its version.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "layout": set(),
+    "regions": {"layout"},
+    "progress": set(),
+    "image": {"layout"},
+    "superblock": {"layout", "image"},
+    "frames": {"layout", "regions"},
+    "arena": {"layout", "regions", "image", "frames"},
+    "pram": {"layout", "superblock", "arena"},
+    "tree": {"arena"},
+    "persist": {"pram", "tree"},
+    "session": set(),
+    "fusefs": {"tree"},
+    "options": {"regions"},
+    "mount": {"fusefs", "session", "persist", "options", "progress"},
+    "umount": set(),
+    "inspect": {"pram", "image"},
+    "cli": {"mount", "umount", "inspect", "options", "pram", "progress"},
+    "__main__": {"cli"},
+}
+FOR_EVERYBODY = {"errors"}
+
+FUSE_PACKAGES = {"pyfuse3", "trio"}
+FUSE_ROOMS = {"fusefs", "session", "mount"}
+
+FOLDER = Path(pramfs.__file__).parent
+MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def imported_names(module: str) -> set[str]:
+    """Full dotted names that the module imports; for `from X import a`, both X and X.a."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((FOLDER / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = ".".join(filter(None, ["pramfs" if node.level else "", node.module]))
+            names |= {package} | {f"{package}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported_rooms(module: str) -> set[str]:
+    parts = [name.split(".") for name in imported_names(module)]
+    return {name[1] for name in parts if name[0] == "pramfs" and name[1:2]} & set(MODULES)
+
+
+def test_every_module_has_a_room() -> None:
+    assert set(MODULES) <= set(ROOMS)
+
+
+def test_a_room_imports_only_from_rooms_above() -> None:
+    above: set[str] = set()
+    for room, imports in ROOMS.items():
+        assert imports <= above, f"{room} may not import what stands below it"
+        above.add(room)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_what_its_room_may(module: str) -> None:
+    assert imported_rooms(module) - FOR_EVERYBODY - {module} <= ROOMS[module]
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - FUSE_ROOMS))
+def test_a_module_outside_the_fuse_rooms_names_no_fuse_package(module: str) -> None:
+    assert not {name.split(".")[0] for name in imported_names(module)} & FUSE_PACKAGES
+
+
+def test_importing_the_rooms_without_fuse_loads_no_fuse_package() -> None:
+    """So `pramfs info` starts at once, and a mistake in a FUSE room does not stop `pramfs check`."""
+    modules = [f"pramfs.{module}" for module in MODULES if module not in {"__main__", *FUSE_ROOMS}]
+    code = f"import sys, {', '.join(modules)}; print({FUSE_PACKAGES} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("set()\n", "")
