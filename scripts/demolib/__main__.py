@@ -1,0 +1,68 @@
+"""Run the demo, and end it well: `python -m demolib`, without arguments.
+
+Exits with 0 if everything is as it should be, with 1 if not, with 128 and its number if a signal
+ended it. Whatever happens, the processes, the mount and the files are gone afterwards.
+"""
+
+import platform
+import signal
+import sys
+from contextlib import ExitStack
+from types import FrameType
+from typing import Never
+
+from demolib.demo import Demo
+from demolib.shell import FailureError
+from demolib.story import Story
+from demolib.verify import MismatchError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class InterruptedBySignalError(Exception):
+    """A signal wants the demo to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def main() -> int:
+    """Run the demo; return its exit code."""
+    story = Story()
+    story.title(
+        "pramfs: the memory of live processes, kept while the filesystem goes and comes back"
+    )
+    print(f"Python {platform.python_version()}, Linux {platform.release()}")
+    try:
+        with ExitStack() as cleanup:
+            try:
+                Demo(story, cleanup).run()
+            finally:
+                ignore_signals()  # what cleans up is not to be interrupted
+    except (FailureError, MismatchError, OSError, ValueError, EOFError) as error:
+        story.failed(str(error))
+        return 1
+    except InterruptedBySignalError as interruption:
+        story.failed(f"interrupted by {interruption}; everything has been cleaned up")
+        return 128 + interruption.number
+    story.passed("every byte came back")
+    return 0
+
+
+def ignore_signals() -> None:
+    """From now on, do not be interrupted."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def raise_interrupted(number: int, frame: FrameType | None) -> Never:
+    """Handle a signal."""
+    ignore_signals()
+    raise InterruptedBySignalError(number)
+
+
+if __name__ == "__main__":
+    for number in SIGNALS:
+        signal.signal(number, raise_interrupted)
+    sys.exit(main())
