@@ -7,14 +7,15 @@ ended it. Whatever happens, the processes, the mount and the files are gone afte
 import platform
 import signal
 import sys
+import traceback
 from contextlib import ExitStack
 from types import FrameType
 from typing import Never
 
 from demolib.demo import Demo
+from demolib.images import ImagesError
 from demolib.shell import FailureError
 from demolib.story import Story
-from demolib.verify import MismatchError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -40,12 +41,16 @@ def main() -> int:
                 Demo(story, cleanup).run()
             finally:
                 ignore_signals()  # what cleans up is not to be interrupted
-    except (FailureError, MismatchError, OSError, ValueError, EOFError) as error:
-        story.failed(str(error))
-        return 1
     except InterruptedBySignalError as interruption:
         story.failed(f"interrupted by {interruption}; everything has been cleaned up")
         return 128 + interruption.number
+    except (FailureError, ImagesError, OSError) as error:
+        story.failed(str(error))
+        return 1
+    except Exception as error:  # noqa: BLE001 - whatever it is, the demo ends in PASS or FAIL
+        traceback.print_exc()
+        story.failed(f"unexpected: {error!r}")
+        return 1
     story.passed("every byte came back")
     return 0
 

@@ -32,6 +32,10 @@ _MAGIC = struct.pack("<II", 0x54564319, 0x50524D44)
 _RECORD_LENGTH = struct.Struct("<I")
 
 
+class ImagesError(Exception):
+    """The images are not what was written into them."""
+
+
 class ImagesWriter:
     """A new images directory. Remembers the digest of every file, to compare with later."""
 
@@ -217,7 +221,7 @@ class PagesReader:
             if flags & IN_PARENT:
                 found = list(_overlap(parents, start, length))
                 if sum(extent.length for extent in found) != length:
-                    raise ValueError(f"{length} bytes at {start:#x} are not all in the parent")
+                    raise ImagesError(f"{length} bytes at {start:#x} are not all in the parent")
                 extents.extend(found)
             else:
                 extents.append(Extent(start, length, fd, at))
@@ -226,11 +230,11 @@ class PagesReader:
 
 
 def read_records(directory_fd: int, name: str) -> list[bytes]:
-    """Return the records of a small image; ValueError when it is none."""
+    """Return the records of a small image; ImagesError when it is none."""
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
     with os.fdopen(fd, "rb") as image:
         if image.read(len(_MAGIC)) != _MAGIC:
-            raise ValueError(f"{name} does not start with the magic numbers of an image")
+            raise ImagesError(f"{name} does not start with the magic numbers of an image")
         records: list[bytes] = []
         while head := image.read(_RECORD_LENGTH.size):
             (length,) = _RECORD_LENGTH.unpack(head)
@@ -244,7 +248,7 @@ def _has_parent(directory_fd: int) -> bool:
     except FileNotFoundError:
         return False
     if not stat.S_ISLNK(status.st_mode):
-        raise ValueError(f"{PARENT_LINK} is not a symbolic link")
+        raise ImagesError(f"{PARENT_LINK} is not a symbolic link")
     return True
 
 
@@ -253,7 +257,7 @@ def _read_fully(fd: int, target: memoryview, at: int) -> None:
     while target:
         moved = os.preadv(fd, [target], at)
         if not moved:
-            raise EOFError(f"an image of pages ends at {at:#x}, {len(target)} bytes too early")
+            raise ImagesError(f"an image of pages ends at {at:#x}, {len(target)} bytes too early")
         at += moved
         target = target[moved:]
 

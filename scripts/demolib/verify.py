@@ -1,7 +1,7 @@
 """Compare images that came back with their source, and with what was noted when they were written.
 
 The source is the memory of processes that have not run since the dump. Every difference raises
-MismatchError, saying where.
+ImagesError, saying where.
 """
 
 import hashlib
@@ -19,12 +19,8 @@ from demolib.dump import (
     ghosts,
     pages_name,
 )
-from demolib.images import PARENT_LINK, PIECE_BYTES, PagesReader, read_records
+from demolib.images import PARENT_LINK, PIECE_BYTES, ImagesError, PagesReader, read_records
 from demolib.process import PAGE_BYTES, Memory, Process, Run
-
-
-class MismatchError(Exception):
-    """Something that came back is not what it was."""
 
 
 class Attributes(NamedTuple):
@@ -50,7 +46,8 @@ def compare_attributes(before: Mapping[Path, Attributes], after: Mapping[Path, A
     """Compare two trees, name by name."""
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
-            raise MismatchError(f"{path} was {before.get(path)}, and is {after.get(path)}")
+            was, now = _what_differs(before.get(path), after.get(path))
+            raise ImagesError(f"{path} had {was}, and has {now}")
 
 
 def compare_digests(digests: Mapping[Path, str], progress: Progress) -> None:
@@ -62,7 +59,7 @@ def compare_digests(digests: Mapping[Path, str], progress: Progress) -> None:
                 digest.update(data)
                 progress(len(data))
         if digest.hexdigest() != expected:
-            raise MismatchError(f"{path} has not the content that was written")
+            raise ImagesError(f"{path} has not the content that was written")
 
 
 def compare_memory(directory: Path, processes: list[Process], progress: Progress) -> None:
@@ -74,9 +71,7 @@ def compare_memory(directory: Path, processes: list[Process], progress: Progress
         ):
             runs = list(_merged(process.own_runs(process.areas())))
             if list(_merged(pages.runs)) != runs:
-                raise MismatchError(
-                    f"the dump of {process.pid} holds not the pages it has in memory"
-                )
+                raise ImagesError(f"the dump of {process.pid} holds not the pages it has in memory")
             for run in pages.runs:
                 _compare_run(process, memory, pages, run)
                 progress(run.length)
@@ -89,16 +84,16 @@ def compare_state(directory: Path, processes: list[Process]) -> None:
         for process in processes:
             name = f"mm-{process.pid}.img"
             if read_records(directory_fd, name) != area_records(process.areas()):
-                raise MismatchError(f"{name} is not the map of the process's memory")
+                raise ImagesError(f"{name} is not the map of the process's memory")
     finally:
         os.close(directory_fd)
     for number, ghost in enumerate(ghosts(processes), start=1):
         if (directory / ghost_name(number)).read_bytes() != ghost.read_bytes():
-            raise MismatchError(f"{ghost_name(number)} is not the deleted file {ghost}")
+            raise ImagesError(f"{ghost_name(number)} is not the deleted file {ghost}")
     if not stat.S_ISSOCK((directory / SOCKET_NAME).lstat().st_mode):
-        raise MismatchError(f"{SOCKET_NAME} is not a socket")
+        raise ImagesError(f"{SOCKET_NAME} is not a socket")
     if not (directory / PARENT_LINK).is_symlink():
-        raise MismatchError(f"{PARENT_LINK} is not a symbolic link")
+        raise ImagesError(f"{PARENT_LINK} is not a symbolic link")
 
 
 def _attributes(path: Path) -> Attributes:
@@ -116,6 +111,13 @@ def _attributes(path: Path) -> Attributes:
     )
 
 
+def _what_differs(before: Attributes | None, after: Attributes | None) -> tuple[object, object]:
+    if before is None or after is None:
+        return before, after
+    names = [n for n in Attributes._fields if getattr(before, n) != getattr(after, n)]
+    return {n: getattr(before, n) for n in names}, {n: getattr(after, n) for n in names}
+
+
 def _compare_run(process: Process, memory: Memory, pages: PagesReader, run: Run) -> None:
     for at in range(0, run.length, PIECE_BYTES):
         start, length = run.start + at, min(PIECE_BYTES, run.length - at)
@@ -124,7 +126,7 @@ def _compare_run(process: Process, memory: Memory, pages: PagesReader, run: Run)
             continue
         for page in range(0, length, PAGE_BYTES):
             if dumped is None or dumped[page:][:PAGE_BYTES] != source[page:][:PAGE_BYTES]:
-                raise MismatchError(f"the page at {start + page:#x} of {process.pid} has changed")
+                raise ImagesError(f"the page at {start + page:#x} of {process.pid} has changed")
 
 
 def _merged(runs: Iterable[Run]) -> Iterator[Run]:

@@ -9,10 +9,12 @@ child's, and is answered by a line. It ends with its input.
 """
 
 import array
+import ctypes
 import math
 import mmap
 import os
 import random
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from typing import IO
 
 MIB = 1 << 20
 PAGE_BYTES = 4096
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 RANDOM_BYTES = 176 * MIB
 WAVE_NUMBERS = 2_000_000
@@ -32,6 +35,7 @@ GHOST_BYTES = 300_000
 
 def main() -> None:
     """Get ready, then work as told on standard input."""
+    die_with_parent()
     # Forked before the heap is filled, or the child would share, and be dumped with, all of it.
     pid, messages, answers = fork_child()
     heap = Heap()
@@ -102,12 +106,18 @@ def remember(messages: IO[bytes], answers: IO[bytes]) -> None:
         answers.flush()
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, even while it is stopped."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def fork_child() -> tuple[int, IO[bytes], IO[bytes]]:
     """Return the child's pid, where to write messages to it and where to read its answers."""
     message_source, message_sink = os.pipe()
     answer_source, answer_sink = os.pipe()
     pid = os.fork()
     if pid == 0:
+        die_with_parent()
         os.close(message_sink)
         os.close(answer_source)
         remember(os.fdopen(message_source, "rb"), os.fdopen(answer_sink, "wb"))
