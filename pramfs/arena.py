@@ -1,0 +1,339 @@
+"""Frames as memory: allocate, write, read, checksum. Knows nothing of what the frames mean.
+
+Fresh frames are held in one of two ways (`arena=`). ImageArena writes them straight to their place in
+the image, for images that are memory already. MemoryArena lets them wait in a memfd at the same
+offset until a save copies them; until then the image is not written. Frames of the last save are
+read from the image in place in both.
+
+Python touches memory only through pread and pwrite: a medium that fails, or an image cut short
+behind our back, then is an error of one call and not a SIGBUS. The views are for the kernel to copy.
+"""
+
+import errno
+import mmap
+import os
+from abc import ABC, abstractmethod
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from crc32c import crc32c
+
+from pramfs.errors import DamagedPage
+from pramfs.frames import DROPPED, FREE, FRESH, HELD, OLD, PENDING, FrameTable, Run
+from pramfs.image import Image, punch
+from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
+
+UNKNOWN_CSUM = 0  # a page that really has this checksum is only computed again
+
+_COPY_FRAMES = 1024
+_PUNCH_BACKLOG = 1024  # freed frames that may wait to be given back to the system
+
+Progress = Callable[[int], None]
+
+
+class Arena(ABC):
+    """All frames of one image as memory.
+
+    `reclaim` is called when free frames run out and frames of the last save are held back: it may
+    publish a save and returns whether it did.
+    """
+
+    def __init__(self, image: Image, table: FrameTable) -> None:
+        self.image = image
+        self.table = table
+        self.reclaim: Callable[[], bool] = lambda: False
+        self._map = image.map(len(table))
+        self._saved = memoryview(self._map)
+        self._holes = image.map_for_punching(len(table))
+        self._unpunched: list[Run] = []
+        self._unpunched_frames = 0
+        self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
+        self._unverified: bytearray | None = None
+        self._unsummed: deque[Run] = deque()
+
+    # --- what a tree does with frames ------------------------------------------------------------
+
+    def allocate(self, count: int, keep_free: int = 0) -> list[Run]:
+        """Take `count` frames and leave `keep_free` for the next save.
+
+        Raises OSError(ENOSPC) when even a checkpoint frees too few.
+        """
+        self.require_free(count + keep_free)
+        return self.table.allocate(count)
+
+    def require_free(self, count: int) -> None:
+        """Raise OSError(ENOSPC) unless `count` frames are free, or are after a checkpoint."""
+        table = self.table
+        if table.count(FREE) >= count:
+            return
+        held = table.count(HELD) + table.count(OLD) + table.count(DROPPED)
+        if table.count(FREE) + held >= count and self.reclaim() and table.count(FREE) >= count:
+            return
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def relocate(self, pfn: int) -> int:
+        """Copy the page out of a frame that has become banned; returns its new frame (seed 004)."""
+        new = self.table.allocate(1)[0].pfn
+        self.write(new, self.read(pfn))
+        self.release(pfn, 1)
+        return new
+
+    def write(self, pfn: int, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
+        """Write `data` into FRESH frames from byte `offset` of frame `pfn` on."""
+        start = (pfn << PAGE_SHIFT) + offset
+        self._store(start, data)
+        first = start >> PAGE_SHIFT
+        count = ((start + len(data) + PAGE_SIZE - 1) >> PAGE_SHIFT) - first
+        self._csums[first : first + count] = array("I", bytes(4 * count))  # UNKNOWN_CSUM
+        self._remember_unsummed(first, count)
+
+    def read(self, pfn: int, count: int = 1) -> bytes:
+        """A copy of `count` frames. Raises DamagedPage for one that fails its first verification."""
+        data = b"".join(self._load(run) for run in self._uniform_runs(pfn, count))
+        self._verify_first_read(pfn, count, data)
+        return data
+
+    def view(self, pfn: int, count: int) -> memoryview | bytes:
+        """`count` frames for the kernel to read: in place where they lie in one mapping.
+
+        Raises DamagedPage as `read` does.
+        """
+        if self._unverified is not None and self._unverified.find(1, pfn, pfn + count) >= 0:
+            return self.read(pfn, count)
+        if self._same_store(pfn, count):
+            return self._mapping(pfn)[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT]
+        return b"".join(self._load(run) for run in self._uniform_runs(pfn, count))
+
+    def release(self, pfn: int, count: int) -> None:
+        """Give frames up; their memory goes back to the system when no save needs them."""
+        was_fresh = self.table.state(pfn) == FRESH and self.table.uniform(pfn, count)
+        self.table.release(pfn, count)
+        if was_fresh:
+            self._discard(Run(pfn, count))
+
+    # --- checksums -------------------------------------------------------------------------------
+
+    def csums(self, pfn: int, count: int) -> memoryview:
+        """The data checksums of `count` frames (u32 each); those not known yet are computed."""
+        csums = self._csums[pfn : pfn + count]
+        if UNKNOWN_CSUM in csums.tolist():
+            self._sum_run(Run(pfn, count))
+        return csums
+
+    def set_csums(self, pfn: int, csums: "array[int]") -> None:
+        """Record the checksums that a save holds for the frames from `pfn` on."""
+        self._csums[pfn : pfn + len(csums)] = csums
+
+    def sum_some(self) -> bool:
+        """Compute the checksums of some frames written of late; False when there is nothing to do."""
+        if not self._unsummed:
+            return False
+        pfn, count = self._unsummed.pop()
+        if count > 64:
+            self._unsummed.append(Run(pfn, count - 64))
+            pfn, count = pfn + count - 64, 64
+        if self.table.writable(pfn, count):
+            self.csums(pfn, count)
+        return True
+
+    def verify_on_first_read(self, runs: Iterable[Run]) -> None:
+        """From now on check each of these frames when it is read first (`verify=lazy`)."""
+        if self._unverified is None:
+            self._unverified = bytearray(len(self.table))
+        for pfn, count in runs:
+            self._unverified[pfn : pfn + count] = b"\1" * count
+
+    # --- saves -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def write_back(self, progress: Progress) -> None:
+        """Copy all PENDING frames to the image, if they are not there; may run in another thread."""
+
+    def commit_save(self) -> None:
+        """The save is published: see FrameTable.commit_save."""
+        self._punch_later(self.table.commit_save())
+        self._punch_image()
+
+    def close(self) -> None:
+        self._punch_image()
+        self._saved.release()
+        self._map.close()  # a mapping keeps the image open, and with it the lock
+        if self._holes is not None:
+            self._holes.close()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None: ...
+
+    @abstractmethod
+    def _load(self, run: Run) -> bytes:
+        """A copy of frames that lie in one store."""
+
+    @abstractmethod
+    def _mapping(self, pfn: int) -> memoryview:
+        """The mapping of the store that holds `pfn`."""
+
+    @abstractmethod
+    def _same_store(self, pfn: int, count: int) -> bool: ...
+
+    @abstractmethod
+    def _discard(self, run: Run) -> None:
+        """Fresh frames have become free: give their memory back."""
+
+    def _punch_later(self, runs: list[Run]) -> None:
+        """Free frames of the image are punched in bulk: a system call for each would be dear."""
+        if self._holes is None:
+            return
+        self._unpunched += runs
+        self._unpunched_frames += sum(run.frames for run in runs)
+        if self._unpunched_frames >= _PUNCH_BACKLOG:
+            self._punch_image()
+
+    def _punch_image(self) -> None:
+        if self._holes is None:
+            return
+        for pfn, count in _merged(self._unpunched):
+            for run in self.table.runs(FREE, first=pfn, count=count):
+                punch(self._holes, run.pfn, run.frames)
+        self._unpunched = []
+        self._unpunched_frames = 0
+
+    def _uniform_runs(self, pfn: int, count: int) -> Iterator[Run]:
+        if self._same_store(pfn, count):
+            yield Run(pfn, count)
+        else:
+            for one in range(pfn, pfn + count):
+                yield Run(one, 1)
+
+    def _remember_unsummed(self, pfn: int, count: int) -> None:
+        if self._unsummed:
+            last = self._unsummed[-1]
+            if last.pfn <= pfn and pfn + count <= last.pfn + last.frames:
+                return
+            if last.pfn + last.frames == pfn:
+                self._unsummed[-1] = Run(last.pfn, last.frames + count)
+                return
+        self._unsummed.append(Run(pfn, count))
+
+    def _sum_run(self, run: Run) -> None:
+        csums = self._csums
+        for start in range(run.pfn, run.pfn + run.frames, _COPY_FRAMES):
+            count = min(_COPY_FRAMES, run.pfn + run.frames - start)
+            data = memoryview(
+                b"".join(self._load(part) for part in self._uniform_runs(start, count))
+            )
+            for at in range(count):
+                if csums[start + at] == UNKNOWN_CSUM:
+                    csums[start + at] = crc32c(data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT])
+
+    def _verify_first_read(self, pfn: int, count: int, data: bytes) -> None:
+        unverified = self._unverified
+        if unverified is None or unverified.find(1, pfn, pfn + count) < 0:
+            return
+        pages = memoryview(data)
+        for at in range(count):
+            if unverified[pfn + at]:
+                if (
+                    crc32c(pages[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT])
+                    != self._csums[pfn + at]
+                ):
+                    raise DamagedPage(pfn + at, "found on first read")
+                unverified[pfn + at] = 0
+
+
+class ImageArena(Arena):
+    """Fresh frames are written to their place in the image at once."""
+
+    def write_back(self, progress: Progress) -> None:
+        progress(self.table.count(PENDING))
+
+    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        self.image.write(start_bytes, data)
+
+    def _load(self, run: Run) -> bytes:
+        return self.image.read(run.pfn, run.frames)
+
+    def _mapping(self, pfn: int) -> memoryview:
+        return self._saved
+
+    def _same_store(self, pfn: int, count: int) -> bool:
+        return True
+
+    def _discard(self, run: Run) -> None:
+        self._punch_later([run])
+
+
+class MemoryArena(Arena):
+    """Fresh frames wait in a memfd until a save copies them into the image."""
+
+    _IN_MEMORY = bytes((FRESH, PENDING, DROPPED))
+
+    def __init__(self, image: Image, table: FrameTable) -> None:
+        super().__init__(image, table)
+        self._fd = os.memfd_create("pramfs-arena", os.MFD_CLOEXEC)
+        os.ftruncate(self._fd, len(table) << PAGE_SHIFT)
+        self._memory = mmap.mmap(self._fd, len(table) << PAGE_SHIFT)
+        self._fresh = memoryview(self._memory)
+
+    def write_back(self, progress: Progress) -> None:
+        for pfn, count in self.table.runs(PENDING, DROPPED):
+            for start in range(pfn, pfn + count, _COPY_FRAMES):
+                end = min(start + _COPY_FRAMES, pfn + count)
+                data = self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT]
+                self.image.write(start << PAGE_SHIFT, data)
+                progress(end - start)
+
+    def commit_save(self) -> None:
+        copied = list(self.table.runs(PENDING, DROPPED))
+        super().commit_save()
+        for run in copied:
+            self._discard(run)
+
+    def close(self) -> None:
+        self._fresh.release()
+        self._memory.close()
+        os.close(self._fd)
+        super().close()
+
+    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        os.pwrite(self._fd, data, start_bytes)
+
+    def _load(self, run: Run) -> bytes:
+        if self._waits_in_memory(run.pfn):
+            return os.pread(self._fd, run.frames << PAGE_SHIFT, run.pfn << PAGE_SHIFT)
+        return self.image.read(run.pfn, run.frames)
+
+    def _mapping(self, pfn: int) -> memoryview:
+        return self._fresh if self._waits_in_memory(pfn) else self._saved
+
+    def _waits_in_memory(self, pfn: int) -> bool:
+        return self.table.state(pfn) in self._IN_MEMORY
+
+    def _same_store(self, pfn: int, count: int) -> bool:
+        return count == 1 or self.table.uniform(pfn, count)
+
+    def _discard(self, run: Run) -> None:
+        punch(self._memory, run.pfn, run.frames)
+
+
+def open_arena(kind: str, image: Image, table: FrameTable) -> Arena:
+    """The arena that `arena=` asks for: "image", "memory", or "auto" by where the image lives."""
+    if kind == "auto":
+        kind = "image" if image.in_memory() else "memory"
+    return ImageArena(image, table) if kind == "image" else MemoryArena(image, table)
+
+
+def _merged(runs: list[Run]) -> Iterator[Run]:
+    """The runs, sorted, with neighbours joined."""
+    start = end = -1
+    for pfn, count in sorted(runs):
+        if pfn <= end:
+            end = max(end, pfn + count)
+            continue
+        if end > start:
+            yield Run(start, end - start)
+        start, end = pfn, pfn + count
+    if end > start:
+        yield Run(start, end - start)

@@ -1,0 +1,158 @@
+"""The data of regular files: read, write, truncate, by shadow paging.
+
+A frame that the last save holds is never written: changing such a page puts it into a new frame. Past
+the end of a file, up to the end of its last page, there are always zeros.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator
+
+from pramfs.arena import Arena
+from pramfs.inodes import File
+from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.pagemap import CHUNK_PAGES, Extent, PageMap, extents_of
+
+_OFFSET_MASK = PAGE_SIZE - 1
+_HOLE, _FRESH, _SHARED = range(3)
+
+
+class FileData:
+    """Reads and writes the data of all files of a tree. Counts their pages."""
+
+    def __init__(self, arena: Arena, keep_free: Callable[[], int]) -> None:
+        self.pages = 0
+        self._arena = arena
+        self._keep_free = keep_free  # frames that the next save of the tree needs
+
+    def read(self, file: File, offset: int, size: int) -> bytes | memoryview:
+        """The bytes from `offset`, at most `size`, fewer only at the end of the file.
+
+        Raises DamagedPage for a page that fails its first verification.
+        """
+        size = min(size, file.length - offset)
+        if size <= 0:
+            return b""
+        first = offset >> PAGE_SHIFT
+        count = ((offset + size - 1) >> PAGE_SHIFT) - first + 1
+        if file.pages is None:
+            return bytes(size)
+        extents = list(file.pages.extents(first, count))
+        skip = offset & _OFFSET_MASK
+        if len(extents) == 1:
+            if not extents[0].pfn:
+                return bytes(size)
+            return self._arena.view(extents[0].pfn, count)[skip : skip + size]
+        pieces = [
+            self._arena.view(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
+            for _, pfn, count in extents
+        ]
+        return memoryview(b"".join(pieces))[skip : skip + size]
+
+    def write(self, file: File, offset: int, data: bytes | memoryview) -> int:
+        """Write all of `data` at `offset`. Raises OSError(ENOSPC); what was written till then stays."""
+        left = memoryview(data)
+        if file.pages is None:
+            file.pages = PageMap()
+        while left:
+            if offset & _OFFSET_MASK or len(left) < PAGE_SIZE:
+                done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(left))
+                self._write_part(file, file.pages, offset, left[:done])
+            else:
+                index = offset >> PAGE_SHIFT
+                count = min(len(left) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
+                done = count << PAGE_SHIFT
+                self._write_pages(file.pages, index, left[:done])
+            offset += done
+            left = left[done:]
+            file.length = max(file.length, offset)
+        return len(data)
+
+    def truncate(self, file: File, length: int) -> None:
+        """Cut the file off or extend it by a hole."""
+        if length < file.length and file.pages is not None:
+            if length & _OFFSET_MASK:
+                self._clear_tail(file, file.pages, length)
+            for run in file.pages.cut((length + PAGE_SIZE - 1) >> PAGE_SHIFT):
+                self._arena.release(run.pfn, run.frames)
+                self.pages -= run.frames
+            if not file.pages.count:
+                file.pages = None
+        file.length = length
+
+    def discard(self, file: File) -> None:
+        """The file is gone: give all its frames up."""
+        self.truncate(file, 0)
+
+    def relocate_banned(self, file: File) -> None:
+        """Move the pages that lie in banned frames (seed 004)."""
+        banned = self._arena.table.banned
+        for start, pfns in file.pages.chunks() if file.pages else ():
+            for index, pfn, count in extents_of(start, pfns):
+                if pfn and banned.overlaps(pfn, count):
+                    for at in range(count):
+                        if banned.overlaps(pfn + at):
+                            pfns[index - start + at] = self._arena.relocate(pfn + at)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _write_pages(self, pages: PageMap, index: int, data: memoryview) -> None:
+        """Write whole pages of one chunk."""
+        before = pages.pfns(index, len(data) >> PAGE_SHIFT)
+        for kind, (at, pfn, count) in self._groups(before):
+            part = data[at << PAGE_SHIFT : (at + count) << PAGE_SHIFT]
+            if kind == _FRESH:
+                self._arena.write(pfn, part)
+            else:
+                self._put_new(pages, index + at, part)
+                if kind == _SHARED:
+                    self._arena.release(pfn, count)
+
+    def _groups(self, pfns: "array[int]") -> Iterator[tuple[int, Extent]]:
+        """Pages that are written alike: what kind they are, and where."""
+        table = self._arena.table
+        for extent in extents_of(0, pfns):
+            if not extent.pfn:
+                yield _HOLE, extent
+            elif table.writable(extent.pfn, extent.pages):
+                yield _FRESH, extent
+            elif table.uniform(extent.pfn, extent.pages):
+                yield _SHARED, extent
+            else:
+                for at in range(extent.pages):
+                    kind = _FRESH if table.writable(extent.pfn + at) else _SHARED
+                    yield kind, Extent(extent.page + at, extent.pfn + at, 1)
+
+    def _put_new(self, pages: PageMap, index: int, data: memoryview) -> None:
+        """Write pages into new frames and map them."""
+        runs = self._arena.allocate(len(data) >> PAGE_SHIFT, self._keep_free())
+        before = pages.count
+        for number, run in enumerate(runs):
+            try:
+                self._arena.write(run.pfn, data[: run.frames << PAGE_SHIFT])
+            except OSError:
+                for unused in runs[number:]:
+                    self._arena.release(unused.pfn, unused.frames)
+                raise
+            pages.put(index, run.pfn, run.frames)
+            index += run.frames
+            data = data[run.frames << PAGE_SHIFT :]
+        self.pages += pages.count - before
+
+    def _write_part(self, file: File, pages: PageMap, offset: int, data: memoryview) -> None:
+        """Write less than a page."""
+        index, start = offset >> PAGE_SHIFT, offset & _OFFSET_MASK
+        pfn = pages.get(index)
+        if pfn and self._arena.table.writable(pfn):
+            self._arena.write(pfn, data, start)
+            return
+        page = bytearray(self._arena.read(pfn) if pfn else PAGE_SIZE)
+        page[start : start + len(data)] = data
+        self._put_new(pages, index, memoryview(page))
+        if pfn:
+            self._arena.release(pfn, 1)
+
+    def _clear_tail(self, file: File, pages: PageMap, length: int) -> None:
+        """Zero what follows `length` in its page."""
+        if pages.get(length >> PAGE_SHIFT):
+            zeros = bytes(PAGE_SIZE - (length & _OFFSET_MASK))
+            self._write_part(file, pages, length, memoryview(zeros))

@@ -1,0 +1,171 @@
+"""What can go wrong, each with the errno and the exit code that belong to it.
+
+An exception's docstring is the template of its message. Exit codes are mount(8)'s; `pramfs check`
+has fsck(8)'s bits instead and maps to them itself. POSIX errors of a tree are plain `OSError`s.
+"""
+
+import errno
+
+EXIT_USAGE = 1
+EXIT_SYSTEM = 2
+EXIT_INTERNAL = 4
+EXIT_INTERRUPTED = 8
+EXIT_FAILED = 32
+
+CHECK_CLEAN = 0
+CHECK_DAMAGED = 4
+CHECK_UNREADABLE = 8
+
+
+class PramError(Exception):
+    """{0}"""
+
+    errno = errno.EINVAL
+    exit_code = EXIT_FAILED
+
+    def __str__(self) -> str:
+        return " ".join((self.__doc__ or "").format(*self.args).split())
+
+
+class UsageError(PramError):
+    """{0}"""
+
+    exit_code = EXIT_USAGE
+
+
+class SystemFault(PramError):
+    """{0}"""
+
+    errno = errno.EIO
+    exit_code = EXIT_SYSTEM
+
+
+# --- banned regions (the parser's errors are those of seed 002) ---------------------------------
+
+
+class RegionSyntaxError(UsageError):
+    """banned: {0} in '{1}'"""
+
+
+# --- the image ----------------------------------------------------------------------------------
+
+
+class NotAnImage(PramError):
+    """{0}: not a pram image ({1}); nothing was changed"""
+
+
+class UnsupportedVersion(PramError):
+    """{0}: the image has format version {1}, this pramfs reads version {2}; use a newer pramfs"""
+
+
+class UnsupportedFeatures(PramError):
+    """{0}: the image needs features 0x{1:x} that this pramfs does not have; use a newer pramfs"""
+
+
+class ImageInUse(PramError):
+    """{0}: in use by {1}"""
+
+    errno = errno.EBUSY
+
+
+class ImageTooSmall(PramError):
+    """{0}: {1} frames are not enough; {2}"""
+
+    errno = errno.ENOSPC
+
+
+# --- reservation (seed 002: the order is invalid, corrupted, busy) ------------------------------
+
+
+class InvalidPfn(PramError):
+    """pfn:{0:x} invalid ({1})"""
+
+
+class CorruptedPage(PramError):
+    """pfn:{0:x} corrupted ({1})"""
+
+
+class BusyPfn(PramError):
+    """pfn:{0:x} busy ({1})"""
+
+    errno = errno.EBUSY
+
+
+class ReservationFailed(PramError):
+    """Reservation failed: {0}"""
+
+    def __init__(self, cause: PramError) -> None:
+        super().__init__(cause)
+        self.errno = cause.errno
+
+
+# --- streams ------------------------------------------------------------------------------------
+
+
+class NoSuperBlock(PramError):
+    """no super block: {0}"""
+
+    errno = errno.ENODEV
+
+
+class NameTooLong(PramError):
+    """node name '{0}' is too long: {1} bytes, at most {2}"""
+
+    errno = errno.ENAMETOOLONG
+
+
+class NoFrames(PramError):
+    """no free frames: {0} needed, {1} available"""
+
+    errno = errno.ENOSPC
+
+
+class NodeExists(PramError):
+    """node '{0}' already exists"""
+
+    errno = errno.EEXIST
+
+
+class NoSuchNode(PramError):
+    """no node '{0}'"""
+
+    errno = errno.ENOENT
+
+
+class NodeBusy(PramError):
+    """node '{0}' is being saved or loaded"""
+
+    errno = errno.EBUSY
+
+
+class WrongStreamType(PramError):
+    """node '{0}' is a {1}, not a {2}"""
+
+    errno = errno.EPERM
+
+
+class DamagedPage(PramError):
+    """pfn:{0:x} corrupted: the data page fails its checksum ({1})"""
+
+    errno = errno.EFAULT
+
+
+class ReadOnlyImage(PramError):
+    """the image is open read-only"""
+
+    errno = errno.EROFS
+
+
+# --- trees --------------------------------------------------------------------------------------
+
+
+class DamagedTree(PramError):
+    """tree '{0}' is damaged: {1}"""
+
+    errno = errno.EFAULT
+
+
+class SaveFailed(PramError):
+    """save failed: {0}; the previous save (generation {1}) stands"""
+
+    errno = errno.EIO

@@ -1,0 +1,310 @@
+"""Trees to nodes and nodes to trees: `save_tree` and `load_tree`.
+
+A tree NAME is two nodes, as in patch 13 of the 2013 series: the byte stream NAME-meta with the records of
+all inodes, and the page stream NAME-data with the data pages of all regular files, file after file in the
+order of the records. The data frames stay where they are and stay the tree's.
+"""
+
+import os
+import threading
+from array import array
+from dataclasses import dataclass, field
+
+from pramfs import layout, records, verify
+from pramfs.arena import Progress
+from pramfs.chains import Chain, runs_of
+from pramfs.errors import DamagedTree, NoSuchNode, PramError, SaveFailed
+from pramfs.frames import Run
+from pramfs.inodes import Directory, File, Inode
+from pramfs.layout import BYTE_STREAM, PAGE_STREAM
+from pramfs.pagemap import PageMap
+from pramfs.pram import Pram, Publication
+from pramfs.records import Decoded
+from pramfs.regions import Regions
+from pramfs.tree import ROOT_INO, Tree
+
+META_SUFFIX = "-meta"
+DATA_SUFFIX = "-data"
+
+_NAMED_PATHS = 10  # that a refusal lists
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a load with `recover` had to leave out: the paths of the files."""
+
+    left_out: list[str] = field(default_factory=list)
+
+
+def tree_names(pram: Pram) -> list[str]:
+    """The names of the trees in the image."""
+    stems = [name.removesuffix(META_SUFFIX) for name in pram.nodes if name.endswith(META_SUFFIX)]
+    return [stem for stem in stems if has_tree(pram, stem)]
+
+
+def has_tree(pram: Pram, name: str) -> bool:
+    """Whether the image holds a tree of that name, or half of one."""
+    return name + META_SUFFIX in pram.nodes or name + DATA_SUFFIX in pram.nodes
+
+
+# --- saving -------------------------------------------------------------------------------------
+
+
+def stage_tree(pram: Pram, name: str, tree: Tree) -> None:
+    """Replace the nodes of tree `name` by what `tree` is now; a publish then makes it the save.
+
+    Raises NoFrames. The nodes are not complete then, and must be staged again before a publish.
+    """
+    for suffix in (META_SUFFIX, DATA_SUFFIX):
+        if name + suffix in pram.nodes:
+            pram.free(name + suffix)
+    files = [inode for inode in tree.inodes.values() if inode.nlink and isinstance(inode, File)]
+    if tree.relocations:
+        for file in files:
+            tree.data.relocate_banned(file)
+        tree.relocations = 0
+    with pram.prepare_save(name + META_SUFFIX, BYTE_STREAM) as meta:
+        for piece in records.encode_tree(tree.next_ino, tree.inodes):
+            meta.write(piece)
+    with pram.prepare_save(name + DATA_SUFFIX, PAGE_STREAM) as data:
+        for file in files:
+            for start, pfns in file.pages.chunks() if file.pages is not None else ():
+                if 0 in pfns:
+                    indices = [start + at for at, pfn in enumerate(pfns) if pfn]
+                    data.lend_pages(array("I", filter(None, pfns)), indices)
+                else:
+                    data.lend_pages(pfns, range(start, start + len(pfns)))
+
+
+class Saver:
+    """Saves one tree of a Pram, at once or in the background; one save at a time."""
+
+    def __init__(self, pram: Pram, name: str, tree: Tree) -> None:
+        self.error: PramError | None = None  # of the last save
+        self.suspect = False  # this run has met an internal error, and its saves say so
+        self._pram = pram
+        self._name = name
+        self._tree = tree
+        self._running: _BackgroundWrite | None = None
+        pram.arena.reclaim = self._reclaim
+
+    def save(self, *, final: bool, progress: Progress) -> None:
+        """Publish the tree as it is now, durably. Raises SaveFailed; the last save then stands."""
+        self.settle()
+        publication = self._begin(final)
+        self._finish(publication, publication.write(progress))
+        if self.error is not None:
+            raise self.error
+
+    def start(self) -> None:
+        """Begin a checkpoint of the tree as it is now and write it in a thread. See `settle`.
+
+        Raises SaveFailed when it cannot even begin.
+        """
+        self.settle()
+        self._running = _BackgroundWrite(self._begin(final=False))
+
+    def wait(self) -> None:
+        """Wait for the thread of a checkpoint. Callable from any thread; changes nothing."""
+        running = self._running
+        if running is not None:
+            running.join()
+
+    def settle(self) -> None:
+        """Take note of how a checkpoint in the background went, when it is done. See `error`."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.join()
+            self._finish(running.publication, running.error)
+
+    def _begin(self, final: bool) -> Publication:
+        flags = (layout.SUPER_FINAL if final else 0) | (layout.SUPER_SUSPECT if self.suspect else 0)
+        try:
+            stage_tree(self._pram, self._name, self._tree)
+            publication = self._pram.begin_publish(flags)
+        except (OSError, PramError) as exc:
+            self.error = SaveFailed(exc, self._pram.current.generation)
+            raise self.error from exc
+        self._tree.changed = False
+        return publication
+
+    def _finish(self, publication: Publication, error: OSError | PramError | None) -> None:
+        publication.finish(error)
+        self.error = None
+        if error is not None:
+            self._tree.changed = True
+            self.error = SaveFailed(error, self._pram.current.generation)
+
+    def _reclaim(self) -> bool:
+        """Frames are short: publish a checkpoint, so that those of the last save come free."""
+        if self._running is not None:
+            self.settle()
+        else:
+            try:
+                self.save(final=False, progress=lambda frames: None)
+            except SaveFailed:
+                return False
+        return self.error is None
+
+
+class _BackgroundWrite(threading.Thread):
+    """Writes a publication in a thread of its own."""
+
+    def __init__(self, publication: Publication) -> None:
+        super().__init__(name="pramfs-save")
+        self.publication = publication
+        self.error: OSError | PramError | None = None
+        self.start()
+
+    def run(self) -> None:
+        self.error = self.publication.write(lambda frames: None)
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def load_tree(
+    pram: Pram,
+    name: str,
+    tree: Tree,
+    *,
+    lazy: bool = False,
+    recover: Recovered | None = None,
+    progress: Progress = lambda frames: None,
+) -> None:
+    """Fill the empty `tree` with the tree `name` of the image; all of it or nothing.
+
+    Every data page is checked first, or with `lazy` when it is read first. Raises NoSuchNode when there is
+    no such tree, DamagedTree, with the names of the files, when a page is damaged; with `recover` those
+    files are left out and listed there.
+    """
+    if not has_tree(pram, name):
+        raise NoSuchNode(name)
+    try:
+        decoded = records.decode_tree(_read_metadata(pram, name))
+        data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
+    except (PramError, ValueError) as exc:
+        raise DamagedTree(name, exc) from exc
+    data.keep()
+    chain = data.chain
+    damaged = [] if lazy else verify.damaged_entries(pram.image, chain.entries, progress)
+    bad_files = _distribute(name, decoded, chain, damaged)
+    paths = _paths(decoded, bad_files)
+    if paths and recover is None:
+        raise DamagedTree(name, _listed(paths))
+    _take_over(pram, name, chain, lazy)
+    if recover is not None:
+        recover.left_out += paths
+        _leave_out(pram, decoded, bad_files)
+    _fill(tree, decoded)
+    tree.relocations = _banned_pages(chain, pram.arena.table.banned)
+
+
+def _read_metadata(pram: Pram, name: str) -> bytes:
+    stream = pram.prepare_load(name + META_SUFFIX, BYTE_STREAM)
+    try:
+        return stream.read(pram.node(name + META_SUFFIX).data_len)
+    finally:
+        stream.keep()
+
+
+def _distribute(name: str, decoded: Decoded, chain: Chain, damaged: list[int]) -> list[File]:
+    """Give every file its pages; returns the files that have damaged ones.
+
+    Raises DamagedTree when the entries are not those of the files.
+    """
+    entries = chain.entries
+    if sum(pages for _, pages in decoded.pages) != len(entries):
+        raise DamagedTree(name, f"{len(entries)} data pages are not those of the files")
+    bad_files = []
+    at = 0
+    bad = iter(damaged)
+    next_bad = next(bad, len(entries))
+    for file, pages in decoded.pages:
+        if not pages:
+            continue
+        end = at + pages
+        indices = entries.indices[at:end]
+        limit = -(-file.length // layout.PAGE_SIZE)
+        file.pages = PageMap()
+        try:
+            file.pages.load(indices, entries.pfns[at:end])
+        except ValueError as exc:
+            raise DamagedTree(name, f"inode {file.ino}: {exc}") from exc
+        if indices[-1] >= limit:
+            raise DamagedTree(name, f"inode {file.ino} has pages past its end")
+        if next_bad < end:
+            bad_files.append(file)
+            while next_bad < end:
+                next_bad = next(bad, len(entries))
+        at = end
+    return bad_files
+
+
+def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
+    """The tree owns the data frames from now on; the node keeps its links."""
+    node = pram.node(name + DATA_SUFFIX)
+    node.owned = [Run(pfn, 1) for pfn in chain.links]
+    node.chain = pram.node(name + META_SUFFIX).chain = None
+    at = 0
+    for run in runs_of(chain.entries.pfns):
+        pram.arena.set_csums(run.pfn, chain.entries.csums[at : at + run.frames])
+        at += run.frames
+    if lazy:
+        pram.arena.verify_on_first_read(runs_of(chain.entries.pfns))
+
+
+def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
+    """Remove damaged files from the tree; the next save frees their frames."""
+    bad = {file.ino for file in bad_files}
+    for inode in decoded.inodes.values():
+        if isinstance(inode, Directory):
+            for name in [name for name, child in inode.entries.items() if child.ino in bad]:
+                del inode.entries[name]
+    for file in bad_files:
+        del decoded.inodes[file.ino]
+        for run in file.pages.cut(0) if file.pages is not None else ():
+            pram.arena.release(run.pfn, run.frames)
+
+
+def _fill(tree: Tree, decoded: Decoded) -> None:
+    tree.next_ino = decoded.next_ino
+    for inode in decoded.inodes.values():
+        tree.adopt(inode)
+
+
+def _paths(decoded: Decoded, files: list[File]) -> list[str]:
+    """The paths, from the root of the tree, of all names of `files`, sorted."""
+    wanted = {file.ino for file in files}
+    if not wanted:
+        return []
+    paths = []
+    unvisited: list[tuple[str, Inode]] = [("", decoded.inodes[ROOT_INO])]
+    while unvisited:
+        path, inode = unvisited.pop()
+        if inode.ino in wanted:
+            paths.append(path)
+        elif isinstance(inode, Directory):
+            unvisited.extend(
+                (f"{path}/{os.fsdecode(name)}", child) for name, child in inode.entries.items()
+            )
+    return sorted(paths)
+
+
+def _listed(paths: list[str]) -> str:
+    more = len(paths) - _NAMED_PATHS
+    names = ", ".join(
+        path.encode(errors="backslashreplace").decode() for path in paths[:_NAMED_PATHS]
+    )
+    return f"{len(paths)} damaged: {names}" + (f" and {more} more" if more > 0 else "")
+
+
+def _banned_pages(chain: Chain, banned: Regions) -> int:
+    """How many data pages lie in banned frames."""
+    if not banned:
+        return 0
+    return sum(
+        sum(1 for pfn in range(run.pfn, run.pfn + run.frames) if pfn in banned)
+        for run in runs_of(chain.entries.pfns)
+        if banned.overlaps(run.pfn, run.frames)
+    )

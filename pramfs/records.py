@@ -1,0 +1,267 @@
+"""A tree's metadata as bytes: encode and decode. Knows inodes, not streams or frames.
+
+The records of all inodes follow the header in any order; entries name inodes by number. What comes from an
+image is checked before it is used: bounds, kinds, names, numbers, link counts, and that all of it is one
+tree. Raises ValueError, with what is wrong, for what is not.
+"""
+
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pramfs import layout
+from pramfs.inodes import KINDS, Directory, File, Inode, Special, Symlink
+from pramfs.layout import DIRENT, INODE, TREE_HEADER, XATTR, InodeRecord, TreeHeader
+
+_NS = 10**9
+_NAME_MAX_BYTES = 255
+_FILE_MAX_BYTES = (1 << 63) - 1
+_PIECE_BYTES = 1 << 20
+
+
+class Decoded(NamedTuple):
+    """The inodes of a metadata stream. `pages` is the number of data pages of each regular file, in order."""
+
+    next_ino: int
+    inodes: dict[int, Inode]
+    pages: list[tuple[File, int]]
+
+
+def encode_tree(next_ino: int, inodes: dict[int, Inode]) -> Iterator[bytes]:
+    """The metadata stream of all inodes that have a name, in pieces of about a MiB."""
+    saved = [inode for inode in inodes.values() if inode.nlink]
+    pages = sum(inode.pages.count for inode in saved if isinstance(inode, File) and inode.pages)
+    pieces = [
+        TREE_HEADER.pack(layout.TREE_MAGIC, layout.TREE_VERSION, 0, next_ino, len(saved), pages)
+    ]
+    size = 0
+    for inode in saved:
+        record = _encode_inode(inode)
+        pieces.append(record)
+        size += len(record)
+        if size >= _PIECE_BYTES:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    yield b"".join(pieces)
+
+
+def decode_tree(data: bytes) -> Decoded:
+    """The inodes in the metadata stream `data`. Raises ValueError."""
+    if len(data) < TREE_HEADER.size:
+        raise ValueError("the metadata has no header")
+    header = TreeHeader._make(TREE_HEADER.unpack_from(data))
+    if header.magic != layout.TREE_MAGIC:
+        raise ValueError("the metadata is not a tree's")
+    if header.version != layout.TREE_VERSION:
+        raise ValueError(
+            f"the metadata has version {header.version}, this pramfs reads {layout.TREE_VERSION}"
+        )
+    if header.inodes * INODE.size > len(data):
+        raise ValueError(f"{header.inodes} inodes cannot be in {len(data)} bytes")
+    decoder = _Decoder(data)
+    for _ in range(header.inodes):
+        decoder.take_inode()
+    return decoder.finish(header)
+
+
+def _encode_inode(inode: Inode) -> bytes:
+    kind = type(inode)
+    size, pages, body = 0, 0, b""
+    if kind is File:
+        assert isinstance(inode, File)
+        size = inode.length
+        pages = inode.pages.count if inode.pages is not None else 0
+    elif kind is Directory:
+        assert isinstance(inode, Directory)
+        size = len(inode.entries)
+        body = _encode_entries(inode.entries)
+    elif kind is Symlink:
+        assert isinstance(inode, Symlink)
+        size, body = len(inode.target), inode.target
+    else:
+        size = inode.rdev
+    if inode.xattrs:
+        body += _encode_xattrs(inode.xattrs)
+    atime, mtime, ctime = (
+        divmod(inode.atime, _NS),
+        divmod(inode.mtime, _NS),
+        divmod(inode.ctime, _NS),
+    )
+    return (
+        INODE.pack(
+            inode.ino,
+            inode.generation,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.nlink,
+            atime[1],
+            mtime[1],
+            ctime[1],
+            atime[0],
+            mtime[0],
+            ctime[0],
+            size,
+            pages,
+            len(inode.xattrs or ()),
+            0,
+        )
+        + body
+    )
+
+
+def _encode_entries(entries: dict[bytes, Inode]) -> bytes:
+    pack = DIRENT.pack
+    pieces = []
+    for name, inode in entries.items():
+        pieces.append(pack(inode.ino, len(name)))
+        pieces.append(name)
+    return b"".join(pieces)
+
+
+def _encode_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
+    return b"".join(
+        XATTR.pack(len(name), len(value)) + name + value for name, value in xattrs.items()
+    )
+
+
+class _Decoder:
+    """Takes inodes off the front of a metadata stream, then links them to a tree."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = TREE_HEADER.size
+        self._inodes: dict[int, Inode] = {}
+        self._pages: list[tuple[File, int]] = []
+        self._nlinks: dict[int, int] = {}  # as the records say, of what is not linked once
+        self._directories: list[tuple[Directory, list[tuple[bytes, int]]]] = []
+
+    def take_inode(self) -> None:
+        record = InodeRecord._make(INODE.unpack(self._take(INODE.size)))
+        kind = KINDS.get(stat.S_IFMT(record.mode))
+        if kind is None or record.mode >> 16:
+            raise ValueError(f"inode {record.ino} has mode {record.mode:o}")
+        if not record.ino or record.ino in self._inodes:
+            raise ValueError(f"inode {record.ino} twice")
+        inode = kind(record.ino, record.generation, record.mode, record.uid, record.gid, 0)
+        inode.atime = self._time(record, record.atime_sec, record.atime_nsec)
+        inode.mtime = self._time(record, record.mtime_sec, record.mtime_nsec)
+        inode.ctime = self._time(record, record.ctime_sec, record.ctime_nsec)
+        if inode.mtime == inode.ctime:
+            inode.ctime = inode.mtime  # one object for both: there may be millions
+        inode.nlink = record.nlink
+        self._inodes[record.ino] = inode
+        self._take_body(inode, record)
+        if record.xattrs:
+            inode.xattrs = self._take_xattrs(record)
+
+    def finish(self, header: TreeHeader) -> Decoded:
+        """Check what the records say of each other, and make the tree of them."""
+        if self._at != len(self._data):
+            raise ValueError(f"{len(self._data) - self._at} bytes follow the last inode")
+        if sum(count for _, count in self._pages) != header.pages:
+            raise ValueError(f"the files have not {header.pages} pages in all")
+        if self._inodes and max(self._inodes) >= header.next_ino:
+            raise ValueError(f"next inode {header.next_ino} is taken")
+        self._link_entries()
+        return Decoded(header.next_ino, self._inodes, self._pages)
+
+    def _take(self, size: int) -> bytes:
+        at, self._at = self._at, self._at + size
+        if self._at > len(self._data):
+            raise ValueError("the metadata ends within a record")
+        return self._data[at : self._at]
+
+    def _take_body(self, inode: Inode, record: InodeRecord) -> None:
+        if isinstance(inode, File):
+            if record.size > _FILE_MAX_BYTES:
+                raise ValueError(f"inode {record.ino} has {record.size} bytes")
+            inode.length = record.size
+            self._pages.append((inode, record.pages))
+            return
+        if record.pages:
+            raise ValueError(f"inode {record.ino} is no file and has pages")
+        if isinstance(inode, Directory):
+            self._directories.append((inode, self._take_entries(record)))
+        elif isinstance(inode, Symlink):
+            if not 0 < record.size < layout.PAGE_SIZE:
+                raise ValueError(f"inode {record.ino} has a target of {record.size} bytes")
+            inode.target = self._take(record.size)
+        elif isinstance(inode, Special):
+            if record.size >> 32:
+                raise ValueError(f"inode {record.ino} has device number {record.size}")
+            inode.rdev = record.size
+
+    def _take_entries(self, record: InodeRecord) -> list[tuple[bytes, int]]:
+        entries = []
+        data, unpack, head = self._data, DIRENT.unpack_from, DIRENT.size
+        at, end = self._at, len(self._data)
+        for _ in range(record.size):
+            if at + head > end:
+                raise ValueError("the metadata ends within a directory")
+            ino, name_len = unpack(data, at)
+            name = data[at + head : at + head + name_len]
+            at += head + name_len
+            if at > end or not 0 < name_len <= _NAME_MAX_BYTES or b"/" in name or b"\0" in name:
+                raise ValueError(f"directory {record.ino} has an impossible name")
+            entries.append((name, ino))
+        self._at = at
+        return entries
+
+    def _take_xattrs(self, record: InodeRecord) -> dict[bytes, bytes]:
+        xattrs = {}
+        for _ in range(record.xattrs):
+            name_len, value_len = XATTR.unpack(self._take(XATTR.size))
+            if not 0 < name_len <= _NAME_MAX_BYTES or value_len > 65536:
+                raise ValueError(f"inode {record.ino} has an impossible extended attribute")
+            name = self._take(name_len)
+            xattrs[name] = self._take(value_len)
+        return xattrs
+
+    def _time(self, record: InodeRecord, seconds: int, nanoseconds: int) -> int:
+        if nanoseconds >= _NS:
+            raise ValueError(f"inode {record.ino} has {nanoseconds} nanoseconds")
+        return seconds * _NS + nanoseconds
+
+    def _link_entries(self) -> None:
+        """Fill the directories, and check that everything hangs together as one tree."""
+        inodes = self._inodes
+        root = inodes.get(1)
+        if not isinstance(root, Directory):
+            raise ValueError("there is no root directory")
+        links = dict.fromkeys(inodes, 0)
+        for directory, entries in self._directories:
+            target = directory.entries
+            for name, ino in entries:
+                inode = inodes.get(ino)
+                if inode is None or name in target or name in (b".", b".."):
+                    raise ValueError(f"directory {directory.ino} has an impossible entry")
+                target[name] = inode
+                links[ino] += 1
+                if type(inode) is Directory:
+                    inode.parent = directory
+        self._check_links(root, links)
+
+    def _check_links(self, root: Directory, links: dict[int, int]) -> None:
+        subdirectories = dict.fromkeys((directory.ino for directory, _ in self._directories), 0)
+        for directory, _ in self._directories:
+            if links[directory.ino] != (directory is not root):
+                raise ValueError(f"directory {directory.ino} has {links[directory.ino]} names")
+            if directory is not root:
+                subdirectories[directory.parent.ino] += 1
+        for ino, inode in self._inodes.items():
+            expected = subdirectories[ino] + 2 if type(inode) is Directory else links[ino]
+            if inode.nlink != expected or not expected:
+                raise ValueError(f"inode {ino} has link count {inode.nlink}, not {expected}")
+        self._check_reachable(root)
+
+    def _check_reachable(self, root: Directory) -> None:
+        """Directories with one name each may still form a ring that hangs in the air."""
+        reached, unvisited = 1, [root]
+        while unvisited:
+            for inode in unvisited.pop().entries.values():
+                if type(inode) is Directory:
+                    reached += 1
+                    unvisited.append(inode)
+        if reached != len(self._directories):
+            raise ValueError(f"{len(self._directories) - reached} directories hang in the air")
