@@ -1,0 +1,198 @@
+"""One run of the benchmark: how much of everything, where, with what, and the alternation of peers.
+
+Workloads get a `Bench` and return rows; nothing here knows one workload from another.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from benchlib import peers
+from benchlib.commands import Client, CommandError, run
+from benchlib.figures import Row
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+Samples = dict[str, dict[str, list[float]]]
+"""By row, then by peer, one figure a round."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much each workload does. `thorough`: with the peers that no target names."""
+
+    name: str
+    rounds: int
+    bulk_bytes: int
+    small_writes_bytes: int
+    random_bytes: int
+    files: int
+    listed_files: int
+    source_files: int
+    repository_files: int
+    transactions: int
+    many_dirs: int
+    many_rounds: int
+    idle_s: float
+    thorough: bool
+
+
+STANDARD = Scale(
+    name="standard",
+    rounds=5,
+    bulk_bytes=GIB,
+    small_writes_bytes=256 * MIB,
+    random_bytes=64 * MIB,
+    files=3_000,
+    listed_files=10_000,
+    source_files=10_000,
+    repository_files=2_000,
+    transactions=200,
+    many_dirs=1_000,
+    many_rounds=5,
+    idle_s=10,
+    thorough=True,
+)
+QUICK = Scale(
+    name="quick",
+    rounds=3,
+    bulk_bytes=128 * MIB,
+    small_writes_bytes=32 * MIB,
+    random_bytes=16 * MIB,
+    files=1_000,
+    listed_files=2_000,
+    source_files=1_500,
+    repository_files=500,
+    transactions=50,
+    many_dirs=50,
+    many_rounds=3,
+    idle_s=3,
+    thorough=False,
+)
+LONG = Scale(
+    name="long",
+    rounds=9,
+    bulk_bytes=GIB,
+    small_writes_bytes=256 * MIB,
+    random_bytes=64 * MIB,
+    files=3_000,
+    listed_files=10_000,
+    source_files=10_000,
+    repository_files=2_000,
+    transactions=1_000,
+    many_dirs=10_000,
+    many_rounds=5,
+    idle_s=60,
+    thorough=True,
+)
+
+FILES_PER_DIR = 100
+
+
+@dataclass
+class Bench:
+    """What the workloads share. `failures`: what could not be measured, and why."""
+
+    scale: Scale
+    work: Path
+    python: str
+    client: Client
+    passthrough_ll: Path | None
+    workload: str = ""
+    failures: list[str] = field(default_factory=list)
+
+    def pramfs(self, size_bytes: int, *options: str) -> peers.Pramfs:
+        return peers.Pramfs(self.python, self.work, size_bytes, *options)
+
+    def compared(self, size_bytes: int) -> list[peers.Peer]:
+        """The peers of a workload that needs a real file system; pramfs with so big an arena."""
+        result: list[peers.Peer] = [peers.Tmpfs(self.work), self.pramfs(size_bytes)]
+        if self.passthrough_ll is not None:
+            result.append(self._passthrough(peers.PASSTHROUGH, "cache=always,writeback"))
+            if self.scale.thorough:
+                result.append(self._passthrough(peers.PASSTHROUGH_NO_WRITEBACK, "cache=always"))
+        if self.scale.thorough:
+            result.append(peers.bindfs(self.work))
+        return result
+
+    def _passthrough(self, name: str, options: str) -> peers.Peer:
+        assert self.passthrough_ll is not None
+        return peers.passthrough(name, self.work, self.passthrough_ll, options)
+
+    def floors(self, file_size_bytes: int) -> list[peers.Peer]:
+        """The constant-answer file systems: plain, and under pramfs's own waiting."""
+        names = (peers.FLOOR, peers.FLOOR_WAITING)
+        return [peers.floor(name, self.work, self.python, file_size_bytes) for name in names]
+
+    def module(self, name: str, *args: int) -> float:
+        """Run a module of this package under pramfs's interpreter; it prints one number."""
+        path = Path(__file__).parents[1]
+        return float(run("env", f"PYTHONPATH={path}", self.python, "-m", f"benchlib.{name}", *args))
+
+    def on_each(
+        self, compared: Iterable[peers.Peer], one_round: Callable[[peers.Root], Mapping[str, float]]
+    ) -> Samples:
+        """Run *one_round* on every peer in turn, freshly mounted each time."""
+
+        def mount_and_run(peer: peers.Peer) -> Mapping[str, float]:
+            with peer.mounted() as root:
+                return one_round(root)
+
+        return self.alternate({peer.name: partial(mount_and_run, peer) for peer in compared})
+
+    def alternate(
+        self,
+        measured: Mapping[str, Callable[[], Mapping[str, float]]],
+        rounds: int | None = None,
+    ) -> Samples:
+        """Measure all in turn, each round beginning with another; give the samples by row.
+
+        One that fails is named in `failures` and has no samples at all: half of its rounds would
+        be compared with all of another's.
+        """
+        collected: dict[str, list[Mapping[str, float]]] = {name: [] for name in measured}
+        for number in range(rounds or self.scale.rounds):
+            for name in _rotated(list(collected), number):
+                self._say(f"round {number + 1}: {name}")
+                try:
+                    collected[name].append(measured[name]())
+                except (CommandError, OSError) as error:
+                    self.failures.append(f"{self.workload}: {name}: {error}")
+                    del collected[name]
+        return _by_row(collected)
+
+    def done(self) -> None:
+        """Take the line of progress away."""
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _say(self, what: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{self.workload}, {what}", end="", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One entry of `--list`; `memory_bytes` tells what it holds at most, all peers included."""
+
+    name: str
+    what: str
+    run: Callable[[Bench], list[Row]]
+    memory_bytes: Callable[[Scale], int]
+    long_only: bool = False
+
+
+def _rotated(names: Sequence[str], by: int) -> list[str]:
+    by %= len(names) or 1
+    return [*names[by:], *names[:by]]
+
+
+def _by_row(collected: Mapping[str, Iterable[Mapping[str, float]]]) -> Samples:
+    samples: Samples = {}
+    for name, rounds in collected.items():
+        for figures in rounds:
+            for row, figure in figures.items():
+                samples.setdefault(row, {}).setdefault(name, []).append(figure)
+    return samples

@@ -1,0 +1,109 @@
+"""What pramfs uses while it stands: frames, memory, processor time; and how all of it grows."""
+
+import time
+
+from benchlib.bench import GIB, MIB, Bench
+from benchlib.figures import PRAMFS, Row, limit
+from benchlib.streams import BLOCK_BYTES
+
+_FRAME_BYTES = 4096
+_DIRECT = "pramfs, direct_io"
+_FLAT_BYTES = 64 * MIB
+_PER_GIB_BYTES = MIB
+_LINEAR = 1.1
+"""What a cost per GiB may grow by from 1 GiB to 8 and still count as linear: noise, no more."""
+
+
+def overhead(bench: Bench) -> list[Row]:
+    """Frames that a big file takes beyond its data."""
+    size = bench.scale.bulk_bytes
+
+    def one_round() -> dict[str, float]:
+        with bench.pramfs(size + size // 8 + 64 * MIB).image() as image:
+            image.mount()
+            bench.client("write", image.mountpoint / "bulk", size, BLOCK_BYTES)
+            image.unmount()
+            return {"frames": 100 * (image.frames_used() * _FRAME_BYTES / size - 1)}
+
+    samples = bench.alternate({PRAMFS: one_round}, rounds=1)
+    return [Row("frames beyond the data", samples.get("frames", {}), "%", [limit(1.5)])]
+
+
+def idle(bench: Bench) -> list[Row]:
+    """Processor time of a mount that nobody uses."""
+
+    def one_round() -> dict[str, float]:
+        with bench.pramfs(64 * MIB).image() as image:
+            image.mount()
+            bench.client("fill", image.mountpoint, 100, 4096)
+            bench.client("cool", image.mountpoint)
+            time.sleep(1)  # nothing tells that a daemon has come to rest: that is what is measured
+            before = image.daemon.cpu_seconds()
+            time.sleep(bench.scale.idle_s)
+            return {"idle": image.daemon.cpu_seconds() - before}
+
+    samples = bench.alternate({PRAMFS: one_round}, rounds=1)
+    name = f"processor time in {bench.scale.idle_s:g} s of idling"
+    return [Row(name, samples.get("idle", {}), targets=[limit(0)])]
+
+
+def held_twice(bench: Bench) -> list[Row]:
+    """Memory that a file takes in the arena and in the page cache; `direct_io`, the way out."""
+    size = bench.scale.bulk_bytes
+
+    def one_round(*options: str) -> dict[str, float]:
+        with bench.pramfs(size + size // 8 + 64 * MIB, *options).image() as image:
+            image.mount()
+            file = image.mountpoint / "bulk"
+            (written,) = bench.client("write", file, size, BLOCK_BYTES)
+            (read,) = bench.client("read", file, size, BLOCK_BYTES)
+            (cached,) = bench.client("resident", file)
+            held = image.path.stat().st_blocks * 512 + cached
+            (small,) = bench.client(
+                "write", image.mountpoint / "small", bench.scale.random_bytes // 4, _FRAME_BYTES
+            )
+        return {"held": held / size, "write": written, "read, warm": read, "4 KiB writes": small}
+
+    samples = bench.alternate(
+        {PRAMFS: one_round, _DIRECT: lambda: one_round("direct_io")}, rounds=bench.scale.rounds
+    )
+    return [
+        Row("memory held, of the data's size", samples.get("held", {}), "x"),
+        *(Row(name, samples.get(name, {})) for name in ("write", "read, warm", "4 KiB writes")),
+    ]
+
+
+def scaling(bench: Bench) -> list[Row]:
+    """Every cost of 8 GiB as a multiple of eight times that of 1 GiB; the daemon's memory."""
+    costs = ("write", "read, cold", "save", "load")
+
+    def one_round() -> dict[str, float]:
+        one, eight = _costs(bench, 1), _costs(bench, 8)
+        return {name: eight[name] / (8 * one[name]) for name in costs} | {"memory": eight["memory"]}
+
+    samples = bench.alternate({PRAMFS: one_round})
+    result = [
+        Row(f"{name}, 8 GiB against 8 x 1 GiB", samples.get(name, {}), "x", [limit(_LINEAR)])
+        for name in costs
+    ]
+    memory = limit(_FLAT_BYTES + 8 * _PER_GIB_BYTES)
+    return [*result, Row("daemon's memory at 8 GiB", samples.get("memory", {}), "B", [memory])]
+
+
+def _costs(bench: Bench, gib: int) -> dict[str, float]:
+    size = gib * GIB
+    with bench.pramfs(size + size // 8 + 64 * MIB).image() as image:
+        image.mount()
+        file = image.mountpoint / "bulk"
+        (written,) = bench.client("write", file, size, BLOCK_BYTES)
+        saved = image.unmount()
+        loaded = image.mount()
+        (read,) = bench.client("read", file, size, BLOCK_BYTES)
+        memory = image.daemon.anonymous_bytes()
+    return {
+        "write": written,
+        "save": saved,
+        "load": loaded,
+        "read, cold": read,
+        "memory": memory,
+    }

@@ -1,0 +1,116 @@
+"""Bulk data through a mount: sequential writes and reads, small writes, random access by fio."""
+
+import json
+from collections.abc import Iterator
+
+from benchlib import peers
+from benchlib.bench import MIB, Bench, Samples
+from benchlib.commands import CommandError, run
+from benchlib.figures import Row, Target, faster
+
+BLOCK_BYTES = MIB
+SMALL_BLOCK_BYTES = 4096
+STILL_CACHED = 0.01
+"""The share of a file that may be in the page cache for a read of it to count as cold."""
+
+
+def sequential(bench: Bench) -> list[Row]:
+    """Write a big file, write over it, read it cold, read it warm."""
+    size = bench.scale.bulk_bytes
+
+    def one_round(root: peers.Root) -> dict[str, float]:
+        file = root.path / "bulk"
+        figures = {}
+        for row in ("write, first time", "write over it"):
+            (figures[row],) = bench.client("write", file, size, BLOCK_BYTES)
+        if root.can_cool:
+            bench.client("cool", root.path)
+            (resident,) = bench.client("resident", file)
+            if resident > size * STILL_CACHED:
+                raise CommandError(f"{resident:.0f} bytes stayed in the page cache")
+        for row in ("read, cold", "read, warm"):
+            (figures[row],) = bench.client("read", file, size, BLOCK_BYTES)
+        file.unlink()
+        return figures
+
+    compared = bench.compared(2 * size + 64 * MIB) + bench.floors(size)
+    targets = {
+        "write, first time": faster(peers.PASSTHROUGH, 1.0, must=0.8),
+        "write over it": faster(peers.PASSTHROUGH, 1.0, must=0.8),
+        "read, cold": faster(peers.PASSTHROUGH, 1.5, must=0.8),
+        "read, warm": faster(peers.TMPFS, 0.9),
+    }
+    return rows(bench.on_each(compared, one_round), targets)
+
+
+def small_writes(bench: Bench) -> list[Row]:
+    """Write a file 4 KiB at a time, as a program without a big buffer does."""
+    size = bench.scale.small_writes_bytes
+
+    def one_round(root: peers.Root) -> dict[str, float]:
+        file = root.path / "small"
+        (seconds,) = bench.client("write", file, size, SMALL_BLOCK_BYTES)
+        file.unlink()
+        return {"4 KiB writes": seconds}
+
+    compared = bench.compared(2 * size + 64 * MIB) + bench.floors(size)
+    targets = {"4 KiB writes": faster(peers.PASSTHROUGH, 1.0, must=0.6)}
+    return rows(bench.on_each(compared, one_round), targets)
+
+
+def random_access(bench: Bench) -> list[Row]:
+    """Read and write random 4 KiB blocks by fio, one job and 16; each block at most once.
+
+    fio drops the file from the page cache first, so reads reach the file system; writes end with
+    an fsync, so that they do.
+    """
+    amount = bench.scale.random_bytes
+
+    def one_round(root: peers.Root) -> dict[str, float]:
+        file = root.path / "random"
+        bench.client("write", file, 4 * amount, BLOCK_BYTES)
+        figures = {
+            f"random {kind}, {jobs} job{'s' if jobs > 1 else ''}": _fio(file, amount, kind, jobs)
+            for kind, jobs in _fio_kinds()
+        }
+        file.unlink()
+        return figures
+
+    compared = bench.compared(8 * amount + 64 * MIB) + bench.floors(4 * amount)
+    samples = bench.on_each(compared, one_round)
+    return rows(samples, dict.fromkeys(samples, faster(peers.PASSTHROUGH, 1.0)))
+
+
+def _fio_kinds() -> Iterator[tuple[str, int]]:
+    for jobs in (1, 16):
+        yield "read", jobs
+        yield "write", jobs
+
+
+def _fio(file: object, amount: int, kind: str, jobs: int) -> float:
+    output = run(
+        "fio",
+        "--name=random",
+        f"--filename={file}",
+        f"--rw=rand{kind}",
+        "--bs=4k",
+        f"--size={4 * amount}",
+        f"--io_size={amount // jobs}",
+        f"--numjobs={jobs}",
+        "--ioengine=psync",
+        "--thread",
+        "--group_reporting",
+        "--randseed=1",
+        "--end_fsync=1",
+        "--output-format=json",
+    )
+    (job,) = json.loads(output[output.index("{") :])["jobs"]
+    return float(job[kind]["runtime"]) / 1000
+
+
+def rows(samples: Samples, targets: dict[str, Target]) -> list[Row]:
+    """One row for each entry of *samples*, with its target if it has one."""
+    return [
+        Row(name, by_peer, targets=[targets[name]] if name in targets else [])
+        for name, by_peer in samples.items()
+    ]

@@ -1,0 +1,113 @@
+"""Real programs on a mount: tar, git, sqlite; and CRIU's own way of writing and reading."""
+
+import random
+import sys
+from pathlib import Path
+
+from benchlib import peers
+from benchlib.bench import KIB, MIB, Bench
+from benchlib.commands import remove_tree, run, timed
+from benchlib.figures import Row, cost, faster
+from benchlib.streams import rows
+
+_FILES_PER_DIR = 20
+_MEDIAN_LINES = 80
+_LINE_BYTES = 40
+_ROWS_PER_TRANSACTION = 20
+
+_SQLITE = """
+import sqlite3, sys, time
+path, journal, transactions, rows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+start = time.perf_counter()
+database = sqlite3.connect(path, isolation_level=None)
+database.execute(f"PRAGMA journal_mode={journal}")
+database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, what TEXT)")
+for number in range(transactions):
+    database.execute("BEGIN")
+    database.executemany("INSERT INTO t (what) VALUES (?)", [("x" * 100,)] * rows)
+    database.execute("COMMIT")
+database.close()
+print(time.perf_counter() - start)
+"""
+
+
+def untar(bench: Bench) -> list[Row]:
+    """Unpack an archive of a source tree."""
+    with peers.scratch(bench.work) as directory:
+        archive = directory / "source.tar"
+        write_source_tree(directory / "source", bench.scale.source_files)
+        run("tar", "-cf", archive, "-C", directory / "source", ".")
+        remove_tree(directory / "source")
+        size = 4 * archive.stat().st_size
+
+        def one_round(root: peers.Root) -> dict[str, float]:
+            return {"tar -x": timed("tar", "-xf", archive, "-C", root.path)}
+
+        samples = bench.on_each(bench.compared(size + 128 * MIB), one_round)
+    return rows(samples, {"tar -x": faster(peers.PASSTHROUGH, 1.0)})
+
+
+def clone(bench: Bench) -> list[Row]:
+    """Clone a repository from tmpfs, its objects copied, and check it out."""
+    with peers.scratch(bench.work) as directory:
+        origin = directory / "origin"
+        write_source_tree(origin, bench.scale.repository_files)
+        git = ("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-C", origin)
+        for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"], ["gc", "-q"]):
+            run(*git, *words)
+
+        def one_round(root: peers.Root) -> dict[str, float]:
+            copy = root.path / "clone"
+            return {"git clone": timed("git", "clone", "-q", "--no-hardlinks", origin, copy)}
+
+        size = 16 * KIB * bench.scale.repository_files
+        samples = bench.on_each(bench.compared(size + 128 * MIB), one_round)
+    return rows(samples, {"git clone": faster(peers.PASSTHROUGH, 1.0)})
+
+
+def sqlite(bench: Bench) -> list[Row]:
+    """Insert rows, with a rollback journal and with a write-ahead log."""
+    journals = {"sqlite inserts, rollback journal": "DELETE", "sqlite inserts, WAL": "WAL"}
+    amount = (bench.scale.transactions, _ROWS_PER_TRANSACTION)
+
+    def one_round(root: peers.Root) -> dict[str, float]:
+        return {
+            row: float(
+                run(sys.executable, "-c", _SQLITE, root.path / f"{journal}.db", journal, *amount)
+            )
+            for row, journal in journals.items()
+        }
+
+    samples = bench.on_each(bench.compared(128 * MIB), one_round)
+    return rows(samples, dict.fromkeys(journals, faster(peers.PASSTHROUGH, 1.0)))
+
+
+def criu(bench: Bench) -> list[Row]:
+    """Write an image directory as a CRIU dump does; read it as a restore does, nothing cached."""
+    size = bench.scale.bulk_bytes
+
+    def one_round(root: peers.Root) -> dict[str, float]:
+        images = root.path / "images"
+        images.mkdir()
+        (dumped,) = bench.client("dump", images, size)
+        if root.can_cool:
+            bench.client("cool", root.path)
+        (restored,) = bench.client("restore", images, size)
+        remove_tree(images)
+        return {"dump": dumped, "restore, cold": restored, "dump + restore": dumped + restored}
+
+    samples = bench.on_each(bench.compared(2 * size + 64 * MIB), one_round)
+    return rows(samples, dict.fromkeys(samples, cost(peers.TMPFS, 1.5)))
+
+
+def write_source_tree(directory: Path, files: int) -> None:
+    """Write a tree shaped like source code, always the same: text, few files of it big."""
+    chance = random.Random(0)
+    words = [f"word{number}" for number in range(1000)]
+    lines = [" ".join(chance.choices(words, k=6))[: _LINE_BYTES - 1] for _ in range(5000)]
+    for number in range(files):
+        parent = directory / f"module{number // (_FILES_PER_DIR * 10)}" / f"part{number % 10}"
+        parent.mkdir(parents=True, exist_ok=True)
+        length = max(1, int(chance.lognormvariate(0, 1.2) * _MEDIAN_LINES))
+        text = "\n".join(chance.choices(lines, k=length))
+        (parent / f"file{number}.c").write_text(text, encoding="ascii")
