@@ -49,7 +49,7 @@ STANDARD = Scale(
     listed_files=10_000,
     source_files=10_000,
     repository_files=2_000,
-    transactions=200,
+    transactions=1_000,
     many_dirs=1_000,
     many_rounds=5,
     idle_s=10,
@@ -65,7 +65,7 @@ QUICK = Scale(
     listed_files=2_000,
     source_files=1_500,
     repository_files=500,
-    transactions=50,
+    transactions=300,
     many_dirs=50,
     many_rounds=3,
     idle_s=3,
@@ -81,7 +81,7 @@ LONG = Scale(
     listed_files=10_000,
     source_files=10_000,
     repository_files=2_000,
-    transactions=1_000,
+    transactions=5_000,
     many_dirs=10_000,
     many_rounds=5,
     idle_s=60,
@@ -109,17 +109,12 @@ class Bench:
     def compared(self, size_bytes: int) -> list[peers.Peer]:
         """The peers of a workload that needs a real file system; pramfs with so big an arena."""
         result: list[peers.Peer] = [peers.Tmpfs(self.work), self.pramfs(size_bytes)]
+        variants = list(peers.PASSTHROUGH_OPTIONS) if self.scale.thorough else [peers.PASSTHROUGH]
         if self.passthrough_ll is not None:
-            result.append(self._passthrough(peers.PASSTHROUGH, "cache=always,writeback"))
-            if self.scale.thorough:
-                result.append(self._passthrough(peers.PASSTHROUGH_NO_WRITEBACK, "cache=always"))
+            result += [peers.passthrough(name, self.work, self.passthrough_ll) for name in variants]
         if self.scale.thorough:
             result.append(peers.bindfs(self.work))
         return result
-
-    def _passthrough(self, name: str, options: str) -> peers.Peer:
-        assert self.passthrough_ll is not None
-        return peers.passthrough(name, self.work, self.passthrough_ll, options)
 
     def floors(self, file_size_bytes: int) -> list[peers.Peer]:
         """The constant-answer file systems: plain, and under pramfs's own waiting."""

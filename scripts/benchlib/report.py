@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,15 +67,20 @@ def heading(run: Run) -> str:
 
 def summary(run: Run) -> str:
     """How many targets are met, and which are not."""
-    verdicts = [(row, target) for s in run.sections for row in s.rows for target in row.targets]
-    missed = [pair for pair in verdicts if pair[0].verdict(pair[1]) != "met"]
-    lines = [
-        f"{len(verdicts) - len(missed)} of {len(verdicts)} targets met in {run.seconds:.0f} s."
+    judged = [
+        (row.verdict(target), row, target)
+        for section in run.sections
+        for row in section.rows
+        for target in row.targets
     ]
+    counts = Counter(verdict for verdict, _row, _target in judged)
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    lines = [f"{len(judged)} targets: {counted}. Took {run.seconds:.0f} s."]
     lines += [
-        f"- {row.verdict(target)}: {row.name}{_against(target)}, {_reached(row, target)[0]}, "
+        f"- {verdict}: {row.name}{_against(target)}: {_reached(row, target)[0]}, "
         f"target {_target(row, target)}"
-        for row, target in missed
+        for verdict, row, target in judged
+        if verdict in {"short", "missed"}
     ]
     lines += [f"- failed: {failure}" for failure in run.failures]
     return "\n".join(lines) + "\n"
