@@ -11,8 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from benchlib import report
 from benchlib.figures import Row, Spread, Target, Verdict
-from benchlib.report import Run, target_text
 
 _LINE_PX = 18
 _LABEL_PX = 520
@@ -30,25 +30,27 @@ class _Bar(NamedTuple):
     label: str
     share: Spread
     verdict: Verdict
+    reached: str
 
 
-def write_svg(run: Run, path: Path) -> None:
+def write_svg(run: report.Run, path: Path) -> None:
     """Draw every target of *run* that was measured."""
     path.write_text(_svg(list(_bars(run))), encoding="utf-8")
 
 
-def _bars(run: Run) -> Iterator[_Bar]:
+def _bars(run: report.Run) -> Iterator[_Bar]:
     for section in run.sections:
         for row in section.rows:
             for target in row.targets:
                 reached = row.reached(target)
                 if reached is not None:
-                    yield _Bar(_label(row, target), _share(reached, target), row.verdict(target))
+                    verdict, text = row.verdict(target), report.reached(row, target)[0]
+                    yield _Bar(_label(row, target), _share(reached, target), verdict, text)
 
 
 def _label(row: Row, target: Target) -> str:
     against = f" {target.against}" if target.against else ""
-    return f"{row.name} ({target_text(target, row.unit)}{against})"
+    return f"{row.name} ({report.target_text(target, row.unit)}{against})"
 
 
 def _share(reached: Spread, target: Target) -> Spread:
@@ -66,7 +68,7 @@ def _x(share: float) -> float:
 
 
 def _svg(bars: list[_Bar]) -> str:
-    width, height = _LABEL_PX + _BAR_PX + 60, _LINE_PX * (len(bars) + 3)
+    width, height = _LABEL_PX + _BAR_PX + 80, _LINE_PX * (len(bars) + 3)
     size = f'width="{width}" height="{height}"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
@@ -99,3 +101,4 @@ def _bar(number: int, bar: _Bar) -> Iterator[str]:
         f'<line x1="{_x(bar.share.low):.1f}" x2="{_x(bar.share.high):.1f}" y1="{middle}" '
         f'y2="{middle}" stroke="black"/>'
     )
+    yield f'<text x="{_LABEL_PX + _BAR_PX + 8}" y="{y}">{escape(bar.reached)}</text>'

@@ -68,18 +68,18 @@ def heading(run: Run) -> str:
 def summary(run: Run) -> str:
     """How many targets are met, and which are not."""
     judged = [
-        (row.verdict(target), row, target)
+        (row.verdict(target), section.name, row, target)
         for section in run.sections
         for row in section.rows
         for target in row.targets
     ]
-    counts = Counter(verdict for verdict, _row, _target in judged)
+    counts = Counter(verdict for verdict, *_rest in judged)
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     lines = [f"{len(judged)} targets: {counted}. Took {run.seconds:.0f} s."]
     lines += [
-        f"- {verdict}: {row.name}{_against(target)}: {_reached(row, target)[0]}, "
+        f"- {verdict}: {name}, {row.name}{_against(target)}: {reached(row, target)[0]}, "
         f"target {_target(row, target)}"
-        for verdict, row, target in judged
+        for verdict, name, row, target in judged
         if verdict in {"short", "missed"}
     ]
     lines += [f"- failed: {failure}" for failure in run.failures]
@@ -112,6 +112,15 @@ def target_text(target: Target, unit: Unit) -> str:
     return f"{sign} {_quantity(target.aim, unit if target.against is None else 'x')}"
 
 
+def reached(row: Row, target: Target) -> tuple[str, str]:
+    """What pramfs reached of a target, and the spread of it, as the table shows them."""
+    spread = row.reached(target)
+    if spread is None:
+        return "-", ""
+    unit: Unit = row.unit if target.against is None else "x"
+    return _quantity(spread.median, unit), _spread(spread, unit)
+
+
 def _row(row: Row) -> dict[str, Any]:
     return {
         "name": row.name,
@@ -140,15 +149,7 @@ def _lines(row: Row, peers: list[str]) -> Iterator[list[str]]:
     for number, target in enumerate(row.targets):
         cells = first if number == 0 else [""] * len(first)
         name = target.against or ""
-        yield [*cells, name, *_reached(row, target), _target(row, target), row.verdict(target)]
-
-
-def _reached(row: Row, target: Target) -> tuple[str, str]:
-    reached = row.reached(target)
-    if reached is None:
-        return "-", ""
-    unit: Unit = row.unit if target.against is None else "x"
-    return _quantity(reached.median, unit), _spread(reached, unit)
+        yield [*cells, name, *reached(row, target), _target(row, target), row.verdict(target)]
 
 
 def _spread(reached: Spread, unit: Unit) -> str:
