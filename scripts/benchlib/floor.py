@@ -161,9 +161,9 @@ class Floor(pyfuse3.Operations):
 def _session(waiting: str) -> Callable[[], Awaitable[None]]:
     if waiting == "plain":
         return pyfuse3.main
-    from pramfs import session  # noqa: PLC0415 - the plain floor must not need pramfs
+    from pramfs.session import Session  # noqa: PLC0415 - the plain floor must not need pramfs
 
-    return session.run
+    return Session(idle_work=lambda: False).run
 
 
 def main() -> None:
