@@ -73,6 +73,17 @@ class FrameTable:
         """How many frames are in `state`."""
         return self._counts[state]
 
+    def summary(self) -> dict[str, int]:
+        """Frames by what a person wants to know; `reserved` are those that only the last save holds."""
+        count = self._counts
+        return {
+            "total": len(self._states),
+            "used": count[FRESH] + count[SAVED] + count[PENDING] + count[SUPER],
+            "free": count[FREE],
+            "banned": count[BANNED],
+            "reserved": count[HELD] + count[OLD] + count[DROPPED],
+        }
+
     def state(self, pfn: int) -> int:
         return self._states[pfn]
 

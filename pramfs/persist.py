@@ -8,6 +8,7 @@ order of the records. The data frames stay where they are and stay the tree's.
 import os
 import threading
 from array import array
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pramfs import layout, records, verify
@@ -36,10 +37,10 @@ class Recovered:
     left_out: list[str] = field(default_factory=list)
 
 
-def tree_names(pram: Pram) -> list[str]:
-    """The names of the trees in the image."""
-    stems = [name.removesuffix(META_SUFFIX) for name in pram.nodes if name.endswith(META_SUFFIX)]
-    return [stem for stem in stems if has_tree(pram, stem)]
+def tree_names(nodes: Collection[str]) -> list[str]:
+    """The names of the trees that these nodes make."""
+    stems = [name.removesuffix(META_SUFFIX) for name in nodes if name.endswith(META_SUFFIX)]
+    return [stem for stem in stems if stem + DATA_SUFFIX in nodes]
 
 
 def has_tree(pram: Pram, name: str) -> bool:

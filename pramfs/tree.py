@@ -11,7 +11,7 @@ import stat
 import time
 from dataclasses import dataclass
 
-from pramfs import layout
+from pramfs import acl, layout
 from pramfs.arena import Arena
 from pramfs.chains import link_count
 from pramfs.data import FileData
@@ -172,6 +172,7 @@ class Tree:
             self._metadata_bytes += len(target)
         elif isinstance(inode, Special):
             inode.rdev = rdev
+        self._inherit_acl(inode, parent)
         self._add_entry(parent, name, inode, inode.ctime)
         return inode
 
@@ -248,7 +249,7 @@ class Tree:
         if changes.uid is not None or changes.gid is not None:
             self._set_owner(inode, changes)
         if changes.mode is not None:
-            inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(changes.mode)
+            self._set_mode(inode, changes.mode)
         if changes.atime is not None:
             inode.atime = changes.atime
         if changes.mtime is not None:
@@ -263,25 +264,24 @@ class Tree:
         return inode.xattrs[name]
 
     def setxattr(self, inode: Inode, name: bytes, value: bytes) -> None:
-        """Set an extended attribute. Raises ERANGE, E2BIG, ENOSPC."""
+        """Set an extended attribute. Raises ERANGE, E2BIG, ENOSPC; EINVAL, EACCES for ACLs."""
         if not 0 < len(name) <= NAME_MAX_BYTES:
             raise _error(errno.ERANGE)
         if len(value) > XATTR_VALUE_MAX_BYTES:
             raise _error(errno.E2BIG)
-        before = inode.record_bytes()
         self._require_metadata(layout.XATTR.size + len(name) + len(value))
-        if inode.xattrs is None:
-            inode.xattrs = {}
-        inode.xattrs[name] = value
-        self._xattrs_changed(inode, before)
+        if name == acl.ACCESS:
+            self._set_access_acl(inode, value)
+            return
+        if name == acl.DEFAULT:
+            _check_default_acl(inode, value)
+        self._put_xattr(inode, name, value)
 
     def removexattr(self, inode: Inode, name: bytes) -> None:
         """Remove an extended attribute. Raises ENODATA."""
         if inode.xattrs is None or name not in inode.xattrs:
             raise _error(errno.ENODATA)
-        before = inode.record_bytes()
-        del inode.xattrs[name]
-        self._xattrs_changed(inode, before)
+        self._put_xattr(inode, name, None)
 
     # --- data ------------------------------------------------------------------------------------
 
@@ -448,9 +448,38 @@ class Tree:
         if not isinstance(inode, Directory):
             _clear_setid(inode)
 
-    def _xattrs_changed(self, inode: Inode, before_bytes: int) -> None:
-        if not inode.xattrs:
-            inode.xattrs = None
+    def _set_mode(self, inode: Inode, mode: int) -> None:
+        """Set the permission bits, and the ACL with them."""
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+        value = (inode.xattrs or {}).get(acl.ACCESS)
+        if value is not None:
+            self._put_xattr(inode, acl.ACCESS, acl.with_mode(acl.parse(value), mode))
+
+    def _set_access_acl(self, inode: Inode, value: bytes) -> None:
+        """Set the ACL, and the permission bits with it; one that only says the mode is not kept."""
+        entries = _parse_acl(value)
+        inode.mode = inode.mode & ~0o777 | acl.mode_of(entries)
+        self._put_xattr(inode, acl.ACCESS, None if acl.is_mode(entries) else value)
+
+    def _inherit_acl(self, inode: Inode, parent: Directory) -> None:
+        """Give a new file what the default ACL of its directory says."""
+        value = (parent.xattrs or {}).get(acl.DEFAULT)
+        if value is None or isinstance(inode, Symlink):
+            return
+        entries = acl.inherited(acl.parse(value), inode.mode)
+        self._set_access_acl(inode, acl.pack(entries))
+        if isinstance(inode, Directory):
+            self._put_xattr(inode, acl.DEFAULT, value)
+
+    def _put_xattr(self, inode: Inode, name: bytes, value: bytes | None) -> None:
+        """Set an extended attribute, or with None remove it."""
+        before_bytes = inode.record_bytes()
+        xattrs = inode.xattrs or {}
+        if value is None:
+            xattrs.pop(name, None)
+        else:
+            xattrs[name] = value
+        inode.xattrs = xattrs or None
         if inode.nlink:
             self._metadata_bytes += inode.record_bytes() - before_bytes
         inode.ctime = time.time_ns()
@@ -466,6 +495,20 @@ def _check_replaceable(inode: Inode, target: Inode) -> None:
             raise _error(errno.ENOTEMPTY)
     elif isinstance(inode, Directory):
         raise _error(errno.ENOTDIR)
+
+
+def _parse_acl(value: bytes) -> list[acl.Entry]:
+    try:
+        return acl.parse(value)
+    except ValueError:
+        raise _error(errno.EINVAL) from None
+
+
+def _check_default_acl(inode: Inode, value: bytes) -> None:
+    """Raise EACCES for what is no directory, EINVAL for what is no ACL."""
+    if not isinstance(inode, Directory):
+        raise _error(errno.EACCES)
+    _parse_acl(value)
 
 
 def _clear_setid(inode: Inode) -> None:

@@ -1,0 +1,7 @@
+"""`python -m pramfs` is `pramfs`."""
+
+import sys
+
+from pramfs.cli import main
+
+sys.exit(main())

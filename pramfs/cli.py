@@ -1,0 +1,314 @@
+"""The command line: entry points and nothing else. Each command imports what it alone needs."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pramfs import __version__
+from pramfs.errors import (
+    CHECK_CLEAN,
+    CHECK_DAMAGED,
+    CHECK_UNREADABLE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    PramError,
+)
+
+if TYPE_CHECKING:
+    from pramfs.pram import Pram
+
+log = logging.getLogger("pramfs")
+
+_COPY_BYTES = 1 << 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `pramfs` with these arguments; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except PramError as exc:
+        _complain(str(exc))
+        return exc.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has enough; say nothing more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, from which help, man pages and completion are made."""
+    parser = _Parser(
+        prog="pramfs", description="a filesystem whose files stay in memory over a restart"
+    )
+    parser.add_argument("--version", action="version", version=f"pramfs {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    mount = _command(commands, "mount", _mount, "mount an image; returns once it is usable")
+    mount.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    mount.add_argument("-o", "--options", metavar="OPT[,OPT…]", action="append", default=[])
+    mount.add_argument("image", metavar="IMAGE", type=Path)
+    mount.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    umount = _command(commands, "umount", _umount, "unmount and wait until the save is durable")
+    umount.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    save = _command(commands, "save", _save, "publish a checkpoint of a mount now")
+    save.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    info = _command(commands, "info", _info, "say what is in an image or a mount")
+    info.add_argument("--json", action="store_true", help="for programs")
+    info.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=Path)
+    check = _command(commands, "check", _check, "verify everything in an image, change nothing")
+    check.add_argument("--json", action="store_true", help="for programs")
+    check.add_argument("image", metavar="IMAGE", type=Path)
+    nodes = _command(commands, "nodes", _nodes, "list the nodes of an image")
+    nodes.add_argument("image", metavar="IMAGE", type=Path)
+    put = _command(commands, "put", _put, "store standard input as a node")
+    get = _command(commands, "get", _get, "write a node to standard output")
+    for command in (put, get):
+        command.add_argument("image", metavar="IMAGE", type=Path)
+        command.add_argument("name", metavar="NAME")
+    free = _command(commands, "free", _free, "free a node or tree, or all of them")
+    free.add_argument("image", metavar="IMAGE", type=Path)
+    free.add_argument("name", metavar="NAME", nargs="?")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Exits with mount(8)'s code for wrong usage, and with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _command(
+    commands: "argparse._SubParsersAction[_Parser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _complain(message: str) -> None:
+    print(f"pramfs: {message}", file=sys.stderr)
+
+
+# --- mounts -------------------------------------------------------------------------------------
+
+
+def _mount(args: argparse.Namespace) -> int:
+    from pramfs.daemonize import run_in_background
+    from pramfs.options import parse_options
+
+    options = parse_options(args.options)
+
+    def body(report: Callable[[int], None]) -> int:
+        from pramfs.mount import serve
+
+        return serve(args.image.absolute(), args.mountpoint, options, report)
+
+    log.setLevel(logging.INFO)
+
+    # In the background the terminal hears only of what is wrong; all of it is in the daemon's log.
+    _log_to_stderr(logging.INFO if args.foreground else logging.WARNING)
+    if args.foreground:
+        return body(lambda code: None)
+    return run_in_background(body)
+
+
+def _umount(args: argparse.Namespace) -> int:
+    from pramfs.umount import umount
+
+    print(umount(args.mountpoint))
+    return 0
+
+
+def _save(args: argparse.Namespace) -> int:
+    from pramfs import control
+
+    control.request_save(args.mountpoint)
+    return 0
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter("pramfs: %(levelname)s: %(message)s"))
+    log.addHandler(handler)
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def _info(args: argparse.Namespace) -> int:
+    from pramfs import control, mounts
+    from pramfs.image import open_image
+    from pramfs.inspect import image_info
+
+    status = control.read_status(args.target) if mounts.mount_at(args.target) else None
+    with open_image(str(status["image"]) if status else args.target, writable=False) as image:
+        info = image_info(image)
+    if status is not None:
+        info |= {"frames": status["frames"], "mount": status}
+    if args.json:
+        print(json.dumps(info, indent=2))
+    else:
+        print("\n".join(_info_lines(info)))
+    return 0
+
+
+def _info_lines(info: dict[str, Any]) -> Iterator[str]:
+    frames = info["frames"]
+    yield f"image:       {info['image']}"
+    yield f"size:        {info['size']:,} bytes, {frames['total']} frames"
+    counts = ", ".join(f"{frames[key]} {key}" for key in ("used", "free", "banned", "reserved"))
+    yield f"frames:      {counts}"
+    yield f"generation:  {info['generation']}, super block pfn {info['pfn']}"
+    yield f"saved:       {_when(info['saved_ns'])} by {info['saved_by']}, {_kind_of_save(info)}"
+    yield f"trees:       {', '.join(info['trees']) or 'none'}"
+    mount = info.get("mount")
+    if mount is not None:
+        state = "changed since the last save" if mount["changed"] else "as saved"
+        yield f"mounted:     {mount['mountpoint']}, tree {mount['name']}, process {mount['pid']}, {state}"
+    yield from _node_lines(info["nodes"])
+
+
+def _node_lines(nodes: list[dict[str, Any]]) -> Iterator[str]:
+    if nodes:
+        yield f"{'node':<24} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"
+    for node in nodes:
+        yield (
+            f"{_printable(node['name']):<24} {node['type']:<12} {node['size']:>16,} {node['pages']:>10} "
+            f"{node['links']:>8}  {_when(node['saved_ns'])}"
+        )
+
+
+def _kind_of_save(info: dict[str, Any]) -> str:
+    kind = "at unmount" if info["final"] else "as a checkpoint"
+    return kind + (", by a run that met an internal error" if info["suspect"] else "")
+
+
+def _when(nanoseconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(nanoseconds / 10**9))
+
+
+def _printable(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _check(args: argparse.Namespace) -> int:
+    from pramfs.image import open_image
+    from pramfs.inspect import check_image
+    from pramfs.progress import Bar
+
+    try:
+        with open_image(args.image, writable=False) as image:
+            check = check_image(image, Bar)
+    except PramError as exc:
+        _complain(str(exc))
+        return CHECK_UNREADABLE
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "image": str(args.image),
+                    "clean": not check.damage,
+                    "generation": check.generation,
+                    "pages": check.pages,
+                    "damage": check.damage,
+                }
+            )
+        )
+    else:
+        for line in check.damage:
+            print(f"{args.image}: {_printable(line)}")
+        verdict = f"{len(check.damage)} damaged" if check.damage else "clean"
+        print(
+            f"{args.image}: {verdict}, generation {check.generation}, {check.pages} pages verified"
+        )
+    return CHECK_DAMAGED if check.damage else CHECK_CLEAN
+
+
+# --- nodes --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
+    """The persistent memory in the image at `path`, for this command alone if it is to write."""
+    from pramfs.errors import ImageInUse
+    from pramfs.image import open_image
+    from pramfs.options import MountOptions
+    from pramfs.pram import Pram
+
+    with open_image(path, writable=writable, create=create) as image:
+        if writable and not image.try_lock():
+            raise ImageInUse(path, "a mount or another command")
+        if create and image.size_bytes == 0:
+            pram = Pram.create(image, MountOptions().frames)
+        else:
+            pram = Pram.open(image)
+        try:
+            yield pram
+        finally:
+            pram.close()
+
+
+def _nodes(args: argparse.Namespace) -> int:
+    from pramfs.inspect import node_info
+
+    with _open(args.image, writable=False) as pram:
+        print("\n".join(_node_lines([node_info(node) for node in pram.nodes.values()])))
+    return 0
+
+
+def _put(args: argparse.Namespace) -> int:
+    from pramfs.layout import BYTE_STREAM
+
+    with _open(args.image, writable=True, create=True) as pram:
+        with pram.prepare_save(args.name, BYTE_STREAM) as stream:
+            while data := sys.stdin.buffer.read(_COPY_BYTES):
+                stream.write(data)
+        pram.publish()
+    return 0
+
+
+def _get(args: argparse.Namespace) -> int:
+    from pramfs.layout import BYTE_STREAM
+
+    with _open(args.image, writable=False) as pram:
+        stream = pram.prepare_load(args.name, pram.node(args.name).type)
+        if pram.node(args.name).type == BYTE_STREAM:
+            while data := stream.read(_COPY_BYTES):
+                sys.stdout.buffer.write(data)
+        else:
+            while page := stream.load_page():
+                sys.stdout.buffer.write(page[0])
+        stream.keep()
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def _free(args: argparse.Namespace) -> int:
+    from pramfs.persist import DATA_SUFFIX, META_SUFFIX, tree_names
+
+    with _open(args.image, writable=True) as pram:
+        if args.name is None:
+            names = list(pram.nodes)
+        elif args.name in tree_names(pram.nodes):
+            names = [args.name + META_SUFFIX, args.name + DATA_SUFFIX]
+        else:
+            names = [args.name]
+        for name in names:
+            pram.free(name)
+        pram.publish()
+    return 0

@@ -1,0 +1,386 @@
+"""The pyfuse3 adapter: arguments in, attributes and errnos out, no logic.
+
+What a call does is in `tree`. Here are the kernel's reference counts, directory handles, the control
+attributes, and the net under it all: an unexpected exception is logged and answered with EIO, because
+pyfuse3 would end the whole mount over it.
+"""
+
+import errno
+import functools
+import itertools
+import json
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileInfo,
+    FUSEError,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from pramfs import control
+from pramfs.errors import PramError
+from pramfs.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
+from pramfs.inodes import Directory, Inode
+from pramfs.layout import PAGE_SIZE
+from pramfs.tree import NAME_MAX_BYTES, ROOT_INO, Changes, Owner, Tree
+
+log = logging.getLogger("pramfs")
+
+# The daemon is the only one that changes the tree: what the kernel knows stays true.
+_FOREVER_S = 1 << 30
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _net(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """Turn what a handler raises into the errno that the caller sees."""
+
+    @functools.wraps(handler)
+    async def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as exc:
+            raise FUSEError(exc.errno or errno.EIO) from None
+        except PramError as exc:
+            log.error("%s", exc)
+            raise FUSEError(errno.EIO) from None
+        except Exception as exc:
+            log.exception("internal error in %s", handler.__name__)
+            operations: Any = args[0]
+            operations.on_internal_error()
+            raise FUSEError(errno.EIO) from exc
+
+    return guarded
+
+
+class Operations(pyfuse3.Operations):
+    """Answers the kernel's requests from a tree."""
+
+    supports_dot_lookup = True
+    enable_acl = True
+
+    def __init__(
+        self,
+        tree: Tree,
+        *,
+        direct_io: bool,
+        status: Callable[[], dict[str, object]],
+        publish: Callable[[], Awaitable[None]],
+        on_ready: Callable[[], None],
+        on_internal_error: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self.enable_writeback_cache = not direct_io
+        self.on_internal_error = on_internal_error
+        self._tree = tree
+        self._direct_io = direct_io
+        self._status = status
+        self._publish = publish
+        self._on_ready = on_ready
+        self._listings: dict[int, _Listing] = {}
+        self._handles = itertools.count(1)
+
+    def init(self) -> None:
+        self._on_ready()
+
+    # --- names -----------------------------------------------------------------------------------
+
+    @_net
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        tree = self._tree
+        directory = tree.directory(parent_inode) if name != b"." else tree.get(parent_inode)
+        if not isinstance(directory, Directory):
+            return self._entry(directory)  # of a file handle: see open_by_handle_at(2)
+        try:
+            return self._entry(tree.lookup(directory, name))
+        except FileNotFoundError:
+            return _no_entry()
+
+    @_net
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            inode = self._tree.inodes.get(ino)
+            if inode is not None:
+                self._tree.forget(inode, count)
+
+    @_net
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._tree.directory(parent_inode)
+        return self._entry(self._tree.create(parent, name, mode, _owner(ctx), rdev=rdev))
+
+    @_net
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._tree.directory(parent_inode)
+        return self._entry(self._tree.create(parent, name, mode | stat.S_IFDIR, _owner(ctx)))
+
+    @_net
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._tree.directory(parent_inode)
+        mode = stat.S_IFLNK | 0o777
+        return self._entry(self._tree.create(parent, name, mode, _owner(ctx), target=target))
+
+    @_net
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        target = self._tree.get(inode)
+        self._tree.link(target, self._tree.directory(new_parent_inode), new_name)
+        return self._entry(target)
+
+    @_net
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._tree.unlink(self._tree.directory(parent_inode), name)
+
+    @_net
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._tree.rmdir(self._tree.directory(parent_inode), name)
+
+    @_net
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        old = self._tree.directory(parent_inode_old)
+        new = self._tree.directory(parent_inode_new)
+        self._tree.rename(old, name_old, new, name_new, flags)
+
+    @_net
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return self._tree.readlink(self._tree.get(inode))
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    @_net
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return _attributes(self._tree.get(inode))
+
+    @_net
+    async def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        target = self._tree.get(inode)
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime=attr.st_atime_ns if fields.update_atime else None,
+            mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        self._tree.setattr(target, changes)
+        return _attributes(target)
+
+    @_net
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if inode == ROOT_INO and name.startswith(control.PREFIX):
+            return self._read_control(name)
+        return self._tree.getxattr(self._tree.get(inode), name)
+
+    @_net
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if inode == ROOT_INO and name.startswith(control.PREFIX):
+            if ctx.uid not in (0, self._tree.root.uid, os.geteuid()):
+                raise FUSEError(errno.EPERM)
+            if name != control.SAVE:
+                raise FUSEError(errno.EACCES)
+            await self._publish()
+            return
+        self._tree.setxattr(self._tree.get(inode), name, value)
+
+    @_net
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        return list(self._tree.get(inode).xattrs or ())
+
+    @_net
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._tree.removexattr(self._tree.get(inode), name)
+
+    @_net
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        tree, table = self._tree, self._tree.arena.table
+        free = sum(table.count(state) for state in (FREE, HELD, OLD, DROPPED))
+        stats = StatvfsData()
+        stats.f_bsize = stats.f_frsize = PAGE_SIZE
+        stats.f_blocks = len(table) - table.count(BANNED) - table.count(SUPER)
+        stats.f_bfree = free
+        stats.f_bavail = max(0, free - tree.frames_for_save())
+        stats.f_files = tree.inodes_max
+        stats.f_ffree = stats.f_favail = tree.inodes_max - len(tree.inodes)
+        stats.f_namemax = NAME_MAX_BYTES
+        return stats
+
+    # --- files -----------------------------------------------------------------------------------
+
+    @_net
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        file = self._tree.file(inode)
+        if flags & os.O_TRUNC:
+            self._tree.setattr(file, Changes(size=0))
+        return self._opened(file)
+
+    @_net
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        parent = self._tree.directory(parent_inode)
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        file = self._tree.create(parent, name, mode, _owner(ctx))
+        return self._opened(file), self._entry(file)
+
+    @_net
+    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes any buffer
+        file = self._tree.file(fh)
+        self._tree.touch_atime(file)
+        return self._tree.data.read(file, off, size)
+
+    @_net
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return self._tree.write(self._tree.file(fh), off, buf, set_times=self._direct_io)
+
+    @_net
+    async def flush(self, fh: int) -> None:
+        """Nothing waits here: what a program has written is in the tree."""
+
+    @_net
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """As on tmpfs: a file is durable with the whole tree, see docs/guarantees.md."""
+
+    @_net
+    async def release(self, fh: int) -> None:
+        self._tree.forget(self._tree.get(fh))
+
+    # --- directories -----------------------------------------------------------------------------
+
+    @_net
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        handle = next(self._handles)
+        self._listings[handle] = _Listing(self._tree.directory(inode))
+        return handle
+
+    @_net
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        listing = self._listings[fh]
+        if start_id == 0:
+            listing.rewind()
+            self._tree.touch_atime(listing.directory)
+        for position, name, inode in listing.entries(start_id):
+            if not pyfuse3.readdir_reply(token, name, _attributes(inode), position + 1):
+                return
+            if name not in (b".", b".."):
+                inode.refs += 1
+
+    @_net
+    async def releasedir(self, fh: int) -> None:
+        del self._listings[fh]
+
+    @_net
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        if self._listings[fh].directory is self._tree.root:
+            await self._publish()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        """Attributes for a reply after which the kernel knows the inode."""
+        inode.refs += 1
+        return _attributes(inode)
+
+    def _opened(self, file: Inode) -> FileInfo:
+        file.refs += 1
+        return FileInfo(fh=file.ino, direct_io=self._direct_io, keep_cache=True)
+
+    def _read_control(self, name: bytes) -> bytes:
+        status = self._status()
+        key = name.removeprefix(control.PREFIX).decode(errors="replace")
+        if key == "status":
+            return json.dumps(status).encode()
+        if key not in ("pid", "image", "generation", "pfn"):
+            raise FUSEError(errno.ENODATA)
+        return str(status[key]).encode()
+
+
+class _Listing:
+    """An open directory: the names there were when reading began, so that each comes once."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self._names: list[bytes] = []
+
+    def rewind(self) -> None:
+        self._names = [b".", b"..", *self.directory.entries]
+
+    def entries(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:
+        """The entries from position `start` on that are still there."""
+        return itertools.chain(self._dots(start), self._rest(max(start, 2)))
+
+    def _dots(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:
+        dots = ((b".", self.directory), (b"..", self.directory.parent))
+        for position in range(start, 2):
+            yield position, *dots[position]
+
+    def _rest(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:
+        entries = self.directory.entries
+        for position in range(start, len(self._names)):
+            name = self._names[position]
+            inode = entries.get(name)
+            if inode is not None:
+                yield position, name, inode
+
+
+def _attributes(inode: Inode) -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = inode.ino
+    entry.generation = inode.generation
+    entry.entry_timeout = _FOREVER_S
+    entry.attr_timeout = _FOREVER_S
+    entry.st_mode = inode.mode
+    entry.st_nlink = inode.nlink
+    entry.st_uid = inode.uid
+    entry.st_gid = inode.gid
+    entry.st_rdev = inode.rdev
+    entry.st_size = inode.size
+    entry.st_blocks = inode.blocks
+    entry.st_atime_ns = inode.atime
+    entry.st_mtime_ns = inode.mtime
+    entry.st_ctime_ns = inode.ctime
+    return entry
+
+
+def _no_entry() -> EntryAttributes:
+    """Let the kernel remember that there is no such name."""
+    entry = EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = _FOREVER_S
+    return entry
+
+
+def _owner(ctx: RequestContext) -> Owner:
+    return Owner(ctx.uid, ctx.gid)

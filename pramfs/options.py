@@ -1,0 +1,278 @@
+"""One grammar for `-o`, shared by mount(8), fstab and the command line. OPTIONS is its only description."""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pramfs import layout
+from pramfs.errors import UsageError
+from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.regions import Regions, memparse, parse_regions
+
+DEFAULT_NAME = "pramfs"
+NAME_MAX_BYTES = layout.NAME_MAX - 1 - len("-meta")
+
+_BARE_REGION = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)[kKmMgGtTpPeE]?-.*")
+_ID_MAX = (1 << 32) - 2
+
+
+@dataclass(slots=True)
+class MountOptions:
+    """What `-o` asked for; None where the default depends on the image or the system."""
+
+    size_bytes: int | None = None
+    nr_inodes: int | None = None
+    mode: int = 0o755
+    uid: int = field(default_factory=os.geteuid)
+    gid: int = field(default_factory=os.getegid)
+    banned: Regions = field(default_factory=Regions)
+    name: str = DEFAULT_NAME
+    noload: bool = False
+    pram: int | None = None
+    arena: str = "auto"
+    verify: str = "full"
+    recover: bool = False
+    checkpoint: int = 0
+    ro: bool = False
+    allow_other: bool = False
+    direct_io: bool = False
+    mount_flags: list[str] = field(default_factory=list)  # for the kernel's mount, as they came
+
+    @property
+    def frames(self) -> int:
+        """Frames that `size=` asks for; half of RAM without it, as tmpfs."""
+        size_bytes = ram_bytes() // 2 if self.size_bytes is None else self.size_bytes
+        return (size_bytes + PAGE_SIZE - 1) >> PAGE_SHIFT
+
+
+class Option(NamedTuple):
+    """One option: its name, what its value is called ("" for a flag), what it does, how it is read."""
+
+    name: str
+    value: str
+    help: str
+    read: Callable[[MountOptions, str], None]
+
+
+def parse_options(lists: Sequence[str]) -> MountOptions:
+    """The options in the comma-separated `lists`. Raises UsageError for a wrong one."""
+    options = MountOptions()
+    for word in _words(lists):
+        name, equals, value = word.partition("=")
+        option = _BY_NAME.get(name)
+        if option is None:
+            _take_foreign(options, word, name)
+        elif option.value and not value:
+            raise UsageError(f"option '{name}' needs a value: {name}={option.value}")
+        elif equals and not option.value:
+            raise UsageError(f"option '{name}' takes no value, not '{value}'")
+        else:
+            option.read(options, value)
+    if options.ro and options.checkpoint:
+        raise UsageError(
+            "options 'ro' and 'checkpoint' exclude each other: nothing is saved read-only"
+        )
+    return options
+
+
+def ram_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _words(lists: Sequence[str]) -> list[str]:
+    """The single options. A bare X-Y belongs to the `banned=` before it: the comma separates both."""
+    words: list[str] = []
+    for text in lists:
+        for word in text.split(","):
+            if words and words[-1].startswith("banned=") and _BARE_REGION.fullmatch(word):
+                words[-1] += ":" + word
+            elif word:
+                words.append(word)
+    return words
+
+
+def _take_foreign(options: MountOptions, word: str, name: str) -> None:
+    """Take an option that is mount(8)'s business, or refuse an unknown one."""
+    if word in _KERNEL_FLAGS:
+        options.mount_flags.append(word)
+    elif name not in _IGNORED and not name.startswith(("x-", "X-", "comment")):
+        close = difflib.get_close_matches(name, [*_BY_NAME, *_KERNEL_FLAGS], n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise UsageError(f"unknown option '{name}'{hint}")
+
+
+def _set(attribute: str, parse: Callable[[str], object]) -> Callable[[MountOptions, str], None]:
+    """A reader that stores the parsed value; what `parse` refuses is a wrong value of the option."""
+
+    def read(options: MountOptions, value: str) -> None:
+        try:
+            setattr(options, attribute, parse(value))
+        except ValueError as exc:
+            name = next(name for name, option in _BY_NAME.items() if option.read is read)
+            raise UsageError(f"option '{name}': {exc}") from exc
+
+    return read
+
+
+def _flag(attribute: str) -> Callable[[MountOptions, str], None]:
+    return _set(attribute, lambda value: True)
+
+
+def _size(text: str) -> int:
+    if not text.endswith("%"):
+        size_bytes = memparse(text)
+    elif text[:-1].isdecimal():
+        size_bytes = ram_bytes() * int(text[:-1]) // 100
+    else:
+        raise ValueError(f"a percentage of RAM expected, not '{text}'")
+    if not 0 < size_bytes <= layout.FRAMES_MAX << PAGE_SHIFT:
+        raise ValueError(f"'{text}' is not between 1 and {layout.FRAMES_MAX << PAGE_SHIFT} bytes")
+    return size_bytes
+
+
+def _number(low: int, high: int, base: int = 10) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text, base)
+        except ValueError:
+            value = -1
+        if not low <= value <= high or not text.isalnum():
+            kind = {8: "octal ", 10: "", 16: "hexadecimal "}[base]
+            raise ValueError(
+                f"a {kind}number from {low} to {_in_base(high, base)} expected, not '{text}'"
+            )
+        return value
+
+    return parse
+
+
+def _in_base(number: int, base: int) -> str:
+    return {8: f"{number:o}", 10: f"{number}", 16: f"{number:x}"}[base]
+
+
+def _inodes(text: str) -> int:
+    count = memparse(text)
+    if count < 1:
+        raise ValueError("at least 1 inode is needed, for the root")
+    return count
+
+
+def _name(text: str) -> str:
+    size = len(os.fsencode(text))
+    if size > NAME_MAX_BYTES or "\0" in text:
+        raise ValueError(f"the name has {size} bytes, at most {NAME_MAX_BYTES} fit")
+    return text
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"{' or '.join(choices)} expected, not '{text}'")
+        return text
+
+    return parse
+
+
+def _ban(options: MountOptions, value: str) -> None:
+    for region in parse_regions(value):
+        options.banned.add(region)
+
+
+def _writable(options: MountOptions, value: str) -> None:
+    options.ro = False
+
+
+OPTIONS = (
+    Option(
+        "size",
+        "BYTES",
+        "size of the arena, with a suffix K M G T or as N% of RAM (default: half of RAM); an image "
+        "that exists keeps its size, and grows when more is asked for",
+        _set("size_bytes", _size),
+    ),
+    Option(
+        "nr_inodes",
+        "N",
+        "most inodes the tree may have, with a suffix (default: one for each frame)",
+        _set("nr_inodes", _inodes),
+    ),
+    Option(
+        "mode",
+        "OCTAL",
+        "mode of the root directory of a new tree (default: 755)",
+        _set("mode", _number(0, 0o7777, 8)),
+    ),
+    Option("uid", "N", "its owner (default: yours)", _set("uid", _number(0, _ID_MAX))),
+    Option("gid", "N", "its group (default: yours)", _set("gid", _number(0, _ID_MAX))),
+    Option(
+        "banned",
+        "MIN-MAX",
+        "a region of the image that may hold nothing persistent; several as MIN-MAX,MIN-MAX or "
+        "MIN-MAX:MIN-MAX or by repeating the option",
+        _ban,
+    ),
+    Option(
+        "name",
+        "NAME",
+        f"name of the tree in the image (default: {DEFAULT_NAME})",
+        _set("name", _name),
+    ),
+    Option(
+        "noload",
+        "",
+        "start with an empty tree; the next save replaces the one in the image",
+        _flag("noload"),
+    ),
+    Option(
+        "pram",
+        "PFN",
+        "hexadecimal pfn of the super block (default: it is searched for)",
+        _set("pram", _number(0, layout.FRAMES_MAX - 1, 16)),
+    ),
+    Option(
+        "arena",
+        "auto|image|memory",
+        "where new pages are held until they are saved: in the image at once, in memory, or by where "
+        "the image lives (default: auto)",
+        _set("arena", _choice("auto", "image", "memory")),
+    ),
+    Option(
+        "verify",
+        "full|lazy",
+        "check every page before the mount is ready, or each when it is read first (default: full)",
+        _set("verify", _choice("full", "lazy")),
+    ),
+    Option(
+        "recover", "", "mount what is whole of a damaged tree, and list the rest", _flag("recover")
+    ),
+    Option(
+        "checkpoint",
+        "SECONDS",
+        "publish a save by itself whenever something changed that long ago (default: 0, never)",
+        _set("checkpoint", _number(0, 1 << 31)),
+    ),
+    Option("ro", "", "mount read-only; nothing is saved", _flag("ro")),
+    Option("rw", "", "mount writable (the default)", _writable),
+    Option(
+        "allow_other",
+        "",
+        "let other users in, as far as the permissions let them",
+        _flag("allow_other"),
+    ),
+    Option("direct_io", "", "keep file data out of the kernel's page cache", _flag("direct_io")),
+)
+
+_BY_NAME = {option.name: option for option in OPTIONS}
+# What mount(8) and fstab pass on: flags for the kernel's mount, and words that concern others.
+_KERNEL_FLAGS = {
+    *("suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync"),
+    *("atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime"),
+}
+_IGNORED = {
+    *("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"),
+    *("_netdev", "helper", "uhelper", "fsname", "subtype", "default_permissions"),
+}

@@ -1,0 +1,127 @@
+"""The seam to pyfuse3's session loop: how the daemon waits for requests, and how it bears slow ones.
+
+pyfuse3 makes a trip through trio's scheduler before every request, and starts tasks as requests come. Here
+one task reads all requests. After a request it looks for the next one without sleeping for a moment, for
+that is how long a program takes that makes small requests one after the other; then it sleeps in poll(2) for
+up to a millisecond; only then does it park in trio. Looking stops by itself when it does not pay.
+docs/performance.md has the measurements.
+
+A handler that takes long calls `serve_on`, and another task reads requests until that handler is done.
+
+pyfuse3 3.5 looks `_wait_fuse_readable` up in its own module for each request; that is what is replaced. A
+pyfuse3 without these names is run as it is.
+"""
+
+import os
+import select
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+
+_LOOK_NS = 100_000
+_DOZE_MS = 1
+_LET_OTHERS_RUN_NS = 5_000_000
+_PAYS_AT_FIRST = 4
+_PAYS_AT_MOST = 8
+
+
+class Session:
+    """Runs pyfuse3's main loop. `idle_work` does a little work and returns whether there is more."""
+
+    def __init__(self, idle_work: Callable[[], bool]) -> None:
+        self._idle_work = idle_work
+        self._poll = select.poll()
+        self._fd = -1
+        self._closing = False
+        self._reading = False  # a task is waiting for the next request
+        self._pays = _PAYS_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
+        self._others_ran_ns = 0
+        self._seam = hasattr(pyfuse3, "_wait_fuse_readable") and hasattr(pyfuse3, "_session_loop")
+
+    async def run(self) -> None:
+        """Serve requests until the file system is unmounted or `terminate` is called."""
+        if not self._seam:
+            await pyfuse3.main()
+            return
+        self._fd = _fuse_fd()
+        self._poll.register(self._fd, select.POLLIN)
+        module: Any = pyfuse3
+        original = module._wait_fuse_readable
+        module._wait_fuse_readable = self._wait_readable
+        try:
+            await pyfuse3.main(0, 0)  # no task but the first, and those that serve_on starts
+        finally:
+            module._wait_fuse_readable = original
+
+    def serve_on(self) -> None:
+        """Let another task read requests: the calling handler is about to wait for something."""
+        if self._seam and not self._reading:
+            nursery = trio.lowlevel.current_task().parent_nursery
+            assert nursery is not None
+            module: Any = pyfuse3
+            nursery.start_soon(module._session_loop, nursery, 0, 0)
+
+    def terminate(self) -> None:
+        """End `run`; requests that are still to come fail."""
+        self._closing = True
+        pyfuse3.terminate()
+
+    async def _wait_readable(self) -> bool:
+        """Wait for a request. False ends the task that asks."""
+        if self._reading:
+            return False  # another task took over while this one's handler was waiting
+        self._reading = True
+        try:
+            return await self._next_request()
+        except trio.ClosedResourceError:
+            return False
+        finally:
+            self._reading = False
+
+    async def _next_request(self) -> bool:
+        now = time.monotonic_ns()
+        if now - self._others_ran_ns > _LET_OTHERS_RUN_NS:
+            await trio.lowlevel.checkpoint()
+            self._others_ran_ns = now
+        if not self._closing and (self._look() or self._poll.poll(_DOZE_MS)):
+            return True
+        while self._idle_work() and not self._closing:
+            if self._poll.poll(0):
+                return True
+        if self._closing:
+            return False
+        await trio.lowlevel.wait_readable(self._fd)
+        self._others_ran_ns = time.monotonic_ns()
+        return not self._closing
+
+    def _look(self) -> bool:
+        """Look for a request without sleeping, as long as that has paid of late."""
+        if self._pays <= 0:
+            found = bool(self._poll.poll(0))
+            # One that is there at once says that they come fast: try again.
+            self._pays += found and self._pays == 0
+            return found
+        deadline = time.monotonic_ns() + _LOOK_NS
+        poll = self._poll.poll
+        while True:
+            if poll(0):
+                self._pays = min(self._pays + 1, _PAYS_AT_MOST)
+                return True
+            if time.monotonic_ns() > deadline:
+                self._pays -= 1
+                return False
+
+
+def _fuse_fd() -> int:
+    """The descriptor of the FUSE session, which pyfuse3 keeps to itself."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                return int(name)
+        except FileNotFoundError:
+            continue  # the descriptor that listed the directory
+    raise RuntimeError(f"no FUSE session among {Path('/proc/self/fd')}")
