@@ -26,6 +26,7 @@ class Scale:
     name: str
     rounds: int
     bulk_bytes: int
+    saved_bytes: int
     small_writes_bytes: int
     random_bytes: int
     files: int
@@ -43,6 +44,7 @@ STANDARD = Scale(
     name="standard",
     rounds=5,
     bulk_bytes=GIB,
+    saved_bytes=GIB,
     small_writes_bytes=256 * MIB,
     random_bytes=64 * MIB,
     files=3_000,
@@ -59,6 +61,7 @@ QUICK = Scale(
     name="quick",
     rounds=3,
     bulk_bytes=128 * MIB,
+    saved_bytes=512 * MIB,
     small_writes_bytes=32 * MIB,
     random_bytes=16 * MIB,
     files=1_000,
@@ -75,6 +78,7 @@ LONG = Scale(
     name="long",
     rounds=9,
     bulk_bytes=GIB,
+    saved_bytes=GIB,
     small_writes_bytes=256 * MIB,
     random_bytes=64 * MIB,
     files=3_000,

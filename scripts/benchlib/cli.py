@@ -31,7 +31,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def _bulk(scale: Scale) -> int:
-    return 5 * scale.bulk_bytes + GIB
+    return 5 * max(scale.bulk_bytes, scale.saved_bytes) + GIB
 
 
 def _small(scale: Scale) -> int:
@@ -128,7 +128,7 @@ def _measure(bench: Bench, chosen: list[Workload]) -> report.Run:
     start = time.monotonic()
     print(report.heading(run))
     for workload in chosen:
-        bench.workload = workload.name
+        bench.workload, began = workload.name, time.monotonic()
         try:
             rows = workload.run(bench)
         except (CommandError, OSError) as error:
@@ -136,7 +136,8 @@ def _measure(bench: Bench, chosen: list[Workload]) -> report.Run:
             continue
         finally:
             bench.done()
-        run.sections.append(report.Section(workload.name, workload.what, rows))
+        seconds = time.monotonic() - began
+        run.sections.append(report.Section(workload.name, workload.what, rows, seconds))
         print(report.table(run.sections[-1]), flush=True)
     run.seconds = time.monotonic() - start
     print(report.summary(run))

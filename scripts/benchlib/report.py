@@ -25,11 +25,12 @@ def machine() -> dict[str, str]:
 
 @dataclass
 class Section:
-    """The rows of one workload."""
+    """The rows of one workload, and how long it took to measure them."""
 
     name: str
     what: str
     rows: list[Row]
+    seconds: float
 
 
 @dataclass
@@ -98,6 +99,7 @@ def write_json(run: Run, path: Path) -> None:
             {
                 "name": section.name,
                 "what": section.what,
+                "seconds": section.seconds,
                 "rows": [_row(row) for row in section.rows],
             }
             for section in run.sections
