@@ -12,7 +12,8 @@ from pramfs.errors import RegionSyntaxError
 from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
 
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
-_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)([kKmMgGtTpPeE]?)")
+# 64 bits and no more: Python itself refuses to read numbers of thousands of digits.
+_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([kKmMgGtTpPeE]?)")
 
 
 class Region(NamedTuple):
