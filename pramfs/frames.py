@@ -105,13 +105,13 @@ class FrameTable:
 
     # --- taking and giving frames ----------------------------------------------------------------
 
-    def allocate(self, count: int, keep_free: int = 0) -> list[Run]:
-        """Take `count` free frames, in as few runs as they come; they are FRESH.
+    def allocate(self, count: int) -> list[Run]:
+        """Take `count` free frames, in one run if there is one, else in long ones; they are FRESH.
 
-        Raises NoFrames, and takes none, when fewer than `keep_free` free frames would be left.
+        What is in them is undefined. Raises NoFrames, and takes none, when there are too few.
         """
-        if count > self._counts[FREE] - keep_free:
-            raise NoFrames(count, max(0, self._counts[FREE] - keep_free))
+        if count > self._counts[FREE]:
+            raise NoFrames(count, self._counts[FREE])
         if count == 1:
             return [self._take(self._find_single(), 1)]
         runs = []
@@ -192,7 +192,7 @@ class FrameTable:
         return pfn
 
     def _find_run(self, count: int) -> Run:
-        """A free run of `count` frames, or the longest one there is."""
+        """A free run of `count` frames, or one at least half as long as the longest there is."""
         wanted = bytes(count)
         pfn = self._states.find(wanted, self._run_hint)
         if pfn < 0 and self._run_hint:
