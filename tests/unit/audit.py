@@ -1,0 +1,199 @@
+"""An independent look at an image and at the table of its frames.
+
+The walk follows super block, nodes, links and entries with the structs of the format and nothing else of
+pramfs; the audit compares what it finds with what a Pram believes.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from pramfs.frames import (
+    BANNED,
+    FREE,
+    FRESH,
+    HELD,
+    PENDING,
+    SAVED,
+    STATE_NAMES,
+    SUPER,
+    FrameTable,
+)
+from pramfs.image import Image
+from pramfs.inodes import File
+from pramfs.layout import (
+    ENTRY,
+    LINK,
+    LINK_MAGIC,
+    NODE,
+    NODE_MAGIC,
+    SUPER_MAGIC,
+    LinkHeader,
+    NodePage,
+    SuperBlock,
+    page_csum,
+)
+from pramfs.layout import SUPER as SUPER_STRUCT
+from pramfs.pram import Pram
+from pramfs.tree import Tree
+
+
+class Entry(NamedTuple):
+    """One entry of a link."""
+
+    flags: int
+    csum: int
+    pfn: int
+    page: int
+
+
+class WalkedNode(NamedTuple):
+    """A node as the walk found it."""
+
+    pfn: int
+    page: NodePage
+    links: list[int]
+    entries: list[Entry]
+
+    @property
+    def name(self) -> str:
+        return self.page.name.rstrip(b"\0").decode()
+
+
+class Walk(NamedTuple):
+    """Everything that the save in force consists of."""
+
+    block: SuperBlock
+    nodes: list[WalkedNode]
+    frames: set[int]  # the slot in force included, the other one not
+
+
+def super_blocks(image: Image) -> list[SuperBlock]:
+    """All valid super blocks of the image, by a plain look at every frame."""
+    found = []
+    for pfn in range(image.frames):
+        page = image.read(pfn)
+        block = SuperBlock._make(SUPER_STRUCT.unpack_from(page))
+        if (block.magic, block.pfn) != (SUPER_MAGIC, pfn):
+            continue
+        if block.csum == page_csum(block.uuid, pfn, page):
+            found.append(block)
+    return found
+
+
+def walk(image: Image) -> Walk:
+    """Walk the save in force. Raises AssertionError for anything that is not as it should be."""
+    block = max(super_blocks(image), key=lambda block: block.generation)
+    frames = {block.pfn}
+    nodes = []
+    pfn = block.node_pfn
+    while pfn:
+        node = _walk_node(image, block.uuid, pfn)
+        for frame in [pfn, *node.links, *(entry.pfn for entry in node.entries)]:
+            assert frame not in frames, f"frame {frame} is used twice"
+            assert frame != block.other_pfn, f"frame {frame} is a slot of the super block"
+            frames.add(frame)
+        nodes.append(node)
+        pfn = node.page.node_pfn
+    assert len({node.name for node in nodes}) == len(nodes) == block.nodes
+    assert len(frames) + 1 == block.frames_used
+    return Walk(block, nodes, frames)
+
+
+def frames_in_force(image: Image) -> set[int]:
+    """The frames that nobody may write now; none before the first save."""
+    return walk(image).frames if super_blocks(image) else set()
+
+
+def check_table(table: FrameTable) -> None:
+    """The counts, the hints and the bans of the table are true."""
+    states = [table.state(pfn) for pfn in range(len(table))]
+    for state, name in enumerate(STATE_NAMES):
+        assert table.count(state) == states.count(state), f"the count of {name} frames is wrong"
+    free = [pfn for pfn, state in enumerate(states) if state == FREE]
+    assert not free or table._single_hint <= free[0]
+    assert not any(pfn in table.banned for pfn in free), "a banned frame is free"
+    banned = [pfn for pfn, state in enumerate(states) if state == BANNED]
+    assert all(pfn in table.banned for pfn in banned), "a frame is banned and nobody banned it"
+
+
+def check_owners(pram: Pram, tree: Tree | None = None) -> None:
+    """Frames in use are exactly those that a node, the node list or a file of `tree` owns."""
+    table = pram.arena.table
+    check_table(table)
+    owned = _owned(pram, tree)
+    used = {pfn for pfn in range(len(table)) if table.state(pfn) in (FRESH, SAVED, PENDING)}
+    assert used == owned, f"nobody owns {sorted(used - owned)}; not in use: {sorted(owned - used)}"
+
+
+def check_pram(pram: Pram, tree: Tree | None = None, *, orphans: bool = False) -> Walk:
+    """Every frame is accounted for, while no save is under way. Returns the walk of the save in force.
+
+    The save in force lies in frames that are saved or held, and none but those are held; frames that
+    `orphans` leave, files that were open without a name, are held without being in a save.
+    """
+    check_owners(pram, tree)
+    table = pram.arena.table
+    save = walk(pram.image)
+    assert save.block == pram.current
+    persistent = save.frames - {save.block.pfn}
+    for pfn in persistent:
+        assert table.state(pfn) in (SAVED, HELD), f"frame {pfn} of the save in force may be written"
+    supers = {pfn for pfn in range(1, len(table)) if table.state(pfn) == SUPER}
+    assert supers == {pram.current.pfn, pram._slot} - {0}
+    held = {pfn for pfn in range(len(table)) if table.state(pfn) == HELD}
+    assert orphans or held <= persistent, f"held for no save: {sorted(held - persistent)}"
+    return save
+
+
+def check_bans(pram: Pram, names: Iterable[str]) -> None:
+    """Nothing that the save in force holds of the nodes `names`, or of the list, is in a banned frame."""
+    save = walk(pram.image)
+    banned = pram.arena.table.banned
+    assert save.block.pfn not in banned
+    for node in save.nodes:
+        assert node.pfn not in banned
+        if node.name in names:
+            assert not [pfn for pfn in node.links if pfn in banned]
+            assert not [entry.pfn for entry in node.entries if entry.pfn in banned]
+
+
+def _walk_node(image: Image, uuid: bytes, pfn: int) -> WalkedNode:
+    page = image.read(pfn)
+    record = NodePage._make(NODE.unpack_from(page))
+    assert record.magic == NODE_MAGIC
+    assert record.csum == page_csum(uuid, pfn, page)
+    links: list[int] = []
+    entries: list[Entry] = []
+    link_pfn = record.link_pfn
+    while link_pfn:
+        assert link_pfn not in links
+        page = image.read(link_pfn)
+        header = LinkHeader._make(LINK.unpack_from(page))
+        assert header.magic == LINK_MAGIC
+        assert header.csum == page_csum(uuid, link_pfn, page)
+        for number in range(header.len):
+            entry = Entry._make(ENTRY.unpack_from(page, LINK.size + number * ENTRY.size))
+            assert crc32c(image.read(entry.pfn)) == entry.csum
+            entries.append(entry)
+        links.append(link_pfn)
+        link_pfn = header.link_pfn
+    assert (len(links), len(entries)) == (record.links, record.entries)
+    return WalkedNode(pfn, record, links, entries)
+
+
+def _owned(pram: Pram, tree: Tree | None) -> set[int]:
+    owned: list[int] = []
+    for run in pram._node_pages:
+        owned.extend(range(run.pfn, run.pfn + run.frames))
+    for node in pram.nodes.values():
+        for run in node.owned:
+            owned.extend(range(run.pfn, run.pfn + run.frames))
+    for inode in tree.inodes.values() if tree is not None else ():
+        if isinstance(inode, File) and inode.pages is not None:
+            pages = [pfn for _, pfns in inode.pages.chunks() for pfn in pfns if pfn]
+            assert len(pages) == inode.pages.count
+            owned.extend(pages)
+    assert len(owned) == len(set(owned)), "a frame has two owners"
+    return set(owned)

@@ -1,0 +1,203 @@
+"""Images in memory that are watched: every write is recorded, checked, and can be made to fail.
+
+An image here is a memfd. It sees what an image file sees (holes, mappings, punches), costs nothing to sync,
+and is gone with its last descriptor.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from pramfs.image import Image
+from pramfs.layout import PAGE_SHIFT, PAGE_SIZE, SUPER_MAGIC
+from pramfs.pram import Pram
+from pramfs.regions import Region, Regions
+from tests.unit import audit
+
+
+class Write(NamedTuple):
+    """Bytes on their way into the image, at an offset in bytes."""
+
+    offset: int
+    data: bytes
+
+
+class Punch(NamedTuple):
+    """Frames that become a hole."""
+
+    pfn: int
+    frames: int
+
+
+class Sync(NamedTuple):
+    """What was written before is durable now."""
+
+
+class Grow(NamedTuple):
+    """The image gets longer."""
+
+    frames: int
+
+
+Step = Write | Punch | Sync | Grow
+
+
+class WatchedImage(Image):
+    """An image that keeps a journal and lets nobody write a frame of the save in force.
+
+    With `fail_at` = N the write or sync number N from then on, and all after it, raise `error`; of a
+    write that fails the first `torn_bytes` bytes reach the image.
+    """
+
+    def __init__(self, fd: int, *, writable: bool = True) -> None:
+        super().__init__(Path("/memory/pram"), fd, writable=writable)
+        self.journal: list[Step] = []
+        self.guarded = True
+        self.fail_at: int | None = None
+        self.error = errno.EIO
+        self.torn_bytes = 0
+        self._steps = 0
+        self._protected: set[int] | None = (
+            None  # frames of the save in force, None: to be looked up
+        )
+        self._unsure: set[int] = set()  # those of the one before, until the newer is durable
+
+    def reopen(self, *, writable: bool = True) -> "WatchedImage":
+        """Another open image on the same frames, with no faults set."""
+        return WatchedImage(os.dup(self._fd), writable=writable)
+
+    def content(self) -> bytes:
+        return self.read_bytes(0, self.size_bytes)
+
+    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        piece = bytes(data)
+        is_super = len(piece) == PAGE_SIZE and piece[:4] == SUPER_MAGIC.to_bytes(4, "little")
+        frames = set(range(offset_bytes >> PAGE_SHIFT, (offset_bytes + len(piece) - 1 >> 12) + 1))
+        self._check(frames)
+        if self._must_fail():
+            torn = piece[: self.torn_bytes]
+            self.journal.append(Write(offset_bytes, torn))
+            if torn:
+                super().write(offset_bytes, torn)
+            raise OSError(self.error, os.strerror(self.error))
+        self.journal.append(Write(offset_bytes, piece))
+        super().write(offset_bytes, piece)
+        if is_super:
+            self._unsure, self._protected = self._protected or set(), None
+
+    def sync(self) -> None:
+        if self._must_fail():
+            raise OSError(self.error, os.strerror(self.error))
+        self.journal.append(Sync())
+        self._unsure = set()
+
+    def grow(self, frames: int) -> None:
+        self.journal.append(Grow(frames))
+        super().grow(frames)
+
+    def map_for_punching(self, frames: int) -> mmap.mmap | None:
+        if not self.writable:
+            return None
+        mapping = _WatchedMap(self._fd, frames << PAGE_SHIFT)
+        mapping.image = self
+        return mapping
+
+    def note_punch(self, pfn: int, frames: int) -> None:
+        self._check(set(range(pfn, pfn + frames)))
+        self.journal.append(Punch(pfn, frames))
+
+    @contextmanager
+    def failing(self, at: int, *, error: int = errno.EIO, torn_bytes: int = 0) -> Iterator[None]:
+        """Let the write or sync number `at` and all after it fail inside the block."""
+        self.fail_at, self.error, self.torn_bytes = self._steps + at, error, torn_bytes
+        try:
+            yield
+        finally:
+            self.fail_at = None
+
+    def _must_fail(self) -> bool:
+        self._steps += 1
+        return self.fail_at is not None and self._steps > self.fail_at
+
+    def _check(self, frames: set[int]) -> None:
+        if not self.guarded:
+            return
+        if self._protected is None:
+            self._protected = audit.frames_in_force(self)
+        overwritten = frames & (self._protected | self._unsure)
+        assert not overwritten, f"frames of the save in force are written: {sorted(overwritten)}"
+
+
+class _WatchedMap(mmap.mmap):
+    """The mapping that holes are punched through."""
+
+    image: WatchedImage
+
+    def madvise(self, option: int, start: int = 0, length: int = 0) -> None:
+        assert option == mmap.MADV_REMOVE
+        self.image.note_punch(start >> PAGE_SHIFT, length >> PAGE_SHIFT)
+        super().madvise(option, start, length)
+
+
+def image_of(content: bytes, *, writable: bool = True) -> WatchedImage:
+    """An image that holds these bytes."""
+    fd = os.memfd_create("pramfs-test-image", os.MFD_CLOEXEC)
+    os.truncate(fd, len(content))
+    for at in range(0, len(content), PAGE_SIZE):
+        page = content[at : at + PAGE_SIZE]
+        if page.strip(b"\0"):
+            os.pwrite(fd, page, at)
+    return WatchedImage(fd, writable=writable)
+
+
+def replay(content: bytes, steps: list[Step]) -> bytearray:
+    """What an image that held `content` holds after these steps."""
+    after = bytearray(content)
+    for step in steps:
+        match step:
+            case Grow(frames):
+                after.extend(bytes(max(0, (frames << PAGE_SHIFT) - len(after))))
+            case Write(offset, data):
+                after[offset : offset + len(data)] = data
+            case Punch(pfn, frames):
+                after[pfn << PAGE_SHIFT : (pfn + frames) << PAGE_SHIFT] = bytes(
+                    frames << PAGE_SHIFT
+                )
+            case Sync():
+                pass
+    return after
+
+
+def new_pram(frames: int = 128, *, arena: str = "image", banned: Regions | None = None) -> Pram:
+    """A Pram in a new watched image."""
+    return Pram.create(image_of(b""), frames, banned=banned, arena=arena)
+
+
+def watched(pram: Pram) -> WatchedImage:
+    """The image of a Pram that `new_pram` or `reopen` made."""
+    assert isinstance(pram.image, WatchedImage)
+    return pram.image
+
+
+def reopen(
+    pram: Pram,
+    *,
+    arena: str = "image",
+    banned: Regions | None = None,
+    frames: int = 0,
+    writable: bool = True,
+) -> Pram:
+    """Open the image of `pram` again, as the next process does. What was not published is lost."""
+    image = watched(pram).reopen(writable=writable)
+    pram.close()
+    pram.image.close()
+    return Pram.open(image, arena=arena, banned=banned, frames=frames)
+
+
+def frames_between(first: int, last: int) -> Regions:
+    """The banned regions first..last, inclusive."""
+    return Regions([Region(first, last)])
