@@ -121,8 +121,8 @@ class Bench:
         return result
 
     def floors(self, file_size_bytes: int) -> list[peers.Peer]:
-        """The constant-answer file systems: plain, and under pramfs's own waiting."""
-        names = (peers.FLOOR, peers.FLOOR_WAITING)
+        """The constant-answer file systems: under pramfs's own waiting, and plain."""
+        names = [peers.FLOOR_WAITING, peers.FLOOR][: 2 if self.scale.thorough else 1]
         return [peers.floor(name, self.work, self.python, file_size_bytes) for name in names]
 
     def module(self, name: str, *args: int) -> float:

@@ -33,7 +33,7 @@ def sequential(bench: Bench) -> list[Row]:
         file.unlink()
         return figures
 
-    compared = bench.compared(2 * size + 64 * MIB) + bench.floors(size)
+    compared = _peers(bench, size)
     targets = {
         "write, first time": faster(peers.PASSTHROUGH, 1.0, must=0.8),
         "write over it": faster(peers.PASSTHROUGH, 1.0, must=0.8),
@@ -53,7 +53,7 @@ def small_writes(bench: Bench) -> list[Row]:
         file.unlink()
         return {"4 KiB writes": seconds}
 
-    compared = bench.compared(2 * size + 64 * MIB) + bench.floors(size)
+    compared = _peers(bench, size)
     targets = {"4 KiB writes": faster(peers.PASSTHROUGH, 1.0, must=0.6)}
     return rows(bench.on_each(compared, one_round), targets)
 
@@ -76,9 +76,15 @@ def random_access(bench: Bench) -> list[Row]:
         file.unlink()
         return figures
 
-    compared = bench.compared(8 * amount + 64 * MIB) + bench.floors(4 * amount)
+    compared = _peers(bench, 4 * amount)
     samples = bench.on_each(compared, one_round)
     return rows(samples, dict.fromkeys(samples, faster(peers.PASSTHROUGH, 1.0)))
+
+
+def _peers(bench: Bench, file_size: int) -> list[peers.Peer]:
+    """All peers, with room for the file and its shadow; the floors only where it may take long."""
+    floors = bench.floors(file_size) if bench.scale.thorough else []
+    return bench.compared(2 * file_size + 64 * MIB) + floors
 
 
 def _fio_kinds() -> Iterator[tuple[str, int]]:
