@@ -20,8 +20,8 @@ from demolib.story import Story
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class InterruptedBySignalError(Exception):
-    """A signal wants the demo to end."""
+class InterruptedBySignalError(BaseException):
+    """A signal wants the demo to end; like KeyboardInterrupt, it is nobody's error to handle."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -1,6 +1,7 @@
 """The demo, step by step: dump live processes into pramfs, unmount, mount again, compare."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from demolib.images import ImagesWriter
 from demolib.process import Process
 from demolib.shell import (
     FailureError,
+    banned_table,
     is_mounted,
     make_place,
     memory_available_bytes,
     pramfs,
-    remove_place,
+    run_files,
+    unmount_leftover,
 )
 from demolib.story import MIB, Step, Story
 from demolib.verify import (
@@ -51,12 +54,21 @@ class Demo:
         self._place = make_place(IMAGE_MIB * MIB)
         self._image = self._place / "image"
         self._mountpoint = self._place / "mnt"
-        cleanup.callback(remove_place, self._place, self._mountpoint)
-        self._mountpoint.mkdir()
+        self._run_files: tuple[Path, ...] = ()
         self._digests: dict[Path, str] = {}
+        cleanup.callback(self._remove_everything)
+        self._mountpoint.mkdir()
 
     def run(self) -> None:
-        """Take every step; the first that fails raises."""
+        """Take every step; the first that fails raises, after showing what the daemon had to say."""
+        try:
+            self._take_steps()
+        except Exception:
+            for log in self._run_files[:1]:
+                self._story.appendix(f"The log of the daemon, {log}", log.read_text())
+            raise
+
+    def _take_steps(self) -> None:
         workload, processes = self._start()
         self._mount("Mount a new image")
         self._take_pre_dump(processes)
@@ -68,6 +80,12 @@ class Demo:
         self._mount("Mount it again, with a new daemon")
         self._compare(processes, before)
         self._unmount("Unmount")
+
+    def _remove_everything(self) -> None:
+        unmount_leftover(self._mountpoint)
+        for path in self._run_files:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self._place)
 
     def _start(self) -> tuple[subprocess.Popen[str], list[Process]]:
         with self._story.step("Start a process worth keeping") as step:
@@ -92,6 +110,9 @@ class Demo:
             pramfs(step, self._place, "mount", "-o", options, "image", "mnt")
             if not is_mounted(self._mountpoint):
                 raise FailureError("pramfs mount exited with 0, and nothing is mounted")
+            self._run_files = run_files(self._place, "mnt")
+            for line in banned_table(self._run_files[0]):
+                step.say(line)
 
     def _take_pre_dump(self, processes: list[Process]) -> None:
         with self._story.step("Stop the processes, write their memory, let them go on") as step:

@@ -90,6 +90,12 @@ class Story:
         """Print the first line."""
         print(self.paint(_BOLD, text), flush=True)
 
+    def appendix(self, title: str, text: str) -> None:
+        """Print what belongs to no step."""
+        print(f"\n{self.paint(_BOLD, title)}")
+        for line in text.splitlines():
+            print(f"    {self.paint(_DIM, line)}")
+
     def passed(self, text: str) -> None:
         """Print the last line of a demo that went well."""
         seconds = f"{time.monotonic() - self._began:.1f} s"
