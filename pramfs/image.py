@@ -1,7 +1,7 @@
 """The backing store: open, create, lock, grow, read, write, make durable. Knows frames, not what is in them.
 
-Every byte that reaches an image goes through `write`, `grow`, `punch` and `sync` of this class: tests put
-their recorders and faults there.
+Every change of an image goes through `write`, `grow` and `sync` of the class, and through the mapping that
+`punch` is given: tests put their recorders and faults there.
 """
 
 import contextlib
@@ -119,10 +119,11 @@ class Image:
 
     def data_ranges(self) -> Iterator[tuple[int, bytes]]:
         """Every page that is not in a hole, as (pfn of the first, bytes of whole pages) pieces."""
-        offset = 0
-        while (offset := self._next_data(offset)) < self.size_bytes:
-            offset &= ~(PAGE_SIZE - 1)
-            end = self._next_hole(offset)
+        end = 0
+        while (start := self._next_data(end)) < self.size_bytes:
+            # A file system with blocks smaller than a page may have holes within one.
+            offset = start & ~(PAGE_SIZE - 1)
+            end = (self._next_hole(start) + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
             while offset < end:
                 data = self.read_bytes(offset, min(_SCAN_BYTES, end - offset))
                 if not data:
@@ -211,9 +212,8 @@ def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = F
         if create and not path.exists():
             return _create(path)
         if writable and path.is_block_device():
-            flags |= (
-                os.O_EXCL
-            )  # the claim is the kernel's own, whatever node the device is opened by
+            # The claim is the kernel's own, whatever node the device is opened by.
+            flags |= os.O_EXCL
         fd = os.open(path, flags)
     except OSError as exc:
         if exc.errno == errno.EBUSY:
