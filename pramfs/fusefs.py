@@ -77,7 +77,6 @@ class Operations(pyfuse3.Operations):
         direct_io: bool,
         status: Callable[[], dict[str, object]],
         publish: Callable[[], Awaitable[None]],
-        on_ready: Callable[[], None],
         on_internal_error: Callable[[], None],
     ) -> None:
         super().__init__()
@@ -87,12 +86,8 @@ class Operations(pyfuse3.Operations):
         self._direct_io = direct_io
         self._status = status
         self._publish = publish
-        self._on_ready = on_ready
         self._listings: dict[int, _Listing] = {}
         self._handles = itertools.count(1)
-
-    def init(self) -> None:
-        self._on_ready()
 
     # --- names -----------------------------------------------------------------------------------
 
@@ -267,11 +262,16 @@ class Operations(pyfuse3.Operations):
 
     @_net
     async def flush(self, fh: int) -> None:
-        """Nothing waits here: what a program has written is in the tree."""
+        """Nothing waits here: what a program has written is in the tree. ENOSYS: ask no more."""
+        raise FUSEError(errno.ENOSYS)
 
     @_net
     async def fsync(self, fh: int, datasync: bool) -> None:
-        """As on tmpfs: a file is durable with the whole tree, see docs/guarantees.md."""
+        """As on tmpfs: a file is durable with the whole tree, see docs/guarantees.md.
+
+        ENOSYS: programs are told that it worked, and the kernel asks no more.
+        """
+        raise FUSEError(errno.ENOSYS)
 
     @_net
     async def release(self, fh: int) -> None:
@@ -383,4 +383,4 @@ def _no_entry() -> EntryAttributes:
 
 
 def _owner(ctx: RequestContext) -> Owner:
-    return Owner(ctx.uid, ctx.gid)
+    return Owner(ctx.uid, ctx.gid, ctx.umask & 0o777)

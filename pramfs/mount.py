@@ -204,7 +204,7 @@ class _Daemon:
         self._mountpoint = Path(os.path.realpath(mountpoint))
         self._options = options
         self._report = report
-        self._session = Session(volume.pram.arena.sum_some)
+        self._session = Session(volume.pram.arena.sum_some, self._ready)
         self._publishing = trio.Lock()
         self._verdict_path = rundir.verdict_path(volume.pram.current.uuid)
 
@@ -232,7 +232,6 @@ class _Daemon:
             direct_io=options.direct_io,
             status=self._status,
             publish=self._publish,
-            on_ready=self._ready,
             on_internal_error=self._suspect,
         )
         words = {f"fsname={_escape(str(volume.image.path.resolve()))}", "subtype=pramfs"}

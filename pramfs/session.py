@@ -22,6 +22,8 @@ from typing import Any
 import pyfuse3
 import trio
 
+from pramfs.handshake import Handshake
+
 _LOOK_NS = 100_000
 _DOZE_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
@@ -30,10 +32,17 @@ _PAYS_AT_MOST = 8
 
 
 class Session:
-    """Runs pyfuse3's main loop. `idle_work` does a little work and returns whether there is more."""
+    """Runs pyfuse3's main loop.
 
-    def __init__(self, idle_work: Callable[[], bool]) -> None:
+    `idle_work` does a little work and returns whether there is more; `on_ready` is called once the kernel
+    has made contact.
+    """
+
+    def __init__(self, idle_work: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         self._idle_work = idle_work
+        self._on_ready = on_ready
+        self._handshake: Handshake | None = None
+        self._greeted = False
         self._poll = select.poll()
         self._fd = -1
         self._closing = False
@@ -45,9 +54,11 @@ class Session:
     async def run(self) -> None:
         """Serve requests until the file system is unmounted or `terminate` is called."""
         if not self._seam:
+            self._on_ready()
             await pyfuse3.main()
             return
         self._fd = _fuse_fd()
+        self._handshake = Handshake(self._fd)
         self._poll.register(self._fd, select.POLLIN)
         module: Any = pyfuse3
         original = module._wait_fuse_readable
@@ -74,6 +85,13 @@ class Session:
         """Wait for a request. False ends the task that asks."""
         if self._reading:
             return False  # another task took over while this one's handler was waiting
+        if self._handshake is not None and not self._greeted:
+            self._greeted = True
+            return True  # the first request is there already
+        if self._handshake is not None:
+            self._handshake.finish()  # it has been answered
+            self._handshake = None
+            self._on_ready()
         self._reading = True
         try:
             return await self._next_request()

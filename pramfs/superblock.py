@@ -22,7 +22,7 @@ from pramfs.errors import (
     UnsupportedVersion,
 )
 from pramfs.image import Image
-from pramfs.layout import PAGE_SHIFT, PAGE_SIZE, SUPER, SUPER_MAGIC, SuperBlock
+from pramfs.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE, SUPER, SUPER_MAGIC, SuperBlock
 
 _MAGIC = struct.pack("<I", SUPER_MAGIC)
 _GENERATION_MAX = 1 << 62
@@ -45,24 +45,32 @@ def discover(image: Image, pfn: int | None = None) -> SuperBlock:
     Raises NoSuperBlock when there is none, UnsupportedVersion/UnsupportedFeatures when it is too new, and
     PramError when the image holds those of several images.
     """
+    uuid = None
     if pfn is not None:
         named = _read(image, pfn)
         if named is None:
             raise NoSuperBlock(f"{image.path}: pfn:{pfn:x} holds none")
-        return _supported(image, _newest(named, _read(image, named.other_pfn)))
-    found: dict[int, SuperBlock] = {}
-    for first, data in image.data_ranges():
-        for block in _candidates(first, data):
-            other = _read(image, block.other_pfn)
-            if other is not None and _are_a_pair(block, other):
-                return _supported(image, _newest(block, other))
-            found[block.pfn] = block
+        pair = _pair_of(image, named)
+        if pair:
+            return _supported(image, pair)
+        uuid = named.uuid  # its other slot is torn, or has moved and may hold the newer save
+    found = _search(image, uuid)
     if not found:
         raise NoSuperBlock(f"{image.path}: none found")
-    if len({block.uuid for block in found.values()}) > 1:
-        places = ", ".join(f"pram={place:x}" for place in found)
+    if len({block.uuid for block in found}) > 1:
+        places = ", ".join(f"pram={block.pfn:x}" for block in found)
         raise PramError(f"{image.path}: super blocks of several images; choose one with {places}")
-    return _supported(image, max(found.values(), key=lambda block: block.generation))
+    return _supported(image, found)
+
+
+def require(image: Image, pfn: int | None = None) -> SuperBlock:
+    """`discover` for callers to whom an image without a super block is no image at all."""
+    try:
+        return discover(image, pfn)
+    except NoSuperBlock as exc:
+        if pfn is not None:
+            raise
+        raise NotAnImage(image.path, "no super block found") from exc
 
 
 def format_image(image: Image, frames: int, slots: Iterable[int], run: bytes) -> SuperBlock:
@@ -123,6 +131,20 @@ def _page(block: SuperBlock) -> bytearray:
     return page
 
 
+def _search(image: Image, uuid: bytes | None) -> list[SuperBlock]:
+    """All valid super blocks, or those of the image `uuid`; only a pair as soon as there is one."""
+    found = []
+    for first, data in image.data_ranges():
+        for block in _candidates(first, data):
+            if uuid is not None and block.uuid != uuid:
+                continue
+            pair = _pair_of(image, block)
+            if pair:
+                return pair
+            found.append(block)
+    return found
+
+
 def _candidates(first: int, data: bytes) -> Iterable[SuperBlock]:
     """The valid super blocks in the pages `data`, which start at frame `first`."""
     at = data.find(_MAGIC)
@@ -142,42 +164,35 @@ def _read(image: Image, pfn: int) -> SuperBlock | None:
 
 def _parse(pfn: int, page: bytes) -> SuperBlock | None:
     block = SuperBlock._make(SUPER.unpack_from(page))
-    if block.magic != SUPER_MAGIC or block.pfn != pfn or block.generation > _GENERATION_MAX:
+    if block.magic != SUPER_MAGIC or block.pfn != pfn:
+        return None
+    if block.generation > _GENERATION_MAX or block.frames > FRAMES_MAX:
         return None
     if block.csum != layout.page_csum(block.uuid, pfn, page):
         return None
     return block
 
 
-def _are_a_pair(one: SuperBlock, other: SuperBlock) -> bool:
-    return (
-        one.uuid == other.uuid
+def _pair_of(image: Image, one: SuperBlock) -> list[SuperBlock]:
+    """Both super blocks, if the other slot holds what was published just before or after `one`."""
+    other = _read(image, one.other_pfn)
+    if (
+        other is not None
+        and one.uuid == other.uuid
         and one.pfn != other.pfn
         and other.other_pfn == one.pfn
         and abs(one.generation - other.generation) == 1
-    )
+    ):
+        return [one, other]
+    return []
 
 
-def _newest(one: SuperBlock, other: SuperBlock | None) -> SuperBlock:
-    if other is None or other.uuid != one.uuid or other.generation < one.generation:
-        return one
-    return other
-
-
-def _supported(image: Image, block: SuperBlock) -> SuperBlock:
+def _supported(image: Image, found: list[SuperBlock]) -> SuperBlock:
+    """The newest of `found`. Raises UnsupportedVersion, UnsupportedFeatures."""
+    block = max(found, key=lambda block: block.generation)
     if block.version != layout.VERSION:
         raise UnsupportedVersion(image.path, block.version, layout.VERSION)
     unknown = block.incompatible & ~layout.INCOMPATIBLE
     if unknown:
         raise UnsupportedFeatures(image.path, unknown)
     return block
-
-
-def require(image: Image, pfn: int | None = None) -> SuperBlock:
-    """`discover` for callers to whom an image without a super block is no image at all."""
-    try:
-        return discover(image, pfn)
-    except NoSuperBlock as exc:
-        if pfn is not None:
-            raise
-        raise NotAnImage(image.path, "no super block found") from exc

@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pramfs import acl, layout
 from pramfs.arena import Arena
@@ -34,10 +34,11 @@ _NODE_FRAMES = 8  # the nodes of a save, and a super block that may have to move
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who makes a new file."""
+    """Who makes a new file, and which permissions they never give (where no default ACL says)."""
 
     uid: int
     gid: int
+    umask: int = 0
 
 
 @dataclass(slots=True)
@@ -160,7 +161,7 @@ class Tree:
             raise _error(errno.ENAMETOOLONG)
         self._require_metadata(layout.INODE.size + len(target) + layout.DIRENT.size + len(name))
         if parent.mode & stat.S_ISGID:
-            owner = Owner(owner.uid, parent.gid)
+            owner = replace(owner, gid=parent.gid)
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
         inode = self._new_inode(mode, owner)
@@ -172,7 +173,7 @@ class Tree:
             self._metadata_bytes += len(target)
         elif isinstance(inode, Special):
             inode.rdev = rdev
-        self._inherit_acl(inode, parent)
+        self._inherit_permissions(inode, parent, owner.umask)
         self._add_entry(parent, name, inode, inode.ctime)
         return inode
 
@@ -461,10 +462,13 @@ class Tree:
         inode.mode = inode.mode & ~0o777 | acl.mode_of(entries)
         self._put_xattr(inode, acl.ACCESS, None if acl.is_mode(entries) else value)
 
-    def _inherit_acl(self, inode: Inode, parent: Directory) -> None:
-        """Give a new file what the default ACL of its directory says."""
+    def _inherit_permissions(self, inode: Inode, parent: Directory, umask: int) -> None:
+        """Give a new file what the default ACL of its directory says; without one the umask counts."""
         value = (parent.xattrs or {}).get(acl.DEFAULT)
-        if value is None or isinstance(inode, Symlink):
+        if isinstance(inode, Symlink):
+            return
+        if value is None:
+            inode.mode &= ~umask
             return
         entries = acl.inherited(acl.parse(value), inode.mode)
         self._set_access_acl(inode, acl.pack(entries))

@@ -41,7 +41,8 @@ ROOMS: dict[str, set[str]] = {
     "mounts": set(),
     "rundir": set(),
     "control": set(),
-    "session": set(),
+    "handshake": set(),
+    "session": {"handshake"},
     "fusefs": {"layout", "frames", "inodes", "tree", "control"},
     "mount": {
         *("image", "superblock", "frames", "pram", "tree", "persist", "options"),
