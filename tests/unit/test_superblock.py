@@ -1,0 +1,314 @@
+"""The super block and its discovery (seed 003): two slots in turn, found by whoever looks for them."""
+
+import os
+
+import pytest
+
+from pramfs import layout, superblock
+from pramfs.errors import (
+    ImageTooSmall,
+    NoSuperBlock,
+    NotAnImage,
+    PramError,
+    UnsupportedFeatures,
+    UnsupportedVersion,
+)
+from pramfs.layout import BYTE_STREAM, PAGE_SIZE, SUPER, SuperBlock
+from pramfs.pram import Pram
+from pramfs.regions import Region, Regions
+from tests.unit.images import (
+    WatchedImage,
+    frames_between,
+    image_of,
+    new_pram,
+    reopen,
+    watched,
+)
+
+FRAMES = 64
+RUN = bytes(16)
+
+
+def published(image: WatchedImage, generations: int, slots: tuple[int, int] = (0, 1)) -> SuperBlock:
+    """Publish empty saves until the super block in force has that generation."""
+    image.grow(FRAMES)
+    current = superblock.format_image(image, FRAMES, slots, RUN)
+    save = superblock.Published(0, 0, FRAMES, 2, layout.SUPER_FINAL, RUN)
+    while current.generation < generations:
+        current = superblock.replace(image, current, current.other_pfn, save)
+        image.sync()
+    return at(image, current.pfn)
+
+
+def at(image: WatchedImage, pfn: int) -> SuperBlock:
+    """What is in the frame `pfn`."""
+    return SuperBlock._make(SUPER.unpack_from(image.read(pfn)))
+
+
+def changed(image: WatchedImage, slot: int, **fields: int) -> None:
+    """Change fields of the super block in a slot; its checksum is true."""
+    block = at(image, slot)._replace(**fields)
+    page = bytearray(PAGE_SIZE)
+    SUPER.pack_into(page, 0, *block)
+    layout.seal_page(block.uuid, slot, page)
+    write(image, slot, page)
+
+
+def write(image: WatchedImage, pfn: int, page: bytes | bytearray) -> None:
+    """Write past the watch: this is damage, or somebody else's doing."""
+    os.pwrite(image._fd, page, pfn * PAGE_SIZE)
+
+
+@pytest.fixture
+def image() -> WatchedImage:
+    return image_of(b"")
+
+
+# --- two slots in turn ---------------------------------------------------------------------------
+
+
+def test_saves_go_to_the_two_slots_in_turn(image: WatchedImage) -> None:
+    places = [published(image_of(b""), generation).pfn for generation in range(2, 8)]
+    assert places == [1, 0, 1, 0, 1, 0]
+
+
+def test_the_newer_of_the_two_is_in_force() -> None:
+    for generation in (2, 3, 9):
+        published(image := image_of(b""), generation)
+        assert superblock.discover(image).generation == generation
+
+
+def test_both_slots_name_each_other(image: WatchedImage) -> None:
+    block = published(image, 5)
+    other = at(image, block.other_pfn)
+    assert (block.other_pfn, other.other_pfn) == (other.pfn, block.pfn)
+    assert other.generation == block.generation - 1
+
+
+@pytest.mark.parametrize("landed_bytes", [1, 8, 24, 64, 72, 100, 119])
+def test_a_torn_slot_leaves_the_save_before_in_force(
+    image: WatchedImage, landed_bytes: int
+) -> None:
+    before = published(image, 6)
+    old = image.read(before.other_pfn)
+    after = superblock.replace(
+        image, before, before.other_pfn, superblock.Published(0, 7, FRAMES, 9, 0, b"r" * 16)
+    )
+    torn = image.read(after.pfn)[:landed_bytes] + old[landed_bytes:]
+    write(image, after.pfn, torn)
+    assert superblock.discover(image).generation == before.generation
+    assert superblock.discover(image) == before
+
+
+@pytest.mark.parametrize("which", ["the newer", "the older"])
+def test_a_lost_slot_leaves_the_other_in_force(image: WatchedImage, which: str) -> None:
+    block = published(image, 6)
+    lost = block.pfn if which == "the newer" else block.other_pfn
+    write(image, lost, bytes(PAGE_SIZE))
+    found = superblock.discover(image)
+    assert found.generation == (5 if which == "the newer" else 6)
+
+
+def test_a_save_after_a_torn_slot_repairs_it(image: WatchedImage) -> None:
+    pram = Pram.create(image, FRAMES)
+    write(image, pram.current.other_pfn, b"garbage")
+    pram = reopen(pram)
+    pram.publish()
+    pram = reopen(pram)
+    assert superblock.discover(pram.image, 0) == superblock.discover(pram.image, 1)
+
+
+# --- discovery: nobody has to pass the pfn on ----------------------------------------------------
+
+
+@pytest.mark.parametrize("slots", [(0, 1), (5, 60), (62, 63), (1, 40)])
+def test_the_super_block_is_found_wherever_it_lies(
+    image: WatchedImage, slots: tuple[int, int]
+) -> None:
+    block = published(image, 7, slots)
+    assert superblock.discover(image) == block
+
+
+def test_it_is_found_behind_terabytes_of_hole(image: WatchedImage) -> None:
+    far = (1 << 28) + 3
+    image.guarded = False  # the guard looks at every frame
+    image.grow(far + 2)
+    superblock.format_image(image, far + 2, (far, far + 1), RUN)
+    assert superblock.discover(image) == at(image, far + 1)
+
+
+@pytest.mark.parametrize("named", [0, 1])
+def test_pram_pfn_names_a_slot_and_the_newer_of_the_pair_is_taken(
+    image: WatchedImage, named: int
+) -> None:
+    block = published(image, 6)
+    assert superblock.discover(image, named) == block
+
+
+@pytest.mark.parametrize("pfn", [2, FRAMES - 1, FRAMES, 1 << 50])
+def test_pram_pfn_of_a_frame_without_super_block_is_refused(image: WatchedImage, pfn: int) -> None:
+    published(image, 6)
+    with pytest.raises(NoSuperBlock, match=f"pfn:{pfn:x} holds none"):
+        superblock.discover(image, pfn)
+
+
+def test_an_image_without_super_block_has_none(image: WatchedImage) -> None:
+    image.grow(FRAMES)
+    with pytest.raises(NoSuperBlock, match="none found"):
+        superblock.discover(image)
+    with pytest.raises(NotAnImage, match="nothing was changed"):
+        superblock.require(image)
+
+
+def test_an_image_that_is_a_file_of_the_tree_is_not_taken_for_this_one(image: WatchedImage) -> None:
+    """Its super blocks say in which frame they were written, and that is another one here."""
+    inner = image_of(b"")
+    published(inner, 30)
+    outer = published(image, 4)
+    for at in range(inner.frames):
+        write(image, 2 + at % (FRAMES - 2), inner.read(at))
+    assert superblock.discover(image) == outer
+    write(image, outer.other_pfn, bytes(PAGE_SIZE))
+    assert superblock.discover(image) == outer
+
+
+def test_super_blocks_of_several_images_are_a_question_that_pram_pfn_answers(
+    image: WatchedImage,
+) -> None:
+    other = image_of(b"")
+    published(other, 9, (7, 8))
+    ours = published(image, 4)
+    write(image, 7, other.read(7))
+    write(image, ours.other_pfn, bytes(PAGE_SIZE))
+    with pytest.raises(PramError, match=r"several images; choose one with pram=1, pram=7"):
+        superblock.discover(image)
+    assert superblock.discover(image, 1) == ours
+    assert superblock.discover(image, 7).generation in (8, 9)
+
+
+def test_a_stranger_is_never_the_other_slot(image: WatchedImage) -> None:
+    ours = published(image, 4)
+    other = image_of(b"")
+    published(other, 9)
+    write(image, ours.other_pfn, other.read(ours.other_pfn))
+    assert superblock.discover(image, ours.pfn) == ours
+
+
+# --- what is too new, or impossible --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [0, layout.VERSION + 1, 1 << 31])
+def test_another_version_is_refused_with_a_clear_word(image: WatchedImage, version: int) -> None:
+    published(image, 4)
+    for slot in (0, 1):
+        changed(image, slot, version=version)
+    with pytest.raises(UnsupportedVersion, match=f"version {version}, this pramfs reads version 1"):
+        superblock.discover(image)
+
+
+def test_unknown_incompatible_features_are_refused(image: WatchedImage) -> None:
+    published(image, 4)
+    for slot in (0, 1):
+        changed(image, slot, incompatible=0x80)
+    with pytest.raises(UnsupportedFeatures, match="features 0x80"):
+        superblock.discover(image)
+
+
+def test_unknown_compatible_features_are_no_hindrance(image: WatchedImage) -> None:
+    published(image, 4)
+    for slot in (0, 1):
+        changed(image, slot, compatible=0x80)
+    assert superblock.discover(image).compatible == 0x80
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"magic": 0x12345678},
+        {"pfn": 9},
+        {"generation": (1 << 64) - 1},  # the next save could not be newer
+        {"frames": (1 << 32) + 1},  # more than pfns can count
+        {"frames": (1 << 64) - 1},
+    ],
+)
+def test_an_impossible_super_block_is_none(image: WatchedImage, fields: dict[str, int]) -> None:
+    published(image, 4)
+    for slot in (0, 1):
+        changed(image, slot, **fields)
+    with pytest.raises(NoSuperBlock):
+        superblock.discover(image)
+
+
+@pytest.mark.parametrize("at", [0, 4, 8, 40, 64, 151, 2000, PAGE_SIZE - 1])
+def test_a_flipped_bit_anywhere_in_the_page_invalidates_it(image: WatchedImage, at: int) -> None:
+    block = published(image, 4)
+    page = bytearray(image.read(block.pfn))
+    page[at] ^= 0x10
+    write(image, block.pfn, page)
+    assert superblock.discover(image).generation == 3
+
+
+# --- banned slots --------------------------------------------------------------------------------
+
+
+def test_a_new_image_puts_its_slots_outside_banned_regions() -> None:
+    pram = new_pram(FRAMES, banned=Regions([Region(0, 4), Region(6, 9)]))
+    assert {pram.current.pfn, pram.current.other_pfn} == {5, 10}
+
+
+def test_an_image_without_two_frames_that_are_not_banned_is_too_small() -> None:
+    for banned in (frames_between(0, 62), frames_between(0, 63), frames_between(1, 200)):
+        image = image_of(b"")
+        with pytest.raises(ImageTooSmall):
+            Pram.create(image, FRAMES, banned=banned)
+        assert not image.content().strip(b"\0")
+
+
+def test_a_banned_slot_moves_with_the_next_save_and_its_old_place_is_blank() -> None:
+    pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
+    old = pram.current.other_pfn
+    pram.publish()
+    assert pram.current.pfn > 7
+    assert pram.image.read(old) == bytes(PAGE_SIZE)
+    assert reopen(pram).current.generation == 3
+
+
+def test_after_two_saves_both_banned_slots_have_moved() -> None:
+    pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
+    pram.publish()
+    pram.publish()
+    assert min(pram.current.pfn, pram.current.other_pfn) > 7
+    assert pram.image.read(0) == pram.image.read(1) == bytes(PAGE_SIZE)
+    pram = reopen(pram)
+    assert pram.current.generation == 4
+
+
+def test_a_slot_that_has_moved_stays_where_it_is_when_the_ban_is_lifted() -> None:
+    pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
+    pram.publish()
+    pram.publish()
+    moved = {pram.current.pfn, pram.current.other_pfn}
+    pram = reopen(pram)
+    pram.publish()
+    assert {pram.current.pfn, pram.current.other_pfn} == moved
+
+
+def test_pram_pfn_from_before_a_slot_moved_finds_the_save_in_force_still() -> None:
+    """Else an old note of the pfn would silently bring an old save back."""
+    pram = new_pram(FRAMES)
+    noted = pram.current.pfn
+    pram = reopen(pram, banned=frames_between(0, 7))
+    pram.publish()
+    found = superblock.discover(pram.image, noted)
+    assert (found.pfn, found.generation) == (pram.current.pfn, pram.current.generation)
+
+
+def test_frames_of_slots_that_moved_can_be_used_again() -> None:
+    pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
+    pram.publish()
+    pram.publish()
+    pram = reopen(pram)
+    with pram.prepare_save("all", BYTE_STREAM) as stream:
+        stream.write(bytes(PAGE_SIZE) * (FRAMES - 6))
+    pram.publish()
+    assert watched(pram).read(1) != b""
