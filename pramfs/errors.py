@@ -40,6 +40,19 @@ class SystemFault(PramError):
     exit_code = EXIT_SYSTEM
 
 
+# --- mounts -------------------------------------------------------------------------------------
+
+
+class NotMounted(PramError):
+    """{0}: no pramfs is mounted there: {1}"""
+
+
+class DeadMount(PramError):
+    """{0}: a dead mount: its daemon is gone, the last save stands; clear it with: pramfs umount {1}"""
+
+    errno = errno.ENOTCONN
+
+
 # --- banned regions (the parser's errors are those of seed 002) ---------------------------------
 
 

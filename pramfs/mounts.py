@@ -3,8 +3,12 @@
 import errno
 import os
 import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from pramfs.errors import DeadMount, NotMounted
 
 FSTYPE = "fuse.pramfs"
 
@@ -13,22 +17,19 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One pramfs mount: where it is and, as mounted, what its image is called."""
+    """One pramfs mount: where it is, what its image is called, and who may talk to its daemon."""
 
+    id: int
     mountpoint: Path
     image: str
+    user: int
+    group: int
+    shared: bool  # other users may talk to it too
 
 
 def pramfs_mounts() -> list[Mount]:
     """All pramfs mounts in this mount namespace, oldest first."""
-    found = []
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            fstype, source = after.split()[:2]
-            if fstype == FSTYPE:
-                found.append(Mount(Path(_unescape(before.split()[4])), _unescape(source)))
-    return found
+    return [_parse(line) for line in _mountinfo() if _filesystem(line)[0] == FSTYPE]
 
 
 def mount_at(mountpoint: Path) -> Mount | None:
@@ -36,10 +37,37 @@ def mount_at(mountpoint: Path) -> Mount | None:
     # realpath() would ask a dead daemon: resolve the parent, which is on another file system.
     absolute = Path(os.path.abspath(mountpoint))  # noqa: PTH100 - see above
     wanted = Path(os.path.realpath(absolute.parent)) / absolute.name
-    at = [mount for mount in pramfs_mounts() if mount.mountpoint in (wanted, absolute)]
+    at = [line for line in _mountinfo() if _mountpoint(line) in (wanted, absolute)]
     if not at and wanted.is_symlink():
         return mount_at(wanted.parent / wanted.readlink())
-    return at[-1] if at else None
+    return _parse(at[-1]) if at and _filesystem(at[-1])[0] == FSTYPE else None
+
+
+def require_mount(mountpoint: Path) -> Mount:
+    """The pramfs mount at `mountpoint`, dead or alive. Raises NotMounted, which tells what is near."""
+    mount = mount_at(mountpoint)
+    if mount is not None:
+        return mount
+    if not os.path.lexists(mountpoint):
+        raise NotMounted(mountpoint, "it does not exist")
+    around = _around(mountpoint)
+    if around is not None:
+        quoted = shlex.quote(str(around.mountpoint))
+        raise NotMounted(mountpoint, f"it lies in the one that is mounted at {quoted}")
+    raise NotMounted(mountpoint, "it is not a mountpoint of one")
+
+
+def require_alive(mountpoint: Path) -> Mount:
+    """The pramfs mount at `mountpoint`. Raises NotMounted, or DeadMount when its daemon is gone."""
+    mount = require_mount(mountpoint)
+    refuse_dead(mountpoint)
+    return mount
+
+
+def refuse_dead(mountpoint: Path) -> None:
+    """Raise DeadMount, with the command that clears it, when there is a mount without a daemon."""
+    if is_dead(mountpoint):
+        raise DeadMount(mountpoint, shlex.quote(str(mountpoint)))
 
 
 def is_dead(mountpoint: Path) -> bool:
@@ -49,6 +77,42 @@ def is_dead(mountpoint: Path) -> bool:
     except OSError as exc:
         return exc.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
+
+
+def _around(path: Path) -> Mount | None:
+    """The pramfs mount that `path` lies in."""
+    real = Path(os.path.realpath(path))
+    inside = [mount for mount in pramfs_mounts() if real.is_relative_to(mount.mountpoint)]
+    return inside[-1] if inside else None
+
+
+def _mountinfo() -> Iterator[str]:
+    table = Path("/proc/self/mountinfo")
+    with table.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        yield from lines
+
+
+def _parse(line: str) -> Mount:
+    _, source, options = _filesystem(line)
+    values = dict(word.partition("=")[::2] for word in options.split(","))
+    return Mount(
+        id=int(line.split(" ", 1)[0]),
+        mountpoint=_mountpoint(line),
+        image=_unescape(source),
+        user=int(values.get("user_id", "0")),
+        group=int(values.get("group_id", "0")),
+        shared="allow_other" in values,
+    )
+
+
+def _mountpoint(line: str) -> Path:
+    return Path(_unescape(line.split(" ")[4]))
+
+
+def _filesystem(line: str) -> tuple[str, str, str]:
+    """Type, source and options of the file system; the kernel escapes blanks in all of them."""
+    fstype, source, options = line.rstrip("\n").partition(" - ")[2].split(" ")[:3]
+    return fstype, source, options
 
 
 def _unescape(text: str) -> str:

@@ -1,17 +1,37 @@
-"""sd_notify(3): tell a service manager how the daemon is doing. Does nothing when nobody asked."""
+"""sd_notify(3): tell a service manager how the daemon is doing. Does nothing when nobody asked.
+
+The address is taken out of the environment, so that no child ever speaks in the daemon's name.
+"""
 
 import contextlib
 import os
 import socket
 
+EXTENSION_S = 60  # that every sign of life asks the manager to wait on
 
-def notify(*assignments: str) -> None:
-    """Send the assignments (READY=1, STATUS=…, STOPPING=1, EXTEND_TIMEOUT_USEC=…) in one message."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    # A manager that does not listen must not keep the daemon from saving.
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto("\n".join(assignments).encode(), address)
+
+class ServiceManager:
+    """Whoever started this service and listens; the address "" is nobody."""
+
+    def __init__(self, address: str = "") -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def tell(self, *assignments: str) -> None:
+        """Send the assignments (READY=1, STATUS=…, STOPPING=1) in one message."""
+        if not self._address:
+            return
+        # A manager that does not listen must not keep the daemon from saving.
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+        ):
+            sender.sendto("\n".join(assignments).encode(), self._address)
+
+    def ask_for_patience(self, status: str) -> None:
+        """Say what takes so long, and ask to wait EXTENSION_S longer for it."""
+        self.tell(f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 10**6}")
+
+
+def take_manager() -> ServiceManager:
+    """The service manager that the environment names, and names no longer."""
+    return ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))

@@ -78,10 +78,11 @@ class PageMap:
         count = len(pfns)
         if not count:
             return
-        if indices[-1] == count - 1 and indices == array("Q", range(count)):
-            for start in range(0, count, CHUNK_PAGES):
-                self._add_chunk(start >> CHUNK_SHIFT).extend(pfns[start : start + CHUNK_PAGES])
+        if indices[-1] == count - 1 and (count == 1 or indices == array("Q", range(count))):
             self.count = count
+            self._head = pfns[:CHUNK_PAGES]
+            for start in range(CHUNK_PAGES, count, CHUNK_PAGES):
+                self._add_chunk(start >> CHUNK_SHIFT).extend(pfns[start : start + CHUNK_PAGES])
             return
         previous = -1
         for index, pfn in zip(indices, pfns, strict=True):

@@ -215,13 +215,13 @@ def _distribute(name: str, decoded: Decoded, chain: Chain, damaged: list[int]) -
     Raises DamagedTree when the entries are not those of the files.
     """
     entries = chain.entries
-    if sum(pages for _, pages in decoded.pages) != len(entries):
+    if sum(decoded.pages) != len(entries):
         raise DamagedTree(name, f"{len(entries)} data pages are not those of the files")
     bad_files = []
     at = 0
     bad = iter(damaged)
     next_bad = next(bad, len(entries))
-    for file, pages in decoded.pages:
+    for file, pages in zip(decoded.files, decoded.pages, strict=True):
         if not pages:
             continue
         end = at + pages

@@ -6,12 +6,14 @@ tree. Raises ValueError, with what is wrong, for what is not.
 """
 
 import stat
+from array import array
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from pramfs import layout
 from pramfs.inodes import KINDS, Directory, File, Inode, Special, Symlink
-from pramfs.layout import DIRENT, INODE, TREE_HEADER, XATTR, InodeRecord, TreeHeader
+from pramfs.layout import DIRENT, INODE, TREE_HEADER, XATTR, TreeHeader
 
 _NS = 10**9
 _NAME_MAX_BYTES = 255
@@ -19,12 +21,14 @@ _FILE_MAX_BYTES = (1 << 63) - 1
 _PIECE_BYTES = 1 << 20
 
 
-class Decoded(NamedTuple):
-    """The inodes of a metadata stream. `pages` is the number of data pages of each regular file, in order."""
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The inodes of a metadata stream; `pages[n]` is the number of data pages of `files[n]`."""
 
     next_ino: int
     inodes: dict[int, Inode]
-    pages: list[tuple[File, int]]
+    files: list[File]
+    pages: "array[int]"
 
 
 def encode_tree(next_ino: int, inodes: dict[int, Inode]) -> Iterator[bytes]:
@@ -132,39 +136,42 @@ class _Decoder:
         self._data = data
         self._at = TREE_HEADER.size
         self._inodes: dict[int, Inode] = {}
-        self._pages: list[tuple[File, int]] = []
-        self._nlinks: dict[int, int] = {}  # as the records say, of what is not linked once
-        self._directories: list[tuple[Directory, list[tuple[bytes, int]]]] = []
+        self._files: list[File] = []
+        self._pages = array("Q")
+        self._directories: list[Directory] = []
 
     def take_inode(self) -> None:
-        record = InodeRecord._make(INODE.unpack(self._take(INODE.size)))
-        kind = KINDS.get(stat.S_IFMT(record.mode))
-        if kind is None or record.mode >> 16:
-            raise ValueError(f"inode {record.ino} has mode {record.mode:o}")
-        if not record.ino or record.ino in self._inodes:
-            raise ValueError(f"inode {record.ino} twice")
-        inode = kind(record.ino, record.generation, record.mode, record.uid, record.gid, 0)
-        inode.atime = self._time(record, record.atime_sec, record.atime_nsec)
-        inode.mtime = self._time(record, record.mtime_sec, record.mtime_nsec)
-        inode.ctime = self._time(record, record.ctime_sec, record.ctime_nsec)
-        if inode.mtime == inode.ctime:
-            inode.ctime = inode.mtime  # one object for both: there may be millions
-        inode.nlink = record.nlink
-        self._inodes[record.ino] = inode
-        self._take_body(inode, record)
-        if record.xattrs:
-            inode.xattrs = self._take_xattrs(record)
+        # Plain names, no named tuple: there may be millions of records.
+        record = self._at
+        self._at += INODE.size
+        if self._at > len(self._data):
+            raise ValueError("the metadata ends within a record")
+        ino, generation, mode, uid, gid, nlink, *times, size, pages, xattrs, _ = INODE.unpack_from(
+            self._data, record
+        )
+        kind = KINDS.get(stat.S_IFMT(mode))
+        if kind is None or mode >> 16:
+            raise ValueError(f"inode {ino} has mode {mode:o}")
+        if not ino or ino in self._inodes:
+            raise ValueError(f"inode {ino} twice")
+        inode = kind(ino, generation, mode, uid, gid, 0)
+        inode.nlink = nlink
+        _set_times(inode, times)
+        self._inodes[ino] = inode
+        self._take_body(inode, size, pages)
+        if xattrs:
+            inode.xattrs = self._take_xattrs(ino, xattrs)
 
     def finish(self, header: TreeHeader) -> Decoded:
         """Check what the records say of each other, and make the tree of them."""
         if self._at != len(self._data):
             raise ValueError(f"{len(self._data) - self._at} bytes follow the last inode")
-        if sum(count for _, count in self._pages) != header.pages:
+        if sum(self._pages) != header.pages:
             raise ValueError(f"the files have not {header.pages} pages in all")
         if self._inodes and max(self._inodes) >= header.next_ino:
             raise ValueError(f"next inode {header.next_ino} is taken")
         self._link_entries()
-        return Decoded(header.next_ino, self._inodes, self._pages)
+        return Decoded(header.next_ino, self._inodes, self._files, self._pages)
 
     def _take(self, size: int) -> bytes:
         at, self._at = self._at, self._at + size
@@ -172,79 +179,78 @@ class _Decoder:
             raise ValueError("the metadata ends within a record")
         return self._data[at : self._at]
 
-    def _take_body(self, inode: Inode, record: InodeRecord) -> None:
+    def _take_body(self, inode: Inode, size: int, pages: int) -> None:
         if isinstance(inode, File):
-            if record.size > _FILE_MAX_BYTES:
-                raise ValueError(f"inode {record.ino} has {record.size} bytes")
-            inode.length = record.size
-            self._pages.append((inode, record.pages))
+            if size > _FILE_MAX_BYTES:
+                raise ValueError(f"inode {inode.ino} has {size} bytes")
+            inode.length = size
+            self._files.append(inode)
+            self._pages.append(pages)
             return
-        if record.pages:
-            raise ValueError(f"inode {record.ino} is no file and has pages")
+        if pages:
+            raise ValueError(f"inode {inode.ino} is no file and has pages")
         if isinstance(inode, Directory):
-            self._directories.append((inode, self._take_entries(record)))
+            self._take_entries(inode, size)
+            self._directories.append(inode)
         elif isinstance(inode, Symlink):
-            if not 0 < record.size < layout.PAGE_SIZE:
-                raise ValueError(f"inode {record.ino} has a target of {record.size} bytes")
-            inode.target = self._take(record.size)
+            if not 0 < size < layout.PAGE_SIZE:
+                raise ValueError(f"inode {inode.ino} has a target of {size} bytes")
+            inode.target = self._take(size)
         elif isinstance(inode, Special):
-            if record.size >> 32:
-                raise ValueError(f"inode {record.ino} has device number {record.size}")
-            inode.rdev = record.size
+            if size >> 32:
+                raise ValueError(f"inode {inode.ino} has device number {size}")
+            inode.rdev = size
 
-    def _take_entries(self, record: InodeRecord) -> list[tuple[bytes, int]]:
-        entries = []
+    def _take_entries(self, directory: Directory, count: int) -> None:
+        """Fill the directory with inode numbers for the time being: their inodes may come later."""
+        entries: dict[bytes, Any] = directory.entries
         data, unpack, head = self._data, DIRENT.unpack_from, DIRENT.size
         at, end = self._at, len(self._data)
-        for _ in range(record.size):
+        for _ in range(count):
             if at + head > end:
                 raise ValueError("the metadata ends within a directory")
             ino, name_len = unpack(data, at)
             name = data[at + head : at + head + name_len]
             at += head + name_len
             if at > end or not 0 < name_len <= _NAME_MAX_BYTES or b"/" in name or b"\0" in name:
-                raise ValueError(f"directory {record.ino} has an impossible name")
-            entries.append((name, ino))
+                raise ValueError(f"directory {directory.ino} has an impossible name")
+            entries[name] = ino
+        if len(entries) != count or b"." in entries or b".." in entries:
+            raise ValueError(f"directory {directory.ino} has an impossible name")
         self._at = at
-        return entries
 
-    def _take_xattrs(self, record: InodeRecord) -> dict[bytes, bytes]:
+    def _take_xattrs(self, ino: int, count: int) -> dict[bytes, bytes]:
         xattrs = {}
-        for _ in range(record.xattrs):
+        for _ in range(count):
             name_len, value_len = XATTR.unpack(self._take(XATTR.size))
             if not 0 < name_len <= _NAME_MAX_BYTES or value_len > 65536:
-                raise ValueError(f"inode {record.ino} has an impossible extended attribute")
+                raise ValueError(f"inode {ino} has an impossible extended attribute")
             name = self._take(name_len)
             xattrs[name] = self._take(value_len)
         return xattrs
 
-    def _time(self, record: InodeRecord, seconds: int, nanoseconds: int) -> int:
-        if nanoseconds >= _NS:
-            raise ValueError(f"inode {record.ino} has {nanoseconds} nanoseconds")
-        return seconds * _NS + nanoseconds
-
     def _link_entries(self) -> None:
-        """Fill the directories, and check that everything hangs together as one tree."""
+        """Put inodes in the place of their numbers, and check that all hangs together as one tree."""
         inodes = self._inodes
         root = inodes.get(1)
         if not isinstance(root, Directory):
             raise ValueError("there is no root directory")
         links = dict.fromkeys(inodes, 0)
-        for directory, entries in self._directories:
-            target = directory.entries
-            for name, ino in entries:
+        for directory in self._directories:
+            entries: dict[bytes, Any] = directory.entries
+            for name, ino in entries.items():
                 inode = inodes.get(ino)
-                if inode is None or name in target or name in (b".", b".."):
+                if inode is None:
                     raise ValueError(f"directory {directory.ino} has an impossible entry")
-                target[name] = inode
+                entries[name] = inode
                 links[ino] += 1
                 if type(inode) is Directory:
                     inode.parent = directory
         self._check_links(root, links)
 
     def _check_links(self, root: Directory, links: dict[int, int]) -> None:
-        subdirectories = dict.fromkeys((directory.ino for directory, _ in self._directories), 0)
-        for directory, _ in self._directories:
+        subdirectories = dict.fromkeys((directory.ino for directory in self._directories), 0)
+        for directory in self._directories:
             if links[directory.ino] != (directory is not root):
                 raise ValueError(f"directory {directory.ino} has {links[directory.ino]} names")
             if directory is not root:
@@ -265,3 +271,15 @@ class _Decoder:
                     unvisited.append(inode)
         if reached != len(self._directories):
             raise ValueError(f"{len(self._directories) - reached} directories hang in the air")
+
+
+def _set_times(inode: Inode, times: list[int]) -> None:
+    atime_nsec, mtime_nsec, ctime_nsec, atime, mtime, ctime = times
+    if max(atime_nsec, mtime_nsec, ctime_nsec) >= _NS:
+        raise ValueError(f"inode {inode.ino} has a time of more than 999,999,999 nanoseconds")
+    inode.mtime = mtime * _NS + mtime_nsec
+    # Times are often equal, and one object for all of them takes a third of the memory.
+    same = (ctime, ctime_nsec) == (mtime, mtime_nsec)
+    inode.ctime = inode.mtime if same else ctime * _NS + ctime_nsec
+    same = (atime, atime_nsec) == (mtime, mtime_nsec)
+    inode.atime = inode.mtime if same else atime * _NS + atime_nsec

@@ -28,6 +28,7 @@ NLINK_MAX = (1 << 32) - 1
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
+_CLOCK_REALTIME_COARSE = 5  # as in linux/time.h; Python has no name for it
 _RELATIME_NS = 24 * 3600 * 10**9
 _NODE_FRAMES = 8  # the nodes of a save, and a super block that may have to move
 
@@ -136,7 +137,7 @@ class Tree:
 
     def touch_atime(self, inode: Inode) -> None:
         """It has been read: update atime as relatime does."""
-        now = time.time_ns()
+        now = _now()
         atime = inode.atime
         if atime <= inode.mtime or atime <= inode.ctime or now - atime >= _RELATIME_NS:
             inode.atime = now
@@ -187,7 +188,7 @@ class Tree:
         if inode.nlink >= NLINK_MAX:
             raise _error(errno.EMLINK)
         self._require_metadata(layout.DIRENT.size + len(name))
-        now = time.time_ns()
+        now = _now()
         inode.nlink += 1
         inode.ctime = now
         self._add_entry(parent, name, inode, now)
@@ -197,7 +198,7 @@ class Tree:
         inode = self.lookup(parent, name)
         if isinstance(inode, Directory):
             raise _error(errno.EISDIR)
-        self._remove_entry(parent, name, time.time_ns())
+        self._remove_entry(parent, name, _now())
 
     def rmdir(self, parent: Directory, name: bytes) -> None:
         """Remove an empty directory. Raises ENOENT, ENOTDIR, ENOTEMPTY, EINVAL."""
@@ -208,7 +209,7 @@ class Tree:
             raise _error(errno.ENOTDIR)
         if inode.entries or name == b"..":
             raise _error(errno.ENOTEMPTY)
-        self._remove_entry(parent, name, time.time_ns())
+        self._remove_entry(parent, name, _now())
 
     def rename(
         self, parent: Directory, name: bytes, new_parent: Directory, new_name: bytes, flags: int = 0
@@ -244,7 +245,7 @@ class Tree:
 
     def setattr(self, inode: Inode, changes: Changes) -> None:
         """Change attributes. Raises EISDIR, EINVAL, EFBIG, ENOSPC for sizes; nothing is changed then."""
-        now = time.time_ns()
+        now = _now()
         if changes.size is not None:
             self._set_size(inode, changes.size, now)
         if changes.uid is not None or changes.gid is not None:
@@ -296,7 +297,7 @@ class Tree:
         self.changed = True
         self.data.write(file, offset, data)
         if set_times:
-            file.mtime = file.ctime = time.time_ns()
+            file.mtime = file.ctime = _now()
         return len(data)
 
     # --- references ------------------------------------------------------------------------------
@@ -326,7 +327,7 @@ class Tree:
         if len(self.inodes) >= self.inodes_max:
             raise _error(errno.ENOSPC)
         kind = KINDS[stat.S_IFMT(mode)]
-        inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, time.time_ns())
+        inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, _now())
         self.inodes[inode.ino] = inode
         self.next_ino += 1
         self._metadata_bytes += layout.INODE.size
@@ -388,7 +389,7 @@ class Tree:
         new_name: bytes,
         target: Inode | None,
     ) -> None:
-        now = time.time_ns()
+        now = _now()
         if target is not None:
             self._remove_entry(new_parent, new_name, now)
         self._drop_entry(parent, name, now)
@@ -405,7 +406,7 @@ class Tree:
         new_name: bytes,
         target: Inode,
     ) -> None:
-        now = time.time_ns()
+        now = _now()
         parent.entries[name], new_parent.entries[new_name] = target, inode
         self._set_parent(inode, parent, new_parent)
         self._set_parent(target, new_parent, parent)
@@ -486,7 +487,7 @@ class Tree:
         inode.xattrs = xattrs or None
         if inode.nlink:
             self._metadata_bytes += inode.record_bytes() - before_bytes
-        inode.ctime = time.time_ns()
+        inode.ctime = _now()
         self.changed = True
 
 
@@ -520,6 +521,14 @@ def _clear_setid(inode: Inode) -> None:
     inode.mode &= ~stat.S_ISUID
     if inode.mode & stat.S_IXGRP:
         inode.mode &= ~stat.S_ISGID
+
+
+def _now() -> int:
+    """The time in nanoseconds, by the clock that the kernel sets times of cached writes with.
+
+    A finer one would let a file be changed before it was made.
+    """
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 def _error(number: int) -> OSError:
