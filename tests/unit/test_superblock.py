@@ -1,6 +1,7 @@
 """The super block and its discovery (seed 003): two slots in turn, found by whoever looks for them."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def at(image: WatchedImage, pfn: int) -> SuperBlock:
     return SuperBlock._make(SUPER.unpack_from(image.read(pfn)))
 
 
-def changed(image: WatchedImage, slot: int, **fields: int) -> None:
+def changed(image: WatchedImage, slot: int, **fields: Any) -> None:
     """Change fields of the super block in a slot; its checksum is true."""
     block = at(image, slot)._replace(**fields)
     page = bytearray(PAGE_SIZE)
