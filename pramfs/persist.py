@@ -182,7 +182,8 @@ def load_tree(
     if not has_tree(pram, name):
         raise NoSuchNode(name)
     try:
-        decoded = records.decode_tree(_read_metadata(pram, name))
+        metadata = _read_metadata(pram, name)
+        decoded = records.decode_tree(metadata)
         data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
     except (PramError, ValueError) as exc:
         raise DamagedTree(name, exc) from exc
@@ -197,7 +198,8 @@ def load_tree(
     if recover is not None:
         recover.left_out += paths
         _leave_out(pram, decoded, bad_files)
-    _fill(tree, decoded)
+    pages = sum(file.pages.count for file in decoded.files if file.pages is not None)
+    tree.adopt(decoded.inodes, decoded.next_ino, metadata_bytes=len(metadata), pages=pages)
     tree.relocations = _banned_pages(chain, pram.arena.table.banned)
 
 
@@ -266,12 +268,6 @@ def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
         del decoded.inodes[file.ino]
         for run in file.pages.cut(0) if file.pages is not None else ():
             pram.arena.release(run.pfn, run.frames)
-
-
-def _fill(tree: Tree, decoded: Decoded) -> None:
-    tree.next_ino = decoded.next_ino
-    for inode in decoded.inodes.values():
-        tree.adopt(inode)
 
 
 def _paths(decoded: Decoded, files: list[File]) -> list[str]:

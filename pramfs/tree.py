@@ -82,15 +82,14 @@ class Tree:
         assert isinstance(root, Directory)
         return root
 
-    def adopt(self, inode: Inode) -> None:
-        """Take in an inode that a save holds, with its pages and entries."""
-        self.inodes[inode.ino] = inode
-        self._metadata_bytes += inode.record_bytes()
-        if isinstance(inode, File) and inode.pages is not None:
-            self.data.pages += inode.pages.count
-        elif isinstance(inode, Directory):
-            entries = inode.entries
-            self._metadata_bytes += layout.DIRENT.size * len(entries) + sum(map(len, entries))
+    def adopt(
+        self, inodes: dict[int, Inode], next_ino: int, *, metadata_bytes: int, pages: int
+    ) -> None:
+        """Become the tree that a save holds: its inodes, and what they take (at most)."""
+        self.inodes = inodes
+        self.next_ino = next_ino
+        self.data.pages = pages
+        self._metadata_bytes = metadata_bytes
 
     # --- looking ---------------------------------------------------------------------------------
 
