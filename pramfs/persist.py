@@ -17,7 +17,7 @@ from pramfs.chains import Chain, runs_of
 from pramfs.errors import DamagedTree, NoSuchNode, PramError, SaveFailed
 from pramfs.frames import Run
 from pramfs.inodes import Directory, File, Inode
-from pramfs.layout import BYTE_STREAM, PAGE_STREAM
+from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
 from pramfs.pagemap import PageMap
 from pramfs.pram import Pram, Publication
 from pramfs.records import Decoded
@@ -217,7 +217,7 @@ def _distribute(name: str, decoded: Decoded, chain: Chain, damaged: list[int]) -
     Raises DamagedTree when the entries are not those of the files.
     """
     entries = chain.entries
-    if sum(decoded.pages) != len(entries):
+    if sum(decoded.pages) != len(entries) or entries.flags.count(PAGE_DATA) != len(entries):
         raise DamagedTree(name, f"{len(entries)} data pages are not those of the files")
     bad_files = []
     at = 0

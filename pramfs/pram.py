@@ -543,8 +543,7 @@ def _reserve_nodes(
         names.add(node.name)
         own = len(taken)
         node.chain = chains.reserve_chain(image, current.uuid, table, node.link_pfn, taken.append)
-        if (len(node.chain.links), len(node.chain.entries)) != (node.links, node.entries):
-            raise CorruptedPage(pfn, f"the chain of node '{node.name}' is not as long as it says")
+        _check_chain(node, node.chain)
         node.owned = taken[own:]
         yield node
         pfn = following
@@ -562,15 +561,9 @@ def _read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[
         raise CorruptedPage(pfn, "not a node")
     if record.csum != layout.page_csum(uuid, pfn, page):
         raise CorruptedPage(pfn, "node checksum")
-    name, _, rest = record.name.partition(b"\0")
-    if not name or rest.strip(b"\0") or len(name) >= layout.NAME_MAX:
-        raise CorruptedPage(pfn, "name of a node")
-    if record.type not in STREAM_TYPES:
-        raise CorruptedPage(pfn, f"stream type {record.type}")
-    if record.type == BYTE_STREAM and -(-record.data_len // PAGE_SIZE) != record.entries:
-        raise CorruptedPage(pfn, f"{record.data_len} bytes in {record.entries} pages")
+    _check_node(pfn, record)
     node = Node(
-        os.fsdecode(name),
+        os.fsdecode(record.name.rstrip(b"\0")),
         record.type,
         data_len=record.data_len,
         link_pfn=record.link_pfn,
@@ -580,6 +573,28 @@ def _read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[
         pfn=pfn,
     )
     return node, record.node_pfn
+
+
+def _check_node(pfn: int, record: NodePage) -> None:
+    """Raise CorruptedPage for what a published node cannot be."""
+    if record.flags & layout.ACCMODE_MASK:
+        raise CorruptedPage(pfn, "a node that was being saved or loaded")
+    name, _, rest = record.name.partition(b"\0")
+    if not name or rest.strip(b"\0") or len(name) >= layout.NAME_MAX:
+        raise CorruptedPage(pfn, "name of a node")
+    if record.type not in STREAM_TYPES:
+        raise CorruptedPage(pfn, f"stream type {record.type}")
+    pages = -(-record.data_len // PAGE_SIZE)
+    if pages != (record.entries if record.type == BYTE_STREAM else 0):
+        raise CorruptedPage(pfn, f"{record.data_len} bytes in {record.entries} pages")
+
+
+def _check_chain(node: Node, chain: Chain) -> None:
+    """Raise CorruptedPage if the chain of `node` is not the one that it describes."""
+    if (len(chain.links), len(chain.entries)) != (node.links, node.entries):
+        raise CorruptedPage(node.pfn, f"the chain of node '{node.name}' is not as long as it says")
+    if node.type == BYTE_STREAM and chain.entries.indices != array("Q", range(node.entries)):
+        raise CorruptedPage(node.pfn, f"the pages of node '{node.name}' are not in order")
 
 
 def _node_page(node: Node, following: int) -> NodePage:

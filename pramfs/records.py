@@ -60,6 +60,8 @@ def decode_tree(data: bytes) -> Decoded:
         raise ValueError(
             f"the metadata has version {header.version}, this pramfs reads {layout.TREE_VERSION}"
         )
+    if header.flags:
+        raise ValueError(f"the metadata has flags {header.flags:#x} that this pramfs does not know")
     if header.inodes * INODE.size > len(data):
         raise ValueError(f"{header.inodes} inodes cannot be in {len(data)} bytes")
     decoder = _Decoder(data)
@@ -196,6 +198,8 @@ class _Decoder:
             if not 0 < size < layout.PAGE_SIZE:
                 raise ValueError(f"inode {inode.ino} has a target of {size} bytes")
             inode.target = self._take(size)
+            if b"\0" in inode.target:
+                raise ValueError(f"inode {inode.ino} has an impossible target")
         elif isinstance(inode, Special):
             if size >> 32:
                 raise ValueError(f"inode {inode.ino} has device number {size}")
@@ -226,6 +230,8 @@ class _Decoder:
             if not 0 < name_len <= _NAME_MAX_BYTES or value_len > 65536:
                 raise ValueError(f"inode {ino} has an impossible extended attribute")
             name = self._take(name_len)
+            if b"\0" in name or name in xattrs:
+                raise ValueError(f"inode {ino} has an impossible extended attribute")
             xattrs[name] = self._take(value_len)
         return xattrs
 

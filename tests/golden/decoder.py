@@ -11,8 +11,7 @@ from typing import NamedTuple
 PAGE = 4096
 PAGE_STREAM, BYTE_STREAM = 1, 2
 FILE, DIRECTORY, SYMLINK = 0o100000, 0o040000, 0o120000
-DEVICES = (0o020000, 0o060000)
-OTHERS = (0o010000, 0o140000)
+SPECIAL = (0o020000, 0o060000, 0o010000, 0o140000)
 ROOT = 1
 
 
@@ -142,7 +141,7 @@ def find_super_block(image: bytes) -> SuperBlock:
     block = _choose_super_block(image)
     _require(block.version == 1, f"version {block.version}")
     _require(not block.incompatible, f"incompatible features {block.incompatible:x}")
-    _require(3 <= block.frames <= 1 << 32, f"{block.frames} frames")
+    _require(block.frames >= 3, f"{block.frames} frames")
     _require(len(image) >= block.frames * PAGE, "truncated")
     _require(block.pfn != block.other_pfn, "both slots in one frame")
     _require(max(block.pfn, block.other_pfn) < block.frames, "slot past the end")
@@ -197,7 +196,7 @@ def _parse_super_block(image: bytes, pfn: int) -> SuperBlock | None:
         run=page[104:120],
         saved_by=page[120:152].rstrip(b"\0"),
     )
-    if block.pfn != pfn or block.generation > 1 << 62:
+    if block.pfn != pfn or block.generation > 1 << 62 or block.frames > 1 << 32:
         return None
     return block if _u32(page, 4) == metadata_csum(block.uuid, pfn, page) else None
 
@@ -382,11 +381,10 @@ def _read_body(metadata: _Metadata, inode: Inode, size: int) -> None:
         _require(1 <= size <= 4095, f"{what}: target")
         inode.target = metadata.take(size)
         _require(b"\0" not in inode.target, f"{what}: target")
-    elif kind in DEVICES:
+    else:
+        _require(kind in SPECIAL, f"{what}: kind")
         _require(size < 1 << 32, f"{what}: device number")
         inode.rdev = (size >> 8 & 0xFFF, size & 0xFF | size >> 20 << 8)
-    else:
-        _require(kind in OTHERS and size == 0, f"{what}: kind, or size")
 
 
 def _read_directory_entry(metadata: _Metadata, directory: Inode) -> None:
