@@ -114,11 +114,13 @@ class Arena(ABC):
 
     # --- checksums -------------------------------------------------------------------------------
 
-    def csums(self, pfn: int, count: int) -> memoryview:
+    def csums(self, pfn: int, count: int) -> "array[int]":
         """The data checksums of `count` frames (u32 each); those not known yet are computed."""
-        csums = self._csums[pfn : pfn + count]
-        if UNKNOWN_CSUM in csums.tolist():
+        csums = array("I")
+        csums.frombytes(self._csums[pfn : pfn + count].tobytes())
+        if UNKNOWN_CSUM in csums:
             self._sum_run(Run(pfn, count))
+            csums = array("I", self._csums[pfn : pfn + count])
         return csums
 
     def set_csums(self, pfn: int, csums: "array[int]") -> None:

@@ -113,7 +113,7 @@ def _check_node(pram: Pram, node: Node, check: Check, progress: Progress) -> Non
     assert node.chain is not None
     entries = node.chain.entries
     counter = progress(f"checking {node.name}", len(entries))
-    for at in verify.damaged_entries(pram.image, entries, counter):
+    for at in verify.damaged_entries(pram.image, node.chain, counter):
         check.damage.append(f"node '{node.name}': pfn:{entries.pfns[at]:x} corrupted")
     check.pages += len(entries)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from pramfs import layout, records, verify
 from pramfs.arena import Progress
-from pramfs.chains import Chain, runs_of
+from pramfs.chains import Chain
 from pramfs.errors import DamagedTree, NoSuchNode, PramError, SaveFailed
-from pramfs.frames import Run
+from pramfs.frames import FRESH, Run
 from pramfs.inodes import Directory, File, Inode
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
 from pramfs.pagemap import PageMap
@@ -51,10 +51,11 @@ def has_tree(pram: Pram, name: str) -> bool:
 # --- saving -------------------------------------------------------------------------------------
 
 
-def stage_tree(pram: Pram, name: str, tree: Tree) -> None:
+def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda frames: None) -> None:
     """Replace the nodes of tree `name` by what `tree` is now; a publish then makes it the save.
 
-    Raises NoFrames. The nodes are not complete then, and must be staged again before a publish.
+    `progress` is told of data pages as their checksums are known. Raises NoFrames.
+    The nodes are not complete then, and must be staged again before a publish.
     """
     for suffix in (META_SUFFIX, DATA_SUFFIX):
         if name + suffix in pram.nodes:
@@ -75,6 +76,7 @@ def stage_tree(pram: Pram, name: str, tree: Tree) -> None:
                     data.lend_pages(array("I", filter(None, pfns)), indices)
                 else:
                     data.lend_pages(pfns, range(start, start + len(pfns)))
+                progress(len(pfns))
 
 
 class Saver:
@@ -89,21 +91,26 @@ class Saver:
         self._running: _BackgroundWrite | None = None
         pram.arena.reclaim = self._reclaim
 
+    @property
+    def pages(self) -> int:
+        """How many pages a save would tell its `progress`: those it lists and those it writes."""
+        return self._tree.data.pages + self._pram.arena.table.count(FRESH)
+
     def save(self, *, final: bool, progress: Progress) -> None:
         """Publish the tree as it is now, durably. Raises SaveFailed; the last save then stands."""
         self.settle()
-        publication = self._begin(final)
+        publication = self._begin(final, progress)
         self._finish(publication, publication.write(progress))
         if self.error is not None:
             raise self.error
 
-    def start(self) -> None:
+    def start(self, progress: Progress) -> None:
         """Begin a checkpoint of the tree as it is now and write it in a thread. See `settle`.
 
         Raises SaveFailed when it cannot even begin.
         """
         self.settle()
-        self._running = _BackgroundWrite(self._begin(final=False))
+        self._running = _BackgroundWrite(self._begin(False, progress), progress)
 
     def wait(self) -> None:
         """Wait for the thread of a checkpoint. Callable from any thread; changes nothing."""
@@ -118,10 +125,10 @@ class Saver:
             running.join()
             self._finish(running.publication, running.error)
 
-    def _begin(self, final: bool) -> Publication:
+    def _begin(self, final: bool, progress: Progress) -> Publication:
         flags = (layout.SUPER_FINAL if final else 0) | (layout.SUPER_SUSPECT if self.suspect else 0)
         try:
-            stage_tree(self._pram, self._name, self._tree)
+            stage_tree(self._pram, self._name, self._tree, progress)
             publication = self._pram.begin_publish(flags)
         except (OSError, PramError) as exc:
             self.error = SaveFailed(exc, self._pram.current.generation)
@@ -151,14 +158,15 @@ class Saver:
 class _BackgroundWrite(threading.Thread):
     """Writes a publication in a thread of its own."""
 
-    def __init__(self, publication: Publication) -> None:
+    def __init__(self, publication: Publication, progress: Progress) -> None:
         super().__init__(name="pramfs-save")
         self.publication = publication
+        self._progress = progress
         self.error: OSError | PramError | None = None
         self.start()
 
     def run(self) -> None:
-        self.error = self.publication.write(lambda frames: None)
+        self.error = self.publication.write(self._progress)
 
 
 # --- loading ------------------------------------------------------------------------------------
@@ -189,7 +197,7 @@ def load_tree(
         raise DamagedTree(name, exc) from exc
     data.keep()
     chain = data.chain
-    damaged = [] if lazy else verify.damaged_entries(pram.image, chain.entries, progress)
+    damaged = [] if lazy else verify.damaged_entries(pram.image, chain, progress)
     bad_files = _distribute(name, decoded, chain, damaged)
     paths = _paths(decoded, bad_files)
     if paths and recover is None:
@@ -250,11 +258,11 @@ def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
     node.owned = [Run(pfn, 1) for pfn in chain.links]
     node.chain = pram.node(name + META_SUFFIX).chain = None
     at = 0
-    for run in runs_of(chain.entries.pfns):
+    for run in chain.runs:
         pram.arena.set_csums(run.pfn, chain.entries.csums[at : at + run.frames])
         at += run.frames
     if lazy:
-        pram.arena.verify_on_first_read(runs_of(chain.entries.pfns))
+        pram.arena.verify_on_first_read(chain.runs)
 
 
 def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
@@ -302,6 +310,6 @@ def _banned_pages(chain: Chain, banned: Regions) -> int:
         return 0
     return sum(
         sum(1 for pfn in range(run.pfn, run.pfn + run.frames) if pfn in banned)
-        for run in runs_of(chain.entries.pfns)
+        for run in chain.runs
         if banned.overlaps(run.pfn, run.frames)
     )

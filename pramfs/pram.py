@@ -255,7 +255,7 @@ class SaveStream:
         self._require_type(PAGE_STREAM)
         entries = self._entries
         for run in chains.runs_of(pfns):
-            entries.csums.extend(self._pram.arena.csums(run.pfn, run.frames).tolist())
+            entries.csums += self._pram.arena.csums(run.pfn, run.frames)
         entries.pfns.extend(pfns)
         entries.indices.extend(indices)
         entries.flags.extend(array("I", (PAGE_DATA,)) * len(pfns))
@@ -305,7 +305,7 @@ class SaveStream:
     def _append(self, run: Run, indices: Iterable[int], flags: int) -> None:
         entries = self._entries
         entries.flags.extend(array("I", (flags,)) * run.frames)
-        entries.csums.extend(self._pram.arena.csums(run.pfn, run.frames).tolist())
+        entries.csums += self._pram.arena.csums(run.pfn, run.frames)
         entries.pfns.extend(range(run.pfn, run.pfn + run.frames))
         entries.indices.extend(indices)
 

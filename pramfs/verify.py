@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from pramfs.chains import Entries, runs_of
+from pramfs.chains import Chain
 from pramfs.errors import SystemFault
 from pramfs.image import Image
 from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
@@ -28,30 +28,30 @@ class _Piece(NamedTuple):
     frames: int
 
 
-def damaged_entries(image: Image, entries: Entries, progress: Progress) -> list[int]:
-    """The positions, in `entries`, of data pages that fail their checksum or cannot be read.
+def damaged_entries(image: Image, chain: Chain, progress: Progress) -> list[int]:
+    """The positions, in the entries of `chain`, of data pages that fail their checksum or cannot be read.
 
     `progress` is told the number of pages that have been checked since it was last told. Forks when there is
     much to do: not to be called while other threads run.
     """
-    pieces = _pieces(entries)
-    workers = min(len(os.sched_getaffinity(0)), len(entries) // _SHARE_FRAMES)
+    pieces = _pieces(chain)
+    workers = min(len(os.sched_getaffinity(0)), len(chain.entries) // _SHARE_FRAMES)
     if workers < 2:
-        return _check(image, entries, pieces, progress)
+        return _check(image, chain, pieces, progress)
     share = -(-len(pieces) // workers)
     shares = [pieces[start : start + share] for start in range(0, len(pieces), share)]
-    helpers = [_Helper(image, entries, part) for part in shares[1:]]
-    damaged = _check(image, entries, shares[0], progress)
+    helpers = [_Helper(image, chain, part) for part in shares[1:]]
+    damaged = _check(image, chain, shares[0], progress)
     for helper, part in zip(helpers, shares[1:], strict=True):
         damaged += helper.result()
         progress(sum(piece.frames for piece in part))
     return damaged
 
 
-def _pieces(entries: Entries) -> list[_Piece]:
+def _pieces(chain: Chain) -> list[_Piece]:
     pieces = []
     at = 0
-    for run in runs_of(entries.pfns):
+    for run in chain.runs:
         for start in range(0, run.frames, _PIECE_FRAMES):
             frames = min(_PIECE_FRAMES, run.frames - start)
             pieces.append(_Piece(at + start, run.pfn + start, frames))
@@ -59,10 +59,10 @@ def _pieces(entries: Entries) -> list[_Piece]:
     return pieces
 
 
-def _check(image: Image, entries: Entries, pieces: list[_Piece], progress: Progress) -> list[int]:
+def _check(image: Image, chain: Chain, pieces: list[_Piece], progress: Progress) -> list[int]:
     damaged: list[int] = []
     for at, pfn, frames in pieces:
-        expected = entries.csums[at : at + frames].tolist()
+        expected = chain.entries.csums[at : at + frames].tolist()
         damaged.extend(at + bad for bad in _damaged_pages(image, pfn, expected))
         progress(frames)
     return damaged
@@ -85,7 +85,7 @@ def _damaged_pages(image: Image, pfn: int, expected: list[int]) -> list[int]:
 class _Helper:
     """A forked process that checks a share of the pages and reports the damaged ones through a pipe."""
 
-    def __init__(self, image: Image, entries: Entries, pieces: list[_Piece]) -> None:
+    def __init__(self, image: Image, chain: Chain, pieces: list[_Piece]) -> None:
         self._read_end, write_end = os.pipe()
         self._pid = os.fork()
         if self._pid:
@@ -93,7 +93,7 @@ class _Helper:
             return
         try:
             with os.fdopen(write_end, "w") as pipe:
-                json.dump(_check(image, entries, pieces, lambda frames: None), pipe)
+                json.dump(_check(image, chain, pieces, lambda frames: None), pipe)
             os._exit(0)
         finally:
             os._exit(1)
