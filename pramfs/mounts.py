@@ -73,7 +73,8 @@ def refuse_dead(mountpoint: Path) -> None:
 def is_dead(mountpoint: Path) -> bool:
     """Whether `mountpoint` is a FUSE mount whose daemon is gone."""
     try:
-        os.stat(mountpoint)
+        # Not stat: the kernel answers that from what it has cached of a daemon that is gone.
+        os.statvfs(mountpoint)
     except OSError as exc:
         return exc.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
