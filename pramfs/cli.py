@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
@@ -23,9 +22,8 @@ from pramfs.errors import (
 )
 
 if TYPE_CHECKING:
+    from pramfs.image import Image
     from pramfs.pram import Pram
-
-log = logging.getLogger("pramfs")
 
 _COPY_BYTES = 1 << 20
 
@@ -62,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     umount.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
     save = _command(commands, "save", _save, "publish a checkpoint of a mount now")
     save.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    status = _command(commands, "status", _status, "say how a running mount does")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
     info = _command(commands, "info", _info, "say what is in an image or a mount")
     info.add_argument("--json", action="store_true", help="for programs")
     info.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=Path)
@@ -107,23 +108,11 @@ def _complain(message: str) -> None:
 
 
 def _mount(args: argparse.Namespace) -> int:
-    from pramfs.daemonize import run_in_background
+    from pramfs.launch import start_mount
     from pramfs.options import parse_options
 
     options = parse_options(args.options)
-
-    def body(report: Callable[[int], None]) -> int:
-        from pramfs.mount import serve
-
-        return serve(args.image.absolute(), args.mountpoint, options, report)
-
-    log.setLevel(logging.INFO)
-
-    # In the background the terminal hears only of what is wrong; all of it is in the daemon's log.
-    _log_to_stderr(logging.INFO if args.foreground else logging.WARNING)
-    if args.foreground:
-        return body(lambda code: None)
-    return run_in_background(body)
+    return start_mount(args.image, args.mountpoint, options, foreground=args.foreground)
 
 
 def _umount(args: argparse.Namespace) -> int:
@@ -136,17 +125,52 @@ def _umount(args: argparse.Namespace) -> int:
 def _save(args: argparse.Namespace) -> int:
     from pramfs import control
 
-    control.request_save(args.mountpoint)
+    status = control.read_status(args.mountpoint)
+    status["saved_age_seconds"] = max(0.0, time.time() - status["saved_ns"] / 10**9)
+    if args.json:
+        print(json.dumps(status, indent=2))
+    else:
+        print("\n".join(_status_lines(status)))
     return 0
 
 
-def _log_to_stderr(level: int) -> None:
-    handler = logging.StreamHandler()
-    handler.setLevel(level)
-    handler.setFormatter(logging.Formatter("pramfs: %(levelname)s: %(message)s"))
-    log.addHandler(handler)
+def _status_lines(status: dict[str, Any]) -> Iterator[str]:
+    frames = status["frames"]
+    age = _duration(status["saved_age_seconds"])
+    yield f"mountpoint:  {_printable(status['mountpoint'])}"
+    yield f"image:       {_printable(status['image'])}, tree {_printable(status['name'])}"
+    yield f"process:     {status['pid']}, log {_printable(status['log'])}"
+    yield f"last save:   {age} ago, generation {status['generation']}, super block pfn {status['pfn']}"
+    if status["read_only"]:
+        yield "unpublished: nothing, the mount is read-only"
+    else:
+        changed = "" if status["changed"] else "; nothing has changed since"
+        yield f"unpublished: {status['unpublished_pages']} pages{changed}"
+    yield f"frames:      {_frame_counts(frames)} of {frames['total']}"
+    yield f"inodes:      {status['inodes']}"
+    suspect = "internal errors, see the log" if status["suspect"] else ""
+    yield f"errors:      {'; '.join(filter(None, (status['error'], suspect))) or 'none'}"
 
 
+def _frame_counts(frames: dict[str, int]) -> str:
+    return ", ".join(f"{frames[key]} {key}" for key in ("used", "free", "banned", "reserved"))
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+    from pramfs import follow
+
+    status = follow.save(args.mountpoint)
+    print(f"{args.mountpoint}: saved to {status['image']}, generation {status['generation']}")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
 # --- images -------------------------------------------------------------------------------------
 
 
@@ -157,7 +181,7 @@ def _info(args: argparse.Namespace) -> int:
 
     status = control.read_status(args.target) if mounts.mount_at(args.target) else None
     with open_image(str(status["image"]) if status else args.target, writable=False) as image:
-        info = image_info(image)
+        info = image_info(image) | {"last_run": _last_run(image)}
     if status is not None:
         info |= {"frames": status["frames"], "mount": status}
     if args.json:
@@ -171,8 +195,7 @@ def _info_lines(info: dict[str, Any]) -> Iterator[str]:
     frames = info["frames"]
     yield f"image:       {info['image']}"
     yield f"size:        {info['size']:,} bytes, {frames['total']} frames"
-    counts = ", ".join(f"{frames[key]} {key}" for key in ("used", "free", "banned", "reserved"))
-    yield f"frames:      {counts}"
+    yield f"frames:      {_frame_counts(frames)}"
     yield f"generation:  {info['generation']}, super block pfn {info['pfn']}"
     yield f"saved:       {_when(info['saved_ns'])} by {info['saved_by']}, {_kind_of_save(info)}"
     yield f"trees:       {', '.join(info['trees']) or 'none'}"
@@ -189,6 +212,7 @@ def _node_lines(nodes: list[dict[str, Any]]) -> Iterator[str]:
     for node in nodes:
         yield (
             f"{_printable(node['name']):<24} {node['type']:<12} {node['size']:>16,} {node['pages']:>10} "
+    yield f"last run:    {_printable(info['last_run'] or 'nothing is known of it')}"
             f"{node['links']:>8}  {_when(node['saved_ns'])}"
         )
 
@@ -196,6 +220,23 @@ def _node_lines(nodes: list[dict[str, Any]]) -> Iterator[str]:
 def _kind_of_save(info: dict[str, Any]) -> str:
     kind = "at unmount" if info["final"] else "as a checkpoint"
     return kind + (", by a run that met an internal error" if info["suspect"] else "")
+def _last_run(image: "Image") -> str:
+    """What is known of the run that had the image last; "" when nothing is."""
+    from pramfs import rundir, superblock
+
+    pid = image.serving_pid()
+    state = rundir.read_state(rundir.state_path(superblock.require(image).uuid))
+    if pid is not None:
+        return f"process {pid} has it mounted"
+    if state is None:
+        return ""
+    if state.phase == rundir.SAVING and state.is_running:
+        return (
+            f"process {state.pid} is saving it now, {state.pages_done} of {state.pages_total} pages"
+        )
+    return state.ended_badly or f"saved at unmount by process {state.pid}"
+
+
 
 
 def _when(nanoseconds: int) -> str:

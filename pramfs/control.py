@@ -13,24 +13,61 @@ They are not listed, so that cp -a and rsync -X leave them be. Nothing here need
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from pramfs.errors import PramError
+from pramfs.mounts import Mount, require_alive
 
 PREFIX = b"user.pramfs."
 SAVE = PREFIX + b"save"
 
 
-def read_status(mountpoint: Path) -> dict[str, object]:
-    """The status of the pramfs mounted at `mountpoint`. Raises PramError when none is."""
+def read_status(mountpoint: Path) -> dict[str, Any]:
+    """The status of the pramfs mounted at `mountpoint`. Raises NotMounted, DeadMount, PramError."""
+    mount = require_alive(mountpoint)
     try:
-        return dict(json.loads(os.getxattr(mountpoint, PREFIX + b"status")))
+        if mount.user != os.geteuid() == 0 and not mount.shared:
+            return dict(json.loads(_read_as_user(mount)))
+        return dict(json.loads(os.getxattr(mount.mountpoint, PREFIX + b"status")))
     except OSError as exc:
-        raise PramError(f"{mountpoint}: no pramfs is mounted there ({exc.strerror})") from exc
+        raise PramError(f"{mountpoint}: the daemon does not answer: {exc.strerror}") from exc
 
 
 def request_save(mountpoint: Path) -> None:
     """Publish a checkpoint; returns when it is durable. Raises PramError when it is not."""
+    mount = require_alive(mountpoint)
     try:
-        os.setxattr(mountpoint, SAVE, b"1")
+        # fsync of the root does the same as SAVE, and is allowed where a remount has forbidden to write.
+        root = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(root)
+        finally:
+            os.close(root)
+    except PermissionError as exc:
+        raise PramError(f"{mountpoint}: only user {mount.user} may ask it to save") from exc
     except OSError as exc:
-        raise PramError(f"{mountpoint}: the save failed: {exc.strerror}") from exc
+        why = read_status(mountpoint)["error"] or f"save failed: {exc.strerror}"
+        raise PramError(f"{mountpoint}: the {why}") from exc
+
+
+def _read_as_user(mount: Mount) -> bytes:
+    """Read the status of a mount that the kernel shows to its user alone, not even to root."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setresgid(mount.group, mount.group, mount.group)
+            os.setresuid(mount.user, mount.user, mount.user)
+            os.write(write_end, os.getxattr(mount.mountpoint, PREFIX + b"status"))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        status = pipe.read()
+    _, ended = os.waitpid(child, 0)
+    if ended:
+        raise PermissionError(1, f"only user {mount.user} may ask it")
+    return status

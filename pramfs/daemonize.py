@@ -3,18 +3,20 @@
 The child reports one exit code through a pipe. A child that dies without a word is a failure too.
 """
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 
-from pramfs.errors import EXIT_SYSTEM
+from pramfs.errors import EXIT_INTERRUPTED, EXIT_SYSTEM
 
 
 def run_in_background(body: Callable[[Callable[[int], None]], int]) -> int:
     """Run `body` in a child; return in the parent what the child reports, at the latest its end.
 
     `body` is called in the child with a function that reports an exit code and then lets go of the
-    terminal. What `body` returns is the exit code of the child.
+    terminal. What `body` returns is the exit code of the child. A parent that is interrupted ends the child.
     """
     read_end, write_end = os.pipe()
     sys.stdout.flush()
@@ -23,36 +25,51 @@ def run_in_background(body: Callable[[Callable[[int], None]], int]) -> int:
     if child:
         os.close(write_end)
         return _await_report(read_end, child)
-    os.close(read_end)
     os.setsid()
+    _close_inherited(keep=write_end)
     reported = False
 
     def report(code: int) -> None:
         nonlocal reported
         if not reported:
             reported = True
-            os.write(write_end, bytes((code,)))
-            os.close(write_end)
             _leave_terminal()
+            with contextlib.suppress(BrokenPipeError):  # the parent is gone: then nobody asks
+                os.write(write_end, bytes((code,)))
+            os.close(write_end)
 
     code = EXIT_SYSTEM
     try:
         code = body(report)
     finally:
-        report(code)
         sys.stderr.flush()
+        report(code)
         # Not sys.exit: the parent's cleanups are not the child's to run.
         os._exit(code)
 
 
 def _await_report(read_end: int, child: int) -> int:
     with os.fdopen(read_end, "rb") as pipe:
-        word = pipe.read(1)
+        try:
+            word = pipe.read(1)
+        except KeyboardInterrupt:
+            # The child is in a session of its own and has heard nothing of it.
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+            return EXIT_INTERRUPTED
     if word:
         return word[0]
     _, status = os.waitpid(child, 0)
     print(f"pramfs: the daemon died while it started (wait status {status})", file=sys.stderr)
     return EXIT_SYSTEM
+
+
+def _close_inherited(keep: int) -> None:
+    """Close what the caller had open: a pipe that a daemon holds keeps its reader waiting for ever."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != keep:
+            with contextlib.suppress(OSError):  # the descriptor that listed the directory
+                os.close(int(name))
 
 
 def _leave_terminal() -> None:

@@ -40,6 +40,7 @@ class MountOptions:
     allow_other: bool = False
     direct_io: bool = False
     mount_flags: list[str] = field(default_factory=list)  # for the kernel's mount, as they came
+    words: list[str] = field(default_factory=list)  # pramfs's own, as they came
 
     @property
     def frames(self) -> int:
@@ -57,20 +58,24 @@ class Option(NamedTuple):
     read: Callable[[MountOptions, str], None]
 
 
-def parse_options(lists: Sequence[str]) -> MountOptions:
-    """The options in the comma-separated `lists`. Raises UsageError for a wrong one."""
+def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions:
+    """The options in the comma-separated `lists`. Raises UsageError for a wrong one.
+
+    With `sloppy` unknown ones are ignored (`mount -s`).
+    """
     options = MountOptions()
     for word in _words(lists):
         name, equals, value = word.partition("=")
         option = _BY_NAME.get(name)
         if option is None:
-            _take_foreign(options, word, name)
+            _take_foreign(options, word, name, sloppy)
         elif option.value and not value:
             raise UsageError(f"option '{name}' needs a value: {name}={option.value}")
         elif equals and not option.value:
             raise UsageError(f"option '{name}' takes no value, not '{value}'")
         else:
             option.read(options, value)
+            options.words.append(word)
     if options.ro and options.checkpoint:
         raise UsageError(
             "options 'ro' and 'checkpoint' exclude each other: nothing is saved read-only"
@@ -95,11 +100,11 @@ def _words(lists: Sequence[str]) -> list[str]:
     return words
 
 
-def _take_foreign(options: MountOptions, word: str, name: str) -> None:
+def _take_foreign(options: MountOptions, word: str, name: str, sloppy: bool) -> None:
     """Take an option that is mount(8)'s business, or refuse an unknown one."""
     if word in _KERNEL_FLAGS:
         options.mount_flags.append(word)
-    elif name not in _IGNORED and not name.startswith(("x-", "X-", "comment")):
+    elif name not in _IGNORED and not sloppy and not name.startswith(("x-", "X-", "comment")):
         close = difflib.get_close_matches(name, [*_BY_NAME, *_KERNEL_FLAGS], n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise UsageError(f"unknown option '{name}'{hint}")
@@ -275,4 +280,5 @@ _KERNEL_FLAGS = {
 _IGNORED = {
     *("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"),
     *("_netdev", "helper", "uhelper", "fsname", "subtype", "default_permissions"),
+    *("remount", "user_id", "group_id"),  # of a remount, which mount.pramfs sees to
 }

@@ -1,7 +1,12 @@
-"""Progress of long work: a bar with rate and remaining time on a terminal, nothing elsewhere."""
+"""Progress of long work: a bar with rate and remaining time on a terminal, nothing elsewhere.
+
+Also the pulse of work that somebody else wants to follow: see `Heartbeat`.
+"""
 
 import sys
+import threading
 import time
+from collections.abc import Callable
 
 _WIDTH = 30
 _PERIOD_S = 0.1
@@ -10,20 +15,28 @@ _PAGE_BYTES = 4096
 
 
 class Bar:
-    """Counts pages done out of `total`. A context manager; call it with the pages done since last."""
+    """Counts units done out of `total` (0: nobody knows). Call it with the units done since last.
 
-    def __init__(self, label: str, total: int) -> None:
+    A context manager: the bar is gone from the terminal at its end.
+    """
+
+    def __init__(self, label: str, total: int, unit_bytes: int = _PAGE_BYTES) -> None:
+        self.done = 0
+        self.total = total
         self._label = label
-        self._total = max(1, total)
-        self._done = 0
-        self._terminal = sys.stderr.isatty()
+        self._unit_bytes = unit_bytes
+        self.visible = sys.stderr.isatty()
         self._start = time.monotonic()
         self._next = self._start + _QUIET_S
         self._drawn = False
 
-    def __call__(self, pages: int) -> None:
-        self._done += pages
-        if self._terminal and time.monotonic() >= self._next:
+    def __call__(self, units: int) -> None:
+        self.show(self.done + units, self.total)
+
+    def show(self, done: int, total: int) -> None:
+        """Set both counts, for one who hears of them now and then."""
+        self.done, self.total = done, total
+        if self.visible and time.monotonic() >= self._next:
             self._next = time.monotonic() + _PERIOD_S
             self._draw()
 
@@ -37,11 +50,37 @@ class Bar:
     def _draw(self) -> None:
         self._drawn = True
         elapsed = time.monotonic() - self._start
-        part = min(1.0, self._done / self._total)
-        rate = self._done * _PAGE_BYTES / elapsed / (1 << 20)
-        remaining = elapsed / part - elapsed if part else 0.0
-        bar = "#" * int(part * _WIDTH)
-        line = (
-            f"{self._label} [{bar:<{_WIDTH}}] {part:4.0%} {rate:,.0f} MiB/s, {remaining:.0f} s left"
-        )
-        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+        done_bytes = self.done * self._unit_bytes
+        rate = f"{done_bytes / elapsed / (1 << 20):,.0f} MiB/s"
+        if not self.total:
+            text = f"{done_bytes / (1 << 20):,.0f} MiB, {rate}"
+        else:
+            part = min(1.0, self.done / self.total)
+            left = f"{elapsed / part - elapsed:.0f} s left" if part else "just begun"
+            end = left if part < 1 else "waiting for the disk"
+            text = f"[{'#' * int(part * _WIDTH):<{_WIDTH}}] {part:4.0%} {rate}, {end}"
+        print(f"\r{self._label} {text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+class Heartbeat:
+    """Calls `beat` now and every `period_s` seconds from a thread, as long as it is entered."""
+
+    def __init__(self, period_s: float, beat: Callable[[], None]) -> None:
+        self._period_s = period_s
+        self._beat = beat
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pramfs-heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._beat()
+            if self._over.wait(self._period_s):
+                return

@@ -5,7 +5,6 @@ their own in /tmp). Files are named by the uuid of the image. The state outlives
 umount helper, the next mount and `pramfs info` find how the last save went.
 """
 
-import contextlib
 import json
 import os
 import stat
@@ -54,7 +53,9 @@ class State:
         if self.phase == SAVING:
             return f"the last daemon (process {self.pid}) ended while it saved; {self._lost()}"
         if self.phase == SERVING:
-            return f"the last daemon (process {self.pid}) ended without a final save; {self._lost()}"
+            return (
+                f"the last daemon (process {self.pid}) ended without a final save; {self._lost()}"
+            )
         return ""
 
     def _lost(self) -> str:
@@ -102,7 +103,8 @@ def read_state(path: Path) -> State | None:
     """The state at `path`, None when there is none that can be read."""
     # The path may be another user's word: no link, no pipe, no endless file is followed from here.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    try:
         with os.fdopen(os.open(path, flags), "rb") as file:
             return State(**json.loads(file.read(_STATE_BYTES_MAX)))
-    return None
+    except (OSError, ValueError, TypeError):
+        return None

@@ -52,7 +52,7 @@ class Session:
         self._seam = hasattr(pyfuse3, "_wait_fuse_readable") and hasattr(pyfuse3, "_session_loop")
 
     async def run(self) -> None:
-        """Serve requests until the file system is unmounted or `terminate` is called."""
+        """Serve requests until the file system is unmounted or `finish` is called."""
         if not self._seam:
             self._on_ready()
             await pyfuse3.main()
@@ -76,10 +76,13 @@ class Session:
             module: Any = pyfuse3
             nursery.start_soon(module._session_loop, nursery, 0, 0)
 
-    def terminate(self) -> None:
-        """End `run`; requests that are still to come fail."""
+    def finish(self) -> None:
+        """End `run` as soon as the requests that are there have been served; later ones fail."""
         self._closing = True
-        pyfuse3.terminate()
+        if self._seam:
+            trio.lowlevel.notify_closing(self._fd)
+        else:
+            pyfuse3.terminate()
 
     async def _wait_readable(self) -> bool:
         """Wait for a request. False ends the task that asks."""
@@ -96,7 +99,7 @@ class Session:
         try:
             return await self._next_request()
         except trio.ClosedResourceError:
-            return False
+            return self._is_readable()  # `finish` has woken us
         finally:
             self._reading = False
 
@@ -105,16 +108,19 @@ class Session:
         if now - self._others_ran_ns > _LET_OTHERS_RUN_NS:
             await trio.lowlevel.checkpoint()
             self._others_ran_ns = now
-        if not self._closing and (self._look() or self._poll.poll(_DOZE_MS)):
-            return True
-        while self._idle_work() and not self._closing:
-            if self._poll.poll(0):
-                return True
         if self._closing:
-            return False
+            return self._is_readable()
+        if self._look() or self._poll.poll(_DOZE_MS):
+            return True
+        while self._idle_work():
+            if self._is_readable():
+                return True
         await trio.lowlevel.wait_readable(self._fd)
         self._others_ran_ns = time.monotonic_ns()
-        return not self._closing
+        return True
+
+    def _is_readable(self) -> bool:
+        return bool(self._poll.poll(0))
 
     def _look(self) -> bool:
         """Look for a request without sleeping, as long as that has paid of late."""

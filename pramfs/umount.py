@@ -1,57 +1,68 @@
 """Unmount *and wait for the save*: umount(2) of a FUSE file system returns while the daemon still saves."""
 
+import contextlib
 import os
-import select
-import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pramfs import control, mounts, rundir
+from pramfs import control, follow, kernel, mounts, rundir
 from pramfs.errors import PramError
 
 
-def umount(mountpoint: Path) -> str:
+def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
     """Unmount, wait until the daemon is gone; returns what there is to say of the save.
 
-    Raises PramError when it cannot be unmounted, when the save failed, or when nobody knows.
+    `flags` are umount(8)'s -l (detach now, and wait for nothing), -f, -r, -n. Raises PramError when it cannot
+    be unmounted, when the save failed, or when nobody knows.
     """
-    if mounts.mount_at(mountpoint) is None:
-        raise PramError(f"{mountpoint}: no pramfs is mounted there")
+    mount = mounts.require_mount(mountpoint)
     if mounts.is_dead(mountpoint):
-        _unmount(mountpoint)
+        kernel.unmount(mount.mountpoint, *flags)
         raise PramError(
             f"{mountpoint}: unmounted, but the daemon was dead: what it had not saved is lost, "
             "the last save stands"
         )
     status = control.read_status(mountpoint)
-    daemon = os.pidfd_open(int(str(status["pid"])))
+    daemon = _pidfd(int(status["pid"]))
     try:
-        _unmount(mountpoint)
-        select.select([daemon], [], [])
+        kernel.unmount(mount.mountpoint, *flags)
+        if "-r" in flags and mount in mounts.pramfs_mounts():
+            return f"{mountpoint}: busy, so it is read-only now; still mounted, not saved"
+        if "-l" in flags:
+            return (
+                f"{mountpoint}: detached; it is saved when nobody uses it any more, "
+                f"process {status['pid']} then ends; see: pramfs info {status['image']}"
+            )
+        if daemon is not None:
+            follow.wait_for_end(daemon, status)
     finally:
-        os.close(daemon)
+        if daemon is not None:
+            os.close(daemon)
     if status["read_only"]:
         return f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
     return _verdict(mountpoint, status)
 
 
-def _unmount(mountpoint: Path) -> None:
-    command = ["umount", "-i"] if os.geteuid() == 0 else ["fusermount3", "-u"]
-    result = subprocess.run(
-        [*command, "--", str(mountpoint)], check=False, capture_output=True, text=True
-    )
-    if result.returncode:
-        lines = (result.stderr or result.stdout).strip().splitlines()
-        raise PramError(lines[0] if lines else f"{mountpoint}: cannot be unmounted")
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that tells when the process has ended; None if it has already."""
+    with contextlib.suppress(ProcessLookupError):
+        return os.pidfd_open(pid)
+    return None
 
 
-def _verdict(mountpoint: Path, status: dict[str, object]) -> str:
-    verdict = rundir.read_verdict(Path(str(status["verdict"])))
+def _verdict(mountpoint: Path, status: dict[str, Any]) -> str:
+    state = rundir.read_state(Path(status["state"]))
     image = status["image"]
-    if verdict is None or verdict.run != status["run"]:
+    if (
+        state is None
+        or state.run != status["run"]
+        or state.phase in {rundir.SERVING, rundir.SAVING}
+    ):
         raise PramError(
-            f"{mountpoint}: unmounted, but the daemon ended without a word on its save; "
-            f"see: pramfs info {image}"
+            f"{mountpoint}: unmounted, but the daemon ended without a word on its save: it is unknown what "
+            f"is durable; see: pramfs info {image}"
         )
-    if not verdict.durable:
-        raise PramError(f"{mountpoint}: unmounted, but the {verdict.error}")
-    return f"{mountpoint}: unmounted; saved to {image}, generation {verdict.generation}"
+    if state.phase == rundir.FAILED:
+        raise PramError(f"{mountpoint}: unmounted, but the {state.error}")
+    return f"{mountpoint}: unmounted; saved to {image}, generation {state.generation}"

@@ -40,27 +40,39 @@ ROOMS: dict[str, set[str]] = {
     "notify": set(),
     "mounts": set(),
     "rundir": set(),
-    "control": set(),
+    "kernel": set(),
+    "logs": set(),
+    "stacks": set(),
+    "control": {"mounts"},
+    "follow": {"control", "progress", "rundir"},
     "handshake": set(),
     "session": {"handshake"},
     "fusefs": {"layout", "frames", "inodes", "tree", "control"},
-    "mount": {
+    "volume": {
         *("image", "superblock", "frames", "pram", "tree", "persist", "options"),
-        *("fusefs", "session", "progress", "notify", "mounts", "rundir"),
+        *("progress", "mounts", "rundir"),
     },
-    "umount": {"mounts", "rundir", "control"},
+    "mount": {
+        *("frames", "options", "volume", "fusefs", "session", "stacks"),
+        *("progress", "notify", "mounts", "kernel", "rundir"),
+    },
+    "umount": {"mounts", "kernel", "rundir", "control", "follow"},
     "inspect": {"layout", "image", "superblock", "frames", "pram", "verify", "tree", "persist"},
     "daemonize": set(),
+    "launch": {"daemonize", "logs", "notify", "options", "mount"},
+    "helpers": {"control", "kernel", "options", "launch", "umount"},
+    "physmem": {"regions"},
+    "kexec": {"image", "superblock", "mounts", "physmem"},
     "cli": {
         *("layout", "image", "pram", "persist", "options", "progress", "mounts", "control"),
-        *("mount", "umount", "inspect", "daemonize"),
+        *("rundir", "superblock", "follow", "launch", "umount", "inspect", "kexec"),
     },
     "__main__": {"cli"},
 }
 FOR_EVERYBODY = {"errors"}
 
 FUSE_PACKAGES = {"pyfuse3", "trio"}
-FUSE_ROOMS = {"fusefs", "session", "mount"}
+FUSE_ROOMS = {"fusefs", "session", "stacks", "mount"}
 
 FOLDER = Path(pramfs.__file__).parent
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")

@@ -1,0 +1,79 @@
+"""What is asked of the kernel through the system's own programs: flush, unmount, remount, record a helper.
+
+mount(8) and umount(8) are called with -i, so that they call no helper, least of all ours.
+"""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from pramfs.errors import PramError
+
+HELPER = "pramfs"  # umount(8) then calls /sbin/umount.pramfs
+
+_UTAB = Path("/run/mount/utab")
+
+
+def flush(mountpoint: Path) -> None:
+    """Let the kernel hand over what programs have written. Not to be called from the daemon's main thread."""
+    subprocess.run(["sync", "-f", "--", mountpoint], check=False, capture_output=True)
+
+
+def unmount(mountpoint: Path, *flags: str) -> None:
+    """umount(8) with its flags -l, -f, -r, -n. Raises PramError with the system's words."""
+    if os.geteuid() == 0:
+        _run(["umount", "-i", *flags], mountpoint)
+    elif set(flags) <= {"-l", "-n"}:
+        _run(["fusermount3", "-u", *(["-z"] if "-l" in flags else [])], mountpoint)
+    else:
+        raise PramError(f"{mountpoint}: only root can unmount with {' '.join(flags)}")
+
+
+def remount(mountpoint: Path, words: Sequence[str]) -> None:
+    """Change the flags of a mount. Raises PramError with the system's words."""
+    _run(["mount", "-i", "-o", ",".join(["remount", *words])], mountpoint)
+
+
+def record_helper(source: str, mountpoint: Path) -> None:
+    """Let umount(8) know, through libmount's utab, that unmounting `mountpoint` is our helper's work.
+
+    Without that `umount /absolute/path` by root looks at the superblock's magic alone, which says "fuse",
+    and calls no helper. Does nothing where that cannot be written or nobody would be called.
+    """
+    if os.geteuid() != 0 or not Path(f"/sbin/umount.{HELPER}").exists():
+        return
+    if _is_recorded(mountpoint):  # by a mount that fusermount3 has undone: it leaves the entry
+        _try(["umount", "-i", "--fake", "--", str(mountpoint)])
+    fake = ["mount", "-i", "--fake", "-t", "fuse.pramfs", "-o", f"helper={HELPER}"]
+    _try([*fake, "--", source, str(mountpoint)])
+
+
+def _is_recorded(mountpoint: Path) -> bool:
+    try:
+        lines = os.fsdecode(_UTAB.read_bytes()).splitlines()
+    except OSError:
+        return False
+    wanted = f"TARGET={mangle(str(mountpoint))}"
+    return any(wanted in line.split(" ") for line in lines)
+
+
+def mangle(text: str) -> str:
+    """A path as the kernel and libmount write it into their tables."""
+    for char in "\\ \t\n":
+        text = text.replace(char, f"\\{ord(char):03o}")
+    return text
+
+
+def _run(command: list[str], mountpoint: Path) -> None:
+    result = _try([*command, "--", str(mountpoint)])
+    if result.returncode:
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        raise PramError(lines[0] if lines else f"{mountpoint}: {command[0]} failed")
+
+
+def _try(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, errors="surrogateescape",
+        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"},
+    )  # fmt: skip

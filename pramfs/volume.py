@@ -1,0 +1,170 @@
+"""A tree loaded from an image, ready to be served: open, lock, reserve, verify, load.
+
+Nothing is mounted here, and nothing of the image is changed but its size. FUSE is not known here.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pramfs import mounts, persist, rundir, superblock
+from pramfs.errors import ImageInUse, ImageTooSmall, NotAnImage
+from pramfs.frames import BANNED, FREE
+from pramfs.image import Image, open_image
+from pramfs.options import MountOptions
+from pramfs.persist import Recovered, Saver
+from pramfs.pram import Pram
+from pramfs.progress import Bar
+from pramfs.tree import Owner, Tree
+
+log = logging.getLogger("pramfs")
+
+# What watches a verification: it is handed a bar, and entered for as long as that lasts.
+Watch = Callable[[Bar], contextlib.AbstractContextManager[object]]
+
+
+@dataclass(slots=True)
+class Volume:
+    """An image with a tree of it loaded."""
+
+    image: Image
+    pram: Pram
+    tree: Tree
+    saver: Saver
+    read_only: bool
+    state_path: Path
+    log_path: Path
+
+
+def load_volume(image_path: Path, options: MountOptions, watch: Watch) -> Volume:
+    """Load the tree that the options name. Raises PramError, and then nothing has changed."""
+    image = open_image(image_path, writable=not options.ro, create=not options.ro)
+    try:
+        if not options.ro:
+            _lock(image)
+        pram = _open_pram(image, options)
+        state_path = rundir.state_path(pram.current.uuid)
+        _say_how_it_ended(image, pram, rundir.read_state(state_path), options)
+        with _many_objects():
+            tree = _load_tree(pram, options, watch)
+    except BaseException:
+        image.close()
+        raise
+    return Volume(
+        image=image,
+        pram=pram,
+        tree=tree,
+        saver=Saver(pram, options.name, tree),
+        read_only=options.ro,
+        state_path=state_path,
+        log_path=rundir.log_path(pram.current.uuid),
+    )
+
+
+@contextlib.contextmanager
+def _many_objects() -> Iterator[None]:
+    """A load makes up to millions of objects that stay: the collector need not look at them, ever."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _lock(image: Image) -> None:
+    if image.try_lock():
+        return
+    pid = image.serving_pid()
+    if pid is not None:
+        where = [str(m.mountpoint) for m in mounts.pramfs_mounts() if _same_image(m.image, image)]
+        raise ImageInUse(
+            image.path, f"process {pid}" + (f", mounted at {where[-1]}" if where else "")
+        )
+    log.warning("%s: the last daemon still saves; waiting for it", image.path)
+    image.wait_for_lock()
+
+
+def _same_image(name: str, image: Image) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(name).samefile(image.path)
+    return False
+
+
+def _open_pram(image: Image, options: MountOptions) -> Pram:
+    # With recover nothing of a damaged save may be overwritten before the next is published.
+    arena = "memory" if options.recover else options.arena
+    if _is_new(image, options):
+        pram = Pram.create(image, _new_frames(image, options), banned=options.banned, arena=arena)
+    else:
+        pram = Pram.open(
+            image,
+            frames=options.frames if options.size_bytes is not None else 0,
+            banned=options.banned,
+            arena=arena,
+            pfn=options.pram,
+            accept_truncated=options.recover,
+        )
+    for line in options.banned.table():
+        log.info("%s", line)
+    return pram
+
+
+def _say_how_it_ended(
+    image: Image, pram: Pram, state: rundir.State | None, options: MountOptions
+) -> None:
+    """A mount that follows a run which did not save says so: the image is locked, that run is over."""
+    if state is None or options.ro or not state.ended_badly:
+        return
+    saved = f"this is generation {pram.current.generation}"
+    log.warning("%s: %s; %s", image.path, state.ended_badly, saved)
+
+
+def _is_new(image: Image, options: MountOptions) -> bool:
+    """Whether the image is empty, or zeros from end to end, and may become a pram image."""
+    if options.ro or options.pram is not None:
+        return False
+    if not image.size_bytes:
+        return True
+    try:
+        superblock.require(image)
+    except NotAnImage:
+        return image.is_blank()
+    return False
+
+
+def _new_frames(image: Image, options: MountOptions) -> int:
+    """How many frames a blank image gets: what size= says, else all there are, else the default."""
+    if options.size_bytes is None and image.frames:
+        return image.frames
+    return options.frames
+
+
+def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
+    tree = Tree(
+        pram.arena,
+        inodes_max=options.nr_inodes or len(pram.arena.table),
+        generation=int.from_bytes(os.urandom(4), "little"),
+    )
+    if options.noload or not persist.has_tree(pram, options.name):
+        tree.make_root(options.mode, Owner(options.uid, options.gid))
+    else:
+        recovered = Recovered() if options.recover else None
+        lazy = options.verify == "lazy"
+        pages = pram.node(options.name + persist.DATA_SUFFIX).entries if not lazy else 0
+        with Bar("verifying", pages) as bar, watch(bar):
+            persist.load_tree(pram, options.name, tree, lazy=lazy, recover=recovered, progress=bar)
+        for path in recovered.left_out if recovered is not None else ():
+            log.warning("left out, damaged: %s", path)
+    if not options.ro and pram.arena.table.count(FREE) < tree.frames_for_save():
+        raise ImageTooSmall(
+            pram.image.path,
+            len(pram.arena.table),
+            f"a save needs {tree.frames_for_save()} free ones, {pram.arena.table.count(FREE)} are "
+            f"left beside {pram.arena.table.count(BANNED)} banned ones",
+        )
+    return tree
