@@ -37,6 +37,10 @@ log = logging.getLogger("pramfs")
 # The daemon is the only one that changes the tree: what the kernel knows stays true.
 _FOREVER_S = 1 << 30
 
+# A file handle is the number of the inode, and whether its reader wants to leave no trace (O_NOATIME).
+_NOATIME = 1 << 63
+_INO = _NOATIME - 1
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -239,7 +243,7 @@ class Operations(pyfuse3.Operations):
         file = self._tree.file(inode)
         if flags & os.O_TRUNC:
             self._tree.setattr(file, Changes(size=0))
-        return self._opened(file)
+        return self._opened(file, flags)
 
     @_net
     async def create(
@@ -248,17 +252,18 @@ class Operations(pyfuse3.Operations):
         parent = self._tree.directory(parent_inode)
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         file = self._tree.create(parent, name, mode, _owner(ctx))
-        return self._opened(file), self._entry(file)
+        return self._opened(file, flags), self._entry(file)
 
     @_net
     async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes any buffer
-        file = self._tree.file(fh)
-        self._tree.touch_atime(file)
+        file = self._tree.file(fh & _INO)
+        if not fh & _NOATIME:
+            self._tree.touch_atime(file)
         return self._tree.data.read(file, off, size)
 
     @_net
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return self._tree.write(self._tree.file(fh), off, buf, set_times=self._direct_io)
+        return self._tree.write(self._tree.file(fh & _INO), off, buf, set_times=self._direct_io)
 
     @_net
     async def flush(self, fh: int) -> None:
@@ -275,7 +280,7 @@ class Operations(pyfuse3.Operations):
 
     @_net
     async def release(self, fh: int) -> None:
-        self._tree.forget(self._tree.get(fh))
+        self._tree.forget(self._tree.get(fh & _INO))
 
     # --- directories -----------------------------------------------------------------------------
 
@@ -313,9 +318,10 @@ class Operations(pyfuse3.Operations):
         inode.refs += 1
         return _attributes(inode)
 
-    def _opened(self, file: Inode) -> FileInfo:
+    def _opened(self, file: Inode, flags: int) -> FileInfo:
         file.refs += 1
-        return FileInfo(fh=file.ino, direct_io=self._direct_io, keep_cache=True)
+        fh = file.ino | (_NOATIME if flags & os.O_NOATIME else 0)
+        return FileInfo(fh=fh, direct_io=self._direct_io, keep_cache=True)
 
     def _read_control(self, name: bytes) -> bytes:
         status = self._status()
