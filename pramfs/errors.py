@@ -87,6 +87,18 @@ class ImageTooSmall(PramError):
     errno = errno.ENOSPC
 
 
+# --- kexec --------------------------------------------------------------------------------------
+
+
+class NoPhysicalRange(PramError):
+    """
+    {0}: {1}; only memory with a place of its own survives a kexec: boot with memmap=SIZE!START,
+    which makes /dev/pmem0
+    """
+
+    errno = errno.ENODEV
+
+
 # --- reservation (seed 002: the order is invalid, corrupted, busy) ------------------------------
 
 

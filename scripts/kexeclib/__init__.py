@@ -1,0 +1,1 @@
+"""The kexec scenario in a virtual machine: build the guest, drive it, tell the story."""

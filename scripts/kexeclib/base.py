@@ -1,0 +1,106 @@
+"""The guest's Debian: a kernel, an initramfs that finds the disks, and a read-only root disk.
+
+Nothing of pramfs is on it, so it is built once, and again when this file or `guest/init` changes.
+"""
+
+import gzip
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from kexeclib.shell import FailureError, run
+
+SUITE = "bookworm"
+PACKAGES = (
+    *("attr", "busybox-static", "criu", "e2fsprogs", "fuse3", "iproute2", "kexec-tools", "kmod"),
+    *("procps", "python3"),
+)
+# The initramfs needs these to reach the disks ...
+DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4")
+# ... and the running guest these: the memory device, FUSE, what criu asks of the kernel, RAM disks.
+GUEST_MODULES = (
+    *("nd_e820", "nd_pmem", "fuse", "tun", "brd", "nfnetlink", "nf_tables"),
+    *("unix_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag"),
+)
+_NOT_NEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt")
+_MOUNTPOINTS = ("mnt", "opt", "srv")
+_INIT = Path(__file__).parent / "guest" / "init"
+_MIB = 1 << 20
+
+INPUTS = (Path(__file__), _INIT)
+
+
+def build(result: Path) -> None:
+    """Put `vmlinuz`, `initrd` and `root.ext4` into the directory. Needs root, and Debian's archive."""
+    if os.geteuid() != 0:
+        raise FailureError("the guest can only be built by root: debootstrap needs chroot")
+    work = result.parent
+    tree = work / "tree"
+    run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, tree)
+    kernel = _unpack_kernel(work)
+    release = next((kernel / "lib/modules").iterdir()).name
+    run("depmod", "--basedir", kernel, release)
+    for name in _NOT_NEEDED:
+        shutil.rmtree(tree / name)
+    for name in _MOUNTPOINTS:
+        (tree / name).mkdir(exist_ok=True)
+    shutil.copy(kernel / f"boot/vmlinuz-{release}", result / "vmlinuz")
+    _make_initrd(kernel, release, tree / "bin/busybox", work / "initramfs", result / "initrd")
+    shutil.copy(result / "vmlinuz", tree / f"boot/vmlinuz-{release}")
+    shutil.copy(result / "initrd", tree / f"boot/initrd.img-{release}")
+    _copy_modules(kernel, release, GUEST_MODULES, tree)
+    run("depmod", "--basedir", tree, release)
+    make_disk(tree, result / "root.ext4")
+
+
+def make_disk(tree: Path, disk: Path) -> None:
+    """Make an ext4 image of a tree, without mounting anything, with little room to spare."""
+    used = int(run("du", "--summarize", "--block-size=1", tree).split()[0])
+    size_mib = used * 5 // 4 // _MIB + 8
+    run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, disk, f"{size_mib}M")
+
+
+def _unpack_kernel(work: Path) -> Path:
+    """The newest kernel of the suite, unpacked only: nothing of it is to run on the host."""
+    run("apt-get", "-qq", "update")
+    depends = run("apt-cache", "depends", "linux-image-amd64").split()
+    package = next(word for word in depends if word.startswith("linux-image-6"))
+    run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=work)
+    kernel = work / "kernel"
+    run("dpkg-deb", "--extract", next(work.glob("linux-image-*.deb")), kernel)
+    return kernel
+
+
+def _make_initrd(kernel: Path, release: str, busybox: Path, tree: Path, initrd: Path) -> None:
+    for name in ("bin", "dev", "proc", "sys", "root"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy(busybox, tree / "bin/busybox")
+    shutil.copy(_INIT, tree / "init")
+    order = _copy_modules(kernel, release, DISK_MODULES, tree)
+    (tree / "modules").write_text("".join(f"/{path}\n" for path in order))
+    names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+    archive = subprocess.run(
+        [busybox, "cpio", "-o", "-H", "newc"],
+        cwd=tree,
+        input=names.encode(),
+        capture_output=True,
+        check=True,
+    ).stdout
+    initrd.write_bytes(gzip.compress(archive, compresslevel=6))
+
+
+def _copy_modules(kernel: Path, release: str, names: tuple[str, ...], tree: Path) -> list[Path]:
+    """Copy these modules and what they depend on; returns them in the order of loading."""
+    order: list[Path] = []
+    for name in names:
+        command = ("modprobe", "--dirname", kernel, "--set-version", release, "--show-depends")
+        for line in run(*command, name).splitlines():
+            word, _, path = line.partition(" ")
+            module = Path(path.strip()).relative_to(kernel) if word == "insmod" else None
+            if module is not None and module not in order:
+                order.append(module)
+    for module in order:
+        (tree / module).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kernel / module, tree / module)
+    return order

@@ -1,0 +1,61 @@
+"""Artefacts that take long to build, kept outside the checkout and built anew when an input changes.
+
+They are in $XDG_CACHE_HOME/pramfs (default: ~/.cache/pramfs), each in a directory that is named by its
+kind and a digest of what went into it. A build that is interrupted leaves nothing that would be used.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_DIGEST_LENGTH = 16
+
+
+def directory() -> Path:
+    """The cache, made if needed."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(base, "pramfs")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def digest(inputs: Iterable[Path]) -> str:
+    """A name for the contents of these files, in this order."""
+    total = hashlib.sha256()
+    for path in inputs:
+        content = path.read_bytes()
+        total.update(f"{path.name} {len(content)}\n".encode())
+        total.update(content)
+    return total.hexdigest()[:_DIGEST_LENGTH]
+
+
+def artefact(kind: str, inputs: Iterable[Path], build: Callable[[Path], None]) -> Path:
+    """The directory of this kind for these inputs; `build` fills it if it is not there yet.
+
+    Directories of the same kind for other inputs are removed: they would only pile up.
+    """
+    with _locked(kind):
+        wanted = directory() / f"{kind}-{digest(inputs)}"
+        if wanted.is_dir():
+            return wanted
+        with tempfile.TemporaryDirectory(prefix=f"building-{kind}.", dir=directory()) as temporary:
+            result = Path(temporary, "result")
+            result.mkdir()
+            build(result)
+            for old in directory().glob(f"{kind}-*"):
+                shutil.rmtree(old)
+            result.rename(wanted)
+        return wanted
+
+
+@contextmanager
+def _locked(kind: str) -> Iterator[None]:
+    """One build of a kind at a time: several runs may have been started."""
+    with (directory() / f"{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

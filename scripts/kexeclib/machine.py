@@ -1,0 +1,182 @@
+"""One virtual machine: QEMU, and the guest's agent at the other end of a serial port.
+
+QEMU runs with -no-reboot: a machine that boots again has gone through kexec, nothing else. Its memory is
+a file, so that it outlives a power cut and can be damaged from outside, as real memory can.
+"""
+
+import base64
+import re
+import select
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kexeclib.guest import Guest
+from kexeclib.shell import FailureError, run
+
+MEMORY_MIB = 1536
+BOOT_SECONDS = 120
+COMMAND_SECONDS = 120
+
+_CONSOLE_LINES = 15
+# SSE 4.2 for crc32c, RDRAND so that no boot waits for randomness.
+_PROCESSOR = "qemu64,+ssse3,+sse4.1,+sse4.2,+rdrand"
+_READY = re.compile(r"@ready ([0-9a-f-]{36})")
+_DONE = re.compile(r"@done (\d+) ([A-Za-z0-9+/=]*)")
+
+
+class CommandError(FailureError):
+    """A command in the guest exited with something else than 0."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command in the guest ended, and all it wrote."""
+
+    code: int
+    output: str
+
+
+class Machine:
+    """A machine that is off until `boot`. A context manager: leaving it, however, ends QEMU."""
+
+    def __init__(self, guest: Guest, directory: Path) -> None:
+        self.memory = directory / "memory"
+        self._guest = guest
+        self._console = directory / "console.log"
+        self._disk = directory / "srv.ext4"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._agent: socket.socket | None = None
+        self._received = b""
+        self._boot_id = ""
+        with self.memory.open("wb") as memory:
+            memory.truncate(MEMORY_MIB << 20)
+        run("mke2fs", "-q", "-t", "ext4", self._disk, "16M")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cut_power()
+        self.memory.unlink()
+
+    def boot(self, command_line: str) -> None:
+        """Switch the machine on; returns when the guest takes commands. Raises FailureError.
+
+        What the memory held before is still in it, as after a power cut too short to matter.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs, self._console.open("ab") as console:
+            self._process = subprocess.Popen(
+                self._qemu(theirs.fileno(), command_line),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                pass_fds=[theirs.fileno()],
+            )
+        self._agent, self._received = ours, b""
+        self._wait_until_ready()
+
+    def run(self, command: str, seconds: float = COMMAND_SECONDS) -> str:
+        """Run a shell command in the guest; returns what it wrote. Raises CommandError."""
+        result = self.attempt(command, seconds)
+        if result.code:
+            raise CommandError(f"{command}: exited with {result.code}:\n{result.output}")
+        return result.output
+
+    def attempt(self, command: str, seconds: float = COMMAND_SECONDS) -> Result:
+        """Run a shell command in the guest, whatever comes of it. Raises FailureError at the limit."""
+        self._send(command)
+        match = self._expect(_DONE, seconds, command)
+        output = base64.b64decode(match[2]).decode(errors="replace")
+        return Result(int(match[1]), output)
+
+    def kexec(self, command: str) -> None:
+        """Run a command that starts another kernel, and wait until that takes commands.
+
+        Raises CommandError when the command returns, FailureError when no other kernel comes up.
+        """
+        self._send(command)
+        self._wait_until_ready(command)
+
+    def cut_power(self) -> None:
+        """Switch the machine off at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._agent is not None:
+            self._agent.close()
+            self._agent = None
+
+    def console(self) -> str:
+        """The end of what the guest's kernels have said."""
+        text = self._console.read_text(errors="replace")
+        return "\n".join(text.splitlines()[-_CONSOLE_LINES:])
+
+    def _qemu(self, agent_fd: int, command_line: str) -> list[str]:
+        memory = f"memory-backend-file,id=memory,size={MEMORY_MIB}M,mem-path={self.memory},share=on"
+        command = [
+            # With us dies QEMU, even when we are killed.
+            *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
+            *("-accel", "tcg,thread=multi", "-cpu", _PROCESSOR, "-smp", "2"),
+            *("-machine", "pc,memory-backend=memory", "-object", memory, "-m", f"{MEMORY_MIB}M"),
+            *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-net", "none"),
+            *("-serial", "stdio", "-chardev", f"socket,id=agent,fd={agent_fd}"),
+            *("-serial", "chardev:agent"),
+            *("-kernel", str(self._guest.kernel), "-initrd", str(self._guest.initrd)),
+            *("-append", command_line),
+        ]
+        for disk in (self._guest.root, self._guest.pramfs):
+            command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]
+        return [*command, "-drive", f"file={self._disk},format=raw,if=virtio"]
+
+    def _send(self, command: str) -> None:
+        assert self._agent is not None
+        self._agent.sendall(base64.b64encode(command.encode()) + b"\n")
+
+    def _wait_until_ready(self, command: str = "") -> None:
+        deadline = time.monotonic() + BOOT_SECONDS
+        what = command or "the boot"
+        while True:
+            line = self._read_line(deadline, what)
+            ready, done = _READY.search(line), _DONE.search(line)
+            if ready is not None and ready[1] != self._boot_id:
+                self._boot_id = ready[1]
+                return
+            if done is not None:
+                output = base64.b64decode(done[2]).decode(errors="replace")
+                raise CommandError(f"{command}: exited with {done[1]}:\n{output}")
+
+    def _expect(self, pattern: re.Pattern[str], seconds: float, what: str) -> re.Match[str]:
+        deadline = time.monotonic() + seconds
+        while True:
+            line = self._read_line(deadline, what)
+            match = pattern.search(line)
+            if match is not None:
+                return match
+            if _READY.search(line):
+                raise FailureError(f"{what}: the guest has started anew")
+
+    def _read_line(self, deadline: float, what: str) -> str:
+        assert self._agent is not None
+        while b"\n" not in self._received:
+            left = max(0.0, deadline - time.monotonic())
+            readable, _, _ = select.select([self._agent], [], [], left)
+            if not readable:
+                raise FailureError(f"{what}: no answer in time; the console:\n{self.console()}")
+            data = self._agent.recv(1 << 16)
+            if not data:
+                raise FailureError(f"{what}: the machine went off; the console:\n{self.console()}")
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return line.decode(errors="replace")
