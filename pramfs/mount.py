@@ -51,8 +51,8 @@ def serve(
             image_path,
             options,
             lambda bar: Heartbeat(_PLEA_PERIOD_S, lambda: _plead(manager, "verifying", bar)),
+            lambda path: dump_on_sigusr1(open_log(path)),
         )
-        dump_on_sigusr1(open_log(volume.log_path))
     except PramError as exc:
         log.error("%s", exc)
         return exc.exit_code

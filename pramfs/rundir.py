@@ -59,7 +59,7 @@ class State:
         return ""
 
     def _lost(self) -> str:
-        return f"what it had changed since generation {self.generation} is lost"
+        return f"any change since generation {self.generation} is lost"
 
 
 def run_directory() -> Path:

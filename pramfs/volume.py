@@ -40,13 +40,22 @@ class Volume:
     log_path: Path
 
 
-def load_volume(image_path: Path, options: MountOptions, watch: Watch) -> Volume:
-    """Load the tree that the options name. Raises PramError, and then nothing has changed."""
+def load_volume(
+    image_path: Path, options: MountOptions, watch: Watch, open_log: Callable[[Path], None]
+) -> Volume:
+    """Load the tree that the options name. Raises PramError, and then nothing has changed.
+
+    `open_log` is told where the log of this image belongs as soon as that is known.
+    """
     image = open_image(image_path, writable=not options.ro, create=not options.ro)
     try:
         if not options.ro:
             _lock(image)
         pram = _open_pram(image, options)
+        log_path = rundir.log_path(pram.current.uuid)
+        open_log(log_path)
+        for line in options.banned.table():
+            log.info("%s", line)
         state_path = rundir.state_path(pram.current.uuid)
         _say_how_it_ended(image, pram, rundir.read_state(state_path), options)
         with _many_objects():
@@ -61,7 +70,7 @@ def load_volume(image_path: Path, options: MountOptions, watch: Watch) -> Volume
         saver=Saver(pram, options.name, tree),
         read_only=options.ro,
         state_path=state_path,
-        log_path=rundir.log_path(pram.current.uuid),
+        log_path=log_path,
     )
 
 
@@ -99,19 +108,15 @@ def _open_pram(image: Image, options: MountOptions) -> Pram:
     # With recover nothing of a damaged save may be overwritten before the next is published.
     arena = "memory" if options.recover else options.arena
     if _is_new(image, options):
-        pram = Pram.create(image, _new_frames(image, options), banned=options.banned, arena=arena)
-    else:
-        pram = Pram.open(
-            image,
-            frames=options.frames if options.size_bytes is not None else 0,
-            banned=options.banned,
-            arena=arena,
-            pfn=options.pram,
-            accept_truncated=options.recover,
-        )
-    for line in options.banned.table():
-        log.info("%s", line)
-    return pram
+        return Pram.create(image, _new_frames(image, options), banned=options.banned, arena=arena)
+    return Pram.open(
+        image,
+        frames=options.frames if options.size_bytes is not None else 0,
+        banned=options.banned,
+        arena=arena,
+        pfn=options.pram,
+        accept_truncated=options.recover,
+    )
 
 
 def _say_how_it_ended(
