@@ -27,6 +27,7 @@ from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
 UNKNOWN_CSUM = 0  # a page that really has this checksum is only computed again
 
 _COPY_FRAMES = 1024
+_SUM_FRAMES = 16  # at a time while idle: a request that comes in must not wait for many
 _PUNCH_BACKLOG = 1024  # freed frames that may wait to be given back to the system
 
 Progress = Callable[[int], None]
@@ -128,13 +129,13 @@ class Arena(ABC):
         self._csums[pfn : pfn + len(csums)] = csums
 
     def sum_some(self) -> bool:
-        """Compute the checksums of some frames written of late; False when there is nothing to do."""
+        """Compute the checksums of a few frames written of late; False when there is nothing to do."""
         if not self._unsummed:
             return False
         pfn, count = self._unsummed.pop()
-        if count > 64:
-            self._unsummed.append(Run(pfn, count - 64))
-            pfn, count = pfn + count - 64, 64
+        if count > _SUM_FRAMES:
+            self._unsummed.append(Run(pfn, count - _SUM_FRAMES))
+            pfn, count = pfn + count - _SUM_FRAMES, _SUM_FRAMES
         if self.table.writable(pfn, count):
             self.csums(pfn, count)
         return True

@@ -104,20 +104,27 @@ class Session:
             self._reading = False
 
     async def _next_request(self) -> bool:
+        if self._closing:
+            return self._is_readable()
+        await self._let_others_run()
+        while not self._is_readable():
+            if not self._idle_work():
+                break
+            await self._let_others_run()
+        else:
+            return True
+        if self._look() or self._doze():
+            return True
+        await trio.lowlevel.wait_readable(self._fd)
+        self._others_ran_ns = time.monotonic_ns()
+        return True
+
+    async def _let_others_run(self) -> None:
+        """Give trio's other tasks a turn, if they have not had one lately: each costs a trip."""
         now = time.monotonic_ns()
         if now - self._others_ran_ns > _LET_OTHERS_RUN_NS:
             await trio.lowlevel.checkpoint()
             self._others_ran_ns = now
-        if self._closing:
-            return self._is_readable()
-        if self._look() or self._poll.poll(_DOZE_MS):
-            return True
-        while self._idle_work():
-            if self._is_readable():
-                return True
-        await trio.lowlevel.wait_readable(self._fd)
-        self._others_ran_ns = time.monotonic_ns()
-        return True
 
     def _is_readable(self) -> bool:
         return bool(self._poll.poll(0))
@@ -125,19 +132,23 @@ class Session:
     def _look(self) -> bool:
         """Look for a request without sleeping, as long as that has paid of late."""
         if self._pays <= 0:
-            found = bool(self._poll.poll(0))
-            # One that is there at once says that they come fast: try again.
-            self._pays += found and self._pays == 0
-            return found
+            return False
         deadline = time.monotonic_ns() + _LOOK_NS
         poll = self._poll.poll
-        while True:
+        while time.monotonic_ns() < deadline:
             if poll(0):
                 self._pays = min(self._pays + 1, _PAYS_AT_MOST)
                 return True
-            if time.monotonic_ns() > deadline:
-                self._pays -= 1
-                return False
+        self._pays -= 1
+        return False
+
+    def _doze(self) -> bool:
+        """Sleep for a moment. A request that wakes us soon would have been worth looking for."""
+        start = time.monotonic_ns()
+        found = bool(self._poll.poll(_DOZE_MS))
+        if found and self._pays == 0 and time.monotonic_ns() - start < _LOOK_NS:
+            self._pays = 1
+        return found
 
 
 def _fuse_fd() -> int:
