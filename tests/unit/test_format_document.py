@@ -4,6 +4,7 @@ The offsets are computed from the formats of the structs, and compared with ever
 """
 
 import itertools
+import lzma
 import re
 import struct
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from pramfs import layout
 from pramfs.layout import PAGE_SIZE
 from tests.golden import decoder
+from tests.golden.manifest import IMAGE
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 TYPES = {"H": "u16", "I": "u32", "Q": "u64", "q": "i64"}
@@ -123,6 +125,28 @@ def test_the_checksums_given_as_examples_are_right() -> None:
 def test_the_code_computes_the_csum_that_the_document_describes(pfn: int) -> None:
     uuid, page = bytes(range(16)), bytes(range(256)) * 16
     assert layout.page_csum(uuid, pfn, page) == decoder.metadata_csum(uuid, pfn, page)
+
+
+def test_the_example_is_what_is_in_the_golden_image() -> None:
+    content = lzma.decompress(IMAGE.read_bytes())
+    save = decoder.decode(content)
+    block, greeting = save.super_block, save.nodes[b"greeting"]
+    link, entry = greeting.links[0], greeting.pages[0]
+    rows = [
+        (
+            f"| pfn 0x{block.pfn:X}, csum 0x{csum_at(content, block.pfn):08X}, generation 6, "
+            f"node_pfn 0x{block.node_pfn:X}, {len(save.nodes)} nodes |"
+        ),
+        f"| the other slot | pfn 0x{block.other_pfn:X} |",
+        f"| pfn 0x{greeting.pfn:X}, csum 0x{csum_at(content, greeting.pfn):08X} |",
+        f"| its only link | pfn 0x{link:X}, csum 0x{csum_at(content, link):08X} |",
+        f"| pfn 0x{entry.pfn:X}, csum 0x{decoder.crc32c(entry.data):08X}: `hello`",
+    ]
+    assert [row for row in rows if row not in DOCUMENT] == []
+
+
+def csum_at(content: bytes, pfn: int) -> int:
+    return int.from_bytes(content[pfn * PAGE_SIZE + 4 : pfn * PAGE_SIZE + 8], "little")
 
 
 def test_the_document_gives_the_magics_as_they_are_in_an_image() -> None:
