@@ -91,10 +91,7 @@ class ImageTooSmall(PramError):
 
 
 class NoPhysicalRange(PramError):
-    """
-    {0}: {1}; only memory with a place of its own survives a kexec: boot with memmap=SIZE!START,
-    which makes /dev/pmem0
-    """
+    """{0}: {1}: no memory of its own that outlives a kexec; boot with memmap=SIZE!START"""
 
     errno = errno.ENODEV
 

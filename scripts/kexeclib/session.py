@@ -1,0 +1,143 @@
+"""What a person types in the guest: mount, start processes, dump, unmount, kexec, restore.
+
+Each function shows its commands and what they print in a step of the story, if it is given one.
+"""
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from demolib.story import Step
+from kexeclib.machine import Machine
+from kexeclib.shell import FailureError
+
+DEVICE = "/dev/pmem0"
+MOUNTPOINT = "/mnt"
+PERSISTENT = "/srv"
+RANGE = "192M!1G"
+BANNED = "0-16M"
+COMMAND_LINE = f"console=ttyS0 panic=-1 quiet loglevel=4 memmap={RANGE}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A process worth restoring: its directory of dumps is named by what it is."""
+
+    name: str
+    arguments: tuple[str, ...]
+    pid: int
+
+    @property
+    def images(self) -> str:
+        """Where its dump is."""
+        return f"{MOUNTPOINT}/{self.name}"
+
+
+# Pids far from those that a booting guest uses, so that they are free again after a kexec.
+MEMORY = Workload("memory", ("memory", "32"), 6000)
+FAMILY = Workload("family", ("family",), 7000)
+FILE = Workload("file", ("file", PERSISTENT), 8000)
+WORKLOADS = (MEMORY, FAMILY, FILE)
+
+Report = dict[str, Any]
+Reports = dict[int, Report]  # by pid: of a process and its children
+
+
+class Session:
+    """A shell in the guest."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def command(self, step: Step | None, *words: str) -> str:
+        """Run a command and show it; returns what it wrote. Raises CommandError."""
+        if step is not None:
+            step.command(words)
+        output = self.machine.run(shlex.join(words))
+        if step is not None:
+            step.output(output)
+        return output
+
+    def mount(self, step: Step | None = None, options: str = f"banned={BANNED}") -> None:
+        """Mount pramfs from the memory device."""
+        self.command(step, "pramfs", "mount", "-o", options, DEVICE, MOUNTPOINT)
+
+    def umount(self, step: Step | None = None) -> None:
+        """Unmount it; what it holds is safe when this returns."""
+        self.command(step, "pramfs", "umount", MOUNTPOINT)
+
+    def start(self, workload: Workload) -> Reports:
+        """Start a workload with the pid it is to have; returns its first reports."""
+        program = shlex.join(["python3", "/opt/workload.py", *workload.arguments])
+        self.machine.run(
+            f"echo {workload.pid - 1} >/proc/sys/kernel/ns_last_pid\n"
+            f"setsid {program} </dev/null >/dev/null 2>&1 &"
+        )
+        return self._read_reports(workload)
+
+    def report(self, workload: Workload) -> Reports:
+        """What the processes of a workload say of themselves now."""
+        # Fresh ones of all: a process that is not there any more leaves none.
+        self.machine.run("rm -f /run/workload/*")
+        self.machine.run(f"pkill -USR1 --session {workload.pid}")
+        return self._read_reports(workload)
+
+    def dump(self, workload: Workload, step: Step | None = None) -> None:
+        """Dump a workload into the mount; its processes are gone then."""
+        images = workload.images
+        self.command(step, "mkdir", "-p", images)
+        self.command(
+            step,
+            *("criu", "dump", "-D", images, "-t", str(workload.pid), "-v4", "-o", "dump.log"),
+        )
+
+    def restore(self, workload: Workload, step: Step | None = None) -> None:
+        """Restore a workload from the mount."""
+        self.command(
+            step, *("criu", "restore", "-d", "-D", workload.images, "-v4", "-o", "restore.log")
+        )
+
+    def remove(self, workload: Workload, step: Step | None = None) -> None:
+        """Remove the dump of a workload."""
+        self.command(step, "rm", "-r", workload.images)
+
+    def kexec(self, step: Step | None = None) -> str:
+        """Go on in another kernel; returns the command line that it was given."""
+        words = ("pramfs", "kexec", DEVICE)
+        if step is not None:
+            step.command(words)
+            step.output(self.machine.run(shlex.join([*words, "--dry-run"])))
+        self.machine.kexec(shlex.join(words))
+        return self.machine.run("cat /proc/cmdline")
+
+    def _read_reports(self, workload: Workload) -> Reports:
+        first = self._read_report(workload.pid)
+        children = first.get("children", [])
+        return {workload.pid: first} | {pid: self._read_report(pid) for pid in children}
+
+    def _read_report(self, pid: int) -> Report:
+        path = f"/run/workload/{pid}"
+        wait = f"for n in $(seq 600); do [ -e {path} ] && break; sleep 0.1; done; cat {path}"
+        report: Report = json.loads(self.machine.run(wait))
+        return report
+
+
+def differences(before: Reports, after: Reports) -> Iterator[str]:
+    """What should be as it was before the dump, and is not."""
+    for pid, old in before.items():
+        new = after[pid]
+        for key in old.keys() - {"count", "heard", "offset"}:
+            if new[key] != old[key]:
+                yield f"process {pid}: {key} was {old[key]}, is {new[key]}"
+        for key in old.keys() & {"count", "heard", "offset"}:
+            if new[key] < old[key]:
+                yield f"process {pid}: {key} went back from {old[key]} to {new[key]}"
+
+
+def require_same(before: Reports, after: Reports) -> None:
+    """Raise FailureError unless everything is as it was, or has gone on from there."""
+    wrong = list(differences(before, after))
+    if wrong:
+        raise FailureError("; ".join(wrong))
