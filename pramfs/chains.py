@@ -84,20 +84,23 @@ class Chain:
 
 
 def reserve_chain(
-    image: Image, uuid: bytes, table: FrameTable, link_pfn: int, taken: Callable[[Run], None]
+    read: Callable[[int], bytes | memoryview],
+    uuid: bytes,
+    table: FrameTable,
+    link_pfn: int,
+    taken: Callable[[Run], None],
 ) -> Chain:
-    """Read the chain that starts at `link_pfn` and reserve its frames in `table`.
+    """Read the chain that starts at `link_pfn`, page by page, and reserve its frames in `table`.
 
     Every reserved run is passed to `taken`, so that the caller can unreserve them. The checks are those
     of seed 002, in its order: InvalidPfn, CorruptedPage, BusyPfn for the link, then for each entry. A
     chain that runs into itself meets its own link as busy.
     """
     chain = Chain()
-    pages = _Reader(image)
     while link_pfn:
         if link_pfn >= len(table):
             raise InvalidPfn(link_pfn, "link")
-        page = pages.read(link_pfn)
+        page = memoryview(read(link_pfn))
         header = LinkHeader._make(LINK.unpack_from(page))
         _check_link(uuid, link_pfn, header, page)
         table.reserve(link_pfn, 1, "link")
@@ -174,8 +177,8 @@ def _words(longs: "array[int]") -> "array[int]":
     return words
 
 
-class _Reader:
-    """Reads pages one at a time, several at once from the image: links often follow each other."""
+class ReadAhead:
+    """Reads pages of an image one at a time, but from it several at once: links often follow each other."""
 
     def __init__(self, image: Image) -> None:
         self._image = image
@@ -183,6 +186,7 @@ class _Reader:
         self._pages = memoryview(b"")
 
     def read(self, pfn: int) -> memoryview:
+        """The page at `pfn`. Raises SystemFault when it cannot be read."""
         at = (pfn - self._first) << PAGE_SHIFT
         if not 0 <= at < len(self._pages):
             count = min(_READ_AHEAD, self._image.frames - pfn)

@@ -145,6 +145,8 @@ class Pram:
     def prepare_save(self, name: str, type_: int) -> "SaveStream":
         """Start to fill a new node. Raises NameTooLong, NoFrames, NodeExists, in this order."""
         self._require_writable()
+        if not name or "\0" in name:
+            raise PramError("a node needs a name, without NUL")
         size = len(os.fsencode(name))
         if size >= layout.NAME_MAX:
             raise NameTooLong(name, size, layout.NAME_MAX - 1)
@@ -221,7 +223,7 @@ class Pram:
         """The chain of a node whose frames are reserved already."""
         scratch = FrameTable(len(self.arena.table))
         return chains.reserve_chain(
-            self.image, self.current.uuid, scratch, node.link_pfn, lambda run: None
+            self.arena.read, self.current.uuid, scratch, node.link_pfn, lambda run: None
         )
 
 
@@ -533,6 +535,7 @@ def _reserve_nodes(
     image: Image, table: FrameTable, current: SuperBlock, taken: list[Run]
 ) -> Iterator[Node]:
     names: set[str] = set()
+    links = chains.ReadAhead(image)
     pfn = current.node_pfn
     while pfn:
         node, following = _read_node(image, table, current.uuid, pfn)
@@ -542,7 +545,9 @@ def _reserve_nodes(
             raise CorruptedPage(pfn, f"a second node '{node.name}'")
         names.add(node.name)
         own = len(taken)
-        node.chain = chains.reserve_chain(image, current.uuid, table, node.link_pfn, taken.append)
+        node.chain = chains.reserve_chain(
+            links.read, current.uuid, table, node.link_pfn, taken.append
+        )
         _check_chain(node, node.chain)
         node.owned = taken[own:]
         yield node

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pramfs.chains import Chain, Entries, build_links, link_count, reserve_chain, runs_of
+from pramfs.chains import Chain, Entries, ReadAhead, build_links, link_count, reserve_chain, runs_of
 from pramfs.errors import BusyPfn, CorruptedPage, InvalidPfn, PramError, SystemFault
 from pramfs.frames import SAVED, FrameTable, Run
 from pramfs.layout import LINK_ENTRIES_MAX, PAGE_SIZE
@@ -31,7 +31,9 @@ class Taken:
         self.runs: list[Run] = []
 
     def reserve(self, forge: Forge, link_pfn: int = FIRST) -> Chain:
-        return reserve_chain(forge.image, UUID, self.table, link_pfn, self.runs.append)
+        return reserve_chain(
+            ReadAhead(forge.image).read, UUID, self.table, link_pfn, self.runs.append
+        )
 
     def frames(self) -> set[int]:
         check_table(self.table)
@@ -70,7 +72,7 @@ def test_what_was_built_is_what_is_read(count: int) -> None:
     for number, pfn in enumerate(links):
         image.write(pfn * PAGE_SIZE, pages[number * PAGE_SIZE : (number + 1) * PAGE_SIZE])
     table = FrameTable(2000)
-    chain = reserve_chain(image, UUID, table, links[0], lambda run: None)
+    chain = reserve_chain(ReadAhead(image).read, UUID, table, links[0], lambda run: None)
     assert chain.links == links
     for column in ("flags", "csums", "pfns", "indices"):
         assert getattr(chain.entries, column) == getattr(entries, column)
@@ -230,7 +232,7 @@ def test_an_image_that_is_cut_short_is_an_error_and_no_crash(
     forge.link(30, [(21, 0)])
     short = image_of(forge.image.content()[: frames * PAGE_SIZE])
     with pytest.raises((SystemFault, CorruptedPage)):
-        reserve_chain(short, UUID, taken.table, FIRST, taken.runs.append)
+        reserve_chain(ReadAhead(short).read, UUID, taken.table, FIRST, taken.runs.append)
 
 
 @given(data=st.data())
