@@ -21,7 +21,7 @@ from crc32c import crc32c
 
 from pramfs.errors import DamagedPage
 from pramfs.frames import DROPPED, FREE, FRESH, HELD, OLD, PENDING, FrameTable, Run
-from pramfs.image import Image, punch
+from pramfs.image import Image, punch, write_all
 from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
 
 UNKNOWN_CSUM = 0  # a page that really has this checksum is only computed again
@@ -29,6 +29,7 @@ UNKNOWN_CSUM = 0  # a page that really has this checksum is only computed again
 _COPY_FRAMES = 1024
 _SUM_FRAMES = 16  # at a time while idle: a request that comes in must not wait for many
 _PUNCH_BACKLOG = 1024  # freed frames that may wait to be given back to the system
+_UNSUMMED_MAX = 4096  # runs that wait for idle time; older ones are left to the save
 
 Progress = Callable[[int], None]
 
@@ -51,7 +52,7 @@ class Arena(ABC):
         self._unpunched_frames = 0
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
         self._unverified: bytearray | None = None
-        self._unsummed: deque[Run] = deque()
+        self._unsummed: deque[Run] = deque(maxlen=_UNSUMMED_MAX)
 
     # --- what a tree does with frames ------------------------------------------------------------
 
@@ -64,28 +65,42 @@ class Arena(ABC):
         return self.table.allocate(count)
 
     def require_free(self, count: int) -> None:
-        """Raise OSError(ENOSPC) unless `count` frames are free, or are after a checkpoint."""
+        """Raise OSError(ENOSPC) unless `count` frames are free, or are after checkpoints."""
         table = self.table
-        if table.count(FREE) >= count:
-            return
-        held = table.count(HELD) + table.count(OLD) + table.count(DROPPED)
-        if table.count(FREE) + held >= count and self.reclaim() and table.count(FREE) >= count:
-            return
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        # The end of a checkpoint that was under way may free too little where another one frees enough.
+        while table.count(FREE) < count:
+            held = table.count(HELD) + table.count(OLD) + table.count(DROPPED)
+            if table.count(FREE) + held < count or not self.reclaim():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def relocate(self, pfn: int) -> int:
-        """Copy the page out of a frame that has become banned; returns its new frame (seed 004)."""
+        """Copy the page out of a frame that has become banned; returns its new frame (seed 004).
+
+        A page that nobody has verified yet is not verified here either: one that is damaged stays so, and
+        does not keep all others from being saved.
+        """
         new = self.table.allocate(1)[0].pfn
-        self.write(new, self.read(pfn))
+        try:
+            self.write(new, self._load(Run(pfn, 1)))
+        except BaseException:
+            self.release(new, 1)
+            raise
+        self._csums[new] = self._csums[pfn]
+        if self._unverified is not None:
+            self._unverified[new] = self._unverified[pfn]
         self.release(pfn, 1)
         return new
 
     def write(self, pfn: int, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
         """Write `data` into FRESH frames from byte `offset` of frame `pfn` on."""
         start = (pfn << PAGE_SHIFT) + offset
-        self._store(start, data)
         first = start >> PAGE_SHIFT
         count = ((start + len(data) + PAGE_SIZE - 1) >> PAGE_SHIFT) - first
+        if self._unverified is not None and self._unverified.find(1, first, first + count) >= 0:
+            if offset or len(data) % PAGE_SIZE:
+                self.read(first, count)  # what is not written over must be sound
+            self._unverified[first : first + count] = bytes(count)
+        self._store(start, data)
         self._csums[first : first + count] = array("I", bytes(4 * count))  # UNKNOWN_CSUM
         self._remember_unsummed(first, count)
 
@@ -108,10 +123,14 @@ class Arena(ABC):
 
     def release(self, pfn: int, count: int) -> None:
         """Give frames up; their memory goes back to the system when no save needs them."""
-        was_fresh = self.table.state(pfn) == FRESH and self.table.uniform(pfn, count)
-        self.table.release(pfn, count)
-        if was_fresh:
-            self._discard(Run(pfn, count))
+        table = self.table
+        if not table.uniform(pfn, count):
+            fresh = list(table.runs(FRESH, first=pfn, count=count))
+        else:
+            fresh = [Run(pfn, count)] if table.state(pfn) == FRESH else []
+        table.release(pfn, count)
+        for run in fresh:
+            self._discard(run)
 
     # --- checksums -------------------------------------------------------------------------------
 
@@ -157,6 +176,17 @@ class Arena(ABC):
         """The save is published: see FrameTable.commit_save."""
         self._punch_later(self.table.commit_save())
         self._punch_image()
+
+    def commit_unsure(self) -> None:
+        """Nobody knows which save is in force: see FrameTable.commit_unsure."""
+        self.table.commit_unsure()
+
+    def abort_save(self) -> None:
+        """The save came to nothing: see FrameTable.abort_save."""
+        dropped = list(self.table.runs(DROPPED))
+        self.table.abort_save()
+        for run in dropped:
+            self._discard(run)
 
     def close(self) -> None:
         self._punch_image()
@@ -294,6 +324,12 @@ class MemoryArena(Arena):
         for run in copied:
             self._discard(run)
 
+    def commit_unsure(self) -> None:
+        copied = list(self.table.runs(PENDING, DROPPED))
+        super().commit_unsure()
+        for run in copied:
+            self._discard(run)
+
     def close(self) -> None:
         self._fresh.release()
         self._memory.close()
@@ -301,7 +337,7 @@ class MemoryArena(Arena):
         super().close()
 
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
-        os.pwrite(self._fd, data, start_bytes)
+        write_all(self._fd, start_bytes, data)
 
     def _load(self, run: Run) -> bytes:
         if self._waits_in_memory(run.pfn):

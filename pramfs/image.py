@@ -85,13 +85,7 @@ class Image:
 
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`. Raises OSError (ENOSPC, EIO …) when that is not possible."""
-        written = os.pwrite(self._fd, data, offset_bytes)
-        while written < len(data):
-            # A short write is how a file system says that it is nearly full: ask for the reason.
-            more = os.pwrite(self._fd, memoryview(data)[written:], offset_bytes + written)
-            if not more:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-            written += more
+        write_all(self._fd, offset_bytes, data)
 
     def sync(self) -> None:
         """Make all that was written durable. Raises OSError when the device says that it is not."""
@@ -192,6 +186,17 @@ class Image:
             if exc.errno == errno.EINVAL:
                 return unsupported
             raise
+
+
+def write_all(fd: int, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data`. Raises OSError (ENOSPC, EIO …) when that is not possible."""
+    written = os.pwrite(fd, data, offset_bytes)
+    while written < len(data):
+        # A short write is how a file system says that it is nearly full: ask for the reason.
+        more = os.pwrite(fd, memoryview(data)[written:], offset_bytes + written)
+        if not more:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written += more
 
 
 def punch(mapping: mmap.mmap, pfn: int, count: int) -> None:

@@ -1,0 +1,490 @@
+"""Frames as memory: written, read, summed and given back, in both ways to hold fresh ones."""
+
+import errno
+import os
+from array import array
+from collections.abc import Iterator
+
+import pytest
+from crc32c import crc32c
+
+from pramfs.arena import Arena, ImageArena, MemoryArena, open_arena
+from pramfs.errors import DamagedPage, SystemFault
+from pramfs.frames import FREE, FRESH, HELD, SAVED, FrameTable, Run
+from pramfs.layout import PAGE_SIZE
+from tests.unit.audit import check_table
+from tests.unit.images import Punch, Sync, WatchedImage, Write, frames_between, image_of
+
+FRAMES = 64
+
+
+def page(number: int) -> bytes:
+    return bytes((number % 256,)) * PAGE_SIZE
+
+
+@pytest.fixture(params=["image", "memory"])
+def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
+    """An arena in which frame N of the image holds page(N)."""
+    image = image_of(b"".join(page(pfn) for pfn in range(FRAMES)))
+    image.guarded = False  # there is no save in it
+    arena = open_arena(str(request.param), image, FrameTable(FRAMES))
+    yield arena
+    arena.close()
+
+
+def watched(arena: Arena) -> WatchedImage:
+    assert isinstance(arena.image, WatchedImage)
+    return arena.image
+
+
+def published(arena: Arena) -> None:
+    """Let everything in use be the save in force."""
+    arena.table.begin_save()
+    arena.write_back(lambda frames: None)
+    arena.commit_save()
+
+
+def fresh(arena: Arena, *numbers: int) -> int:
+    """Consecutive fresh frames with those pages; returns the pfn of the first."""
+    (run,) = arena.allocate(len(numbers))
+    arena.write(run.pfn, b"".join(map(page, numbers)))
+    return run.pfn
+
+
+def writes(arena: Arena) -> list[Write]:
+    return [step for step in watched(arena).journal if isinstance(step, Write)]
+
+
+def punched(arena: Arena) -> set[int]:
+    return {
+        pfn
+        for step in watched(arena).journal
+        if isinstance(step, Punch)
+        for pfn in range(step.pfn, step.pfn + step.frames)
+    }
+
+
+# --- reading and writing -------------------------------------------------------------------------
+
+
+def test_fresh_frames_hold_what_was_written(arena: Arena) -> None:
+    pfn = fresh(arena, 201, 202, 203)
+    assert arena.read(pfn, 3) == page(201) + page(202) + page(203)
+    assert bytes(arena.view(pfn, 3)) == page(201) + page(202) + page(203)
+
+
+def test_a_part_of_a_fresh_frame_can_be_written(arena: Arena) -> None:
+    pfn = fresh(arena, 200, 200)
+    arena.write(pfn, b"hello", 4094)
+    assert arena.read(pfn, 2)[4090:4103] == bytes((200,)) * 4 + b"hello" + bytes((200,)) * 4
+
+
+def test_frames_of_the_last_save_are_read_from_the_image_in_place(arena: Arena) -> None:
+    arena.table.reserve(10, 3, "data page")
+    assert arena.read(10, 3) == page(10) + page(11) + page(12)
+    assert bytes(arena.view(10, 3)) == page(10) + page(11) + page(12)
+
+
+def test_a_run_of_saved_and_fresh_frames_reads_as_one(arena: Arena) -> None:
+    arena.table.reserve(3, 2, "data page")
+    pfn = fresh(arena, 201, 202)
+    assert pfn == 1
+    assert arena.read(1, 4) == page(201) + page(202) + page(3) + page(4)
+    assert bytes(arena.view(1, 4)) == arena.read(1, 4)
+
+
+def test_fresh_frames_can_be_read_while_and_after_they_are_saved(arena: Arena) -> None:
+    pfn = fresh(arena, 201, 202)
+    arena.table.begin_save()
+    assert arena.read(pfn, 2) == page(201) + page(202)
+    arena.write_back(lambda frames: None)
+    assert arena.read(pfn, 2) == page(201) + page(202)
+    arena.commit_save()
+    assert arena.read(pfn, 2) == page(201) + page(202)
+    assert arena.image.read(pfn, 2) == page(201) + page(202)
+
+
+def test_an_image_that_is_cut_short_behind_our_back_is_an_error_of_one_call(arena: Arena) -> None:
+    arena.table.reserve(60, 1, "data page")
+    os.truncate(watched(arena)._fd, 50 * PAGE_SIZE)
+    with pytest.raises(SystemFault):
+        arena.read(60)
+
+
+# --- arena=image and arena=memory ----------------------------------------------------------------
+
+
+def test_an_image_arena_writes_fresh_frames_to_their_place_at_once() -> None:
+    image = image_of(bytes(FRAMES * PAGE_SIZE))
+    arena = open_arena("image", image, FrameTable(FRAMES))
+    pfn = fresh(arena, 201)
+    assert image.read(pfn) == page(201)
+    written = len(writes(arena))
+    published(arena)
+    assert len(writes(arena)) == written
+
+
+def test_a_memory_arena_does_not_touch_the_image_until_a_save() -> None:
+    image = image_of(bytes(FRAMES * PAGE_SIZE))
+    arena = open_arena("memory", image, FrameTable(FRAMES))
+    first, second = fresh(arena, 201), fresh(arena, 202)
+    arena.release(second, 1)
+    arena.write(first, b"more")
+    assert image.journal == []
+    told: list[int] = []
+    arena.table.begin_save()
+    arena.write_back(told.append)
+    assert sum(told) == 1
+    assert image.read(first) == b"more" + page(201)[4:]
+
+
+def test_a_page_given_up_while_it_is_saved_reaches_the_image_as_it_was(arena: Arena) -> None:
+    pfn = fresh(arena, 201)
+    arena.table.begin_save()
+    arena.release(pfn, 1)
+    fresh(arena, 202, 203)
+    arena.write_back(lambda frames: None)
+    arena.commit_save()
+    assert arena.image.read(pfn) == page(201)
+    assert arena.table.state(pfn) == HELD
+
+
+def test_a_save_can_be_tried_again_after_it_failed(arena: Arena) -> None:
+    pfn = fresh(arena, 201)
+    arena.table.begin_save()
+    with watched(arena).failing(0):
+        try:
+            arena.write_back(lambda frames: None)
+        except OSError:
+            assert isinstance(arena, MemoryArena)
+    arena.abort_save()
+    assert arena.read(pfn) == page(201)
+    published(arena)
+    assert arena.image.read(pfn) == page(201)
+
+
+def test_auto_takes_the_image_where_that_is_memory_already() -> None:
+    image = image_of(bytes(PAGE_SIZE * 8))
+    kind = ImageArena if image.in_memory() else MemoryArena
+    assert isinstance(open_arena("auto", image, FrameTable(8)), kind)
+
+
+# --- giving up and getting back ------------------------------------------------------------------
+
+
+def in_memory(arena: Arena) -> set[int]:
+    """The frames that take memory of their own in the arena: what is fresh, or still lies there."""
+    if isinstance(arena, MemoryArena):
+        os.lseek(arena._fd, 0, os.SEEK_SET)
+        return {pfn for pfn in range(FRAMES) if _next_data(arena._fd, pfn) == pfn * PAGE_SIZE}
+    arena._punch_image()
+    return {pfn for pfn in range(FRAMES) if arena.image.read(pfn) == page(200 + pfn)}
+
+
+def _next_data(fd: int, pfn: int) -> int:
+    try:
+        return os.lseek(fd, pfn * PAGE_SIZE, os.SEEK_DATA)
+    except OSError:  # no more data
+        return -1
+
+
+def marked(arena: Arena, count: int) -> Run:
+    """Consecutive fresh frames, each with a content that says which one it is."""
+    (run,) = arena.allocate(count)
+    for pfn in range(run.pfn, run.pfn + count):
+        arena.write(pfn, page(200 + pfn))
+    return run
+
+
+def test_memory_of_fresh_frames_that_are_given_up_goes_back(arena: Arena) -> None:
+    run = marked(arena, 8)
+    assert in_memory(arena) == set(range(1, 9))
+    arena.release(run.pfn, 3)
+    assert in_memory(arena) == set(range(4, 9))
+
+
+def test_memory_goes_back_too_when_saved_and_fresh_frames_are_given_up_together(
+    arena: Arena,
+) -> None:
+    marked(arena, 4)
+    published(arena)
+    marked(arena, 4)
+    arena.release(3, 4)
+    assert not {5, 6} & in_memory(arena)
+
+
+def test_memory_of_frames_that_a_failed_save_would_have_held_goes_back(arena: Arena) -> None:
+    run = marked(arena, 8)
+    arena.table.begin_save()
+    arena.release(run.pfn, 3)
+    arena.abort_save()
+    assert in_memory(arena) == set(range(4, 9))
+    check_table(arena.table)
+
+
+def test_the_image_gets_the_space_back_of_what_only_an_older_save_held(arena: Arena) -> None:
+    run = marked(arena, 8)
+    published(arena)
+    arena.release(run.pfn, 3)
+    published(arena)
+    arena._punch_image()
+    assert punched(arena) >= {1, 2, 3}
+    assert arena.image.read_bytes(PAGE_SIZE, 4 * PAGE_SIZE) == bytes(3 * PAGE_SIZE) + page(204)
+
+
+def test_a_memory_arena_keeps_no_copy_of_what_is_in_the_image(arena: Arena) -> None:
+    if isinstance(arena, ImageArena):
+        return
+    run = marked(arena, 8)
+    arena.table.begin_save()
+    arena.write_back(lambda frames: None)
+    arena.release(run.pfn, 1)
+    arena.commit_unsure()
+    assert in_memory(arena) == set()
+    assert arena.read(2) == page(202)
+
+
+def test_a_frame_that_was_freed_and_taken_again_is_not_punched(arena: Arena) -> None:
+    run = marked(arena, 8)
+    arena.release(run.pfn, 8)
+    assert [fresh(arena, 250) for _ in range(4)] == [1, 2, 3, 4]
+    arena._punch_image()
+    assert not punched(arena) & set(range(1, 5))
+    assert arena.read(1, 4) == page(250) * 4
+
+
+# --- room ----------------------------------------------------------------------------------------
+
+
+def test_a_full_arena_is_enospc_and_takes_nothing(arena: Arena) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        arena.allocate(FRAMES)
+    assert caught.value.errno == errno.ENOSPC
+    assert arena.table.count(FREE) == FRAMES - 1
+
+
+def test_frames_to_be_kept_free_are_not_given_out(arena: Arena) -> None:
+    arena.allocate(53, 10)
+    with pytest.raises(OSError, match="No space left"):
+        arena.allocate(1, 10)
+    assert arena.allocate(1, 9)
+
+
+class Reclaimer:
+    """Publishes when the arena asks for it, in one of the ways a saver does."""
+
+    def __init__(self, arena: Arena, steps: list[str]) -> None:
+        self.arena = arena
+        self.steps = steps
+        self.calls = 0
+        arena.reclaim = self
+
+    def __call__(self) -> bool:
+        self.calls += 1
+        step = self.steps.pop(0)
+        if step == "settle":  # a checkpoint that was under way is done
+            self.arena.commit_save()
+        elif step == "save":
+            published(self.arena)
+        return step != "fail"
+
+
+def test_when_the_last_save_holds_frames_back_a_checkpoint_makes_room(arena: Arena) -> None:
+    (run,) = arena.allocate(60)
+    published(arena)
+    arena.release(*run)
+    reclaimer = Reclaimer(arena, ["save"])
+    assert arena.allocate(50)
+    assert reclaimer.calls == 1
+
+
+def test_a_checkpoint_under_way_that_frees_too_little_is_followed_by_another(arena: Arena) -> None:
+    """Rule 2: only when no checkpoint can free more is the arena full."""
+    (run,) = arena.allocate(60)
+    published(arena)
+    arena.table.begin_save()
+    arena.release(*run)
+    reclaimer = Reclaimer(arena, ["settle", "save"])
+    assert arena.allocate(50)
+    assert reclaimer.calls == 2
+
+
+def test_no_checkpoint_is_published_that_could_not_make_enough_room(arena: Arena) -> None:
+    arena.allocate(50)
+    published(arena)
+    arena.release(1, 5)
+    reclaimer = Reclaimer(arena, [])
+    with pytest.raises(OSError, match="No space left"):
+        arena.allocate(20)
+    assert reclaimer.calls == 0
+
+
+def test_a_checkpoint_that_fails_is_enospc(arena: Arena) -> None:
+    (run,) = arena.allocate(60)
+    published(arena)
+    arena.release(*run)
+    Reclaimer(arena, ["fail"])
+    with pytest.raises(OSError, match="No space left"):
+        arena.allocate(50)
+
+
+# --- relocation (seed 004) -----------------------------------------------------------------------
+
+
+def test_a_relocated_page_is_copied_out_of_its_banned_frame(arena: Arena) -> None:
+    arena.table.reserve(5, 1, "data page")
+    arena.table.ban(frames_between(0, 10))
+    new = arena.relocate(5)
+    assert new == 11
+    assert arena.read(new) == page(5)
+    assert arena.table.state(5) == HELD
+
+
+def test_a_damaged_page_is_damaged_still_after_it_was_relocated(arena: Arena) -> None:
+    """It is copied without a look, so that one bad page does not keep all others from being saved."""
+    arena.table.reserve(5, 1, "data page")
+    arena.set_csums(5, array("I", [4711]))
+    arena.verify_on_first_read([Run(5, 1)])
+    arena.table.ban(frames_between(0, 10))
+    new = arena.relocate(5)
+    assert arena.csums(new, 1)[0] == 4711
+    with pytest.raises(DamagedPage):
+        arena.read(new)
+
+
+def test_a_relocation_that_fails_takes_no_frame(arena: Arena) -> None:
+    arena.table.reserve(5, 1, "data page")
+    arena.table.ban(frames_between(0, 10))
+    os.truncate(watched(arena)._fd, 0)
+    with pytest.raises(SystemFault):
+        arena.relocate(5)
+    assert arena.table.count(FRESH) == 0
+    assert arena.table.state(5) == SAVED
+
+
+# --- checksums -----------------------------------------------------------------------------------
+
+
+def test_checksums_are_those_of_the_pages(arena: Arena) -> None:
+    pfn = fresh(arena, 201, 202, 203)
+    assert list(arena.csums(pfn, 3)) == [crc32c(page(number)) for number in (201, 202, 203)]
+
+
+def test_a_checksum_follows_every_write(arena: Arena) -> None:
+    pfn = fresh(arena, 201, 202)
+    arena.csums(pfn, 2)
+    arena.write(pfn, b"x", PAGE_SIZE - 1)
+    arena.write(pfn + 1, b"y", 7)
+    expected = [page(201)[:-1] + b"x", page(202)[:7] + b"y" + page(202)[8:]]
+    assert list(arena.csums(pfn, 2)) == list(map(crc32c, expected))
+
+
+def test_a_page_whose_checksum_is_the_word_for_unknown_is_summed_all_the_same(arena: Arena) -> None:
+    zero = _page_with_checksum_zero()
+    assert crc32c(zero) == 0
+    (run,) = arena.allocate(1)
+    arena.write(run.pfn, zero)
+    assert list(arena.csums(run.pfn, 1)) == [0]
+
+
+def _page_with_checksum_zero() -> bytearray:
+    """CRC-32C is affine: the four bytes that make it 0 are found bit by bit."""
+    page = bytearray(PAGE_SIZE)
+    base = crc32c(page)
+    rows = []
+    for bit in range(32):
+        page[-4 + bit // 8] ^= 1 << bit % 8
+        rows.append((crc32c(page) ^ base, 1 << bit))
+        page[-4 + bit // 8] ^= 1 << bit % 8
+    wanted, chosen = base, 0
+    for column in reversed(range(32)):
+        pivot = next((row for row in rows if row[0] >> column & 1), None)
+        if pivot is None:
+            continue
+        rows = [
+            (row[0] ^ pivot[0], row[1] ^ pivot[1]) if row[0] >> column & 1 and row != pivot else row
+            for row in rows
+            if row != pivot
+        ]
+        if wanted >> column & 1:
+            wanted, chosen = wanted ^ pivot[0], chosen ^ pivot[1]
+    page[-4:] = chosen.to_bytes(4, "little")
+    return page
+
+
+def test_idle_time_sums_what_was_written_until_there_is_nothing_left(arena: Arena) -> None:
+    fresh(arena, *range(100, 150))
+    steps = 0
+    while arena.sum_some():
+        steps += 1
+    assert 0 < steps < 10
+    sums = list(arena.csums(1, 50))
+    assert sums == [crc32c(page(number)) for number in range(100, 150)]
+
+
+def test_idle_time_leaves_alone_what_was_given_up_meanwhile(arena: Arena) -> None:
+    arena.release(fresh(arena, 201, 202), 2)
+    assert arena.sum_some()
+    assert not arena.sum_some()
+
+
+def test_what_idle_time_has_to_do_does_not_pile_up_without_limit(arena: Arena) -> None:
+    (run,) = arena.allocate(8)
+    for number in range(20_000):
+        arena.write(run.pfn + number * 3 % 8, page(number))
+    assert len(arena._unsummed) < 10_000
+
+
+# --- verify=lazy ---------------------------------------------------------------------------------
+
+
+def lazily_loaded(arena: Arena, csum: int | None = None) -> int:
+    """A saved frame whose page nobody has looked at yet."""
+    arena.table.reserve(5, 1, "data page")
+    arena.set_csums(5, array("I", [crc32c(page(5)) if csum is None else csum]))
+    arena.verify_on_first_read([Run(5, 1)])
+    return 5
+
+
+def test_a_sound_page_passes_its_first_read(arena: Arena) -> None:
+    pfn = lazily_loaded(arena)
+    for _ in range(2):
+        assert arena.read(pfn) == page(5)
+        assert bytes(arena.view(pfn, 1)) == page(5)
+
+
+def test_a_damaged_page_fails_every_read(arena: Arena) -> None:
+    pfn = lazily_loaded(arena, csum=4711)
+    for _ in range(2):
+        with pytest.raises(DamagedPage):
+            arena.read(pfn)
+        with pytest.raises(DamagedPage):
+            arena.view(pfn, 1)
+
+
+def test_a_frame_that_was_never_read_can_be_used_again(arena: Arena) -> None:
+    """What was written into it is not to be measured by what was in it before."""
+    pfn = lazily_loaded(arena)
+    arena.release(pfn, 1)
+    published(arena)
+    arena.table.allocate(4)
+    assert fresh(arena, 222) == pfn
+    assert arena.read(pfn) == page(222)
+
+
+def test_writes_that_the_memory_takes_only_in_part_are_finished(arena: Arena) -> None:
+    """A write(2) may always write less than it was given."""
+    (run,) = arena.allocate(3)
+    data = page(1) + page(2) + page(3)
+    with pytest.MonkeyPatch.context() as patch:
+        pwrite = os.pwrite
+        patch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data[:1000]), at))
+        arena.write(run.pfn, data)
+    assert arena.read(run.pfn, 3) == data
+
+
+def test_nothing_is_synced_by_an_arena(arena: Arena) -> None:
+    """When the pages are durable is for who publishes them to say."""
+    fresh(arena, 1, 2, 3)
+    published(arena)
+    assert Sync() not in watched(arena).journal
