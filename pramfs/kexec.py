@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +203,7 @@ class _SegmentReader:
                 continue  # records were overwritten before they were read: go on with the next
 
 
-def parse_segments(records: Iterator[str]) -> Iterator[Span]:
+def parse_segments(records: Iterable[str]) -> Iterator[Span]:
     """Where the segments of a loaded kernel lie, from what the kernel logs while it loads them."""
     for record in records:
         match = _SEGMENT.search(record)

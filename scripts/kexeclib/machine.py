@@ -19,8 +19,8 @@ from kexeclib.guest import Guest
 from kexeclib.shell import FailureError, run
 
 MEMORY_MIB = 1536
-BOOT_SECONDS = 120
-COMMAND_SECONDS = 120
+BOOT_SECONDS = 300
+COMMAND_SECONDS = 300
 
 _CONSOLE_LINES = 15
 # SSE 4.2 for crc32c, RDRAND so that no boot waits for randomness.

@@ -53,9 +53,9 @@ def _boot(story: Story, session: Session) -> None:
 
 def _start(story: Story, session: Session) -> ReportsByName:
     with story.step("Start processes worth restoring") as step:
-        reports = {workload.name: session.start(workload) for workload in WORKLOADS}
-        _show(step, reports)
-    return reports
+        for workload in WORKLOADS:
+            session.start(workload)
+        return _report(step, session)
 
 
 def _dump(story: Story, session: Session) -> None:
@@ -81,8 +81,7 @@ def _restore(story: Story, session: Session, before: ReportsByName) -> ReportsBy
         for workload in WORKLOADS:
             session.restore(workload, step)
     with story.step("Compare them with what they were") as step:
-        after = {workload.name: session.report(workload) for workload in WORKLOADS}
-        _show(step, after)
+        after = _report(step, session)
         for name, reports in after.items():
             require_same(before[name], reports)
     with story.step("Remove the dumps") as step:
@@ -91,8 +90,10 @@ def _restore(story: Story, session: Session, before: ReportsByName) -> ReportsBy
     return after
 
 
-def _show(step: Step, reports: ReportsByName) -> None:
-    for name, processes in reports.items():
-        for report in processes.values():
+def _report(step: Step, session: Session) -> ReportsByName:
+    by_name = {workload.name: session.report(workload) for workload in WORKLOADS}
+    for name, reports in by_name.items():
+        for report in reports.values():
             facts = (f"{key} {str(value)[:_SHOWN_DIGITS]}" for key, value in report.items())
             step.say(f"{name}: {', '.join(facts)}")
+    return by_name

@@ -68,14 +68,14 @@ class Session:
         """Unmount it; what it holds is safe when this returns."""
         self.command(step, "pramfs", "umount", MOUNTPOINT)
 
-    def start(self, workload: Workload) -> Reports:
-        """Start a workload with the pid it is to have; returns its first reports."""
+    def start(self, workload: Workload) -> None:
+        """Start a workload with the pid it is to have; returns when it can report."""
         program = shlex.join(["python3", "/opt/workload.py", *workload.arguments])
         self.machine.run(
             f"echo {workload.pid - 1} >/proc/sys/kernel/ns_last_pid\n"
             f"setsid {program} </dev/null >/dev/null 2>&1 &"
         )
-        return self._read_reports(workload)
+        self._read_reports(workload)
 
     def report(self, workload: Workload) -> Reports:
         """What the processes of a workload say of themselves now."""
