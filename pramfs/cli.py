@@ -79,6 +79,19 @@ def build_parser() -> argparse.ArgumentParser:
     free = _command(commands, "free", _free, "free a node or tree, or all of them")
     free.add_argument("image", metavar="IMAGE", type=Path)
     free.add_argument("name", metavar="NAME", nargs="?")
+    kexec = _command(
+        commands, "kexec", _kexec, "start another kernel, and keep what a device holds"
+    )
+    kexec.add_argument("--load-only", action="store_true", help="leave the start to: kexec -e")
+    kexec.add_argument(
+        "--dry-run", action="store_true", help="check, say what would be done, do nothing"
+    )
+    kexec.add_argument("--kernel", metavar="FILE", type=Path, help="default: the one that runs")
+    kexec.add_argument("--initrd", metavar="FILE", type=Path, help="default: the kernel's")
+    kexec.add_argument(
+        "--append", metavar="WORDS", default="", help="for its command line, after the present one"
+    )
+    kexec.add_argument("device", metavar="IMAGE-DEVICE", type=Path)
     return parser
 
 
@@ -123,6 +136,14 @@ def _umount(args: argparse.Namespace) -> int:
 
 
 def _save(args: argparse.Namespace) -> int:
+    from pramfs import follow
+
+    status = follow.save(args.mountpoint)
+    print(f"{args.mountpoint}: saved to {status['image']}, generation {status['generation']}")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
     from pramfs import control
 
     status = control.read_status(args.mountpoint)
@@ -163,14 +184,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-    from pramfs import follow
-
-    status = follow.save(args.mountpoint)
-    print(f"{args.mountpoint}: saved to {status['image']}, generation {status['generation']}")
-    return 0
-
-
-def _status(args: argparse.Namespace) -> int:
 # --- images -------------------------------------------------------------------------------------
 
 
@@ -199,6 +212,7 @@ def _info_lines(info: dict[str, Any]) -> Iterator[str]:
     yield f"generation:  {info['generation']}, super block pfn {info['pfn']}"
     yield f"saved:       {_when(info['saved_ns'])} by {info['saved_by']}, {_kind_of_save(info)}"
     yield f"trees:       {', '.join(info['trees']) or 'none'}"
+    yield f"last run:    {_printable(info['last_run'] or 'nothing is known of it')}"
     mount = info.get("mount")
     if mount is not None:
         state = "changed since the last save" if mount["changed"] else "as saved"
@@ -206,20 +220,6 @@ def _info_lines(info: dict[str, Any]) -> Iterator[str]:
     yield from _node_lines(info["nodes"])
 
 
-def _node_lines(nodes: list[dict[str, Any]]) -> Iterator[str]:
-    if nodes:
-        yield f"{'node':<24} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"
-    for node in nodes:
-        yield (
-            f"{_printable(node['name']):<24} {node['type']:<12} {node['size']:>16,} {node['pages']:>10} "
-    yield f"last run:    {_printable(info['last_run'] or 'nothing is known of it')}"
-            f"{node['links']:>8}  {_when(node['saved_ns'])}"
-        )
-
-
-def _kind_of_save(info: dict[str, Any]) -> str:
-    kind = "at unmount" if info["final"] else "as a checkpoint"
-    return kind + (", by a run that met an internal error" if info["suspect"] else "")
 def _last_run(image: "Image") -> str:
     """What is known of the run that had the image last; "" when nothing is."""
     from pramfs import rundir, superblock
@@ -237,6 +237,19 @@ def _last_run(image: "Image") -> str:
     return state.ended_badly or f"saved at unmount by process {state.pid}"
 
 
+def _node_lines(nodes: list[dict[str, Any]]) -> Iterator[str]:
+    if nodes:
+        yield f"{'node':<24} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"
+    for node in nodes:
+        yield (
+            f"{_printable(node['name']):<24} {node['type']:<12} {node['size']:>16,} {node['pages']:>10} "
+            f"{node['links']:>8}  {_when(node['saved_ns'])}"
+        )
+
+
+def _kind_of_save(info: dict[str, Any]) -> str:
+    kind = "at unmount" if info["final"] else "as a checkpoint"
+    return kind + (", by a run that met an internal error" if info["suspect"] else "")
 
 
 def _when(nanoseconds: int) -> str:
@@ -352,4 +365,21 @@ def _free(args: argparse.Namespace) -> int:
         for name in names:
             pram.free(name)
         pram.publish()
+    return 0
+
+
+# --- kexec --------------------------------------------------------------------------------------
+
+
+def _kexec(args: argparse.Namespace) -> int:
+    from pramfs import kexec
+
+    with kexec.prepared(args.device, args.kernel, args.initrd, args.append) as plan:
+        print("\n".join(plan.lines()), flush=True)
+        if args.dry_run:
+            return 0
+        print(f"loaded:   {kexec.load(plan)}", flush=True)
+        if not args.load_only:
+            print("starting the new kernel", flush=True)
+            kexec.start()
     return 0
