@@ -194,6 +194,12 @@ class Operations(pyfuse3.Operations):
             mtime=attr.st_mtime_ns if fields.update_mtime else None,
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
+        if self.enable_writeback_cache and fields.update_size and not fields.update_mtime:
+            # The kernel keeps these two, and found that nothing changed.
+            changes.mtime, changes.ctime = target.mtime, target.ctime
+        # The kernel asks for a change of nothing when somebody writes who may not keep set-id bits.
+        changes.drop_setid = ctx.uid != 0 if fields.update_size else not _any(fields)
+        changes.in_group = _in_group(ctx, target)
         self._tree.setattr(target, changes)
         return _attributes(target)
 
@@ -212,7 +218,8 @@ class Operations(pyfuse3.Operations):
                 raise FUSEError(errno.EACCES)
             await self._publish()
             return
-        self._tree.setxattr(self._tree.get(inode), name, value)
+        target = self._tree.get(inode)
+        self._tree.setxattr(target, name, value, in_group=_in_group(ctx, target))
 
     @_net
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -242,7 +249,9 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         file = self._tree.file(inode)
         if flags & os.O_TRUNC:
-            self._tree.setattr(file, Changes(size=0))
+            changes = Changes(size=0, drop_setid=ctx.uid != 0, in_group=_in_group(ctx, file))
+            self._tree.setattr(file, changes)
+            pyfuse3.invalidate_inode(inode, attr_only=True)  # the reply cannot say what changed
         return self._opened(file, flags)
 
     @_net
@@ -378,6 +387,24 @@ def _attributes(inode: Inode) -> EntryAttributes:
     entry.st_mtime_ns = inode.mtime
     entry.st_ctime_ns = inode.ctime
     return entry
+
+
+def _in_group(ctx: RequestContext, inode: Inode) -> bool:
+    """Whether a process is in the group of a set-gid file, or root; True for all other files."""
+    if not inode.mode & stat.S_ISGID or ctx.uid == 0 or ctx.gid == inode.gid:
+        return True
+    try:
+        return inode.gid in pyfuse3.get_sup_groups(ctx.pid)
+    except (OSError, RuntimeError):
+        return False  # the process is gone, or in another namespace
+
+
+def _any(fields: SetattrFields) -> bool:
+    """Whether anything but ctime is to be changed."""
+    return any((
+        fields.update_mode, fields.update_uid, fields.update_gid, fields.update_size,
+        fields.update_atime, fields.update_mtime,
+    ))  # fmt: skip
 
 
 def _no_entry() -> EntryAttributes:

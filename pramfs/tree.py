@@ -20,6 +20,7 @@ from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
 
 ROOT_INO = 1
 NAME_MAX_BYTES = 255
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
 XATTR_VALUE_MAX_BYTES = 65536
 SYMLINK_MAX_BYTES = 4095
 FILE_MAX_BYTES = (1 << 63) - 1
@@ -44,7 +45,11 @@ class Owner:
 
 @dataclass(slots=True)
 class Changes:
-    """What `Tree.setattr` is to change; None is left as it is. Times in nanoseconds."""
+    """What `Tree.setattr` is to change; None is left as it is. Times in nanoseconds.
+
+    `drop_setid`: the content changes, by somebody who may not keep set-id bits. `in_group`: who asks is in
+    the file's group, or root.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -53,6 +58,8 @@ class Changes:
     atime: int | None = None
     mtime: int | None = None
     ctime: int | None = None
+    drop_setid: bool = False
+    in_group: bool = True
 
 
 class Tree:
@@ -249,6 +256,8 @@ class Tree:
             self._set_size(inode, changes.size, now)
         if changes.uid is not None or changes.gid is not None:
             self._set_owner(inode, changes)
+        if changes.drop_setid:
+            _clear_setid(inode, changes.in_group)
         if changes.mode is not None:
             self._set_mode(inode, changes.mode)
         if changes.atime is not None:
@@ -264,8 +273,13 @@ class Tree:
             raise _error(errno.ENODATA)
         return inode.xattrs[name]
 
-    def setxattr(self, inode: Inode, name: bytes, value: bytes) -> None:
-        """Set an extended attribute. Raises ERANGE, E2BIG, ENOSPC; EINVAL, EACCES for ACLs."""
+    def setxattr(self, inode: Inode, name: bytes, value: bytes, *, in_group: bool = True) -> None:
+        """Set an extended attribute. Raises ENOTSUP, ERANGE, E2BIG, ENOSPC; EINVAL, EACCES for ACLs.
+
+        `in_group`: who asks is in the file's group, or root.
+        """
+        if not name.startswith(XATTR_NAMESPACES) and name not in (acl.ACCESS, acl.DEFAULT):
+            raise _error(errno.ENOTSUP)
         if not 0 < len(name) <= NAME_MAX_BYTES:
             raise _error(errno.ERANGE)
         if len(value) > XATTR_VALUE_MAX_BYTES:
@@ -273,16 +287,19 @@ class Tree:
         self._require_metadata(layout.XATTR.size + len(name) + len(value))
         if name == acl.ACCESS:
             self._set_access_acl(inode, value)
+            if not in_group:
+                inode.mode &= ~stat.S_ISGID
             return
         if name == acl.DEFAULT:
             _check_default_acl(inode, value)
         self._put_xattr(inode, name, value)
 
     def removexattr(self, inode: Inode, name: bytes) -> None:
-        """Remove an extended attribute. Raises ENODATA."""
-        if inode.xattrs is None or name not in inode.xattrs:
+        """Remove an extended attribute. Raises ENODATA, but not for ACLs."""
+        if inode.xattrs is not None and name in inode.xattrs:
+            self._put_xattr(inode, name, None)
+        elif name not in (acl.ACCESS, acl.DEFAULT):
             raise _error(errno.ENODATA)
-        self._put_xattr(inode, name, None)
 
     # --- data ------------------------------------------------------------------------------------
 
@@ -438,7 +455,6 @@ class Tree:
         if size > FILE_MAX_BYTES:
             raise _error(errno.EFBIG)
         self.data.truncate(inode, size)
-        _clear_setid(inode)
         inode.mtime = now
 
     def _set_owner(self, inode: Inode, changes: Changes) -> None:
@@ -447,7 +463,7 @@ class Tree:
         if changes.gid is not None:
             inode.gid = changes.gid
         if not isinstance(inode, Directory):
-            _clear_setid(inode)
+            _clear_setid(inode, changes.in_group)
 
     def _set_mode(self, inode: Inode, mode: int) -> None:
         """Set the permission bits, and the ACL with them."""
@@ -515,10 +531,13 @@ def _check_default_acl(inode: Inode, value: bytes) -> None:
     _parse_acl(value)
 
 
-def _clear_setid(inode: Inode) -> None:
-    """The file has got other content or another owner: it may not lend its owner's rights any more."""
+def _clear_setid(inode: Inode, in_group: bool) -> None:
+    """The file has got other content or another owner: it may not lend its owner's rights any more.
+
+    Without execution by the group, set-gid lends none and stays for a member of the group.
+    """
     inode.mode &= ~stat.S_ISUID
-    if inode.mode & stat.S_IXGRP:
+    if inode.mode & stat.S_IXGRP or not in_group:
         inode.mode &= ~stat.S_ISGID
 
 
