@@ -20,6 +20,7 @@ from pramfs.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE
 _SCAN_BYTES = 4 << 20
 _MEMORY_FILESYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
 _MEMORY_DEVICES = ("pmem", "ram")
+_DEVICES = Path("/dev")
 # struct flock: l_type, l_whence, l_start, l_len, l_pid
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -237,6 +238,12 @@ def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = F
 
 
 def _create(path: Path) -> Image:
+    if path.absolute().parent == _DEVICES:
+        # A file there would be in memory that no restart keeps, and look like the device.
+        raise PramError(
+            f"{path}: no such device; a pmem device needs a kernel booted with memmap=SIZE!START, "
+            "and the modules nd_e820 and nd_pmem"
+        )
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
