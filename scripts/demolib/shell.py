@@ -31,12 +31,12 @@ def pramfs(step: Step, directory: Path, *arguments: str) -> None:
 
 
 def run_files(directory: Path, mountpoint: str) -> tuple[Path, Path]:
-    """Return where the daemon of a mount leaves its log, and its verdict on its last save."""
+    """Return where the daemon of a mount leaves its log, and the state of its run."""
     result = _run(directory, ["info", "--json", mountpoint])
     if result.returncode:
         raise FailureError(f"pramfs info exited with {result.returncode}: {result.stderr}")
-    verdict = Path(json.loads(result.stdout)["mount"]["verdict"])
-    return verdict.with_suffix(".log"), verdict
+    mount = json.loads(result.stdout)["mount"]
+    return Path(mount["log"]), Path(mount["state"])
 
 
 def banned_table(log: Path) -> list[str]:
