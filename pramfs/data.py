@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator
 
 from pramfs.arena import Arena
+from pramfs.frames import Run
 from pramfs.inodes import File
 from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.pagemap import CHUNK_PAGES, Extent, PageMap, extents_of
@@ -42,8 +43,9 @@ class FileData:
             if not extents[0].pfn:
                 return bytes(size)
             return self._arena.view(extents[0].pfn, count)[skip : skip + size]
+        # Not views: joining would touch mapped memory, see the head of `arena`.
         pieces = [
-            self._arena.view(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
+            self._arena.read(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
             for _, pfn, count in extents
         ]
         return memoryview(b"".join(pieces))[skip : skip + size]
@@ -61,7 +63,7 @@ class FileData:
                 index = offset >> PAGE_SHIFT
                 count = min(len(left) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
                 done = count << PAGE_SHIFT
-                self._write_pages(file.pages, index, left[:done])
+                self._write_pages(file, file.pages, index, left[:done])
             offset += done
             left = left[done:]
             file.length = max(file.length, offset)
@@ -95,8 +97,8 @@ class FileData:
 
     # --- helpers ---------------------------------------------------------------------------------
 
-    def _write_pages(self, pages: PageMap, index: int, data: memoryview) -> None:
-        """Write whole pages of one chunk."""
+    def _write_pages(self, file: File, pages: PageMap, index: int, data: memoryview) -> None:
+        """Write whole pages of one chunk; the file is as long as what of them has been written."""
         before = pages.pfns(index, len(data) >> PAGE_SHIFT)
         for kind, (at, pfn, count) in self._groups(before):
             part = data[at << PAGE_SHIFT : (at + count) << PAGE_SHIFT]
@@ -104,8 +106,7 @@ class FileData:
                 self._arena.write(pfn, part)
             else:
                 self._put_new(pages, index + at, part)
-                if kind == _SHARED:
-                    self._arena.release(pfn, count)
+            file.length = max(file.length, (index + at + count) << PAGE_SHIFT)
 
     def _groups(self, pfns: "array[int]") -> Iterator[tuple[int, Extent]]:
         """Pages that are written alike: what kind they are, and where."""
@@ -123,20 +124,33 @@ class FileData:
                     yield kind, Extent(extent.page + at, extent.pfn + at, 1)
 
     def _put_new(self, pages: PageMap, index: int, data: memoryview) -> None:
-        """Write pages into new frames and map them."""
-        runs = self._arena.allocate(len(data) >> PAGE_SHIFT, self._keep_free())
+        """Write pages of one chunk into new frames, and map those instead of what is mapped there.
+
+        All of them or none, so that no page is ever mapped past the end of its file.
+        """
+        arena, count = self._arena, len(data) >> PAGE_SHIFT
+        # This may publish a save, and that moves pages out of banned frames: look at the map after it.
+        runs = arena.allocate(count, self._keep_free())
+        try:
+            self._fill(runs, data)
+        except BaseException:
+            for run in runs:
+                arena.release(run.pfn, run.frames)
+            raise
+        replaced = pages.pfns(index, count)
         before = pages.count
-        for number, run in enumerate(runs):
-            try:
-                self._arena.write(run.pfn, data[: run.frames << PAGE_SHIFT])
-            except OSError:
-                for unused in runs[number:]:
-                    self._arena.release(unused.pfn, unused.frames)
-                raise
+        for run in runs:
             pages.put(index, run.pfn, run.frames)
             index += run.frames
-            data = data[run.frames << PAGE_SHIFT :]
         self.pages += pages.count - before
+        for extent in extents_of(0, replaced):
+            if extent.pfn:
+                arena.release(extent.pfn, extent.pages)
+
+    def _fill(self, runs: list[Run], data: memoryview) -> None:
+        for run in runs:
+            self._arena.write(run.pfn, data[: run.frames << PAGE_SHIFT])
+            data = data[run.frames << PAGE_SHIFT :]
 
     def _write_part(self, file: File, pages: PageMap, offset: int, data: memoryview) -> None:
         """Write less than a page."""
@@ -148,8 +162,6 @@ class FileData:
         page = bytearray(self._arena.read(pfn) if pfn else PAGE_SIZE)
         page[start : start + len(data)] = data
         self._put_new(pages, index, memoryview(page))
-        if pfn:
-            self._arena.release(pfn, 1)
 
     def _clear_tail(self, file: File, pages: PageMap, length: int) -> None:
         """Zero what follows `length` in its page."""
