@@ -34,7 +34,10 @@ def _attributes(mode: int, size_bytes: int) -> pyfuse3.EntryAttributes:
 
 
 class Floor(pyfuse3.Operations):
-    """Every handler answers without waiting, and without work beyond a dictionary's."""
+    """Every handler answers without waiting, and without work beyond a dictionary's.
+
+    flush and fsync are not there: the first ENOSYS ends these requests, as it does for pramfs.
+    """
 
     enable_writeback_cache = True
 
@@ -104,12 +107,6 @@ class Floor(pyfuse3.Operations):
     async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
         return len(buf)
 
-    async def flush(self, fh: pyfuse3.FileHandleT) -> None:
-        return None
-
-    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
-        return None
-
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         return None
 
@@ -163,7 +160,7 @@ def _session(waiting: str) -> Callable[[], Awaitable[None]]:
         return pyfuse3.main
     from pramfs.session import Session  # noqa: PLC0415 - the plain floor must not need pramfs
 
-    return Session(idle_work=lambda: False).run
+    return Session(idle_work=lambda: False, on_ready=lambda: None).run
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MNT_DETACH = 2
+_CPUCLOCK_SCHED = 2  # as clock_getcpuclockid(3) makes a clock of a process
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -84,9 +85,11 @@ class Daemon:
         os.close(self._pidfd)
 
     def cpu_seconds(self) -> float:
-        """The processor time of all its threads so far, at the scheduler's own resolution."""
-        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+        """The processor time of all its threads so far, ended ones too, to the nanosecond.
+
+        /proc counts in hundredths of a second: a timer that fires now and then would not show.
+        """
+        return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
 
     def anonymous_bytes(self) -> int:
         """Its private memory: an arena, being a mapped file, is not part of it."""
