@@ -11,13 +11,14 @@ bytearray, and publishing a save is one translate() of the table:
     DROPPED   PENDING, but given up since
     OLD       HELD when the save that is being written began: not in it
     BANNED    may hold nothing persistent, and holds nothing
-    SUPER     a slot of the super block; frame 0 is a slot or nothing, because pfn 0 ends chains
+    SUPER     a slot: only a super block may lie there, see layout
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from pramfs import layout
 from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
 from pramfs.regions import Regions
 
@@ -64,7 +65,10 @@ class FrameTable:
         self._counts[FREE] = frames
         self._single_hint = 0  # no free frame below it
         self._run_hint = 0  # where the search for a run starts
-        self.mark_super(0)
+        for base in layout.slot_bases(frames):
+            self._states[base : base + 2] = bytes((SUPER,)) * len(self._states[base : base + 2])
+        self._counts[SUPER] = self._states.count(SUPER)
+        self._counts[FREE] -= self._counts[SUPER]
 
     def __len__(self) -> int:
         return len(self._states)
@@ -74,14 +78,14 @@ class FrameTable:
         return self._counts[state]
 
     def summary(self) -> dict[str, int]:
-        """Frames by what a person wants to know; `reserved` are those that only the last save holds."""
+        """Frames by what a person wants to know; `reserved` is for super blocks and the last save alone."""
         count = self._counts
         return {
             "total": len(self._states),
-            "used": count[FRESH] + count[SAVED] + count[PENDING] + count[SUPER],
+            "used": count[FRESH] + count[SAVED] + count[PENDING],
             "free": count[FREE],
             "banned": count[BANNED],
-            "reserved": count[HELD] + count[OLD] + count[DROPPED],
+            "reserved": count[HELD] + count[OLD] + count[DROPPED] + count[SUPER],
         }
 
     def state(self, pfn: int) -> int:
@@ -152,15 +156,6 @@ class FrameTable:
         """Ban what is free in these regions. What is reserved there is banned once it is given up."""
         self.banned = banned
         self._ban_free()
-
-    def mark_super(self, pfn: int) -> None:
-        """The frame `pfn` becomes a slot of the super block."""
-        self._replace(pfn, self._states[pfn : pfn + 1], bytes((SUPER,)))
-
-    def unmark_super(self, pfn: int) -> None:
-        """The slot `pfn` is one no more."""
-        if pfn:
-            self._replace(pfn, self._states[pfn : pfn + 1], bytes(1))
 
     # --- saves -----------------------------------------------------------------------------------
 

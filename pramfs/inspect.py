@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pramfs import persist, superblock, verify
 from pramfs.errors import DamagedTree, ReservationFailed
-from pramfs.frames import SAVED, SUPER, FrameTable
+from pramfs.frames import SAVED, FrameTable
 from pramfs.image import Image
 from pramfs.layout import PAGE_SIZE, STREAM_TYPES, SUPER_FINAL, SUPER_SUSPECT
 from pramfs.persist import DATA_SUFFIX, META_SUFFIX, Recovered
@@ -100,9 +100,7 @@ def _check_once(image: Image, progress: Progress) -> Check:
 
 def _check_accounts(pram: Pram, check: Check) -> None:
     table = pram.arena.table
-    used = table.count(SAVED) + table.count(SUPER)
-    if 0 not in (pram.current.pfn, pram.current.other_pfn):
-        used -= 1  # frame 0 is no slot here, it is only never used
+    used = table.count(SAVED) + 2  # super blocks
     if used != pram.current.frames_used:
         check.damage.append(
             f"the super block accounts for {pram.current.frames_used} frames, {used} are in use"

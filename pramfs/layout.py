@@ -49,6 +49,7 @@ Tree header                     Inode record                    Directory entry
                                  88 entries or target, then xattrs
 """
 
+from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
@@ -80,6 +81,11 @@ BYTE_STREAM = 2
 STREAM_TYPES = {PAGE_STREAM: "page stream", BYTE_STREAM: "byte stream"}
 
 PAGE_DATA = 2  # entry flag (seed 002)
+
+# A super block lies in one of these frames, and nothing else ever does: in the two at every multiple of
+# SLOT_SPACING frames and, so that small images have some too, at every power of two. So whoever looks
+# for it need not look at anything that a user of the file system has written.
+SLOT_SPACING = 4096
 
 NAME_MAX = 256  # of a node, including the NUL
 FRAMES_MAX = 1 << 32  # pfns are kept in 32 bits in memory
@@ -179,6 +185,22 @@ class InodeRecord(NamedTuple):
     pages: int  # data pages of a regular file
     xattrs: int
     pad: int
+
+
+def is_slot(pfn: int) -> bool:
+    """Whether `pfn` is a frame that only a super block may lie in."""
+    base = pfn & ~1
+    return base % SLOT_SPACING == 0 or base & (base - 1) == 0
+
+
+def slot_bases(frames: int) -> Iterator[int]:
+    """The first of each two slots among that many frames, in order."""
+    yield 0
+    base = 2
+    while base < min(frames, SLOT_SPACING):
+        yield base
+        base *= 2
+    yield from range(SLOT_SPACING, frames, SLOT_SPACING)
 
 
 def page_csum(uuid: bytes, pfn: int, page: bytes | bytearray | memoryview) -> int:

@@ -89,6 +89,7 @@ class Saver:
         self._name = name
         self._tree = tree
         self._running: _BackgroundWrite | None = None
+        tree.node_frames = len(pram.nodes) + 2
         pram.arena.reclaim = self._reclaim
 
     @property

@@ -134,11 +134,8 @@ class Pram:
         if frames < 3:
             raise ImageTooSmall(image.path, frames, "a pram image has at least 3 frames")
         image.grow(frames)
-        slots = _slots(frames, banned)
-        if len(slots) < 2:
-            raise ImageTooSmall(image.path, frames, "all of them are banned")
-        superblock.format_image(image, frames, slots, os.urandom(16))
-        return cls.open(image, banned=banned, arena=arena, pfn=slots[0])
+        superblock.format_image(image, frames, banned, os.urandom(16))
+        return cls.open(image, banned=banned, arena=arena)
 
     # --- streams ---------------------------------------------------------------------------------
 
@@ -410,12 +407,12 @@ class Publication:
     def __init__(self, pram: Pram, flags: int) -> None:
         self._pram = pram
         self._flags = flags
-        self._old_slot = self._slot = pram._slot
+        self._slot = self._choose_slot()
         self._slot_written = False
         self._block = pram.current
         self._require_frames()
-        self._choose_slot()
         self._write_node_list()
+        self._published = self._describe()
         pram.arena.table.begin_save()
 
     def write(self, progress: Progress) -> OSError | PramError | None:
@@ -427,12 +424,8 @@ class Publication:
         try:
             pram.arena.write_back(progress)
             pram.image.sync()
-            if self._slot != self._old_slot:
-                superblock.blank_slot(pram.image, self._old_slot)
             self._slot_written = True
-            self._block = superblock.replace(
-                pram.image, pram.current, self._slot, self._published()
-            )
+            self._block = superblock.replace(pram.image, pram.current, self._slot, self._published)
             pram.image.sync()
         except (OSError, PramError) as exc:
             return exc
@@ -444,22 +437,29 @@ class Publication:
         if error is None:
             pram._slot = pram.current.pfn
             pram.current = self._block
-            self._leave_slot()
             pram.arena.commit_save()
         elif self._slot_written:
             # The new super block may be on the medium or not. The next save goes to this slot again.
-            self._leave_slot()
             pram._slot = self._slot
             table.commit_unsure()
         else:
             self._undo(table)
 
+    def _choose_slot(self) -> int:
+        """The slot whose turn it is, or another one if that has become banned. Raises NoFrames."""
+        pram, table = self._pram, self._pram.arena.table
+        if pram._slot not in table.banned:
+            return pram._slot
+        slot = superblock.free_slot(len(table), table.banned, pram.current.pfn)
+        if slot is None:
+            raise NoFrames(1, 0)
+        return slot
+
     def _require_frames(self) -> None:
         """Raise NoFrames before anything is changed."""
-        table = self._pram.arena.table
-        needed = len(self._pram.nodes) + table.banned.overlaps(self._slot)
-        if table.count(FREE) < needed:
-            raise NoFrames(needed, table.count(FREE))
+        free = self._pram.arena.table.count(FREE)
+        if free < len(self._pram.nodes):
+            raise NoFrames(len(self._pram.nodes), free)
 
     def _write_node_list(self) -> None:
         """Write every node's page anew, linked by pfn in order (seed 000)."""
@@ -478,13 +478,7 @@ class Publication:
         for run in old_node_pages:
             arena.release(run.pfn, run.frames)
 
-    def _choose_slot(self) -> None:
-        table = self._pram.arena.table
-        if table.banned.overlaps(self._slot):
-            self._slot = table.allocate(1)[0].pfn
-            table.mark_super(self._slot)
-
-    def _published(self) -> superblock.Published:
+    def _describe(self) -> superblock.Published:
         pram = self._pram
         nodes = pram.nodes.values()
         return superblock.Published(
@@ -496,15 +490,8 @@ class Publication:
             run=pram.run,
         )
 
-    def _leave_slot(self) -> None:
-        """The slot that was banned and has been blanked is a frame like others."""
-        if self._slot != self._old_slot:
-            self._pram.arena.table.unmark_super(self._old_slot)
-
     def _undo(self, table: FrameTable) -> None:
         pram = self._pram
-        if self._slot != self._old_slot:
-            table.unmark_super(self._slot)
         table.abort_save()
         # The old node pages are HELD and come back with the next save; ours are fresh and go.
         for run in pram._node_pages:
@@ -520,9 +507,8 @@ def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, N
     taken: list[Run] = []
     try:
         for slot in (current.pfn, current.other_pfn):
-            if slot >= len(table):
+            if slot >= len(table) or not layout.is_slot(slot):
                 raise InvalidPfn(slot, "super block")
-            table.mark_super(slot)
         if current.pfn == current.other_pfn:
             raise CorruptedPage(current.pfn, "both super blocks in one frame")
         return {node.name: node for node in _reserve_nodes(image, table, current, taken)}
@@ -622,20 +608,3 @@ def _write_runs(arena: Arena, runs: list[Run], pages: memoryview) -> None:
     for run in runs:
         arena.write(run.pfn, pages[: run.frames << PAGE_SHIFT])
         pages = pages[run.frames << PAGE_SHIFT :]
-
-
-def _slots(frames: int, banned: Regions) -> list[int]:
-    """The first two frames that are not banned."""
-    slots: list[int] = []
-    pfn = 0
-    regions = iter([*banned, None])
-    region = next(regions)
-    while pfn < frames and len(slots) < 2:
-        while region is not None and region.last < pfn:
-            region = next(regions)
-        if region is not None and region.first <= pfn:
-            pfn = region.last + 1
-            continue
-        slots.append(pfn)
-        pfn += 1
-    return slots

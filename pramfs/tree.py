@@ -31,7 +31,6 @@ RENAME_EXCHANGE = 2
 
 _CLOCK_REALTIME_COARSE = 5  # as in linux/time.h; Python has no name for it
 _RELATIME_NS = 24 * 3600 * 10**9
-_NODE_FRAMES = 8  # the nodes of a save, and a super block that may have to move
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,7 @@ class Tree:
         self.next_ino = ROOT_INO
         self.inodes_max = inodes_max
         self.generation = generation  # of inodes made from now on
+        self.node_frames = 2  # for the node list of the next save
         self.relocations = 0  # pages that the next save has to move
         self.changed = False  # since the last save
         self.data = FileData(arena, self.frames_for_save)
@@ -331,7 +331,7 @@ class Tree:
         """Frames that the next save needs besides those of the data. They are kept free for it."""
         metadata = -(-self._metadata_bytes // PAGE_SIZE) + 1
         links = link_count(self.data.pages + 1) + link_count(metadata)
-        return metadata + links + self.relocations + _NODE_FRAMES
+        return metadata + links + self.relocations + self.node_frames
 
     def named_inodes(self) -> int:
         """Inodes that a save holds: not those that are only open."""
