@@ -22,7 +22,7 @@ def overhead(bench: Bench) -> list[Row]:
         with bench.pramfs(size + size // 8 + 64 * MIB).image() as image:
             image.mount()
             bench.client("write", image.mountpoint / "bulk", size, BLOCK_BYTES)
-            image.unmount()
+            image.save()
             return {"frames": 100 * (image.frames_used() * _FRAME_BYTES / size - 1)}
 
     samples = bench.alternate({PRAMFS: one_round}, rounds=1)
@@ -96,7 +96,7 @@ def _costs(bench: Bench, gib: int) -> dict[str, float]:
         image.mount()
         file = image.mountpoint / "bulk"
         (written,) = bench.client("write", file, size, BLOCK_BYTES)
-        saved = image.unmount()
+        saved = image.save()
         loaded = image.mount()
         (read,) = bench.client("read", file, size, BLOCK_BYTES)
         memory = image.daemon.anonymous_bytes()

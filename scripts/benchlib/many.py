@@ -43,7 +43,7 @@ def _pramfs_round(bench: Bench) -> dict[str, float]:
             "grow", image.mountpoint, bench.scale.many_dirs, FILES_PER_DIR, _FILE_BYTES
         )
         grown = image.daemon.anonymous_bytes()
-        saved = image.unmount()
+        saved = image.save()
         overhead = image.frames_used() * _FRAME_BYTES - files * _FRAME_BYTES
         loading = image.mount()
         loaded = image.daemon.anonymous_bytes()

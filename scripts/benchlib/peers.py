@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchlib import mounts
 from benchlib.commands import CommandError, remove_tree, run, timed
@@ -214,6 +214,14 @@ class Image:
         self._daemon = None
         return seconds
 
+    def save(self) -> float:
+        """Unmount it after a change, like `unmount`; a daemon that died on the way did not save."""
+        generation = self._info()["generation"]
+        seconds = self.unmount()
+        if self._info()["generation"] <= generation:
+            raise CommandError("the daemon is gone and nothing was saved")
+        return seconds
+
     def clean_up(self) -> None:
         """Leave no mount and no daemon, in whatever state they are; nothing is worth saving."""
         if mounts.is_mounted(self.mountpoint):
@@ -224,8 +232,11 @@ class Image:
 
     def frames_used(self) -> int:
         """How many frames its last save takes, by `pramfs info`."""
-        info = json.loads(self._pramfs.output("info", "--json", self.path))
-        return int(info["frames"]["used"])
+        return int(self._info()["frames"]["used"])
+
+    def _info(self) -> dict[str, Any]:
+        info: dict[str, Any] = json.loads(self._pramfs.output("info", "--json", self.path))
+        return info
 
 
 def passthrough(name: str, work: Path, program: Path) -> Foreground:

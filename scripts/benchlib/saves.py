@@ -79,14 +79,14 @@ def _pramfs_round(bench: Bench, size: int) -> dict[str, float]:
         empty_save = image.unmount()
         empty_load = image.mount()
         _write_files(bench, image.mountpoint, size)
-        save = image.unmount()
+        save = image.save()
         full = image.mount("verify=full")
         _require(image.mountpoint, size)
         image.unmount()
         lazy = image.mount("verify=lazy")
         for file in image.mountpoint.iterdir():
             bench.client("scatter", file, _CHANGED_INVERSE)
-        again = image.unmount()
+        again = image.save()
     return {
         "save": save,
         "load, verify=full": full,
