@@ -48,7 +48,7 @@ _BEGIN = _transition(fresh=PENDING, held=OLD)
 _COMMIT = _transition(pending=SAVED, dropped=HELD, old=FREE)
 _COMMIT_UNSURE = _transition(pending=SAVED, dropped=HELD, old=HELD)
 _ABORT = _transition(pending=FRESH, dropped=FREE, old=HELD)
-_BAN = _transition(free=BANNED)
+_BAN = _transition(free=BANNED, super=BANNED)
 
 # What becomes of a frame whose owner gives it up.
 _RELEASE = _transition(fresh=FREE, saved=HELD, pending=DROPPED)
@@ -234,10 +234,6 @@ class FrameTable:
         self._single_hint = self._run_hint = 0
 
     def _ban_free(self) -> None:
-        for region in self.banned.clipped(len(self._states)):
-            states = self._states[region.first : region.last + 1]
-            free = states.count(FREE)
-            if free:
-                self._states[region.first : region.last + 1] = states.translate(_BAN)
-                self._counts[FREE] -= free
-                self._counts[BANNED] += free
+        for first, last in self.banned.clipped(len(self._states)):
+            states = self._states[first : last + 1]
+            self._replace(first, states, states.translate(_BAN))

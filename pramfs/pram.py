@@ -133,7 +133,6 @@ class Pram:
         banned = banned or Regions()
         if frames < 3:
             raise ImageTooSmall(image.path, frames, "a pram image has at least 3 frames")
-        image.grow(frames)
         superblock.format_image(image, frames, banned, os.urandom(16))
         return cls.open(image, banned=banned, arena=arena)
 

@@ -78,6 +78,7 @@ def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> Supe
         raise ImageTooSmall(
             image.path, frames, "two are needed for super blocks that are not banned"
         )
+    image.grow(frames)
     uuid = os.urandom(16)
     empty = Published(0, 0, frames, 2, layout.SUPER_FINAL, run)
     block = _compose(uuid, first, second, 1, empty)
