@@ -14,10 +14,11 @@ without a super block), ENAMETOOLONG, ENOSPC for their ENOMEM, EEXIST; prepare_l
 EBUSY, EPERM; a page that fails its checksum EFAULT.
 """
 
+import copy
 import os
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -184,21 +185,45 @@ class Pram:
     def publish(self, *, flags: int = layout.SUPER_FINAL, progress: Progress | None = None) -> None:
         """Make all nodes as they are now the save in force, durably.
 
-        Raises SaveFailed; the save before it then stands.
+        Raises NodeBusy, NoFrames, SaveFailed; the save before it then stands.
         """
-        publication = self.begin_publish(flags)
+        try:
+            publication = self.begin_publish(flags)
+        except OSError as exc:
+            raise SaveFailed(exc, self.current.generation) from exc
         error = publication.write(progress or (lambda frames: None))
         publication.finish(error)
         if error is not None:
             raise SaveFailed(error, self.current.generation) from error
 
     def begin_publish(self, flags: int) -> "Publication":
-        """Build the node list and freeze all frames in use. Raises NodeBusy, NoFrames."""
+        """Build the node list and freeze all frames in use. Raises NodeBusy, NoFrames, OSError."""
         self._require_writable()
-        busy = next((node for node in self.nodes.values() if node.flags & ACCMODE_SAVE), None)
+        table, nodes = self.arena.table, list(self.nodes.values())
+        busy = next((node for node in nodes if node.flags & ACCMODE_SAVE), None)
         if busy is not None:
             raise NodeBusy(busy.name)
+        needed = self.frames_for_publish()
+        if table.count(FREE) < needed:
+            raise NoFrames(needed, table.count(FREE))
+        for node in nodes:
+            if any(table.banned.overlaps(*run) for run in node.owned):
+                self._leave_banned_frames(node)
         return Publication(self, flags)
+
+    def frames_for_publish(self, replaced: Collection[str] = ()) -> int:
+        """Frames that a publish takes besides those that streams have taken.
+
+        The node list, and what has to leave banned frames; the nodes `replaced` are taken to be new ones
+        by then.
+        """
+        banned = self.arena.table.banned
+        needed = len(self.nodes.keys() | replaced)
+        for name, node in self.nodes.items() if banned else ():
+            moving = sum(pfn in banned for pfn in _frames_of(node.owned))
+            if moving and name not in replaced:
+                needed += moving + node.links
+        return needed
 
     def close(self) -> None:
         """Let go of the memory; the image stays open."""
@@ -212,8 +237,38 @@ class Pram:
 
     def _drop(self, node: Node) -> None:
         del self.nodes[node.name]
-        for run in node.owned:
-            self.arena.release(run.pfn, run.frames)
+        _release(self.arena, node.owned)
+
+    def _leave_banned_frames(self, node: Node) -> None:
+        """Copy what a node has in banned frames to others (seed 004), and link its pages anew.
+
+        Raises OSError or PramError, and then has changed nothing.
+        """
+        arena, banned = self.arena, self.arena.table.banned
+        chain = node.chain or self._read_again(node)
+        owned = set(_frames_of(node.owned))
+        entries = copy.copy(chain.entries)
+        entries.pfns = entries.pfns[:]
+        moving = [at for at, pfn in enumerate(entries.pfns) if pfn in banned and pfn in owned]
+        runs = arena.table.allocate(len(moving) + node.links)
+        fresh = _frames_of(runs)
+        links = fresh[len(moving) :]
+        try:
+            for at, pfn in zip(moving, fresh, strict=False):
+                arena.write(pfn, arena.read(entries.pfns[at]))
+                entries.pfns[at] = pfn
+            pages = memoryview(chains.build_links(self.current.uuid, links, entries))
+            _write_runs(arena, list(chains.runs_of(links)), pages)
+        except BaseException:
+            _release(arena, runs)
+            raise
+        left = {*chain.links, *(chain.entries.pfns[at] for at in moving)}
+        _release(arena, chains.runs_of(sorted(left)))
+        node.owned = list(chains.runs_of(sorted(owned - left | set(fresh))))
+        node.link_pfn = links[0]
+        # In place: somebody may be loading the node.
+        chain.links, chain.runs = links, list(chains.runs_of(entries.pfns))
+        chain.entries.pfns = entries.pfns
 
     def _read_again(self, node: Node) -> Chain:
         """The chain of a node whose frames are reserved already."""
@@ -329,7 +384,7 @@ class SaveStream:
         node.links = chains.link_count(node.entries)
         runs = arena.table.allocate(node.links)
         node.owned += runs
-        pfns = [pfn for run in runs for pfn in range(run.pfn, run.pfn + run.frames)]
+        pfns = _frames_of(runs)
         pages = memoryview(chains.build_links(self._pram.current.uuid, pfns, self._entries))
         _write_runs(arena, runs, pages)
         node.link_pfn = pfns[0] if pfns else 0
@@ -409,7 +464,6 @@ class Publication:
         self._slot = self._choose_slot()
         self._slot_written = False
         self._block = pram.current
-        self._require_frames()
         self._write_node_list()
         self._published = self._describe()
         pram.arena.table.begin_save()
@@ -432,7 +486,7 @@ class Publication:
 
     def finish(self, error: OSError | PramError | None) -> None:
         """Take note of how the write ended."""
-        pram, table = self._pram, self._pram.arena.table
+        pram = self._pram
         if error is None:
             pram._slot = pram.current.pfn
             pram.current = self._block
@@ -440,9 +494,9 @@ class Publication:
         elif self._slot_written:
             # The new super block may be on the medium or not. The next save goes to this slot again.
             pram._slot = self._slot
-            table.commit_unsure()
+            pram.arena.commit_unsure()
         else:
-            self._undo(table)
+            self._undo()
 
     def _choose_slot(self) -> int:
         """The slot whose turn it is, or another one if that has become banned. Raises NoFrames."""
@@ -454,18 +508,12 @@ class Publication:
             raise NoFrames(1, 0)
         return slot
 
-    def _require_frames(self) -> None:
-        """Raise NoFrames before anything is changed."""
-        free = self._pram.arena.table.count(FREE)
-        if free < len(self._pram.nodes):
-            raise NoFrames(len(self._pram.nodes), free)
-
     def _write_node_list(self) -> None:
         """Write every node's page anew, linked by pfn in order (seed 000)."""
         pram, arena = self._pram, self._pram.arena
-        nodes, old_node_pages = list(pram.nodes.values()), pram._node_pages
-        runs = pram._node_pages = arena.table.allocate(len(nodes))
-        pfns = [pfn for run in runs for pfn in range(run.pfn, run.pfn + run.frames)]
+        nodes = list(pram.nodes.values())
+        runs = arena.table.allocate(len(nodes))
+        pfns = _frames_of(runs)
         pages = bytearray(len(nodes) << PAGE_SHIFT)
         for at, (node, pfn) in enumerate(zip(nodes, pfns, strict=True)):
             node.pfn = pfn
@@ -473,9 +521,13 @@ class Publication:
             page = memoryview(pages)[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]
             NODE.pack_into(page, 0, *_node_page(node, following))
             layout.seal_page(pram.current.uuid, pfn, page)
-        _write_runs(arena, runs, memoryview(pages))
-        for run in old_node_pages:
-            arena.release(run.pfn, run.frames)
+        try:
+            _write_runs(arena, runs, memoryview(pages))
+        except BaseException:
+            _release(arena, runs)
+            raise
+        _release(arena, pram._node_pages)
+        pram._node_pages = runs
 
     def _describe(self) -> superblock.Published:
         pram = self._pram
@@ -489,12 +541,11 @@ class Publication:
             run=pram.run,
         )
 
-    def _undo(self, table: FrameTable) -> None:
+    def _undo(self) -> None:
         pram = self._pram
-        table.abort_save()
+        pram.arena.abort_save()
         # The old node pages are HELD and come back with the next save; ours are fresh and go.
-        for run in pram._node_pages:
-            pram.arena.release(run.pfn, run.frames)
+        _release(pram.arena, pram._node_pages)
         pram._node_pages = []
 
 
@@ -601,6 +652,15 @@ def _node_page(node: Node, following: int) -> NodePage:
         entries=node.entries,
         saved_ns=node.saved_ns,
     )
+
+
+def _frames_of(runs: Iterable[Run]) -> list[int]:
+    return [pfn for first, count in runs for pfn in range(first, first + count)]
+
+
+def _release(arena: Arena, runs: Iterable[Run]) -> None:
+    for run in runs:
+        arena.release(run.pfn, run.frames)
 
 
 def _write_runs(arena: Arena, runs: list[Run], pages: memoryview) -> None:

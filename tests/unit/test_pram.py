@@ -605,3 +605,49 @@ def test_nothing_of_a_save_stays_in_frames_that_became_banned(pram: Pram, arena:
         *((page(number), PAGE_DATA, 10 * number) for number in range(20)),
         None,
     ]
+
+
+def test_a_node_that_is_being_loaded_can_leave_banned_frames_meanwhile(
+    pram: Pram, arena: str
+) -> None:
+    put_pages(pram, "pages", 20)
+    pram.publish()
+    pram = reopen(pram, arena=arena, banned=frames_between(0, 15))
+    stream = pram.prepare_load("pages", PAGE_STREAM)
+    assert stream.load_page() == (page(0), PAGE_DATA, 0)
+    pram.publish()
+    check_bans(pram, ["pages"])
+    pram.publish()
+    put(pram, "more", bytes(200 * PAGE_SIZE))
+    for number in range(1, 20):
+        assert stream.load_page() == (page(number), PAGE_DATA, 10 * number)
+
+
+def test_a_page_that_was_damaged_before_it_had_to_move_is_damaged_still(
+    pram: Pram, arena: str
+) -> None:
+    put_pages(pram, "pages", 3)
+    pram.publish()
+    damaged = walk(pram.image).nodes[0].entries[1].pfn
+    watched(pram).guarded = False
+    pram.image.write(damaged * PAGE_SIZE, b"damage")
+    pram = reopen(pram, arena=arena, banned=frames_between(damaged, damaged))
+    watched(pram).guarded = False
+    pram.publish()
+    pram = reopen(pram, arena=arena)
+    stream = pram.prepare_load("pages", PAGE_STREAM)
+    assert stream.load_page() == (page(0), PAGE_DATA, 0)
+    with pytest.raises(DamagedPage):
+        stream.load_page()
+
+
+def test_a_ban_that_leaves_no_room_to_move_to_is_refused_and_changes_nothing(arena: str) -> None:
+    pram = new_pram(64, arena=arena)
+    put(pram, "a", bytes(range(256)) * 16 * 40)
+    pram.publish()
+    pram = reopen(pram, arena=arena, banned=frames_between(0, 40))
+    with pytest.raises(NoFrames):
+        pram.publish()
+    check_pram(pram)
+    pram = reopen(pram, arena=arena)
+    assert get(pram, "a") == bytes(range(256)) * 16 * 40
