@@ -37,7 +37,9 @@ def test_an_unfinished_save_is_refused_and_a_finished_one_is_not(
     machine: Machine, session: Session
 ) -> None:
     session.mount()
-    pid = machine.run(f"getfattr --only-values -n user.pramfs.pid {MOUNTPOINT}").strip()
+    pid = machine.run(
+        f"getfattr --absolute-names --only-values -n user.pramfs.pid {MOUNTPOINT}"
+    ).strip()
     # A daemon that stands still between the unmount and the save is one that saves for long.
     machine.run(f"kill -STOP {pid}; umount -i -l {MOUNTPOINT}")
     said = refusal(machine, KEXEC)
