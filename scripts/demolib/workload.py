@@ -45,7 +45,7 @@ def main() -> None:
         messages.write(b"round %d: %s\n" % (number, os.urandom(16).hex().encode()))
         messages.flush()
         count = answers.readline().decode().strip()
-        print(f"round {number + 1}: the child has remembered {count} messages", flush=True)
+        print(f"round {number + 1}: messages that the child remembers: {count}", flush=True)
 
 
 class Heap:
