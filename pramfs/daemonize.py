@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from pramfs.errors import EXIT_INTERRUPTED, EXIT_SYSTEM
@@ -41,6 +42,8 @@ def run_in_background(body: Callable[[Callable[[int], None]], int]) -> int:
     code = EXIT_SYSTEM
     try:
         code = body(report)
+    except BaseException:  # noqa: BLE001 - the process ends here, and must say why
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         report(code)

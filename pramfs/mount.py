@@ -120,7 +120,7 @@ class _Daemon:
             publish=self._publish,
             on_internal_error=self._suspect,
         )
-        words = {f"fsname={_escape(str(volume.image.path.resolve()))}", "subtype=pramfs"}
+        words = {_FsName(volume.image.path.resolve()), "subtype=pramfs"}
         words |= {"default_permissions", *options.mount_flags}
         words |= {"ro"} if options.ro else set()
         words |= {"allow_other"} if options.allow_other else set()
@@ -290,6 +290,17 @@ class _Daemon:
             log.warning("%s: cannot leave the state: %s", volume.state_path, exc.strerror)
 
 
-def _escape(path: str) -> str:
-    r"""A path as libfuse wants it in an option: commas and backslashes escaped."""
-    return path.replace("\\", "\\\\").replace(",", "\\,")
+class _FsName(str):
+    r"""The option fsname=PATH as libfuse wants it: commas and backslashes escaped.
+
+    pyfuse3 encodes options as ASCII and nothing else; a path may hold any bytes, so this one encodes itself.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, path: Path) -> "_FsName":
+        escaped = str(path).replace("\\", "\\\\").replace(",", "\\,")
+        return super().__new__(cls, f"fsname={escaped}")
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        return os.fsencode(str(self))

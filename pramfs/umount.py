@@ -28,6 +28,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
     try:
         kernel.unmount(mount.mountpoint, *flags)
         if "-r" in flags and mount in mounts.pramfs_mounts():
+            kernel.record_helper(mount.image, mount.mountpoint)  # umount -r has struck it out
             return f"{mountpoint}: busy, so it is read-only now; still mounted, not saved"
         if "-l" in flags:
             return (
