@@ -62,6 +62,7 @@ from pramfs.layout import (
 from pramfs.regions import Regions
 
 _WRITE_FRAMES = 256
+_EXTEND_TIMES = 16  # the length that a truncated image may be brought to, in times of its own
 
 
 @dataclass(slots=True)
@@ -112,11 +113,8 @@ class Pram:
         when a chain is damaged.
         """
         current = superblock.require(image, pfn)
-        if image.frames < current.frames and not accept_truncated:
-            raise PramError(
-                f"{image.path}: truncated: {image.frames} of {current.frames} frames are there; "
-                "mount with 'recover' to get at what is left"
-            )
+        if image.frames < current.frames:
+            _check_truncated(image, current, accept_truncated)
         frames = max(frames, current.frames)
         if image.writable:
             image.grow(frames)
@@ -661,6 +659,18 @@ def _frames_of(runs: Iterable[Run]) -> list[int]:
 def _release(arena: Arena, runs: Iterable[Run]) -> None:
     for run in runs:
         arena.release(run.pfn, run.frames)
+
+
+def _check_truncated(image: Image, current: SuperBlock, accept: bool) -> None:
+    """Refuse an image that is shorter than its super block says, but for one that recover may still extend.
+
+    That takes memory for every frame, so it must not be the super block alone that says how many.
+    """
+    there = f"{image.path}: truncated: {image.frames} of {current.frames} frames are there"
+    if not accept:
+        raise PramError(f"{there}; mount with 'recover' to get at what is left")
+    if current.frames > _EXTEND_TIMES * image.frames:
+        raise PramError(f"{there}, too few to recover anything")
 
 
 def _write_runs(arena: Arena, runs: list[Run], pages: memoryview) -> None:

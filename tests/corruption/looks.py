@@ -1,0 +1,121 @@
+"""What a tree in memory looks like, and what a load makes of the bytes of an image. No mount, no root."""
+
+import contextlib
+import hashlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import NamedTuple
+
+from pramfs import persist
+from pramfs.errors import PramError
+from pramfs.inodes import Directory, File, Inode, Symlink
+from pramfs.layout import PAGE_SIZE
+from pramfs.persist import Recovered
+from pramfs.pram import Pram
+from pramfs.tree import Tree
+from tests.unit.images import WatchedImage, image_of
+
+NAME = "pramfs"
+DEADLINE_S = 20  # for what takes milliseconds
+
+Look = dict[str, tuple[object, ...]]
+
+
+class Verdict(NamedTuple):
+    """What came of a load: a tree, or the message of a refusal."""
+
+    tree: Look | None
+    left_out: list[str]
+    refusal: str
+
+
+def load(content: bytes | bytearray, *, recover: bool = False, save: bool = False) -> Verdict:
+    """Load the tree of an image. Only a PramError is a refusal; any other exception is a bug.
+
+    With `save` the tree is saved again, and must look the same when it is loaded then.
+    """
+    with _deadline(), contextlib.closing(image_of(bytes(content))) as image:
+        image.guarded = False  # it is not sane enough for that
+        try:
+            pram = Pram.open(image, arena="memory", accept_truncated=recover)
+        except PramError as exc:
+            return Verdict(None, [], _told(exc))
+        try:
+            return _load(pram, image, recover, save)
+        finally:
+            pram.close()
+
+
+def look(tree: Tree) -> Look:
+    """All that there is to see of a tree, by path."""
+    found: Look = {}
+    unvisited: list[tuple[str, Inode]] = [("", tree.root)]
+    while unvisited:
+        path, inode = unvisited.pop()
+        fields = (inode.ino, inode.generation, inode.mode, inode.uid, inode.gid, inode.nlink)
+        times = (inode.atime, inode.mtime, inode.ctime)
+        xattrs = sorted((inode.xattrs or {}).items())
+        found[path or "/"] = (*fields, *times, inode.rdev, inode.size, xattrs, _body(tree, inode))
+        if isinstance(inode, Directory):
+            for name, child in inode.entries.items():
+                unvisited.append((f"{path}/{name.decode(errors='surrogateescape')}", child))
+    return found
+
+
+def _load(pram: Pram, image: WatchedImage, recover: bool, save: bool) -> Verdict:
+    tree = Tree(pram.arena, inodes_max=1 << 20, generation=1)
+    recovered = Recovered() if recover else None
+    try:
+        persist.load_tree(pram, NAME, tree, recover=recovered)
+    except PramError as exc:
+        return Verdict(None, [], _told(exc))
+    found = look(tree)
+    if save:
+        _save_again(pram, image, tree, found)
+    return Verdict(found, recovered.left_out if recovered else [], "")
+
+
+def _save_again(pram: Pram, image: WatchedImage, tree: Tree, found: Look) -> None:
+    try:
+        persist.Saver(pram, NAME, tree).save(final=True, progress=lambda frames: None)
+    except PramError:
+        return  # no room: a refusal too
+    verdict = load(image.content())
+    assert verdict.tree == found, verdict.refusal
+
+
+def _body(tree: Tree, inode: Inode) -> object:
+    if isinstance(inode, Symlink):
+        return inode.target
+    if not isinstance(inode, File):
+        return None
+    digest = hashlib.sha256()
+    for start, pfns in inode.pages.chunks() if inode.pages is not None else ():
+        for at, pfn in enumerate(pfns):
+            if pfn:
+                digest.update((start + at).to_bytes(8, "little"))
+                digest.update(tree.data.read(inode, (start + at) * PAGE_SIZE, PAGE_SIZE))
+    return digest.hexdigest()
+
+
+def _told(exc: PramError) -> str:
+    told = str(exc)
+    assert told, f"{type(exc).__name__} without a word"
+    return told
+
+
+@contextlib.contextmanager
+def _deadline() -> Iterator[None]:
+    """Fail what hangs, and say in which case."""
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise AssertionError(f"a load took more than {DEADLINE_S} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    remaining = signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *remaining)
+        signal.signal(signal.SIGALRM, before)

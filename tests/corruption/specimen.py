@@ -1,0 +1,132 @@
+"""A small image with one of everything in it, two saves deep, and where its pages lie."""
+
+import functools
+import random
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crc32c import crc32c
+
+from pramfs import layout
+from pramfs.layout import ENTRY, LINK, PAGE_SIZE
+from pramfs.persist import Saver
+from pramfs.tree import Changes, Owner, Tree
+from tests.corruption.looks import NAME, Look, look
+from tests.unit.audit import walk
+from tests.unit.images import image_of, new_pram, watched
+
+FRAMES = 80
+_CSUM = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """The bytes of an image, the trees it may load as, and which frame holds what."""
+
+    content: bytes
+    tree: Look
+    older: Look  # the save before
+    uuid: bytes
+    supers: tuple[int, ...]
+    metadata: tuple[int, ...]  # nodes and links
+    stream: tuple[int, ...]  # data pages of the metadata stream
+    data: tuple[int, ...]  # data pages of files
+    entries: dict[int, tuple[int, int]]  # data page -> its link, and its entry's place there
+
+    def page(self, pfn: int) -> bytes:
+        return self.content[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE]
+
+    def with_pages(
+        self, pages: Mapping[int, bytes | bytearray], *, sealed: bool = False
+    ) -> bytearray:
+        """The image with other pages; `sealed`: with checksums made right again."""
+        content = bytearray(self.content)
+        for pfn, page in pages.items():
+            content[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE] = page
+        if sealed:
+            for pfn in sorted(pages, key=lambda pfn: pfn not in self.entries):
+                self._seal(content, pfn)
+        return content
+
+    def _seal(self, content: bytearray, pfn: int) -> None:
+        page = memoryview(content)[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE]
+        if pfn not in self.entries:
+            layout.seal_page(self.uuid, pfn, page)
+            return
+        link, place = self.entries[pfn]
+        at = link * PAGE_SIZE + LINK.size + place * ENTRY.size + 4
+        _CSUM.pack_into(content, at, crc32c(page))
+        self._seal(content, link)
+
+
+@functools.cache
+def specimen() -> Specimen:
+    """Make it: the second save changes a little of the first."""
+    pram = new_pram(FRAMES)
+    tree = Tree(pram.arena, inodes_max=10_000, generation=77)
+    tree.make_root(0o755, Owner(0, 0))
+    saver = Saver(pram, NAME, tree)
+    _plant(tree)
+    saver.save(final=False, progress=lambda frames: None)
+    older = look(tree)
+    _change(tree)
+    saver.save(final=True, progress=lambda frames: None)
+    newer = look(tree)
+    content = watched(pram).content()
+    pram.close()
+    pram.image.close()
+    return _dissected(content, newer, older)
+
+
+def _plant(tree: Tree) -> None:
+    root, owner = tree.root, Owner(1000, 100)
+    rng = random.Random(1)
+    sub = tree.create(root, b"sub", stat.S_IFDIR | 0o755, owner)
+    deep = tree.create(tree.directory(sub.ino), b"deep", stat.S_IFDIR | 0o700, owner)
+    for number, size in enumerate((0, 1, PAGE_SIZE, 3 * PAGE_SIZE + 5, 6 * PAGE_SIZE)):
+        parent = tree.directory((root.ino, sub.ino, deep.ino)[number % 3])
+        file = tree.create(parent, f"file{number}".encode(), stat.S_IFREG | 0o644, owner)
+        tree.write(tree.file(file.ino), 0, rng.randbytes(size))
+    sparse = tree.file(tree.create(root, b"sparse", stat.S_IFREG | 0o600, owner).ino)
+    tree.write(sparse, 10 * PAGE_SIZE, b"island")
+    tree.setattr(sparse, Changes(size=1 << 40, mtime=-5))
+    tree.link(sparse, tree.directory(sub.ino), b"twin")
+    tree.setxattr(sparse, b"user.comment", b"value")
+    tree.create(root, b"link", stat.S_IFLNK | 0o777, owner, target=b"sub/file1")
+    tree.create(root, b"device", stat.S_IFBLK | 0o660, owner, rdev=0x801)
+    tree.create(root, b"fifo", stat.S_IFIFO | 0o660, owner)
+    for number in range(60):  # makes the metadata stream some pages long
+        tree.create(tree.directory(deep.ino), b"n%d" % number, stat.S_IFREG | 0o644, owner)
+
+
+def _change(tree: Tree) -> None:
+    sub = tree.directory(tree.lookup(tree.root, b"sub").ino)
+    tree.write(tree.file(tree.lookup(sub, b"file1").ino), 0, b"changed")
+    tree.unlink(tree.root, b"fifo")
+
+
+def _dissected(content: bytes, newer: Look, older: Look) -> Specimen:
+    with image_of(content) as image:
+        save = walk(image)
+    entries: dict[int, tuple[int, int]] = {}
+    pages: dict[str, list[int]] = {}
+    metadata: list[int] = []
+    for node in save.nodes:
+        metadata += [node.pfn, *node.links]
+        pages[node.name] = [entry.pfn for entry in node.entries]
+        for number, entry in enumerate(node.entries):
+            link = node.links[number // layout.LINK_ENTRIES_MAX]
+            entries[entry.pfn] = (link, number % layout.LINK_ENTRIES_MAX)
+    return Specimen(
+        content,
+        newer,
+        older,
+        save.block.uuid,
+        (save.block.pfn, save.block.other_pfn),
+        tuple(metadata),
+        tuple(pages[f"{NAME}-meta"]),
+        tuple(pages[f"{NAME}-data"]),
+        entries,
+    )

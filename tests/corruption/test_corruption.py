@@ -1,0 +1,167 @@
+"""Damaged and hostile images: a tree intact, a named refusal, or with recover what is whole and a true list.
+
+Never a hang, a crash, a traceback, memory without bound, or other bytes than were saved. Metadata is covered
+byte by byte in the long form, and by a sample in the short one.
+"""
+
+import random
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+
+from pramfs.layout import PAGE_SIZE
+from tests.corruption.looks import Verdict, load
+from tests.corruption.specimen import Specimen, specimen
+
+SAMPLE = 700  # cases of each kind in the short form
+
+# What a hostile hand would put into a field.
+TEMPTING = (0, 1, 2, 3, 79, 80, 81, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 169, 170, 4096)
+
+
+def test_a_clean_image_loads_as_it_was_saved() -> None:
+    whole = specimen()
+    assert load(whole.content).tree == whole.tree
+    assert load(whole.content, recover=True) == Verdict(whole.tree, [], "")
+
+
+@pytest.mark.timeout(7200)
+def test_flipped_bytes_in_metadata(long: bool) -> None:
+    whole = specimen()
+    frames = (*whole.supers, *whole.metadata, *whole.stream)
+    places = [(pfn, at) for pfn in frames for at in range(PAGE_SIZE)]
+    rng = random.Random(1)
+    for pfn, at in places if long else rng.sample(places, SAMPLE):
+        page = bytearray(whole.page(pfn))
+        page[at] ^= rng.choice((0xFF, 1 << rng.randrange(8)))
+        _assert_nothing_false(whole, whole.with_pages({pfn: page}), f"byte {at} of pfn {pfn:x}")
+
+
+@pytest.mark.timeout(7200)
+def test_flipped_bits_in_data_name_the_files(long: bool) -> None:
+    whole = specimen()
+    rng = random.Random(2)
+    for _ in range(20_000 if long else SAMPLE):
+        pages = {}
+        for pfn in rng.sample(whole.data, rng.choice((1, 1, 2, 5))):
+            page = bytearray(whole.page(pfn))
+            page[rng.randrange(PAGE_SIZE)] ^= 1 << rng.randrange(8)
+            pages[pfn] = bytes(page)
+        content = whole.with_pages(pages)
+        refused = load(content)
+        assert refused.tree is None
+        recovered = load(content, recover=True)
+        assert recovered.tree is not None
+        assert recovered.left_out
+        assert all(path in refused.refusal for path in recovered.left_out[:10])
+        _assert_undamaged(whole, recovered)
+
+
+def test_swapped_repeated_and_blank_pages(long: bool) -> None:
+    whole = specimen()
+    frames = [*whole.supers, *whole.metadata, *whole.stream, *whole.data]
+    pairs = [(one, other) for one in frames for other in frames if one != other]
+    rng = random.Random(3)
+    for one, other in pairs if long else rng.sample(pairs, SAMPLE // 2):
+        swapped = {one: whole.page(other), other: whole.page(one)}
+        _assert_nothing_false(whole, whole.with_pages(swapped), f"{one:x} and {other:x} swapped")
+        copied = {one: whole.page(other)}
+        _assert_nothing_false(whole, whole.with_pages(copied), f"{other:x} copied to {one:x}")
+    for pfn in frames:
+        for blank in (bytes(PAGE_SIZE), b"\xff" * PAGE_SIZE, rng.randbytes(PAGE_SIZE)):
+            _assert_nothing_false(whole, whole.with_pages({pfn: blank}), f"{pfn:x} blank")
+
+
+def test_an_image_cut_off_at_every_page() -> None:
+    whole = specimen()
+    for frames in range(len(whole.content) // PAGE_SIZE):
+        for more in (0, 1, 511):
+            content = whole.content[: frames * PAGE_SIZE + more]
+            assert load(content).tree in (None, whole.tree)
+            recovered = load(content, recover=True)
+            if recovered.tree is not None:
+                _assert_undamaged(whole, recovered)
+
+
+@pytest.mark.timeout(7200)
+def test_a_hostile_hand_with_true_checksums(long: bool) -> None:
+    """Anything may be in such an image, but nothing may come of it than a tree or a refusal."""
+    whole = specimen()
+    rng = random.Random(4)
+    limit = 2 * _peak(whole.content) + (1 << 20)
+    for number, (what, pages) in enumerate(_forgeries(whole, rng)):
+        if number == (60_000 if long else 2 * SAMPLE):
+            return
+        content = whole.with_pages(pages, sealed=True)
+        try:
+            load(content, save=True)
+            load(content, recover=True)
+            if not number % 20:
+                assert _peak(content) <= limit, "takes more memory than a clean load"
+        except BaseException as exc:
+            exc.add_note(what)
+            raise
+
+
+def _forgeries(whole: Specimen, rng: random.Random) -> Iterator[tuple[str, dict[int, bytes]]]:
+    """Pages with fields changed, without end: what was done, and the pages."""
+    frames = (*whole.supers[:1], *whole.metadata * 3, *whole.stream * 3, whole.data[0])
+    while True:
+        pages: dict[int, bytes] = {}
+        told = []
+        for _ in range(rng.choice((1, 1, 1, 2, 4))):
+            pfn = rng.choice(frames)
+            page = bytearray(pages.get(pfn, whole.page(pfn)))
+            at, value = _change_field(page, rng)
+            told.append(f"pfn {pfn:x} at {at}: {value}")
+            pages[pfn] = bytes(page)
+        yield "; ".join(told), pages
+
+
+def _change_field(page: bytearray, rng: random.Random) -> tuple[int, str]:
+    """Change a field of 1, 2, 4 or 8 bytes among those that are used."""
+    used = max(64, len(bytes(page).rstrip(b"\0")))
+    width = rng.choice((1, 2, 4, 8))
+    at = rng.randrange(0, min(used + 16, PAGE_SIZE - 8))
+    if rng.random() < 0.7:
+        at &= ~(width - 1)
+    old = int.from_bytes(page[at : at + width], "little")
+    new = rng.choice(
+        (*TEMPTING, old + 1, old - 1, old << 8, old ^ 1 << rng.randrange(8 * width), -1)
+    )
+    page[at : at + width] = (new % (1 << 8 * width)).to_bytes(width, "little")
+    return at, f"{old:#x} -> {new:#x}"
+
+
+def _assert_nothing_false(whole: Specimen, content: bytearray, what: str) -> None:
+    """A load gives one of the two saves or refuses; recover gives no file that is not as it was saved."""
+    verdict = load(content)
+    assert verdict.tree in (None, whole.tree, whole.older), what
+    if verdict.tree is None:
+        recovered = load(content, recover=True)
+        if recovered.tree is not None:
+            _assert_undamaged(whole, recovered, what)
+
+
+def _assert_undamaged(whole: Specimen, recovered: Verdict, what: str = "") -> None:
+    """What is there is as it was saved, but for the times of directories, and the rest is listed."""
+    assert recovered.tree is not None
+    for saved in (whole.tree, whole.older):
+        if {*recovered.tree, *recovered.left_out} == {*saved}:
+            break
+    else:
+        raise AssertionError(f"{what}: the list is not exact: {recovered.left_out}")
+    for path, seen in recovered.tree.items():
+        assert seen[-1] == saved[path][-1], f"{what}: {path}"
+        if not recovered.left_out:
+            assert seen == saved[path], f"{what}: {path}"
+
+
+def _peak(content: bytes | bytearray) -> int:
+    """The most memory that a load takes, in bytes."""
+    tracemalloc.start()
+    load(content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
