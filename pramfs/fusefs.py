@@ -239,7 +239,7 @@ class Operations(pyfuse3.Operations):
         stats.f_bfree = free
         stats.f_bavail = max(0, free - tree.frames_for_save())
         stats.f_files = tree.inodes_max
-        stats.f_ffree = stats.f_favail = tree.inodes_max - len(tree.inodes)
+        stats.f_ffree = stats.f_favail = max(0, tree.inodes_max - tree.named_inodes())
         stats.f_namemax = NAME_MAX_BYTES
         return stats
 

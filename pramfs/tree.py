@@ -340,7 +340,7 @@ class Tree:
     # --- helpers ---------------------------------------------------------------------------------
 
     def _new_inode(self, mode: int, owner: Owner) -> Inode:
-        if len(self.inodes) >= self.inodes_max:
+        if self.named_inodes() >= self.inodes_max:
             raise _error(errno.ENOSPC)
         kind = KINDS[stat.S_IFMT(mode)]
         inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, _now())
