@@ -275,9 +275,11 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 # What mount(8) and fstab pass on: flags for the kernel's mount, and words that concern others.
 _KERNEL_FLAGS = {
     *("suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync"),
-    *("atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime"),
+    *("atime", "noatime"),
 }
 _IGNORED = {
+    # The kernel leaves atimes to us, and libfuse does not know these.
+    *("diratime", "nodiratime", "relatime", "norelatime", "strictatime"),
     *("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"),
     *("_netdev", "helper", "uhelper", "fsname", "subtype", "default_permissions"),
     *("remount", "user_id", "group_id"),  # of a remount, which mount.pramfs sees to
