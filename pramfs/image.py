@@ -141,10 +141,6 @@ class Image:
             return False
         return True
 
-    def wait_for_lock(self) -> None:
-        """Take the image, however long that takes."""
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-
     def mark_serving(self) -> None:
         """Let `serving_pid` of other processes name this one, until `unmark_serving` or its end."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1)

@@ -27,9 +27,12 @@ class Mount:
     shared: bool  # other users may talk to it too
 
 
-def pramfs_mounts() -> list[Mount]:
-    """All pramfs mounts in this mount namespace, oldest first."""
-    return [_parse(line) for line in _mountinfo() if _filesystem(line)[0] == FSTYPE]
+def pramfs_mounts(process: int | str = "self") -> list[Mount]:
+    """All pramfs mounts in the mount namespace of a process, oldest first.
+
+    Raises FileNotFoundError when that process is gone.
+    """
+    return [_parse(line) for line in _mountinfo(process) if _filesystem(line)[0] == FSTYPE]
 
 
 def mount_at(mountpoint: Path) -> Mount | None:
@@ -87,8 +90,8 @@ def _around(path: Path) -> Mount | None:
     return inside[-1] if inside else None
 
 
-def _mountinfo() -> Iterator[str]:
-    table = Path("/proc/self/mountinfo")
+def _mountinfo(process: int | str = "self") -> Iterator[str]:
+    table = Path(f"/proc/{process}/mountinfo")
     with table.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         yield from lines
 

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from pramfs.progress import Bar
 from pramfs.tree import Owner, Tree
 
 log = logging.getLogger("pramfs")
+
+_LOCK_POLL_S = 0.05
 
 # What watches a verification: it is handed a bar, and entered for as long as that lasts.
 Watch = Callable[[Bar], contextlib.AbstractContextManager[object]]
@@ -86,16 +89,26 @@ def _many_objects() -> Iterator[None]:
 
 
 def _lock(image: Image) -> None:
-    if image.try_lock():
-        return
+    """Take the image; wait while its last daemon saves. Raises ImageInUse when it is mounted.
+
+    What counts is whether the mount is there: a daemon learns of an unmount later than the caller of
+    umount(2), and says that it serves only after it has loaded.
+    """
+    waiting = False
+    while not image.try_lock():
+        _refuse_if_mounted(image)
+        if not waiting:
+            log.warning("%s: the last daemon still saves; waiting for it", image.path)
+            waiting = True
+        time.sleep(_LOCK_POLL_S)
+
+
+def _refuse_if_mounted(image: Image) -> None:
     pid = image.serving_pid()
-    if pid is not None:
-        where = [str(m.mountpoint) for m in mounts.pramfs_mounts() if _same_image(m.image, image)]
-        raise ImageInUse(
-            image.path, f"process {pid}" + (f", mounted at {where[-1]}" if where else "")
-        )
-    log.warning("%s: the last daemon still saves; waiting for it", image.path)
-    image.wait_for_lock()
+    with contextlib.suppress(FileNotFoundError):  # the process has just ended
+        for mount in mounts.pramfs_mounts(pid) if pid is not None else ():
+            if _same_image(mount.image, image):
+                raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
 
 
 def _same_image(name: str, image: Image) -> bool:
