@@ -1,0 +1,147 @@
+"""A recorded run: random work on a tree with saves, and every step that these made to the image."""
+
+import random
+import stat
+from typing import NamedTuple
+
+from pramfs import persist
+from pramfs.arena import Progress
+from pramfs.errors import PramError
+from pramfs.inodes import Directory, File
+from pramfs.layout import PAGE_SIZE
+from pramfs.persist import Saver
+from pramfs.pram import Pram
+from pramfs.regions import Regions
+from pramfs.tree import Changes, Owner, Tree
+from tests.corruption.looks import NAME, Look, look
+from tests.unit.images import Step, frames_between, new_pram, reopen, watched
+
+OWNER = Owner(0, 0)
+FRAMES = 64
+NAMES = [b"a", b"b", b"c", b"d", b"e", b"f"]
+
+
+class Published(NamedTuple):
+    """A save: the steps start..end made it, and the tree that it holds."""
+
+    start: int
+    end: int
+    tree: Look
+
+
+class History:
+    """All steps since the image was `before`, and the saves among them; the first was there already."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.steps: list[Step] = []
+        self.saves: list[Published] = []
+        self._arena = self.rng.choice(["image", "memory"])
+        self._pram = new_pram(FRAMES, arena=self._arena)
+        self._begin_tree()
+        self._tree.make_root(0o755, OWNER)
+        self._saver.save(final=False, progress=_quiet)
+        self.before = watched(self._pram).content()
+        self._start_journal()
+        self.saves = [Published(0, 0, look(self._tree))]
+
+    def record(self, rounds: int) -> None:
+        """Work and save, now and then as another process with other banned regions or more frames."""
+        for _ in range(rounds):
+            for _ in range(self.rng.randrange(1, 12)):
+                self._change()
+            saved = self._save()
+            if saved and self.rng.random() < 0.4:
+                self._reopen()
+        self.steps += watched(self._pram).journal
+        self._pram.close()
+        self._pram.image.close()
+
+    def allowed(self, crash: int) -> list[Look]:
+        """The trees that may be there after a crash before step number `crash`."""
+        done = [save.tree for save in self.saves if save.end <= crash]
+        return done[-1:] + [save.tree for save in self.saves if save.start <= crash < save.end]
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    @property
+    def _now(self) -> int:
+        return len(self.steps) + len(watched(self._pram).journal)
+
+    def note(self, start: int, tree: Look) -> None:
+        self.saves.append(Published(start, self._now, tree))
+
+    def begin(self) -> int:
+        return self._now
+
+    def _begin_tree(self) -> None:
+        self._tree = Tree(self._pram.arena, inodes_max=1000, generation=self.rng.randrange(99))
+        self._saver = _RecordingSaver(self._pram, self._tree, self)
+
+    def _start_journal(self) -> None:
+        watched(self._pram).journal.clear()
+
+    def _save(self) -> bool:
+        try:
+            self._saver.save(final=self.rng.random() < 0.5, progress=_quiet)
+        except PramError:
+            return False
+        return True
+
+    def _reopen(self) -> None:
+        self.steps += watched(self._pram).journal
+        banned = Regions()
+        if self.rng.random() < 0.6:
+            first = self.rng.randrange(2, FRAMES - 12)
+            banned = frames_between(first, first + self.rng.randrange(8))
+        frames = len(self._pram.arena.table) + self.rng.choice((0, 0, 5))
+        self._arena = self.rng.choice(["image", "memory"])
+        self._pram = reopen(self._pram, arena=self._arena, banned=banned, frames=frames)
+        self._begin_tree()
+        persist.load_tree(self._pram, NAME, self._tree)
+
+    def _change(self) -> None:
+        rng, tree = self.rng, self._tree
+        name, other = rng.choice(NAMES), rng.choice(NAMES)
+        directories = [inode for inode in tree.inodes.values() if isinstance(inode, Directory)]
+        parent, target = rng.choice(directories), rng.choice(directories)
+        try:
+            match rng.randrange(8):
+                case 0 | 1 | 2 | 3:
+                    self._write(parent, name)
+                case 4:
+                    tree.create(parent, name, stat.S_IFDIR | 0o755, OWNER)
+                case 5:
+                    tree.rename(parent, name, target, other)
+                case 6:
+                    tree.unlink(parent, name)
+                case _:
+                    tree.setattr(tree.lookup(parent, name), Changes(size=rng.randrange(40_000)))
+        except OSError:
+            pass  # no such name, no room: as users have it
+
+    def _write(self, parent: Directory, name: bytes) -> None:
+        tree, rng = self._tree, self.rng
+        if name not in parent.entries:
+            tree.create(parent, name, stat.S_IFREG | 0o644, OWNER)
+        file = parent.entries[name]
+        if isinstance(file, File):
+            tree.write(file, rng.randrange(20_000), rng.randbytes(rng.randrange(6 * PAGE_SIZE)))
+
+
+class _RecordingSaver(Saver):
+    """Notes every save that is published, those for want of frames included."""
+
+    def __init__(self, pram: Pram, tree: Tree, history: History) -> None:
+        super().__init__(pram, NAME, tree)
+        self._history = history
+        self._looked = tree
+
+    def save(self, *, final: bool, progress: Progress) -> None:
+        start, tree = self._history.begin(), look(self._looked)
+        super().save(final=final, progress=progress)
+        self._history.note(start, tree)
+
+
+def _quiet(frames: int) -> None:
+    """Progress that nobody watches."""
