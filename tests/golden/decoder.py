@@ -141,43 +141,32 @@ def find_super_block(image: bytes) -> SuperBlock:
     block = _choose_super_block(image)
     _require(block.version == 1, f"version {block.version}")
     _require(not block.incompatible, f"incompatible features {block.incompatible:x}")
-    _require(block.frames >= 3, f"{block.frames} frames")
+    _require(3 <= block.frames <= 1 << 32, f"{block.frames} frames")
     _require(len(image) >= block.frames * PAGE, "truncated")
-    _require(block.pfn != block.other_pfn, "both slots in one frame")
-    _require(max(block.pfn, block.other_pfn) < block.frames, "slot past the end")
+    _require(block.pfn != block.other_pfn, "both super blocks in one frame")
+    _require(block.other_pfn < block.frames and is_slot(block.other_pfn), "no slot")
+    _require(block.pfn < block.frames, "in force past the end")
     return block
 
 
+def is_slot(pfn: int) -> bool:
+    """Whether only a super block may lie in that frame."""
+    even = pfn - pfn % 2
+    return even % 4096 == 0 or even.bit_count() == 1
+
+
 def _choose_super_block(image: bytes) -> SuperBlock:
-    found = []
-    for pfn in range(len(image) // PAGE):
-        block = _parse_super_block(image, pfn)
-        if block is None:
-            continue
-        other = _parse_super_block(image, block.other_pfn)
-        if other is not None and _are_a_pair(block, other):
-            found = [block, other]
-            break
-        found.append(block)
+    slots = filter(is_slot, range(len(image) // PAGE))
+    found = [block for slot in slots if (block := _parse_super_block(image, slot))]
     _require(bool(found), "no super block")
     _require(len({block.uuid for block in found}) == 1, "super blocks of several images")
     return max(found, key=lambda block: block.generation)
 
 
-def _are_a_pair(one: SuperBlock, other: SuperBlock) -> bool:
-    return (
-        one.uuid == other.uuid
-        and one.pfn != other.pfn
-        and one.other_pfn == other.pfn
-        and other.other_pfn == one.pfn
-        and abs(one.generation - other.generation) == 1
-    )
-
-
 def _parse_super_block(image: bytes, pfn: int) -> SuperBlock | None:
-    """The super block in frame `pfn`, None if there is none."""
+    """The super block in the slot `pfn`, None if there is none."""
     page = _page(image, pfn)
-    if len(page) < PAGE or _u32(page, 0) != 0x70726D73:
+    if _u32(page, 0) != 0x70726D73:
         return None
     block = SuperBlock(
         node_pfn=_u64(page, 8),
@@ -196,7 +185,7 @@ def _parse_super_block(image: bytes, pfn: int) -> SuperBlock | None:
         run=page[104:120],
         saved_by=page[120:152].rstrip(b"\0"),
     )
-    if block.pfn != pfn or block.generation > 1 << 62 or block.frames > 1 << 32:
+    if block.pfn != pfn or block.generation > 1 << 62:
         return None
     return block if _u32(page, 4) == metadata_csum(block.uuid, pfn, page) else None
 
@@ -209,17 +198,15 @@ class _Claims:
 
     def __init__(self, block: SuperBlock) -> None:
         self._frames = block.frames
-        self._claimed = {0, block.pfn, block.other_pfn}
+        self._claimed: set[int] = set()
 
     def check_bounds(self, pfn: int) -> None:
         _require(pfn < self._frames, f"pfn:{pfn:x} is past the end")
 
     def claim(self, pfn: int) -> None:
+        _require(not is_slot(pfn), f"pfn:{pfn:x} is a slot")
         _require(pfn not in self._claimed, f"pfn:{pfn:x} has two uses")
         self._claimed.add(pfn)
-
-    def __len__(self) -> int:
-        return len(self._claimed)
 
 
 def _read_nodes(image: bytes, block: SuperBlock) -> Iterator[Node]:

@@ -15,13 +15,21 @@ from typing import Any
 
 import pytest
 
+from pramfs import superblock
 from pramfs.errors import PramError
 from pramfs.image import Image
 from pramfs.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.persist import load_tree
 from pramfs.pram import Pram
 from pramfs.tree import Tree
-from tests.golden.decoder import PAGE, FormatError, Save, decode, metadata_csum
+from tests.golden.decoder import (
+    PAGE,
+    FormatError,
+    Save,
+    decode,
+    find_super_block,
+    metadata_csum,
+)
 
 FRAMES = 64
 U64_MAX = (1 << 64) - 1
@@ -57,6 +65,14 @@ class Editor:
 
     def put_unsealed(self, pfn: int, at: int, field: bytes) -> None:
         self.content[pfn * PAGE + at : pfn * PAGE + at + len(field)] = field
+
+    def move(self, pfn: int, new_pfn: int) -> int:
+        """Copy the page `pfn` to `new_pfn`; as a metadata page it is sound there."""
+        page = bytes(self.content[pfn * PAGE : (pfn + 1) * PAGE])
+        self.put_unsealed(new_pfn, 0, page)
+        if page[:4] in (b"nmrp", b"marp"):
+            self.put(new_pfn, 0, page[:4])
+        return new_pfn
 
     def super(self, at: int, field: bytes) -> None:
         self.put(self.block.pfn, at, field)
@@ -98,13 +114,16 @@ STRUCTURES: dict[str, Edit] = {
     "super block of another version": lambda e: e.super(16, u32(2)),
     "super block of version 0": lambda e: e.super(16, u32(0)),
     "super block with a feature that nobody knows": lambda e: e.super(24, u32(1 << 31)),
-    "both slots in one frame": lambda e: e.super(56, u64(e.block.pfn)),
+    "both super blocks in one frame": lambda e: e.super(56, u64(e.block.pfn)),
     "the other slot past the end": lambda e: e.super(56, u64(e.block.frames)),
+    "the other slot where none is": lambda e: e.super(56, u64(500)),
     "too few frames": lambda e: e.super(72, u64(2)),
+    "more frames than there can be": lambda e: e.super(72, u64((1 << 32) + 1)),
     "more frames than the image has": lambda e: e.super(72, u64(e.block.frames + 1)),
     "first node past the end": lambda e: e.super(8, u64(e.block.frames)),
     "first node far away": lambda e: e.super(8, u64(U64_MAX)),
-    "first node is a slot": lambda e: e.super(8, u64(e.block.other_pfn)),
+    "first node is a slot in use": lambda e: e.super(8, u64(e.block.other_pfn)),
+    "first node is in an empty slot": lambda e: e.super(8, u64(e.move(e.pfn("bytes"), 257))),
     "first node is a link": lambda e: e.super(8, u64(e.link("bytes"))),
     "more nodes than the list has": lambda e: e.super(88, u64(4)),
     "fewer nodes than the list has": lambda e: e.super(88, u64(2)),
@@ -140,12 +159,16 @@ STRUCTURES: dict[str, Edit] = {
     "link that follows itself": lambda e: e.put(e.link("bytes"), 16, u64(e.link("bytes"))),
     "link followed by the first": lambda e: e.put(e.link("long", 1), 16, u64(e.link("long"))),
     "link followed past the end": lambda e: e.put(e.link("bytes"), 16, u64(e.block.frames)),
+    "link followed by one in a slot": lambda e: e.put(
+        e.link("long"), 16, u64(e.move(e.link("long", 1), 256))
+    ),
     "link followed by a data page": lambda e: e.put(e.link("bytes"), 16, u64(e.data("bytes"))),
     "chain cut off": lambda e: e.put(e.link("long"), 16, u64(0)),
     "entry of frame 0": lambda e: e.entry("bytes", 0, 8, u64(0)),
     "entry past the end": lambda e: e.entry("bytes", 0, 8, u64(e.block.frames)),
     "entry far away": lambda e: e.entry("bytes", 0, 8, u64(U64_MAX)),
-    "entry of a slot": lambda e: e.entry("bytes", 0, 8, u64(e.block.other_pfn)),
+    "entry of a slot in use": lambda e: e.entry("bytes", 0, 8, u64(e.block.other_pfn)),
+    "entry of an empty slot": lambda e: e.entry("bytes", 0, 8, u64(e.move(e.data("bytes"), 64))),
     "entry of a node": lambda e: e.entry("bytes", 0, 8, u64(e.pfn("bytes"))),
     "entry of its own link": lambda e: e.entry("bytes", 0, 8, u64(e.link("bytes"))),
     "two entries of one frame": lambda e: e.entry("bytes", 0, 8, u64(e.data("bytes", 1))),
@@ -154,6 +177,36 @@ STRUCTURES: dict[str, Edit] = {
     "data page with a flipped bit": lambda e: e.put_unsealed(e.data("pages", 1), 99, b"\xfe"),
     "byte stream in another order": lambda e: e.entry("bytes", 1, 16, u64(0)),
 }
+
+
+def posing(editor: Editor, pfn: int, generation: int) -> None:
+    """Put a super block of an empty save into a frame; everything in it is right."""
+    page = bytearray(editor.content[editor.block.pfn * PAGE : (editor.block.pfn + 1) * PAGE])
+    page[8:16] = page[88:96] = u64(0)
+    page[48:56], page[64:72] = u64(pfn), u64(generation)
+    page[80:88] = u64(2)
+    editor.put(pfn, 0, bytes(page))
+
+
+@pytest.mark.parametrize("pfn", [6, 7, 10, 31, 255, 258, 500, 511])
+def test_both_readers_take_a_page_outside_the_slots_for_no_super_block(pfn: int) -> None:
+    """Whatever is in it: users of the file system fill such pages."""
+    editor = Editor(sound_image())
+    posing(editor, pfn, editor.block.generation + 1)
+    content = bytes(editor.content)
+    assert find_super_block(content) == editor.block
+    with memory_image(content) as image:
+        assert superblock.discover(image).generation == editor.block.generation
+
+
+@pytest.mark.parametrize("pfn", [2, 5, 64, 257])
+def test_both_readers_look_into_every_slot(pfn: int) -> None:
+    editor = Editor(sound_image())
+    posing(editor, pfn, editor.block.generation + 1)
+    content = bytes(editor.content)
+    assert find_super_block(content).pfn == pfn
+    with memory_image(content) as image:
+        assert superblock.discover(image).pfn == pfn
 
 
 @pytest.mark.parametrize("edit", STRUCTURES.values(), ids=STRUCTURES)

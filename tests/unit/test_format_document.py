@@ -127,6 +127,14 @@ def test_the_code_computes_the_csum_that_the_document_describes(pfn: int) -> Non
     assert layout.page_csum(uuid, pfn, page) == decoder.metadata_csum(uuid, pfn, page)
 
 
+def test_the_slots_that_the_document_names_are_those_of_the_code_and_of_the_decoder() -> None:
+    (listed,) = re.findall(r"that is (0, 1, 2, 3, [^.]*)\.", DOCUMENT)
+    named = [int(number) for number in re.findall(r"\d+", listed)]
+    slots = [pfn for pfn in range(12290) if layout.is_slot(pfn)]
+    assert named == [pfn for pfn in slots if pfn < 34 or pfn >= 2048]
+    assert slots == [pfn for pfn in range(12290) if decoder.is_slot(pfn)]
+
+
 def test_the_example_is_what_is_in_the_golden_image() -> None:
     content = lzma.decompress(IMAGE.read_bytes())
     save = decoder.decode(content)

@@ -253,8 +253,8 @@ def test_a_new_image_is_an_empty_save() -> None:
 
 
 @pytest.mark.parametrize("saves", [1, 2, 3, 4])
-def test_the_save_in_force_is_found_while_slots_move(saves: int) -> None:
-    """After the first moves the two slots do not name each other."""
+def test_the_save_in_force_is_found_when_slots_have_been_left(saves: int) -> None:
+    """Then there are more than two super blocks, and not every other slot holds one."""
     with memory_image() as image:
         pram = Pram.create(image, FRAMES, arena="image")
         generation = pram.current.generation
