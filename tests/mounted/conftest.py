@@ -1,0 +1,69 @@
+"""Fixtures of the mounted tests: where images live, and volumes that are audited at the end."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import Volume, mounts_below
+from tests.mounted.shell import Disk, Shell
+
+
+@pytest.fixture(params=["image", "memory"], ids=["arena=image", "arena=memory"])
+def arena(request: pytest.FixtureRequest) -> str:
+    """Both ways to hold fresh frames."""
+    assert isinstance(request.param, str)
+    return request.param
+
+
+@pytest.fixture
+def home(arena: str, tmp_path: Path) -> Iterator[Path]:
+    """A directory for images: in memory for arena=image, on disk for arena=memory."""
+    if arena == "memory":
+        yield tmp_path
+        return
+    directory = Path(tempfile.mkdtemp(prefix="pramfs-test-", dir="/dev/shm"))
+    yield directory
+    if not mounts_below(directory):
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def new_volume(home: Path, arena: str) -> Iterator[Callable[[str], Volume]]:
+    """Make volumes below directories of their own."""
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str) -> Volume:
+            (home / name).mkdir()
+            volume = Volume(home / name, arena)
+            stack.callback(volume.finish)
+            return volume
+
+        yield make
+
+
+@pytest.fixture
+def volume(new_volume: Callable[[str], Volume]) -> Volume:
+    return new_volume("volume")
+
+
+@pytest.fixture
+def shell() -> Iterator[Shell]:
+    """A shell in which pramfs is installed, and seen by nobody else."""
+    # Not in pytest's own directory: other users have no way in there.
+    with tempfile.TemporaryDirectory(prefix="pramfs-shell-") as home:
+        Path(home).chmod(0o755)
+        shell = Shell(Path(home))
+        yield shell
+        shell.close()
+
+
+@pytest.fixture
+def disk(shell: Shell) -> Iterator[Disk]:
+    """A disk in that shell that can be frozen."""
+    disk = Disk(shell)
+    yield disk
+    disk.close()

@@ -1,0 +1,168 @@
+"""A shell of an administrator's own: the helpers in /sbin, an fstab and a utab, all in a mount namespace.
+
+Nothing of it is to be seen outside, and it is gone with the process that holds the namespace. The
+mounts in it are reached through /proc/PID/root; the daemons run among all other processes.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.mounted.harness import NOBODY, REPOSITORY, Outcome, run, wait_until
+
+VENV = Path(sys.executable).parents[1]
+
+_SETUP = """
+set -e
+cd "$1"
+umount --all --internal-only --lazy --types fuse.pramfs  # what others have mounted is not ours to hold
+mount -t overlay overlay -o lowerdir="$1/install/sbin:$2" "$2"
+mkdir -p /run/mount
+mount --bind utab /run/mount
+mount --bind fstab /etc/fstab
+mknod --mode=666 fuse c 10 229  # as udev makes it
+mount --bind fuse /dev/fuse
+if [ -n "$4" ]; then  # Python lies where other users have no way in
+    mkdir python
+    mount --bind "$3" python
+    mount -t tmpfs -o mode=755 tmpfs "$4"
+    mkdir -p "$3"
+    mount --move python "$3"
+fi
+echo ready
+exec cat
+"""
+
+
+class Shell:
+    """Commands in a mount namespace where pramfs is installed; `home` holds what it is made of."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.utab = home / "utab"
+        self.fstab = home / "fstab"
+        self.utab.mkdir()
+        self.fstab.touch()
+        environment = {"DESTDIR": str(home / "install"), "PRAMFS_VENV": str(VENV)}
+        run(REPOSITORY / "scripts/install-helpers", env=environment).succeeded()
+        python = Path(sys.base_prefix)
+        top = Path(*python.parts[:2])
+        closed = "" if top.stat().st_mode & 0o001 else str(top)
+        script = ["sh", "-c", _SETUP, "sh", home, Path("/sbin").resolve(), python, closed]
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", *script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == b"ready\n"
+
+    def prefix(self, user: int = 0) -> list[str]:
+        """What to put before a command to run it here, as that user."""
+        namespace = f"--mount=/proc/{self._holder.pid}/ns/mnt"
+        enter = ["nsenter", namespace, f"--wdns={self.home}", "--"]
+        if user:
+            enter += ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
+        return enter
+
+    def run(
+        self,
+        *argv: str | bytes | Path,
+        user: int = 0,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        return run(*self.prefix(user), *argv, stdin=stdin, env=env)
+
+    def pramfs(self, *arguments: str | bytes | Path, user: int = 0, stdin: bytes = b"") -> Outcome:
+        return self.run(VENV / "bin" / "pramfs", *arguments, user=user, stdin=stdin)
+
+    def path(self, path: Path) -> Path:
+        """Where this process finds a file of the namespace."""
+        return Path(f"/proc/{self._holder.pid}/root") / path.relative_to("/")
+
+    def status(self, root: Path) -> dict[str, Any]:
+        told = json.loads(self.pramfs("status", "--json", root).succeeded().out)
+        assert isinstance(told, dict)
+        return told
+
+    def pramfs_mounts(self) -> list[str]:
+        """The mountpoints of pramfs here, as the kernel writes them."""
+        table = Path(f"/proc/{self._holder.pid}/mountinfo").read_text().splitlines()
+        return [line.split()[4] for line in table if " - fuse.pramfs " in line]
+
+    def unmount_all(self) -> None:
+        """Leave no pramfs mounted; the daemons save and end by themselves."""
+        for point in reversed(self.pramfs_mounts()):
+            self.run("umount", "-i", "-l", point.encode().decode("unicode_escape"))
+
+    def close(self) -> None:
+        self.unmount_all()
+        assert self._holder.stdin is not None
+        assert self._holder.stdout is not None
+        self._holder.stdin.close()
+        self._holder.stdout.close()
+        self._holder.wait()
+
+
+class Disk:
+    """An ext4 on a loop device that can be frozen: whoever writes to it then waits, and no signal helps."""
+
+    def __init__(self, shell: Shell) -> None:
+        self.root = shell.home / "disk"
+        self.root.mkdir()
+        self._shell = shell
+        backing = shell.home / "disk.ext4"
+        with backing.open("wb") as file:
+            file.truncate(128 << 20)
+        run("mkfs.ext4", "-q", "-O", "^has_journal", backing).succeeded()
+        shell.run("mount", "-o", "loop", backing, self.root).succeeded()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        self._shell.run("fsfreeze", "--freeze", self.root).succeeded()
+        try:
+            yield
+        finally:
+            self._shell.run("fsfreeze", "--unfreeze", self.root).succeeded()
+
+    def close(self) -> None:
+        self._shell.unmount_all()
+        wait_until(lambda: self._shell.run("umount", self.root).code == 0, "the disk to be free")
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits for whoever inherited it to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@contextlib.contextmanager
+def busy(*prefix: str, path: Path) -> Iterator[None]:
+    """Hold a file or directory open in another process."""
+    code = "import os,sys; os.open(sys.argv[1], os.O_RDONLY); print(flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [*prefix, sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        yield
+    finally:
+        holder.communicate()
+
+
+def open_to_nobody(directory: Path) -> Path:
+    """A directory of the user nobody's, that this user can get at."""
+    directory.mkdir()
+    os.chown(directory, NOBODY, NOBODY)
+    for parent in directory.parents[:-1]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    return directory

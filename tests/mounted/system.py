@@ -1,0 +1,60 @@
+"""System calls that Python's os module does not have."""
+
+import ctypes
+import os
+from pathlib import Path
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+_AT_FDCWD = -100
+_HANDLE_BYTES_MAX = 128
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class FileHandle(ctypes.Structure):
+    """struct file_handle of open_by_handle_at(2)."""
+
+    _fields_ = (
+        ("bytes", ctypes.c_uint),
+        ("type", ctypes.c_int),
+        ("handle", ctypes.c_ubyte * _HANDLE_BYTES_MAX),
+    )
+
+
+def renameat2(source: Path, target: Path, flags: int) -> None:
+    """rename(2) with flags; raises OSError."""
+    _check(_libc.renameat2(_AT_FDCWD, bytes(source), _AT_FDCWD, bytes(target), flags))
+
+
+def umount2(path: Path) -> None:
+    """umount(2) and nothing else; raises OSError."""
+    _check(_libc.umount2(bytes(path), 0))
+
+
+def handle_of(path: Path) -> FileHandle:
+    """The handle of a file, good for as long as the file exists; raises OSError."""
+    handle = FileHandle(bytes=_HANDLE_BYTES_MAX)
+    mount_id = ctypes.c_int()
+    _check(
+        _libc.name_to_handle_at(
+            _AT_FDCWD, bytes(path), ctypes.byref(handle), ctypes.byref(mount_id), 0
+        )
+    )
+    return handle
+
+
+def open_by_handle(root: Path, handle: FileHandle, flags: int = os.O_RDONLY) -> int:
+    """A descriptor for the file with this handle in the file system of `root`; raises OSError."""
+    mount = os.open(root, os.O_RDONLY)
+    try:
+        return _check(_libc.open_by_handle_at(mount, ctypes.byref(handle), flags))
+    finally:
+        os.close(mount)
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

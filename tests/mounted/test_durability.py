@@ -1,0 +1,279 @@
+"""Nothing is lost: whatever is killed or full, the last published save mounts."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import trees
+from tests.mounted.harness import (
+    MIB,
+    PAGE,
+    Volume,
+    content_of,
+    pramfs,
+    run,
+    stopped,
+    wait_until,
+)
+from tests.mounted.system import umount2
+
+
+def publish_with_save(root: Path) -> None:
+    pramfs("save", root).succeeded()
+
+
+def publish_with_fsync_of_root(root: Path) -> None:
+    descriptor = os.open(root, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def change_everything(root: Path) -> None:
+    """Changes of every kind to a tree of trees.plant_files(root, 100)."""
+    for number in range(100):
+        path = root / f"d{number % 10}" / f"f{number}"
+        if number % 3 == 0:
+            path.unlink()
+        elif number % 3 == 1:
+            path.write_bytes(trees.noise(3 * PAGE, seed=number))
+    (root / "d0").rename(root / "d1" / "moved")
+    (root / "big").write_bytes(trees.noise(8 * MIB))
+    os.setxattr(root / "d2", "user.new", b"value")
+    run("sync", "-f", root).succeeded()
+
+
+@pytest.mark.parametrize("publish", [publish_with_save, publish_with_fsync_of_root])
+def test_killed_after_a_checkpoint(volume: Volume, publish: Callable[[Path], None]) -> None:
+    root = volume.mount()
+    trees.plant_files(root, 100)
+    publish(root)
+    published = trees.snapshot(root)
+    change_everything(root)
+    volume.kill()
+
+    volume.mount()
+    trees.assert_same(trees.snapshot(root), published)
+
+
+def test_killed_after_many_checkpoints(volume: Volume) -> None:
+    root = volume.mount()
+    for seed in range(4):
+        trees.plant_files(root, 100, seed=seed)
+        volume.save()
+    published = trees.snapshot(root)
+    change_everything(root)
+    volume.kill()
+
+    volume.mount()
+    trees.assert_same(trees.snapshot(root), published)
+
+
+def test_killed_before_the_first_save(volume: Volume) -> None:
+    root = volume.mount()
+    trees.plant_files(root, 100)
+    volume.kill()
+
+    volume.mount()
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("delay_ms", [0, 2, 5, 10, 20, 40])
+def test_killed_in_the_middle_of_a_save(volume: Volume, delay_ms: int) -> None:
+    """The old tree or the new one, never a mix; and the new one if the save was said to be done."""
+    root = volume.mount()
+    trees.plant_files(root, 100)
+    volume.save()
+    old = trees.snapshot(root)
+    change_everything(root)
+    new = trees.snapshot(root)
+
+    saving = subprocess.Popen(["sync", root], stderr=subprocess.DEVNULL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        saving.wait(timeout=delay_ms / 1000)
+    volume.kill()
+    saved = saving.wait() == 0
+
+    volume.mount()
+    now = trees.snapshot(root)
+    assert now == new or (now == old and not saved)
+
+
+def test_killed_in_the_middle_of_an_unmount(volume: Volume) -> None:
+    root = volume.mount()
+    trees.plant_files(root, 100)
+    volume.save()
+    old = trees.snapshot(root)
+    change_everything(root)
+    new = trees.snapshot(root)
+
+    run("umount", "-i", root).succeeded()
+    os.kill(volume.pid, signal.SIGKILL)
+    status = volume.daemon.wait()
+    volume.ended(status)
+
+    volume.mount()
+    assert trees.snapshot(root) in (old, new)
+
+
+def test_a_checkpoint_publishes_by_itself(volume: Volume) -> None:
+    root = volume.mount("checkpoint=1")
+    trees.plant_files(root, 100)
+    planted = trees.snapshot(root)
+    for marker in ("first", "second"):  # the first checkpoint may have begun before the last file
+        generation = volume.generation
+        (root / marker).touch()
+        while volume.generation == generation:
+            pass
+    volume.kill()
+
+    volume.mount()
+    assert (root / "first").exists()
+    for marker in ("first", "second"):
+        (root / marker).unlink(missing_ok=True)
+    trees.assert_same_below(trees.snapshot(root), planted)
+
+
+@pytest.mark.parametrize("arena", ["memory"], indirect=True)
+def test_a_memory_arena_leaves_the_image_alone_between_saves(volume: Volume) -> None:
+    root = volume.mount()
+    trees.plant_files(root, 100)
+    volume.save()
+
+    def touched() -> tuple[int, int]:
+        os.sync()
+        status = volume.image.stat()
+        return status.st_mtime_ns, status.st_blocks
+
+    before = touched()
+    change_everything(root)
+    os.sync()
+    assert touched() == before
+    volume.save()
+    assert touched() != before
+
+
+def test_overwriting_more_than_is_free_publishes_and_goes_on(volume: Volume) -> None:
+    root = volume.mount("size=16M")
+    (root / "file").write_bytes(trees.noise(10 * MIB, seed=1))
+    volume.save()
+    generation = volume.generation
+
+    with (root / "file").open("r+b") as file:
+        file.write(trees.noise(10 * MIB, seed=2))
+        file.flush()
+        os.fsync(file.fileno())
+    assert volume.generation > generation
+    volume.remount("size=16M")
+    assert (root / "file").read_bytes() == trees.noise(10 * MIB, seed=2)
+
+
+def test_a_loop_device_is_an_image(volume: Volume) -> None:
+    with loop_device(volume.home / "disk", 64 * MIB) as device:
+        volume.image = device
+        root = volume.mount()
+        trees.plant_everything(root)
+        before = trees.snapshot(root)
+        volume.remount()
+        trees.assert_same(trees.snapshot(root), before)
+
+        trees.plant_files(root, 100)
+        volume.save()
+        published = trees.snapshot(root)
+        (root / "lost").touch()
+        volume.kill()
+        volume.mount()
+        trees.assert_same(trees.snapshot(root), published)
+        volume.umount()
+
+
+def test_a_loop_device_with_another_file_system_is_refused(volume: Volume) -> None:
+    with loop_device(volume.home / "disk", 16 * MIB) as device:
+        run("mkfs.ext4", "-q", device).succeeded()
+        volume.image = device
+        before = content_of(volume.home / "disk")
+        volume.refused(str(device), "not a pram image")
+        assert content_of(volume.home / "disk") == before
+
+
+def test_the_next_mount_waits_for_the_save(volume: Volume) -> None:
+    """umount(2) by itself waits for nobody, so the mount after it must."""
+    volume.announce("waiting for it")
+    root = volume.mount()
+    trees.plant_files(root, 100)
+    run("sync", "-f", root).succeeded()
+    before = trees.snapshot(root)
+    old = volume.daemon
+
+    with stopped(old.pid):
+        umount2(root)
+        new = volume.start_mount()
+        wait_until(lambda: volume.log or not new.lives, "a word about the wait")
+        assert new.lives, volume.log
+        assert "wait" in volume.log
+        assert not volume.is_mounted
+    assert old.wait() == 0
+    volume.serve(new)
+    trees.assert_same(trees.snapshot(root), before)
+
+
+def test_a_plain_umount_and_a_mount_at_once(volume: Volume) -> None:
+    volume.announce("waiting for it")
+    root = volume.mount()
+    for seed in range(3):
+        trees.plant_files(root, 100, seed=seed)
+        (root / "big").write_bytes(trees.noise(16 * MIB, seed=seed))
+        before = trees.snapshot(root)
+        old = volume.daemon
+        run("umount", "-i", root).succeeded()
+        volume.mount()
+        assert old.wait() == 0
+        trees.assert_same(trees.snapshot(root), before)
+
+
+def test_a_lazy_unmount_saves_what_open_files_still_write(volume: Volume) -> None:
+    root = volume.mount()
+    with (root / "open").open("wb") as file:
+        run("umount", "-i", "-l", root).succeeded()
+        file.write(b"after the unmount")
+    volume.ended()
+
+    volume.mount()
+    assert (root / "open").read_bytes() == b"after the unmount"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends(volume: Volume, number: signal.Signals) -> None:
+    root = volume.mount()
+    trees.plant_files(root, 100)
+    before = trees.snapshot(root)
+    os.kill(volume.pid, number)
+    volume.ended()
+
+    volume.mount()
+    trees.assert_same(trees.snapshot(root), before)
+
+
+@contextlib.contextmanager
+def loop_device(file: Path, size: int) -> Iterator[Path]:
+    """A loop device over a new sparse file; detached at the end."""
+    file.touch()
+    os.truncate(file, size)
+    # Between finding a free device and taking it, another test may be faster.
+    device = ""
+
+    def attach() -> bool:
+        nonlocal device
+        outcome = run("losetup", "--find", "--show", file)
+        device = outcome.text.strip()
+        return outcome.code == 0
+
+    wait_until(attach, "a free loop device")
+    try:
+        yield Path(device)
+    finally:
+        run("losetup", "--detach", device).succeeded()

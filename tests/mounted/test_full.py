@@ -1,0 +1,148 @@
+"""Full arenas and full disks: the writer hears of it, and what was there stays."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import trees
+from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, pramfs, run
+
+
+def fill(root: Path, size: int = MIB) -> int:
+    """Write files of noise, each synced, until there is no space; the number of whole ones."""
+    for number in range(10_000):
+        try:
+            write_durably(root / f"fill {number}", trees.noise(size, seed=number))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC  # noqa: PT017 - any other is a failure
+            (root / f"fill {number}").unlink(missing_ok=True)
+            return number
+    raise AssertionError("never full")
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def assert_filled(root: Path, count: int, size: int = MIB) -> None:
+    for number in range(count):
+        assert (root / f"fill {number}").read_bytes() == trees.noise(size, seed=number)
+
+
+def test_a_full_arena_answers_enospc_and_lives_on(volume: Volume) -> None:
+    volume.size = "16M"
+    volume.announce("no free frames", "no space")
+    root = volume.mount()
+    count = fill(root)
+    assert count >= 14
+    assert_filled(root, count)
+    (root / "fill 0").unlink()
+    write_durably(root / "fill 0", trees.noise(MIB, seed=0))
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
+        write_durably(root / "too much", trees.noise(4 * MIB))
+    assert caught.value.errno == errno.ENOSPC
+    (root / "too much").unlink()
+
+    volume.remount()
+    assert_filled(root, count)
+    assert len(list(root.iterdir())) == count
+
+
+def test_a_full_arena_of_small_files(volume: Volume) -> None:
+    """Metadata has its frames, too: a tree that was written can always be saved."""
+    volume.size = "4M"
+    volume.announce("no free frames", "no space")
+    root = volume.mount()
+    count = fill(root, size=1000)
+    assert count >= 600
+    volume.remount()
+    assert_filled(root, count, size=1000)
+
+
+def test_a_full_arena_can_be_deleted_from(volume: Volume) -> None:
+    volume.size = "8M"
+    volume.announce("no free frames", "no space")
+    root = volume.mount()
+    count = fill(root)
+    volume.save()
+    for number in range(count):
+        (root / f"fill {number}").unlink()
+    assert fill(root) == count
+    volume.remount()
+    assert_filled(root, count)
+
+
+@contextlib.contextmanager
+def small_disk(volume: Volume, size: str) -> Iterator[Path]:
+    """Move the volume's image onto a file system with little space."""
+    disk = volume.home / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", f"size={size}", "small", disk).succeeded()
+    volume.image = disk / "image"
+    try:
+        yield disk
+    finally:
+        run("umount", "-l", disk).succeeded()
+
+
+@pytest.mark.parametrize("arena", ["memory"], indirect=True)
+def test_a_full_disk_fails_the_save_loudly_and_the_last_one_stands(volume: Volume) -> None:
+    volume.announce("save failed", "no space", "previous save")
+    with small_disk(volume, "8M"):
+        root = volume.mount()
+        trees.plant_files(root, 100)
+        before = trees.snapshot(root)
+        volume.remount()
+        (root / "big").write_bytes(trees.noise(16 * MIB))
+        run("sync", "-f", root).succeeded()
+
+        pramfs("save", root).refused(MOUNT_FAILED, "save failed", "no space left on device")
+        assert (root / "big").read_bytes() == trees.noise(16 * MIB)
+        pramfs("umount", root).refused(MOUNT_FAILED, "save failed", "previous save")
+        volume.ended(MOUNT_FAILED)
+
+        volume.mount()
+        trees.assert_same(trees.snapshot(root), before)
+        volume.umount()
+
+
+@pytest.mark.parametrize("arena", ["memory"], indirect=True)
+def test_a_save_succeeds_once_there_is_space_again(volume: Volume) -> None:
+    volume.announce("save failed", "no space")
+    with small_disk(volume, "8M") as disk:
+        root = volume.mount()
+        (root / "big").write_bytes(trees.noise(16 * MIB))
+        run("sync", "-f", root).succeeded()
+        pramfs("save", root).refused(MOUNT_FAILED, "save failed")
+        run("mount", "-o", "remount,size=64M", disk).succeeded()
+        volume.save()
+        volume.remount()
+        assert (root / "big").read_bytes() == trees.noise(16 * MIB)
+        volume.umount()
+
+
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_a_full_disk_under_an_image_arena_answers_enospc_and_lives_on(volume: Volume) -> None:
+    volume.announce("no space")
+    with small_disk(volume, "8M"):
+        root = volume.mount()
+        trees.plant_files(root, 100)
+        before = trees.snapshot(root)
+        volume.save()
+        count = fill(root)
+        assert 2 <= count <= 8
+        assert_filled(root, count)
+        for number in range(count):
+            (root / f"fill {number}").unlink()
+        volume.remount()
+        trees.assert_same_below(trees.snapshot(root), before)
+        volume.umount()

@@ -1,0 +1,315 @@
+"""What each mount option does, seen from the mount."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import trees
+from tests.mounted.harness import (
+    MIB,
+    NOBODY,
+    PAGE,
+    USAGE,
+    Outcome,
+    Volume,
+    content_of,
+    mount_entry,
+    pramfs,
+    run,
+)
+
+IMPOSSIBLE = [  # options, and the words of the message
+    ("bogus", "bogus"),
+    ("bogus=1", "bogus"),
+    ("size=", "size"),
+    ("size=many", "size"),
+    ("size=-1M", "size"),
+    ("size=0", "size"),
+    ("size=1M1", "size"),
+    ("size=x%", "size"),
+    ("size=1000P", "size"),
+    ("nr_inodes=", "nr_inodes"),
+    ("nr_inodes=many", "nr_inodes"),
+    ("nr_inodes=-1", "nr_inodes"),
+    ("mode=rwx", "mode"),
+    ("mode=888", "mode"),
+    ("mode=77777", "mode"),
+    ("uid=-2", "uid"),
+    ("uid=4294967296", "uid"),
+    ("uid=nobody at all", "uid"),
+    ("gid=", "gid"),
+    ("gid=nobody at all", "gid"),
+    ("banned=", "banned"),
+    ("banned=x-1M", "banned", "memory value expected"),
+    ("banned=1M-", "banned", "memory value expected"),
+    ("banned=1M", "banned", "'-' expected"),
+    ("banned=1M:2M", "banned", "'-' expected"),
+    ("banned=2M-1M", "banned", "end <= start"),
+    ("banned=1M-1M", "banned", "end <= start"),
+    ("banned=0-1M,2M-1M", "banned", "end <= start"),
+    ("name=", "name"),
+    ("name=" + "n" * 256, "name"),
+    ("pram=", "pram"),
+    ("pram=x", "pram"),
+    ("arena=disk", "arena"),
+    ("verify=none", "verify"),
+    ("checkpoint=soon", "checkpoint"),
+    ("checkpoint=-1", "checkpoint"),
+    ("noload=1", "noload"),
+    ("recover=yes", "recover"),
+    ("direct_io=1", "direct_io"),
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [pytest.param(option, words, id=option[:40]) for option, *words in IMPOSSIBLE],
+)
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_impossible_options_are_refused(volume: Volume, option: str, words: list[str]) -> None:
+    volume.refused(*words, options=[option], code=USAGE)
+    assert not volume.image.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["bogus"],
+        ["mount"],
+        ["mount", "image"],
+        ["mount", "image", "mountpoint", "more"],
+        ["mount", "--bogus", "image", "mountpoint"],
+        ["mount", "image", "mountpoint", "-o"],
+        ["umount"],
+        ["save"],
+        ["umount", "a", "b"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_words_are_a_usage_error(arguments: list[str]) -> None:
+    pramfs(*arguments).refused(USAGE, "--help")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rw,nofail,user,noauto,_netdev,defaults,x-systemd.automount,x-anything=1",
+        "relatime,nodiratime,exec,suid,dev,async",
+        "strictatime,noexec,nosuid,nodev,sync,dirsync",
+        "noatime,norelatime,diratime,users,owner,group,auto",
+    ],
+)
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_what_mount_and_fstab_pass_is_accepted(volume: Volume, words: str) -> None:
+    volume.mount(*words.split(","))
+
+
+def test_how_the_mount_is_listed(volume: Volume) -> None:
+    root = volume.mount()
+    kind, source, options = mount_entry(root)
+    assert kind == "fuse.pramfs"
+    assert source == str(volume.image)
+    assert options >= {"rw", "nosuid", "nodev", "default_permissions"}
+    assert "allow_other" not in options
+
+
+def test_a_new_image_is_private_and_sparse(volume: Volume) -> None:
+    volume.mount("size=1G")
+    volume.umount()
+    status = volume.image.stat()
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert status.st_size == 1 << 30
+    assert status.st_blocks * 512 < MIB
+
+
+def test_an_empty_file_becomes_an_image(volume: Volume) -> None:
+    volume.image.touch()
+    (volume.mount() / "file").write_bytes(b"kept")
+    volume.remount()
+    assert (volume.root / "file").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("size", "size_bytes"),
+    [("24M", 24 * MIB), ("16384K", 16 * MIB), ("33554432", 32 * MIB), ("0x1000000", 16 * MIB)],
+)
+def test_size(volume: Volume, size: str, size_bytes: int) -> None:
+    root = volume.mount(f"size={size}")
+    told = os.statvfs(root)
+    assert told.f_blocks * told.f_frsize == pytest.approx(size_bytes, abs=MIB // 4)
+    volume.umount()
+    assert volume.image.stat().st_size == size_bytes
+
+
+@pytest.mark.parametrize(("option", "share"), [(["size=1%"], 0.01), ([], 0.5)])
+def test_size_is_a_share_of_memory(volume: Volume, option: list[str], share: float) -> None:
+    volume.size = "50%"
+    root = volume.mount(*option)
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * PAGE
+    told = os.statvfs(root)
+    assert told.f_blocks * told.f_frsize == pytest.approx(share * memory_bytes, rel=0.02)
+
+
+def test_the_image_grows_when_a_later_mount_asks_for_more(volume: Volume) -> None:
+    volume.size = "16M"
+    root = volume.mount()
+    trees.plant_files(root, 100)
+    before = trees.snapshot(root)
+    assert os.statvfs(root).f_blocks * PAGE <= 16 * MIB
+
+    volume.size = "48M"
+    volume.remount()
+    trees.assert_same(trees.snapshot(root), before)
+    (root / "big").write_bytes(trees.noise(32 * MIB))
+    volume.remount()
+    assert (root / "big").read_bytes() == trees.noise(32 * MIB)
+    volume.umount()
+    assert volume.image.stat().st_size == 48 * MIB
+
+
+def test_nr_inodes_is_a_limit(volume: Volume) -> None:
+    root = volume.mount("nr_inodes=20")
+    free = os.statvfs(root).f_ffree
+    assert 18 <= free <= 20
+    for number in range(free):
+        (root / f"{number}").touch()
+    for make in (Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("target")):
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
+            make(root / "one too many")
+        assert caught.value.errno == errno.ENOSPC
+    (root / "link").hardlink_to(root / "0")
+    (root / "1").unlink()
+    (root / "another").mkdir()
+
+
+def test_mode_uid_and_gid_are_those_of_the_root(volume: Volume) -> None:
+    def seen() -> tuple[int, int, int]:
+        status = volume.root.stat()
+        return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+    volume.mount("mode=1750", "uid=1234", "gid=5678")
+    assert seen() == (0o1750, 1234, 5678)
+    volume.remount()
+    assert seen() == (0o1750, 1234, 5678)
+
+
+def test_noload_starts_empty_and_the_next_save_replaces(volume: Volume) -> None:
+    root = volume.mount()
+    trees.plant_files(root, 20)
+    before = trees.snapshot(root)
+    volume.remount("noload")
+    assert list(root.iterdir()) == []
+    (root / "lost").touch()
+    volume.kill()
+    volume.mount()
+    trees.assert_same(trees.snapshot(root), before)
+
+    volume.remount("noload")
+    (root / "new").touch()
+    volume.remount()
+    assert [path.name for path in root.iterdir()] == ["new"]
+
+
+def test_ro_is_read_only(volume: Volume) -> None:
+    root = volume.mount()
+    trees.plant_everything(root)
+    (root / "regular" / "1 bytes").chmod(0o666)
+    before = trees.snapshot(root)
+    volume.umount()
+    image = content_of(volume.image)
+
+    volume.mount("ro")
+    assert "ro" in mount_entry(root)[2]
+    trees.assert_same(trees.snapshot(root), before)
+    for change in (
+        (root / "new").touch,
+        lambda: (root / "regular" / "1 bytes").write_bytes(b"x"),
+        (root / "regular" / "1 bytes").unlink,
+        lambda: (root / "regular" / "1 bytes").chmod(0o600),
+        lambda: (root / "regular").rename(root / "other"),
+        lambda: os.setxattr(root / "regular", "user.new", b"x"),
+        lambda: os.utime(root),
+    ):
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
+            change()
+        assert caught.value.errno == errno.EROFS
+    volume.umount()
+    assert content_of(volume.image) == image
+
+
+def test_ro_creates_no_image(volume: Volume) -> None:
+    volume.refused(str(volume.image), options=["ro"])
+    assert not volume.image.exists()
+
+
+def as_nobody(root: Path, *argv: str) -> Outcome:
+    """Run a command as another user, in `root`: the directories above may be closed to them."""
+    return run(*argv, cwd=root, user=NOBODY)
+
+
+def test_other_users_need_allow_other(volume: Volume) -> None:
+    root = volume.mount("mode=755")
+    (root / "public").write_text("public")
+    assert as_nobody(root, "cat", "public").code != 0
+
+    volume.remount("allow_other")
+    assert as_nobody(root, "cat", "public").succeeded().text == "public"
+
+
+def test_permissions_hold_for_other_users(volume: Volume) -> None:
+    root = volume.mount("allow_other", "mode=755")
+    (root / "private").write_text("private")
+    (root / "private").chmod(0o600)
+    (root / "theirs").mkdir()
+    os.chown(root / "theirs", NOBODY, NOBODY)
+    assert "Permission denied" in as_nobody(root, "cat", "private").err
+    assert "Permission denied" in as_nobody(root, "touch", "new").err
+    as_nobody(root, "touch", "theirs/new").succeeded()
+    assert (root / "theirs" / "new").stat().st_uid == NOBODY
+
+
+def test_set_id_bits_and_devices_are_inert(volume: Volume) -> None:
+    root = volume.mount("allow_other", "mode=755")
+    run("cp", "/usr/bin/id", root / "id").succeeded()
+    (root / "id").chmod(0o4755)
+    assert as_nobody(root, "./id", "-u").succeeded().text == f"{NOBODY}\n"
+    os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    with pytest.raises(PermissionError):
+        (root / "null").read_bytes()
+
+
+def test_pram_names_the_super_block(volume: Volume) -> None:
+    root = volume.mount("banned=0-32M")
+    trees.plant_files(root, 20)
+    before = trees.snapshot(root)
+    volume.umount()
+    pfn = int(volume.info()["pfn"], 16)
+    assert pfn >= 32 * MIB // PAGE
+    volume.mount("banned=0-32M", f"pram={pfn:x}")
+    trees.assert_same(trees.snapshot(root), before)
+
+
+def test_pram_with_a_page_that_is_no_super_block_is_refused(volume: Volume) -> None:
+    volume.mount()
+    volume.umount()
+    volume.refused("super block", options=["pram=3fff"])
+
+
+@pytest.mark.parametrize("where", ["/dev/shm", "disk"])
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_arena_auto_goes_by_where_the_image_lives(
+    volume: Volume, tmp_path: Path, where: str
+) -> None:
+    volume.arena = "auto"
+    if where == "disk":
+        volume.image = tmp_path / "image"
+    root = volume.mount()
+    volume.save()
+    before = content_of(volume.image)
+    (root / "file").write_bytes(trees.noise(MIB))
+    run("sync", "-f", root).succeeded()
+    assert (content_of(volume.image) == before) == (where == "disk")

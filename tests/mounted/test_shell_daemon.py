@@ -1,0 +1,303 @@
+"""The daemon as others meet it: verdicts, signals, progress on a terminal, service managers, its log."""
+
+import contextlib
+import json
+import mmap
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import trees
+from tests.mounted.harness import MIB, MOUNT_FAILED, REPOSITORY, run, wait_until
+from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended
+
+PRAMFS = str(VENV / "bin" / "pramfs")
+UNITS = REPOSITORY / "scripts/systemd"
+
+
+@pytest.fixture
+def root(shell: Shell) -> Path:
+    root = shell.home / "mnt"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def image(disk: Disk) -> Path:
+    return disk.root / "image"
+
+
+@pytest.fixture
+def pid(shell: Shell, root: Path, image: Path) -> int:
+    """The daemon of a mount at `root` with something in it."""
+    return mount(shell, root, image)
+
+
+def mount(shell: Shell, root: Path, image: Path, options: str = "size=64M") -> int:
+    shell.pramfs("mount", "-o", options, image, root).succeeded()
+    shell.path(root / "file").write_bytes(trees.noise(MIB))
+    return int(shell.status(root)["pid"])
+
+
+# --- the truth about the save -------------------------------------------------------------------
+
+
+def test_a_save_that_fails_is_told_by_all_who_are_asked(
+    shell: Shell, root: Path, image: Path, pid: int
+) -> None:
+    shell.pramfs("save", root).succeeded()
+    generation = shell.status(root)["generation"]
+    filler = shell.path(image.parent / "filler")
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(MIB)):
+            pass
+    shell.path(root / "more").write_bytes(trees.noise(8 * MIB))
+    failed = shell.pramfs("save", root).refused(MOUNT_FAILED, "save failed", "No space")
+    assert f"the previous save (generation {generation}) stands" in failed.err
+    assert "No space" in shell.status(root)["error"]
+    assert "No space" in shell.pramfs("status", root).succeeded().text
+    outcome = shell.run("umount", root)
+    outcome.refused(MOUNT_FAILED, "unmounted, but the save failed", "No space", f"{generation}")
+    assert has_ended(pid)
+    told = shell.pramfs("info", image).succeeded().text
+    assert re.search(r"last run: .*save failed.*No space", told)
+    filler.unlink()
+    outcome = shell.pramfs("mount", image, root).succeeded()
+    assert "the last run's save failed" in outcome.err
+    assert f"this is generation {generation}" in outcome.err
+    assert not shell.path(root / "more").exists()
+    shell.run("umount", root).succeeded()
+    assert "saved at unmount" in shell.pramfs("info", image).succeeded().text
+    assert not shell.pramfs("mount", image, root).succeeded().err
+
+
+def test_a_save_that_is_killed_is_unknown_and_the_next_mount_says_so(
+    shell: Shell, disk: Disk, root: Path, image: Path, pid: int
+) -> None:
+    with disk.frozen():
+        command = subprocess.Popen(
+            [*shell.prefix(), "umount", root], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        wait_until(lambda: not shell.pramfs_mounts(), "the kernel to let go")
+        wait_until(lambda: "is saving it now" in info(shell, disk), "the save to begin")
+        os.kill(pid, signal.SIGKILL)
+    _, err = command.communicate()
+    assert command.returncode == MOUNT_FAILED
+    assert b"it is unknown what is durable" in err
+    assert "ended while it saved" in shell.pramfs("info", image).succeeded().text
+    assert "ended while it saved" in shell.pramfs("mount", image, root).succeeded().err
+
+
+def info(shell: Shell, disk: Disk) -> str:
+    """What `pramfs info` tells of the image on the disk."""
+    return shell.pramfs("info", disk.root / "image").succeeded().text
+
+
+def test_status_tells_what_is_not_published_yet(shell: Shell, root: Path, pid: int) -> None:
+    told = shell.status(root)
+    assert told["pid"] == pid
+    assert told["changed"]
+    shell.path(root / "big").write_bytes(trees.noise(4 * MIB))
+    run("sync", "-f", shell.path(root)).succeeded()
+    assert shell.status(root)["unpublished_pages"] >= 1024
+    shell.pramfs("save", root).succeeded()
+    saved = shell.status(root)
+    assert (saved["unpublished_pages"], saved["changed"], saved["error"]) == (0, False, "")
+    assert saved["generation"] > told["generation"]
+    text = shell.pramfs("status", root).succeeded().text
+    for word in ("image:", "process:", "last save:", "seconds ago", "unpublished:", "errors:"):
+        assert word in text
+
+
+@pytest.mark.parametrize("command", ["status", "save", "info", "mount", "umount"])
+def test_a_dead_mount_is_named_with_the_command_that_clears_it(
+    shell: Shell, root: Path, image: Path, pid: int, command: str
+) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: has_ended(pid), "the daemon to die")
+    words = [command, image, root] if command == "mount" else [command, root]
+    outcome = shell.pramfs(*words)
+    if command == "umount":
+        outcome.refused(MOUNT_FAILED, "the daemon was dead", "the last save stands")
+    else:
+        outcome.refused(MOUNT_FAILED, "dead mount", f"pramfs umount {root}")
+        shell.pramfs("umount", root)
+    assert not shell.pramfs_mounts()
+
+
+def test_mount_8_and_umount_8_name_a_dead_mount(
+    shell: Shell, root: Path, image: Path, pid: int
+) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: has_ended(pid), "the daemon to die")
+    shell.run("mount", "-t", "pramfs", image, root).refused(MOUNT_FAILED, "dead mount")
+    shell.run("umount", root).refused(MOUNT_FAILED, "the daemon was dead")
+    assert not shell.pramfs_mounts()
+
+
+# --- signals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_what_was_written_before_it(
+    shell: Shell, root: Path, image: Path, pid: int, number: signal.Signals
+) -> None:
+    """With an open file, a working directory and a dirty shared mapping in it."""
+    shell.path(root / "directory").mkdir()
+    with (
+        busy(*shell.prefix(), path=root / "directory"),
+        shell.path(root / "file").open("r+b") as written,
+        shell.path(root / "mapped").open("w+b") as mapped,
+    ):
+        mapped.truncate(8 * MIB)
+        memory = mmap.mmap(mapped.fileno(), 8 * MIB)
+        memory[:] = trees.noise(8 * MIB)
+        written.write(b"last word")
+        written.flush()
+        os.kill(pid, number)
+        wait_until(lambda: has_ended(pid), "the daemon to save")
+    shell.pramfs("mount", image, root).succeeded()
+    assert shell.path(root / "file").read_bytes() == b"last word" + trees.noise(MIB)[9:]
+    assert shell.path(root / "mapped").read_bytes() == trees.noise(8 * MIB)
+
+
+def test_a_second_signal_does_not_stop_the_save(
+    shell: Shell, disk: Disk, root: Path, image: Path, pid: int
+) -> None:
+    with disk.frozen():
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: "is saving it now" in info(shell, disk), "the save to begin")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+        assert not has_ended(pid)
+    wait_until(lambda: has_ended(pid), "the daemon to save")
+    assert "saved at unmount" in shell.pramfs("info", image).succeeded().text
+    shell.pramfs("mount", image, root).succeeded()
+    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+
+
+def test_sigusr1_dumps_threads_and_tasks_into_the_log(shell: Shell, root: Path, pid: int) -> None:
+    log = Path(shell.status(root)["log"])
+    os.kill(pid, signal.SIGUSR1)
+    wait_until(lambda: "Tasks:" in log.read_text(), "the dump")
+    wait_until(lambda: "pramfs.mount._Daemon._main" in log.read_text(), "the dump of the tasks")
+    assert "most recent call first" in log.read_text()
+    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+
+
+def test_sigusr1_tells_what_a_save_waits_for(
+    shell: Shell, disk: Disk, root: Path, pid: int
+) -> None:
+    log = Path(shell.status(root)["log"])
+    with disk.frozen():
+        shell.run("fusermount3", "-u", root).succeeded()
+        wait_until(lambda: "is saving it now" in info(shell, disk), "the save to begin")
+        os.kill(pid, signal.SIGUSR1)
+        wait_until(lambda: "image.py" in log.read_text(), "the dump")
+    wait_until(lambda: has_ended(pid), "the daemon to save")
+
+
+def test_the_log_has_the_banned_regions_and_stays_small(
+    shell: Shell, root: Path, image: Path
+) -> None:
+    mount(shell, root, image, "size=64M,banned=0-1M")
+    log = Path(shell.status(root)["log"])
+    assert "PRAM: banned regions:" in log.read_text()
+    assert "Total banned: 256 pages in 1 regions" in log.read_text()
+    with log.open("a") as file:
+        file.write("a long story\n" * 40_000)
+    shell.run("umount", root).succeeded()
+    assert log.stat().st_size < 300_000
+    assert log.read_text().rstrip().splitlines()[-1].endswith("saved: generation 3")
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+def test_umount_shows_the_progress_of_the_daemon_on_a_terminal(
+    shell: Shell, disk: Disk, root: Path, pid: int
+) -> None:
+    ours, theirs = pty.openpty()
+    with disk.frozen():
+        command = subprocess.Popen([*shell.prefix(), "umount", root], stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        seen = b""
+        while b"saving [" not in seen:
+            seen += os.read(ours, 1000)
+    while chunk := read_terminal(ours):
+        seen += chunk
+    assert command.wait() == 0
+    assert re.search(rb"saving \[#* *\] +\d+% [\d,]+ MiB/s, ", seen)
+    assert re.search(rb"\r\x1b\[K[^\r]*: unmounted; saved to [^\r]*\r\n\Z", seen)
+    os.close(ours)
+
+
+def read_terminal(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1000)
+    except OSError:  # EIO: nobody has the other end any more
+        return b""
+
+
+def test_nothing_of_that_goes_into_a_pipe(shell: Shell, root: Path, pid: int) -> None:
+    shell.path(root / "big").write_bytes(trees.noise(16 * MIB))
+    for outcome in (shell.pramfs("save", root), shell.run("umount", root)):
+        outcome.succeeded()
+        assert not outcome.err
+        assert len(outcome.text.splitlines()) == 1
+        assert "\r" not in outcome.text
+
+
+# --- systemd ------------------------------------------------------------------------------------
+
+
+def test_a_service_manager_hears_of_everything(
+    shell: Shell, disk: Disk, root: Path, image: Path
+) -> None:
+    address = shell.home / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(60)
+
+        def hear(word: bytes) -> bytes:
+            while word not in (message := manager.recv(4096)):
+                pass
+            return message
+
+        daemon = subprocess.Popen(
+            [*shell.prefix(), PRAMFS, "mount", "-f", "-o", "size=64M", image, root],
+            env={**os.environ, "NOTIFY_SOCKET": str(address)}, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert f"STATUS=serving {root}".encode() in hear(b"READY=1")
+        assert shell.pramfs_mounts() == [str(root)]
+        shell.path(root / "file").write_bytes(trees.noise(MIB))
+        with disk.frozen():
+            daemon.terminate()
+            hear(b"STOPPING=1")
+            for _ in range(3):
+                assert b"STATUS=saving" in hear(b"EXTEND_TIMEOUT_USEC=")
+        assert daemon.wait() == 0
+
+
+def test_units_are_valid(tmp_path: Path) -> None:
+    for unit in UNITS.iterdir():
+        text = unit.read_text().replace("/usr/local/bin/pramfs", PRAMFS)
+        (tmp_path / unit.name.replace("@", "@data")).write_text(text)
+    assert shutil.which("systemd-analyze")
+    for unit in tmp_path.iterdir():
+        outcome = run("systemd-analyze", "verify", "--man=no", unit)
+        assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_the_state_is_json_that_others_can_read(shell: Shell, root: Path, pid: int) -> None:
+    state = Path(shell.status(root)["state"])
+    assert json.loads(state.read_text())["phase"] == "serving"
+    shell.run("umount", root).succeeded()
+    assert json.loads(state.read_text())["phase"] == "saved"

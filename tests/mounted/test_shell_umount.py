@@ -1,0 +1,177 @@
+"""Every way to unmount that docs/umount.md lists: which wait for the save, and what they say.
+
+The image lies on a disk that stands still: what returns meanwhile has not waited, and what has not
+returned when the disk moves again is waiting for it.
+"""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import trees
+from tests.mounted.harness import MIB, MOUNT_FAILED, NOBODY, REPOSITORY, wait_until
+from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended
+
+PRAMFS = str(VENV / "bin" / "pramfs")
+# By their lines in the table: the command, with {m} for the mountpoint, {name} for its last
+# component as seen from its parent, and {i} for the image; and whether it waits for the save.
+WAYS = {
+    "`pramfs umount /mnt`": ([PRAMFS, "umount", "{m}"], True),
+    "`umount /mnt`": (["umount", "{m}"], True),
+    "`umount mnt` (relative)": (["umount", "{name}"], True),
+    "`umount -c /mnt`": (["umount", "-c", "{m}"], True),
+    "`umount IMAGE`": (["umount", "{i}"], True),
+    "`umount -R /mnt`": (["umount", "-R", "{m}"], True),
+    "`umount -a -t fuse.pramfs`": (["umount", "-a", "-t", "fuse.pramfs"], True),
+    "`umount -f /mnt`": (["umount", "-f", "{m}"], True),
+    "`umount -r /mnt`": (["umount", "-r", "{m}"], True),
+    "`umount -l /mnt`": (["umount", "-l", "{m}"], False),
+    "`umount -i /mnt`": (["umount", "-i", "{m}"], False),
+    "`fusermount3 -u /mnt`": (["fusermount3", "-u", "{m}"], False),
+}
+
+
+@pytest.fixture
+def root(shell: Shell) -> Path:
+    root = shell.home / "mnt"
+    root.mkdir()
+    return root
+
+
+def mount(shell: Shell, disk: Disk, root: Path) -> int:
+    """Mount as administrators do, put something there, and return the daemon's pid."""
+    shell.run("mount", "-t", "pramfs", "-o", "size=32M", disk.root / "image", root).succeeded()
+    pid = shell.status(root)["pid"]
+    shell.path(root / "file").write_bytes(trees.noise(MIB))
+    assert isinstance(pid, int)
+    return pid
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_waits_for_the_save_and_what_does_not(
+    shell: Shell, disk: Disk, root: Path, way: str
+) -> None:
+    words, waits = WAYS[way]
+    pid = mount(shell, disk, root)
+    names = {"m": root, "name": root.name, "i": disk.root / "image"}
+    with disk.frozen():
+        command = subprocess.Popen(
+            [*shell.prefix(), *(word.format(**names) for word in words)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        wait_until(lambda: not shell.pramfs_mounts(), "the kernel to let go")
+        if not waits:
+            assert command.wait() == 0
+        assert not has_ended(pid)
+        assert (command.poll() is None) == waits
+    said = command.communicate()[0].decode()
+    assert command.returncode == 0, said
+    if waits:
+        assert has_ended(pid)
+        assert re.search(r": unmounted; saved to .*, generation \d+\n\Z", said)
+    elif "-l" in words:
+        assert "detached" in said
+    wait_until(lambda: has_ended(pid), "the daemon to save")
+    mount(shell, disk, root)
+    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+    shell.run("umount", root).succeeded()
+
+
+def test_the_table_in_the_docs_lists_these_ways() -> None:
+    table = (REPOSITORY / "docs/umount.md").read_text().splitlines()
+    rows = [line.split("|") for line in table if line.startswith("| `")]
+    told = {row[1].strip(): row[2].strip().startswith("yes") for row in rows}
+    ours = {way: waits for way, (_, waits) in WAYS.items()}
+    by_others = {"SIGTERM to the daemon": False}
+    assert told == ours | {key: told[key] for key in told if key not in ours and key in by_others}
+
+
+def test_a_mount_waits_for_the_save_that_nobody_waited_for(
+    shell: Shell, disk: Disk, root: Path
+) -> None:
+    pid = mount(shell, disk, root)
+    with disk.frozen():
+        shell.run("fusermount3", "-u", root).succeeded()
+        again = subprocess.Popen(
+            [*shell.prefix(), PRAMFS, "mount", disk.root / "image", root], stderr=subprocess.PIPE
+        )
+        assert again.stderr is not None
+        assert b"still saves; waiting for it" in again.stderr.readline()
+        assert again.poll() is None
+        assert not has_ended(pid)
+    assert again.wait() == 0
+    again.stderr.close()
+    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+    shell.run("umount", root).succeeded()
+
+
+def test_a_mount_within_the_mount_goes_first(shell: Shell, disk: Disk, root: Path) -> None:
+    pid = mount(shell, disk, root)
+    shell.path(root / "inner").mkdir()
+    shell.run("mount", "-t", "tmpfs", "tmpfs", root / "inner").succeeded()
+    shell.run("umount", root).refused(MOUNT_FAILED, "busy")
+    shell.run("umount", "-R", root).succeeded()
+    assert has_ended(pid)
+
+
+@pytest.mark.parametrize("words", [["umount"], ["umount", "-c"], [PRAMFS, "umount"]], ids=str)
+def test_a_busy_mount_stays(shell: Shell, disk: Disk, root: Path, words: Sequence[str]) -> None:
+    pid = mount(shell, disk, root)
+    with busy(*shell.prefix(), path=root / "file"):
+        shell.run(*words, root).refused(MOUNT_FAILED, "busy", str(root))
+    assert not has_ended(pid)
+    assert shell.pramfs_mounts() == [str(root)]
+    shell.run(*words, root).succeeded()
+
+
+def test_a_busy_mount_becomes_read_only_with_r(shell: Shell, disk: Disk, root: Path) -> None:
+    mount(shell, disk, root)
+    with busy(*shell.prefix(), path=root / "file"):
+        assert "read-only now; still mounted" in shell.run("umount", "-r", root).succeeded().text
+        assert shell.run("touch", root / "new").code
+    assert "saved to" in shell.run("umount", root).succeeded().text
+
+
+def test_a_busy_mount_is_detached_and_saved_when_it_is_idle(
+    shell: Shell, disk: Disk, root: Path
+) -> None:
+    pid = mount(shell, disk, root)
+    with busy(*shell.prefix(), path=root / "file"):
+        told = shell.run("umount", "-l", root).succeeded().text
+        assert str(pid) in told
+        assert "detached" in told
+        assert not has_ended(pid)
+        image = str(disk.root / "image")
+        shell.pramfs("mount", image, root).refused(MOUNT_FAILED, "in use", str(pid))
+    wait_until(lambda: has_ended(pid), "the daemon to save")
+    assert "saved at unmount" in shell.pramfs("info", disk.root / "image").succeeded().text
+
+
+def test_utab_is_kept_clean(shell: Shell, disk: Disk, root: Path) -> None:
+    def entries() -> list[str]:
+        utab = shell.utab / "utab"
+        return utab.read_text().splitlines() if utab.exists() else []
+
+    for way in (["umount"], ["umount", "-l"], [PRAMFS, "umount"]):
+        pid = mount(shell, disk, root)
+        assert len(entries()) == 1
+        shell.run(*way, root).succeeded()
+        wait_until(lambda pid=pid: has_ended(pid), "the daemon to save")
+        assert not entries()
+    for _ in range(2):  # fusermount3 knows no utab
+        pid = mount(shell, disk, root)
+        shell.run("fusermount3", "-u", root).succeeded()
+        wait_until(lambda pid=pid: has_ended(pid), "the daemon to save")
+    assert len(entries()) == 1
+
+
+def test_a_user_unmounts_what_is_hers_and_nothing_else(
+    shell: Shell, disk: Disk, root: Path
+) -> None:
+    mount(shell, disk, root)
+    assert shell.run("umount", root, user=NOBODY).code
+    assert shell.pramfs("umount", root, user=NOBODY).code
+    assert shell.pramfs_mounts() == [str(root)]
