@@ -95,7 +95,10 @@ class _Daemon:
     def run(self) -> int:
         # Signals wait until somebody is there to obey them, and again while saving: a save must not be
         # stopped half way. The last one would stand, but this one would be lost.
+        # The mask is the main thread's; what reaches another thread is taken without notice.
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+        for number in _ENDING_SIGNALS:
+            signal.signal(number, lambda number, frame: None)
         try:
             self._mount()
         except PramError as exc:
@@ -262,6 +265,8 @@ class _Daemon:
 
     def _publish_finally(self, bar: Bar) -> str:
         """Publish the last save of this run; returns why it failed, "" if it did not."""
+        # A disk that stands still holds the main thread; SIGUSR1 then goes to one that can tell of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         saver = self._volume.saver
         try:
             saver.save(final=True, progress=bar)

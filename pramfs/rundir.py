@@ -38,12 +38,13 @@ class State:
     def is_running(self) -> bool:
         """Whether the daemon is there. A pid is used again some day: compare `run` where that counts."""
         try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+            status = Path(f"/proc/{self.pid}/stat").read_text(errors="replace")
+        except OSError:
             return False
-        except PermissionError:
-            return True
-        return True
+        return status.rpartition(")")[2].split()[0] not in {
+            "Z",
+            "X",
+        }  # those are gone but for the name
 
     @property
     def ended_badly(self) -> str:

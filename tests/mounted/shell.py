@@ -53,7 +53,8 @@ class Shell:
         python = Path(sys.base_prefix)
         top = Path(*python.parts[:2])
         closed = "" if top.stat().st_mode & 0o001 else str(top)
-        script = ["sh", "-c", _SETUP, "sh", home, Path("/sbin").resolve(), python, closed]
+        sbin = Path("/sbin").resolve()
+        script = ["sh", "-c", _SETUP, "sh", str(home), str(sbin), str(python), closed]
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", *script],
             stdin=subprocess.PIPE,

@@ -122,8 +122,7 @@ def test_a_dead_mount_is_named_with_the_command_that_clears_it(
 ) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: has_ended(pid), "the daemon to die")
-    words = [command, image, root] if command == "mount" else [command, root]
-    outcome = shell.pramfs(*words)
+    outcome = shell.pramfs(command, *([image] if command == "mount" else []), root)
     if command == "umount":
         outcome.refused(MOUNT_FAILED, "the daemon was dead", "the last save stands")
     else:

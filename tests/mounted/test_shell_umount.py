@@ -50,6 +50,10 @@ def mount(shell: Shell, disk: Disk, root: Path) -> int:
     return pid
 
 
+def wait_for_end(pid: int) -> None:
+    wait_until(lambda: has_ended(pid), "the daemon to save")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_what_waits_for_the_save_and_what_does_not(
     shell: Shell, disk: Disk, root: Path, way: str
@@ -74,7 +78,7 @@ def test_what_waits_for_the_save_and_what_does_not(
         assert re.search(r": unmounted; saved to .*, generation \d+\n\Z", said)
     elif "-l" in words:
         assert "detached" in said
-    wait_until(lambda: has_ended(pid), "the daemon to save")
+    wait_for_end(pid)
     mount(shell, disk, root)
     assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
     shell.run("umount", root).succeeded()
@@ -159,12 +163,12 @@ def test_utab_is_kept_clean(shell: Shell, disk: Disk, root: Path) -> None:
         pid = mount(shell, disk, root)
         assert len(entries()) == 1
         shell.run(*way, root).succeeded()
-        wait_until(lambda pid=pid: has_ended(pid), "the daemon to save")
+        wait_for_end(pid)
         assert not entries()
     for _ in range(2):  # fusermount3 knows no utab
         pid = mount(shell, disk, root)
         shell.run("fusermount3", "-u", root).succeeded()
-        wait_until(lambda pid=pid: has_ended(pid), "the daemon to save")
+        wait_for_end(pid)
     assert len(entries()) == 1
 
 
