@@ -110,7 +110,7 @@ class Pram:
         """Find the super block (or take it from frame `pfn`) and reserve all that the save holds.
 
         The image grows to `frames` if it has fewer. Raises ReservationFailed, and leaves nothing reserved,
-        when a chain is damaged.
+        when a chain is damaged; ImageTooSmall when the banned regions leave no place for super blocks.
         """
         current = superblock.require(image, pfn)
         if image.frames < current.frames:
@@ -120,7 +120,10 @@ class Pram:
             image.grow(frames)
         table = FrameTable(min(frames, image.frames))
         nodes = reserve(image, table, current)
-        table.ban(banned or Regions())
+        if banned:
+            if image.writable:
+                superblock.two_slots(image, len(table), banned)
+            table.ban(banned)
         kind = arena if image.writable else "image"
         return cls(image, open_arena(kind, image, table), current, nodes, os.urandom(16))
 

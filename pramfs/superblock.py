@@ -72,12 +72,7 @@ def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> Supe
 
     Raises ImageTooSmall when there are no two slots outside banned regions.
     """
-    first = free_slot(frames, banned)
-    second = free_slot(frames, banned, first)
-    if first is None or second is None:
-        raise ImageTooSmall(
-            image.path, frames, "two are needed for super blocks that are not banned"
-        )
+    first, second = two_slots(image, frames, banned)
     image.grow(frames)
     uuid = os.urandom(16)
     empty = Published(0, 0, frames, 2, layout.SUPER_FINAL, run)
@@ -87,6 +82,17 @@ def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> Supe
     image.write(second << PAGE_SHIFT, _page(block))
     image.sync()
     return block
+
+
+def two_slots(image: Image, frames: int, banned: Regions) -> tuple[int, int]:
+    """The first two slots, among that many frames, that are not banned. Raises ImageTooSmall."""
+    first = free_slot(frames, banned)
+    second = free_slot(frames, banned, first)
+    if first is None or second is None:
+        raise ImageTooSmall(
+            image.path, frames, "two are needed for super blocks that are not banned"
+        )
+    return first, second
 
 
 def free_slot(frames: int, banned: Regions, taken: int | None = None) -> int | None:

@@ -32,6 +32,7 @@ from pramfs.layout import (
     LinkHeader,
     NodePage,
     SuperBlock,
+    is_slot,
     page_csum,
 )
 from pramfs.layout import SUPER as SUPER_STRUCT
@@ -70,9 +71,9 @@ class Walk(NamedTuple):
 
 
 def super_blocks(image: Image) -> list[SuperBlock]:
-    """All valid super blocks of the image, by a plain look at every frame."""
+    """All valid super blocks of the image, by a plain look at every frame that may hold one."""
     found = []
-    for pfn in range(image.frames):
+    for pfn in filter(is_slot, range(image.frames)):
         page = image.read(pfn)
         block = SuperBlock._make(SUPER_STRUCT.unpack_from(page))
         if (block.magic, block.pfn) != (SUPER_MAGIC, pfn):
@@ -92,7 +93,7 @@ def walk(image: Image) -> Walk:
         node = _walk_node(image, block.uuid, pfn)
         for frame in [pfn, *node.links, *(entry.pfn for entry in node.entries)]:
             assert frame not in frames, f"frame {frame} is used twice"
-            assert frame != block.other_pfn, f"frame {frame} is a slot of the super block"
+            assert not is_slot(frame), f"frame {frame} is for super blocks only"
             frames.add(frame)
         nodes.append(node)
         pfn = node.page.node_pfn
@@ -114,6 +115,8 @@ def check_table(table: FrameTable) -> None:
     free = [pfn for pfn, state in enumerate(states) if state == FREE]
     assert not free or table._single_hint <= free[0]
     assert not any(pfn in table.banned for pfn in free), "a banned frame is free"
+    supers = {pfn for pfn, state in enumerate(states) if state == SUPER}
+    assert supers == {pfn for pfn in range(len(states)) if is_slot(pfn) and pfn not in table.banned}
     banned = [pfn for pfn, state in enumerate(states) if state == BANNED]
     assert all(pfn in table.banned for pfn in banned), "a frame is banned and nobody banned it"
 
@@ -144,8 +147,6 @@ def check_pram(pram: Pram, tree: Tree | None = None, *, orphans: bool = False) -
     persistent = save.frames - {save.block.pfn}
     for pfn in persistent:
         assert table.state(pfn) in (SAVED, HELD), f"frame {pfn} of the save in force may be written"
-    supers = {pfn for pfn in range(1, len(table)) if table.state(pfn) == SUPER}
-    assert supers == {pram.current.pfn, pram._slot} - {0}
     held = {pfn for pfn in range(len(table)) if table.state(pfn) == HELD}
     assert orphans or held <= persistent, f"held for no save: {sorted(held - persistent)}"
     return save

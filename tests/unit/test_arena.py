@@ -15,7 +15,15 @@ from pramfs.layout import PAGE_SIZE
 from tests.unit.audit import check_table
 from tests.unit.images import Punch, Sync, WatchedImage, Write, frames_between, image_of
 
-FRAMES = 64
+FRAMES = 128
+FIRST = 66  # all below are banned in these tests: many frames there are for super blocks
+ROOM = FRAMES - FIRST
+
+
+def low_banned() -> FrameTable:
+    table = FrameTable(FRAMES)
+    table.ban(frames_between(0, FIRST - 1))
+    return table
 
 
 def page(number: int) -> bytes:
@@ -24,10 +32,10 @@ def page(number: int) -> bytes:
 
 @pytest.fixture(params=["image", "memory"])
 def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
-    """An arena in which frame N of the image holds page(N)."""
+    """An arena in which frame N of the image holds page(N); its free frames are 66 to 127."""
     image = image_of(b"".join(page(pfn) for pfn in range(FRAMES)))
     image.guarded = False  # there is no save in it
-    arena = open_arena(str(request.param), image, FrameTable(FRAMES))
+    arena = open_arena(str(request.param), image, low_banned())
     yield arena
     arena.close()
 
@@ -80,17 +88,16 @@ def test_a_part_of_a_fresh_frame_can_be_written(arena: Arena) -> None:
 
 
 def test_frames_of_the_last_save_are_read_from_the_image_in_place(arena: Arena) -> None:
-    arena.table.reserve(10, 3, "data page")
-    assert arena.read(10, 3) == page(10) + page(11) + page(12)
-    assert bytes(arena.view(10, 3)) == page(10) + page(11) + page(12)
+    arena.table.reserve(70, 3, "data page")
+    assert arena.read(70, 3) == page(70) + page(71) + page(72)
+    assert bytes(arena.view(70, 3)) == page(70) + page(71) + page(72)
 
 
 def test_a_run_of_saved_and_fresh_frames_reads_as_one(arena: Arena) -> None:
-    arena.table.reserve(3, 2, "data page")
-    pfn = fresh(arena, 201, 202)
-    assert pfn == 1
-    assert arena.read(1, 4) == page(201) + page(202) + page(3) + page(4)
-    assert bytes(arena.view(1, 4)) == arena.read(1, 4)
+    arena.table.reserve(68, 2, "data page")
+    assert fresh(arena, 201, 202) == 66
+    assert arena.read(66, 4) == page(201) + page(202) + page(68) + page(69)
+    assert bytes(arena.view(66, 4)) == arena.read(66, 4)
 
 
 def test_fresh_frames_can_be_read_while_and_after_they_are_saved(arena: Arena) -> None:
@@ -105,10 +112,10 @@ def test_fresh_frames_can_be_read_while_and_after_they_are_saved(arena: Arena) -
 
 
 def test_an_image_that_is_cut_short_behind_our_back_is_an_error_of_one_call(arena: Arena) -> None:
-    arena.table.reserve(60, 1, "data page")
-    os.truncate(watched(arena)._fd, 50 * PAGE_SIZE)
+    arena.table.reserve(100, 1, "data page")
+    os.truncate(watched(arena)._fd, 90 * PAGE_SIZE)
     with pytest.raises(SystemFault):
-        arena.read(60)
+        arena.read(100)
 
 
 # --- arena=image and arena=memory ----------------------------------------------------------------
@@ -116,7 +123,7 @@ def test_an_image_that_is_cut_short_behind_our_back_is_an_error_of_one_call(aren
 
 def test_an_image_arena_writes_fresh_frames_to_their_place_at_once() -> None:
     image = image_of(bytes(FRAMES * PAGE_SIZE))
-    arena = open_arena("image", image, FrameTable(FRAMES))
+    arena = open_arena("image", image, low_banned())
     pfn = fresh(arena, 201)
     assert image.read(pfn) == page(201)
     written = len(writes(arena))
@@ -126,7 +133,7 @@ def test_an_image_arena_writes_fresh_frames_to_their_place_at_once() -> None:
 
 def test_a_memory_arena_does_not_touch_the_image_until_a_save() -> None:
     image = image_of(bytes(FRAMES * PAGE_SIZE))
-    arena = open_arena("memory", image, FrameTable(FRAMES))
+    arena = open_arena("memory", image, low_banned())
     first, second = fresh(arena, 201), fresh(arena, 202)
     arena.release(second, 1)
     arena.write(first, b"more")
@@ -178,7 +185,7 @@ def in_memory(arena: Arena) -> set[int]:
         os.lseek(arena._fd, 0, os.SEEK_SET)
         return {pfn for pfn in range(FRAMES) if _next_data(arena._fd, pfn) == pfn * PAGE_SIZE}
     arena._punch_image()
-    return {pfn for pfn in range(FRAMES) if arena.image.read(pfn) == page(200 + pfn)}
+    return {pfn for pfn in range(FRAMES) if arena.image.read(pfn) == page(100 + pfn)}
 
 
 def _next_data(fd: int, pfn: int) -> int:
@@ -192,15 +199,15 @@ def marked(arena: Arena, count: int) -> Run:
     """Consecutive fresh frames, each with a content that says which one it is."""
     (run,) = arena.allocate(count)
     for pfn in range(run.pfn, run.pfn + count):
-        arena.write(pfn, page(200 + pfn))
+        arena.write(pfn, page(100 + pfn))
     return run
 
 
 def test_memory_of_fresh_frames_that_are_given_up_goes_back(arena: Arena) -> None:
     run = marked(arena, 8)
-    assert in_memory(arena) == set(range(1, 9))
+    assert in_memory(arena) == set(range(FIRST, FIRST + 8))
     arena.release(run.pfn, 3)
-    assert in_memory(arena) == set(range(4, 9))
+    assert in_memory(arena) == set(range(FIRST + 3, FIRST + 8))
 
 
 def test_memory_goes_back_too_when_saved_and_fresh_frames_are_given_up_together(
@@ -209,8 +216,8 @@ def test_memory_goes_back_too_when_saved_and_fresh_frames_are_given_up_together(
     marked(arena, 4)
     published(arena)
     marked(arena, 4)
-    arena.release(3, 4)
-    assert not {5, 6} & in_memory(arena)
+    arena.release(FIRST + 2, 4)
+    assert not {FIRST + 4, FIRST + 5} & in_memory(arena)
 
 
 def test_memory_of_frames_that_a_failed_save_would_have_held_goes_back(arena: Arena) -> None:
@@ -218,7 +225,7 @@ def test_memory_of_frames_that_a_failed_save_would_have_held_goes_back(arena: Ar
     arena.table.begin_save()
     arena.release(run.pfn, 3)
     arena.abort_save()
-    assert in_memory(arena) == set(range(4, 9))
+    assert in_memory(arena) == set(range(FIRST + 3, FIRST + 8))
     check_table(arena.table)
 
 
@@ -228,8 +235,8 @@ def test_the_image_gets_the_space_back_of_what_only_an_older_save_held(arena: Ar
     arena.release(run.pfn, 3)
     published(arena)
     arena._punch_image()
-    assert punched(arena) >= {1, 2, 3}
-    assert arena.image.read_bytes(PAGE_SIZE, 4 * PAGE_SIZE) == bytes(3 * PAGE_SIZE) + page(204)
+    assert punched(arena) >= {FIRST, FIRST + 1, FIRST + 2}
+    assert arena.image.read(FIRST, 4) == bytes(3 * PAGE_SIZE) + page(100 + FIRST + 3)
 
 
 def test_a_memory_arena_keeps_no_copy_of_what_is_in_the_image(arena: Arena) -> None:
@@ -241,16 +248,16 @@ def test_a_memory_arena_keeps_no_copy_of_what_is_in_the_image(arena: Arena) -> N
     arena.release(run.pfn, 1)
     arena.commit_unsure()
     assert in_memory(arena) == set()
-    assert arena.read(2) == page(202)
+    assert arena.read(FIRST + 1) == page(100 + FIRST + 1)
 
 
 def test_a_frame_that_was_freed_and_taken_again_is_not_punched(arena: Arena) -> None:
     run = marked(arena, 8)
     arena.release(run.pfn, 8)
-    assert [fresh(arena, 250) for _ in range(4)] == [1, 2, 3, 4]
+    assert [fresh(arena, 250) for _ in range(4)] == list(range(FIRST, FIRST + 4))
     arena._punch_image()
-    assert not punched(arena) & set(range(1, 5))
-    assert arena.read(1, 4) == page(250) * 4
+    assert not punched(arena) & set(range(FIRST, FIRST + 4))
+    assert arena.read(FIRST, 4) == page(250) * 4
 
 
 # --- room ----------------------------------------------------------------------------------------
@@ -258,13 +265,13 @@ def test_a_frame_that_was_freed_and_taken_again_is_not_punched(arena: Arena) -> 
 
 def test_a_full_arena_is_enospc_and_takes_nothing(arena: Arena) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
-        arena.allocate(FRAMES)
+        arena.allocate(ROOM + 1)
     assert caught.value.errno == errno.ENOSPC
-    assert arena.table.count(FREE) == FRAMES - 1
+    assert arena.table.count(FREE) == ROOM
 
 
 def test_frames_to_be_kept_free_are_not_given_out(arena: Arena) -> None:
-    arena.allocate(53, 10)
+    arena.allocate(ROOM - 10, 10)
     with pytest.raises(OSError, match="No space left"):
         arena.allocate(1, 10)
     assert arena.allocate(1, 9)
@@ -312,7 +319,7 @@ def test_a_checkpoint_under_way_that_frees_too_little_is_followed_by_another(are
 def test_no_checkpoint_is_published_that_could_not_make_enough_room(arena: Arena) -> None:
     arena.allocate(50)
     published(arena)
-    arena.release(1, 5)
+    arena.release(FIRST, 5)
     reclaimer = Reclaimer(arena, [])
     with pytest.raises(OSError, match="No space left"):
         arena.allocate(20)
@@ -332,34 +339,34 @@ def test_a_checkpoint_that_fails_is_enospc(arena: Arena) -> None:
 
 
 def test_a_relocated_page_is_copied_out_of_its_banned_frame(arena: Arena) -> None:
-    arena.table.reserve(5, 1, "data page")
-    arena.table.ban(frames_between(0, 10))
-    new = arena.relocate(5)
-    assert new == 11
-    assert arena.read(new) == page(5)
-    assert arena.table.state(5) == HELD
+    arena.table.reserve(70, 1, "data page")
+    arena.table.ban(frames_between(0, 75))
+    new = arena.relocate(70)
+    assert new == 76
+    assert arena.read(new) == page(70)
+    assert arena.table.state(70) == HELD
 
 
 def test_a_damaged_page_is_damaged_still_after_it_was_relocated(arena: Arena) -> None:
     """It is copied without a look, so that one bad page does not keep all others from being saved."""
-    arena.table.reserve(5, 1, "data page")
-    arena.set_csums(5, array("I", [4711]))
-    arena.verify_on_first_read([Run(5, 1)])
-    arena.table.ban(frames_between(0, 10))
-    new = arena.relocate(5)
+    arena.table.reserve(70, 1, "data page")
+    arena.set_csums(70, array("I", [4711]))
+    arena.verify_on_first_read([Run(70, 1)])
+    arena.table.ban(frames_between(0, 75))
+    new = arena.relocate(70)
     assert arena.csums(new, 1)[0] == 4711
     with pytest.raises(DamagedPage):
         arena.read(new)
 
 
 def test_a_relocation_that_fails_takes_no_frame(arena: Arena) -> None:
-    arena.table.reserve(5, 1, "data page")
-    arena.table.ban(frames_between(0, 10))
+    arena.table.reserve(70, 1, "data page")
+    arena.table.ban(frames_between(0, 75))
     os.truncate(watched(arena)._fd, 0)
     with pytest.raises(SystemFault):
-        arena.relocate(5)
+        arena.relocate(70)
     assert arena.table.count(FRESH) == 0
-    assert arena.table.state(5) == SAVED
+    assert arena.table.state(70) == SAVED
 
 
 # --- checksums -----------------------------------------------------------------------------------
@@ -418,7 +425,7 @@ def test_idle_time_sums_what_was_written_until_there_is_nothing_left(arena: Aren
     while arena.sum_some():
         steps += 1
     assert 0 < steps < 10
-    sums = list(arena.csums(1, 50))
+    sums = list(arena.csums(FIRST, 50))
     assert sums == [crc32c(page(number)) for number in range(100, 150)]
 
 
@@ -440,17 +447,17 @@ def test_what_idle_time_has_to_do_does_not_pile_up_without_limit(arena: Arena) -
 
 def lazily_loaded(arena: Arena, csum: int | None = None) -> int:
     """A saved frame whose page nobody has looked at yet."""
-    arena.table.reserve(5, 1, "data page")
-    arena.set_csums(5, array("I", [crc32c(page(5)) if csum is None else csum]))
-    arena.verify_on_first_read([Run(5, 1)])
-    return 5
+    arena.table.reserve(70, 1, "data page")
+    arena.set_csums(70, array("I", [crc32c(page(70)) if csum is None else csum]))
+    arena.verify_on_first_read([Run(70, 1)])
+    return 70
 
 
 def test_a_sound_page_passes_its_first_read(arena: Arena) -> None:
     pfn = lazily_loaded(arena)
     for _ in range(2):
-        assert arena.read(pfn) == page(5)
-        assert bytes(arena.view(pfn, 1)) == page(5)
+        assert arena.read(pfn) == page(70)
+        assert bytes(arena.view(pfn, 1)) == page(70)
 
 
 def test_a_damaged_page_fails_every_read(arena: Arena) -> None:

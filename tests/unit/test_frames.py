@@ -2,6 +2,7 @@
 
 import pytest
 
+from pramfs import layout
 from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
 from pramfs.frames import (
     BANNED,
@@ -19,12 +20,18 @@ from pramfs.frames import (
 from pramfs.regions import Region, Regions
 from tests.unit.audit import check_table
 
-FRAMES = 64
+FRAMES = 128
+LOW = Region(0, 65)  # banned in these tests: many frames there are for super blocks
+FIRST = 66
+ROOM = FRAMES - FIRST
 
 
 @pytest.fixture
 def table() -> FrameTable:
-    return FrameTable(FRAMES)
+    """A table in which 62 frames in a row are free."""
+    table = FrameTable(FRAMES)
+    table.ban(Regions([LOW]))
+    return table
 
 
 def states(table: FrameTable, run: Run) -> set[int]:
@@ -40,50 +47,56 @@ def saved(table: FrameTable, count: int) -> Run:
     return run
 
 
-def test_frame_0_is_never_given_out_because_pfn_0_ends_chains(table: FrameTable) -> None:
-    assert table.state(0) == SUPER
-    assert table.count(FREE) == FRAMES - 1
-    assert 0 not in [run.pfn for run in table.allocate(FRAMES - 1)]
+def test_frames_for_super_blocks_are_never_given_out() -> None:
+    """Frame 0 is one of them: pfn 0 ends chains."""
+    table = FrameTable(FRAMES)
+    slots = {pfn for pfn in range(FRAMES) if layout.is_slot(pfn)}
+    assert slots >= {0, 1, 2, 3, 64, 65}
+    assert {pfn for pfn in range(FRAMES) if table.state(pfn) == SUPER} == slots
+    taken = table.allocate(FRAMES - len(slots))
+    assert not slots & {pfn for run in taken for pfn in range(run.pfn, run.pfn + run.frames)}
+    assert table.count(FREE) == 0
+    check_table(table)
 
 
 # --- allocating ----------------------------------------------------------------------------------
 
 
 def test_frames_come_in_one_run_when_there_is_one(table: FrameTable) -> None:
-    assert table.allocate(10) == [Run(1, 10)]
-    assert table.allocate(20) == [Run(11, 20)]
-    assert states(table, Run(1, 30)) == {FRESH}
+    assert table.allocate(10) == [Run(FIRST, 10)]
+    assert table.allocate(20) == [Run(FIRST + 10, 20)]
+    assert states(table, Run(FIRST, 30)) == {FRESH}
 
 
 def test_frames_come_in_several_runs_when_free_ones_are_scattered(table: FrameTable) -> None:
-    table.allocate(FRAMES - 1)
-    for pfn, count in ((5, 3), (20, 1), (40, 4)):
+    table.allocate(ROOM)
+    for pfn, count in ((75, 3), (90, 1), (110, 4)):
         table.release(pfn, count)
     runs = table.allocate(8)
-    assert runs[0] == Run(40, 4)
+    assert runs[0] == Run(110, 4)
     taken = sorted(pfn for run in runs for pfn in range(run.pfn, run.pfn + run.frames))
-    assert taken == [5, 6, 7, 20, 40, 41, 42, 43]
+    assert taken == [75, 76, 77, 90, 110, 111, 112, 113]
     assert table.count(FREE) == 0
     check_table(table)
 
 
 def test_a_single_frame_fills_the_lowest_gap(table: FrameTable) -> None:
     table.allocate(30)
-    table.release(7, 1)
-    table.release(3, 1)
-    assert [table.allocate(1)[0].pfn for _ in range(3)] == [3, 7, 31]
+    table.release(77, 1)
+    table.release(73, 1)
+    assert [table.allocate(1)[0].pfn for _ in range(3)] == [73, 77, FIRST + 30]
 
 
 def test_a_freed_run_is_found_again(table: FrameTable) -> None:
-    table.allocate(FRAMES - 1)
-    table.release(10, 30)
-    assert table.allocate(30) == [Run(10, 30)]
+    table.allocate(ROOM)
+    table.release(80, 30)
+    assert table.allocate(30) == [Run(80, 30)]
 
 
 def test_no_frame_is_taken_when_there_are_too_few(table: FrameTable) -> None:
-    with pytest.raises(NoFrames, match="64 needed, 63 available"):
-        table.allocate(FRAMES)
-    assert table.count(FREE) == FRAMES - 1
+    with pytest.raises(NoFrames, match="63 needed, 62 available"):
+        table.allocate(ROOM + 1)
+    assert table.count(FREE) == ROOM
     check_table(table)
 
 
@@ -137,15 +150,15 @@ def test_a_saved_frame_given_up_while_a_save_that_holds_it_is_written_outlives_t
 def test_a_run_of_frames_in_several_states_can_be_given_up_at_once(table: FrameTable) -> None:
     saved(table, 3)
     table.allocate(3)
-    table.release(1, 6)
-    assert states(table, Run(1, 3)) == {HELD}
-    assert states(table, Run(4, 3)) == {FREE}
+    table.release(FIRST, 6)
+    assert states(table, Run(FIRST, 3)) == {HELD}
+    assert states(table, Run(FIRST + 3, 3)) == {FREE}
 
 
-@pytest.mark.parametrize("pfn", [0, 1, 9])
+@pytest.mark.parametrize("pfn", [0, 10, FIRST, FIRST + 9])
 def test_giving_up_what_nobody_owns_is_refused(table: FrameTable, pfn: int) -> None:
     table.allocate(3)
-    table.release(1, 1)
+    table.release(FIRST, 1)
     with pytest.raises(AssertionError, match="nobody owned"):
         table.release(pfn, 1)
     check_table(table)
@@ -214,44 +227,51 @@ def test_when_nobody_knows_which_save_is_in_force_the_frames_of_both_are_kept(
 
 
 def test_reserved_frames_are_saved_and_never_given_out(table: FrameTable) -> None:
-    table.reserve(5, 3, "node")
-    assert states(table, Run(5, 3)) == {SAVED}
-    assert not {5, 6, 7} & {table.allocate(1)[0].pfn for _ in range(FRAMES - 4)}
+    table.reserve(75, 3, "node")
+    assert states(table, Run(75, 3)) == {SAVED}
+    assert not {75, 76, 77} & {table.allocate(1)[0].pfn for _ in range(ROOM - 3)}
 
 
 @pytest.mark.parametrize(("pfn", "count"), [(0, 1), (FRAMES, 1), (FRAMES - 1, 2), (1 << 60, 1)])
 def test_frames_outside_the_arena_are_invalid(table: FrameTable, pfn: int, count: int) -> None:
     with pytest.raises(InvalidPfn, match="link"):
         table.reserve(pfn, count, "link")
-    assert table.count(FREE) == FRAMES - 1
+    assert table.count(FREE) == ROOM
+
+
+@pytest.mark.parametrize("pfn", [1, 2, 3, 64])
+def test_a_frame_for_super_blocks_is_busy_for_everything_else(pfn: int) -> None:
+    with pytest.raises(BusyPfn, match=f"pfn:{pfn:x} busy"):
+        FrameTable(FRAMES).reserve(pfn, 1, "data page")
 
 
 def test_a_frame_that_is_reserved_already_is_busy_and_none_of_the_run_is_taken(
     table: FrameTable,
 ) -> None:
-    table.reserve(7, 1, "link")
-    with pytest.raises(BusyPfn, match="pfn:7 busy"):
-        table.reserve(5, 4, "data page")
-    assert states(table, Run(5, 2)) == {FREE}
-    assert table.state(8) == FREE
+    table.reserve(0x50, 1, "link")
+    with pytest.raises(BusyPfn, match="pfn:50 busy"):
+        table.reserve(0x4E, 4, "data page")
+    assert states(table, Run(0x4E, 2)) == {FREE}
+    assert table.state(0x51) == FREE
 
 
 def test_unreserving_makes_the_frames_free_as_if_nothing_had_been(table: FrameTable) -> None:
-    runs = [Run(5, 3), Run(20, 1)]
+    runs = [Run(75, 3), Run(90, 1)]
     for run in runs:
         table.reserve(*run, "link")
     table.unreserve(runs)
-    assert table.count(FREE) == FRAMES - 1
-    assert table.allocate(FRAMES - 1) == [Run(1, FRAMES - 1)]
+    assert table.count(FREE) == ROOM
+    assert table.allocate(ROOM) == [Run(FIRST, ROOM)]
 
 
 # --- banning (seed 004) --------------------------------------------------------------------------
 
 
 def test_banned_frames_are_never_given_out(table: FrameTable) -> None:
-    table.ban(Regions([Region(1, 9), Region(30, 200)]))
-    assert table.count(BANNED) == 9 + (FRAMES - 30)
-    assert table.allocate(20) == [Run(10, 20)]
+    table.ban(Regions([LOW, Region(70, 79), Region(100, 200)]))
+    assert table.count(BANNED) == FIRST + 10 + (FRAMES - 100)
+    assert table.allocate(20) == [Run(80, 20)]
+    table.allocate(4)
     with pytest.raises(NoFrames):
         table.allocate(1)
     check_table(table)
@@ -260,38 +280,33 @@ def test_banned_frames_are_never_given_out(table: FrameTable) -> None:
 def test_a_reserved_frame_in_a_banned_region_stays_until_it_is_given_up_and_saved_without(
     table: FrameTable,
 ) -> None:
-    table.reserve(5, 2, "data page")
-    table.ban(Regions([Region(4, 8)]))
-    assert states(table, Run(5, 2)) == {SAVED}
-    table.release(5, 2)
-    assert states(table, Run(5, 2)) == {HELD}
+    table.reserve(75, 2, "data page")
+    table.ban(Regions([LOW, Region(74, 78)]))
+    assert states(table, Run(75, 2)) == {SAVED}
+    table.release(75, 2)
+    assert states(table, Run(75, 2)) == {HELD}
     table.begin_save()
     table.commit_save()
-    assert states(table, Run(4, 5)) == {BANNED}
+    assert states(table, Run(74, 5)) == {BANNED}
 
 
 def test_a_fresh_or_dropped_frame_in_a_banned_region_is_banned_when_it_is_given_up(
     table: FrameTable,
 ) -> None:
     table.allocate(8)
-    table.ban(Regions([Region(1, 8)]))
-    table.release(1, 4)
-    assert states(table, Run(1, 4)) == {BANNED}
+    table.ban(Regions([Region(0, FIRST + 7)]))
+    table.release(FIRST, 4)
+    assert states(table, Run(FIRST, 4)) == {BANNED}
     table.begin_save()
-    table.release(5, 4)
+    table.release(FIRST + 4, 4)
     table.abort_save()
-    assert states(table, Run(1, 8)) == {BANNED}
+    assert states(table, Run(FIRST, 8)) == {BANNED}
 
 
-def test_a_slot_of_the_super_block_becomes_an_ordinary_frame_when_it_has_moved(
-    table: FrameTable,
-) -> None:
-    table.mark_super(5)
-    assert 5 not in range(*table.allocate(4)[0])
-    table.unmark_super(5)
-    assert table.state(5) == FREE
-    table.unmark_super(0)
-    assert table.state(0) == SUPER
+def test_a_banned_frame_for_super_blocks_counts_as_banned() -> None:
+    table = FrameTable(FRAMES)
+    table.ban(Regions([Region(2, 3)]))
+    assert states(table, Run(2, 2)) == {BANNED}
     check_table(table)
 
 
@@ -299,24 +314,33 @@ def test_a_slot_of_the_super_block_becomes_an_ordinary_frame_when_it_has_moved(
 
 
 def test_runs_are_found_by_state_in_order(table: FrameTable) -> None:
-    table.reserve(3, 2, "node")
-    table.reserve(8, 1, "node")
-    table.reserve(40, 24, "node")
-    assert list(table.runs(SAVED)) == [Run(3, 2), Run(8, 1), Run(40, 24)]
-    assert list(table.runs(SAVED, first=4, count=40)) == [Run(4, 1), Run(8, 1), Run(40, 4)]
-    assert list(table.runs(FREE, SAVED, first=1, count=10)) == [Run(1, 10)]
+    table.reserve(73, 2, "node")
+    table.reserve(78, 1, "node")
+    table.reserve(104, 24, "node")
+    assert list(table.runs(SAVED)) == [Run(73, 2), Run(78, 1), Run(104, 24)]
+    assert list(table.runs(SAVED, first=74, count=34)) == [Run(74, 1), Run(78, 1), Run(104, 4)]
+    assert list(table.runs(FREE, SAVED, first=70, count=10)) == [Run(70, 10)]
 
 
 def test_uniform_tells_whether_a_run_is_in_one_state(table: FrameTable) -> None:
     table.allocate(4)
-    assert table.uniform(1, 4)
-    assert not table.uniform(4, 2)
+    assert table.uniform(FIRST, 4)
+    assert not table.uniform(FIRST + 3, 2)
 
 
-def test_the_summary_adds_up_to_all_frames(table: FrameTable) -> None:
-    table.ban(Regions([Region(50, 59)]))
+def test_the_summary_adds_up_to_all_frames() -> None:
+    table = FrameTable(FRAMES)
+    table.ban(Regions([Region(10, 65), Region(100, 109)]))
     given_up = saved(table, 3)
     table.release(*given_up)
     table.allocate(2)
     summary = table.summary()
-    assert summary == {"total": 64, "used": 3, "free": 48, "banned": 10, "reserved": 3}
+    for_super_blocks = 8  # 0 to 5, 8 and 9
+    assert summary == {
+        "total": FRAMES,
+        "used": 2,
+        "free": FRAMES - for_super_blocks - 56 - 10 - 3 - 2,
+        "banned": 56 + 10,
+        "reserved": for_super_blocks + 3,
+    }
+    assert sum(summary.values()) == 2 * FRAMES

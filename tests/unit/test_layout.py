@@ -78,6 +78,19 @@ def test_a_link_holds_169_entries_of_24_bytes() -> None:
     assert used <= PAGE_SIZE < used + layout.ENTRY.size
 
 
+def test_frames_for_super_blocks_are_few_and_everywhere() -> None:
+    """Two at every power of two and at every 16 MiB: any image has some, whatever is banned."""
+    small = [pfn for pfn in range(300) if layout.is_slot(pfn)]
+    assert small == [0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257]
+    for frames in (0, 1, 2, 3, 300, 4096, 4097, 20_000):
+        bases = list(layout.slot_bases(frames))
+        found = {base + one for base in bases for one in (0, 1)} & set(range(frames))
+        assert found == set(filter(layout.is_slot, range(frames)))
+        assert bases == sorted(set(bases))
+    assert layout.is_slot(4096 * 1000)
+    assert not layout.is_slot(4096 * 1000 + 2)
+
+
 def test_the_magic_of_a_link_is_that_of_the_2013_filesystem() -> None:
     assert layout.LINK_MAGIC == 0x7072616D
     assert len({layout.LINK_MAGIC, layout.NODE_MAGIC, layout.SUPER_MAGIC}) == 3
