@@ -1,7 +1,7 @@
 """Every image that a crash can leave loads as a tree that was published: the last, or the one under way.
 
-The saves of a recorded run are cut off after every step. Of the steps since the last sync each is left out, is
-torn at 512 bytes, and random ones are lost: a disk may write them in any order.
+The saves of a recorded run are cut off after every step. Of the steps since the last sync each is left out,
+is torn at 512 bytes, and random ones are lost: a disk may write them in any order.
 """
 
 import random
