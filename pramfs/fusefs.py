@@ -272,7 +272,12 @@ class Operations(pyfuse3.Operations):
 
     @_net
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return self._tree.write(self._tree.file(fh & _INO), off, buf, set_times=self._direct_io)
+        file = self._tree.file(fh & _INO)
+        if self._direct_io and file.mode & (stat.S_ISUID | stat.S_ISGID):
+            # Nobody says whether the writer may keep them.
+            self._tree.setattr(file, Changes(drop_setid=True))
+            pyfuse3.invalidate_inode(file.ino, attr_only=True)
+        return self._tree.write(file, off, buf, set_times=self._direct_io)
 
     @_net
     async def flush(self, fh: int) -> None:

@@ -1,0 +1,121 @@
+"""What is nobody's business stays so: the image, the mount, bytes of deleted files, the controls."""
+
+import functools
+import os
+import random
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import KIB, MIB, PAGE, Volume, run
+from tests.mounted.posix.scene import ALICE, errno_of, run_as, write
+
+SECRET = b"\xa5"
+
+
+def test_an_image_is_its_owners_alone(volume: Volume) -> None:
+    volume.mount()
+    assert stat.S_IMODE(volume.image.stat().st_mode) == 0o600
+    volume.remount()
+    assert stat.S_IMODE(volume.image.stat().st_mode) == 0o600
+
+
+def test_without_allow_other_another_user_sees_nothing(volume: Volume) -> None:
+    root = volume.mount("mode=777")
+    _open_up(volume.home)
+    (root / "file").write_bytes(b"x")
+    calls: list[Callable[[], object]] = [
+        lambda: os.listdir(root),
+        root.stat,
+        lambda: os.open(root / "file", os.O_RDONLY),
+    ]
+    for call in calls:
+        assert run_as(ALICE, functools.partial(errno_of, call)) == "EACCES"
+
+
+def test_no_byte_of_a_deleted_file_is_ever_read_again(volume: Volume) -> None:
+    """Frames are filled with a secret, given up, and used again: in holes, behind ends, in new pages."""
+    root = volume.mount("size=16M")
+    rng = random.Random(3)
+    for number in range(4):
+        (root / "secret").write_bytes(SECRET * 6 * MIB)
+        os.sync()
+        if number % 2:
+            volume.save()
+        (root / "secret").unlink()
+        for name in range(40):
+            _sparse(root / f"f{name}", rng)
+        _assert_no_secret(root)
+        volume.remount("size=16M")
+        _assert_no_secret(root)
+
+
+def test_an_extended_file_is_zeros_after_a_remount(volume: Volume) -> None:
+    root = volume.mount()
+    (root / "file").write_bytes(SECRET * 3 * PAGE)
+    os.truncate(root / "file", 100)
+    volume.remount()
+    os.truncate(root / "file", 3 * PAGE)
+    assert (root / "file").read_bytes() == SECRET * 100 + bytes(3 * PAGE - 100)
+
+
+def test_the_controls_obey_ownership(volume: Volume) -> None:
+    root = volume.mount("allow_other", "mode=777")
+    _open_up(volume.home)
+    generation = volume.generation
+    save = lambda: os.setxattr(root, "user.pramfs.save", b"1")  # noqa: E731
+    assert run_as(ALICE, lambda: errno_of(save)) in {"EPERM", "EACCES"}
+    assert volume.generation == generation
+    assert errno_of(save) == ""
+    assert volume.generation == generation + 1
+    assert errno_of(lambda: os.setxattr(root, "user.pramfs.pid", b"1")) == "EACCES"
+
+
+@pytest.mark.parametrize("again", ["", "nosuid,nodev"])
+def test_what_an_image_brings_along_is_inert(volume: Volume, again: str) -> None:
+    """A set-uid program and a device, made where they work, are harmless under the default flags."""
+    root = volume.mount("allow_other", "suid", "dev")
+    _open_up(volume.home)
+    (root / "id").write_bytes(Path("/usr/bin/id").read_bytes())
+    (root / "id").chmod(0o4755)
+    os.mknod(root / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    (root / "zero").chmod(0o666)
+    assert run_as(ALICE, lambda: run(root / "id", "-u").text) == "0\n"
+    assert run_as(ALICE, lambda: errno_of(lambda: os.open(root / "zero", os.O_RDONLY))) == ""
+    volume.remount("allow_other", *again.split(",") if again else ())
+    assert run_as(ALICE, lambda: run(root / "id", "-u").text) == f"{ALICE.uid}\n"
+    assert errno_of(lambda: os.open(root / "zero", os.O_RDONLY)) == "EACCES"
+
+
+def test_whoever_writes_with_direct_io_takes_set_id_bits_away(volume: Volume) -> None:
+    """The kernel does not tell who writes then, so even root does not keep them."""
+    root = volume.mount("direct_io")
+    (root / "file").write_bytes(b"content")
+    (root / "file").chmod(0o6777)
+    (root / "file").read_bytes()
+    assert stat.S_IMODE((root / "file").stat().st_mode) == 0o6777
+    write(root / "file")
+    assert stat.S_IMODE((root / "file").stat().st_mode) == 0o777
+
+
+def _open_up(home: Path) -> None:
+    """Let other users come as far as the mountpoint."""
+    for directory in (home, *home.parents):
+        directory.chmod(directory.stat().st_mode | 0o011)
+
+
+def _sparse(path: Path, rng: random.Random) -> None:
+    """A file with a little of everything: holes, odd ends, cuts and extensions."""
+    with path.open("w+b", buffering=0) as file:
+        for _ in range(5):
+            os.pwrite(file.fileno(), b"x" * rng.randrange(1, 200), rng.randrange(64 * KIB))
+        os.ftruncate(file.fileno(), rng.randrange(64 * KIB))
+        os.ftruncate(file.fileno(), rng.randrange(96 * KIB))
+
+
+def _assert_no_secret(root: Path) -> None:
+    for path in root.iterdir():
+        content = path.read_bytes()
+        assert SECRET not in content, f"{path} at {content.find(SECRET)}"
