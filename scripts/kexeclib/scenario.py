@@ -13,6 +13,7 @@ from kexeclib.session import (
     Session,
     require_same,
 )
+from kexeclib.shell import FailureError
 
 KEXECS = 3
 _SHOWN_DIGITS = 16
@@ -71,6 +72,8 @@ def _kexec(story: Story, session: Session, number: int) -> None:
     with story.step(f"Kexec {number} of {KEXECS}") as step:
         line = session.kexec(step)
         step.say(f"another kernel runs: {line.strip()}")
+        if not line.count("memmap=") == line.count("pram=") == 1:
+            raise FailureError("memmap= and pram= should be there once")
     with story.step("Mount in the new kernel") as step:
         session.mount(step)
         session.command(step, "mount", "/dev/vdc", PERSISTENT)

@@ -72,6 +72,8 @@ class Session:
         """Start a workload with the pid it is to have; returns when it can report."""
         program = shlex.join(["python3", "/opt/workload.py", *workload.arguments])
         self.machine.run(
+            # An earlier process of this pid may have left its report.
+            f"rm -f /run/workload/{workload.pid}\n"
             f"echo {workload.pid - 1} >/proc/sys/kernel/ns_last_pid\n"
             f"setsid {program} </dev/null >/dev/null 2>&1 &"
         )
