@@ -237,7 +237,7 @@ class Operations(pyfuse3.Operations):
         stats.f_bsize = stats.f_frsize = PAGE_SIZE
         stats.f_blocks = len(table) - table.count(BANNED) - table.count(SUPER)
         stats.f_bfree = free
-        stats.f_bavail = max(0, free - tree.frames_for_save())
+        stats.f_bavail = max(0, free - tree.frames_to_keep_free())
         stats.f_files = tree.inodes_max
         stats.f_ffree = stats.f_favail = max(0, tree.inodes_max - tree.named_inodes())
         stats.f_namemax = NAME_MAX_BYTES

@@ -89,7 +89,7 @@ class Saver:
         self._name = name
         self._tree = tree
         self._running: _BackgroundWrite | None = None
-        tree.node_frames = len(pram.nodes) + 2
+        self._account()
         pram.arena.reclaim = self._reclaim
 
     @property
@@ -140,9 +140,24 @@ class Saver:
     def _finish(self, publication: Publication, error: OSError | PramError | None) -> None:
         publication.finish(error)
         self.error = None
-        if error is not None:
+        if error is None:
+            self._account()
+        else:
             self._tree.changed = True
             self.error = SaveFailed(error, self._pram.current.generation)
+
+    def _account(self) -> None:
+        """Tell the tree what the save in force takes besides data, and what the node list will take."""
+        nodes = self._pram.nodes
+        ours = [
+            nodes[node]
+            for node in (self._name + META_SUFFIX, self._name + DATA_SUFFIX)
+            if node in nodes
+        ]
+        self._tree.node_frames = len(nodes) - len(ours) + 2
+        self._tree.saved_frames = len(nodes) + sum(
+            run.frames for node in ours for run in node.owned
+        )
 
     def _reclaim(self) -> bool:
         """Frames are short: publish a checkpoint, so that those of the last save come free."""

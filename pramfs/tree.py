@@ -71,9 +71,10 @@ class Tree:
         self.inodes_max = inodes_max
         self.generation = generation  # of inodes made from now on
         self.node_frames = 2  # for the node list of the next save
+        self.saved_frames = 0  # of the last save, besides data: the next one gives them back
         self.relocations = 0  # pages that the next save has to move
         self.changed = False  # since the last save
-        self.data = FileData(arena, self.frames_for_save)
+        self.data = FileData(arena, self.frames_to_keep_free)
         self._orphans = 0  # inodes that no directory names and somebody still has open
         self._metadata_bytes = layout.TREE_HEADER.size
 
@@ -327,8 +328,17 @@ class Tree:
 
     # --- accounting ------------------------------------------------------------------------------
 
+    def frames_to_keep_free(self) -> int:
+        """Frames that data and metadata may not take: a save needs them, and then the save after it.
+
+        The next save gives the frames of the last one back. Where these are fewer than it takes, a
+        full tree could be saved, and then not be mounted again for want of frames for one more save.
+        """
+        lasting = self.frames_for_save() - self.relocations
+        return self.frames_for_save() + max(0, lasting - self.saved_frames)
+
     def frames_for_save(self) -> int:
-        """Frames that the next save needs besides those of the data. They are kept free for it."""
+        """Frames that the next save needs besides those of the data."""
         metadata = -(-self._metadata_bytes // PAGE_SIZE) + 1
         links = link_count(self.data.pages + 1) + link_count(metadata)
         return metadata + links + self.relocations + self.node_frames
@@ -359,7 +369,7 @@ class Tree:
 
     def _require_metadata(self, more_bytes: int) -> None:
         """Raise ENOSPC unless the next save still fits with that much more metadata."""
-        self.arena.require_free(self.frames_for_save() + (more_bytes >> PAGE_SHIFT) + 1)
+        self.arena.require_free(self.frames_to_keep_free() + (more_bytes >> PAGE_SHIFT) + 1)
 
     def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
         parent.entries[name] = inode
