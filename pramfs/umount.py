@@ -29,7 +29,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
         kernel.unmount(mount.mountpoint, *flags)
         if "-r" in flags and mount in mounts.pramfs_mounts():
             kernel.record_helper(mount.image, mount.mountpoint)  # umount -r has struck it out
-            return f"{mountpoint}: busy, so it is read-only now; still mounted, not saved"
+            raise PramError(f"{mountpoint}: busy, so it is read-only now; still mounted, not saved")
         if "-l" in flags:
             return (
                 f"{mountpoint}: detached; it is saved when nobody uses it any more, "
