@@ -108,7 +108,7 @@ _CSUM = Struct("<I")
 
 
 class SuperBlock(NamedTuple):
-    """Where a load starts. Two slots hold one each; the valid one of the higher generation is in force."""
+    """Where a load starts. They lie in slots; the valid one of the highest generation is in force."""
 
     magic: int
     csum: int

@@ -1,6 +1,8 @@
 """The super block and its discovery (seed 003): two slots in turn, found by whoever looks for them."""
 
+import contextlib
 import os
+import stat
 from typing import Any
 
 import pytest
@@ -8,15 +10,20 @@ import pytest
 from pramfs import layout, superblock
 from pramfs.errors import (
     ImageTooSmall,
+    NoFrames,
     NoSuperBlock,
     NotAnImage,
     PramError,
     UnsupportedFeatures,
     UnsupportedVersion,
 )
-from pramfs.layout import BYTE_STREAM, PAGE_SIZE, SUPER, SuperBlock
+from pramfs.frames import FREE
+from pramfs.inodes import Directory, File
+from pramfs.layout import PAGE_SIZE, SUPER, SuperBlock
+from pramfs.persist import Saver, load_tree
 from pramfs.pram import Pram
 from pramfs.regions import Region, Regions
+from pramfs.tree import Owner, Tree
 from tests.unit.images import (
     WatchedImage,
     frames_between,
@@ -33,7 +40,8 @@ RUN = bytes(16)
 def published(image: WatchedImage, generations: int, slots: tuple[int, int] = (0, 1)) -> SuperBlock:
     """Publish empty saves until the super block in force has that generation."""
     image.grow(FRAMES)
-    current = superblock.format_image(image, FRAMES, slots, RUN)
+    banned = Regions([Region(pfn, pfn) for pfn in range(slots[1]) if pfn != slots[0]])
+    current = superblock.format_image(image, FRAMES, banned, RUN)
     save = superblock.Published(0, 0, FRAMES, 2, layout.SUPER_FINAL, RUN)
     while current.generation < generations:
         current = superblock.replace(image, current, current.other_pfn, save)
@@ -58,6 +66,38 @@ def changed(image: WatchedImage, slot: int, **fields: Any) -> None:
 def write(image: WatchedImage, pfn: int, page: bytes | bytearray) -> None:
     """Write past the watch: this is damage, or somebody else's doing."""
     os.pwrite(image._fd, page, pfn * PAGE_SIZE)
+
+
+def super_block(uuid: bytes, pfn: int, *, other_pfn: int, generation: int) -> bytearray:
+    """The page of a super block of an empty save."""
+    block = SuperBlock(
+        magic=layout.SUPER_MAGIC,
+        csum=0,
+        node_pfn=0,
+        version=layout.VERSION,
+        compatible=0,
+        incompatible=0,
+        flags=layout.SUPER_FINAL,
+        uuid=uuid,
+        pfn=pfn,
+        other_pfn=other_pfn,
+        generation=generation,
+        frames=FRAMES,
+        frames_used=2,
+        nodes=0,
+        saved_ns=0,
+        run=RUN,
+        saved_by=b"somebody",
+    )
+    page = bytearray(PAGE_SIZE)
+    SUPER.pack_into(page, 0, *block)
+    layout.seal_page(uuid, pfn, page)
+    return page
+
+
+def pose(image: WatchedImage, pfn: int, *, uuid: bytes, generation: int) -> None:
+    """Put what looks like a super block into a frame."""
+    write(image, pfn, super_block(uuid, pfn, other_pfn=pfn ^ 1, generation=generation))
 
 
 @pytest.fixture
@@ -122,7 +162,7 @@ def test_a_save_after_a_torn_slot_repairs_it(image: WatchedImage) -> None:
 # --- discovery: nobody has to pass the pfn on ----------------------------------------------------
 
 
-@pytest.mark.parametrize("slots", [(0, 1), (5, 60), (62, 63), (1, 40)])
+@pytest.mark.parametrize("slots", [(0, 1), (5, 32), (32, 33), (1, 16)])
 def test_the_super_block_is_found_wherever_it_lies(
     image: WatchedImage, slots: tuple[int, int]
 ) -> None:
@@ -131,10 +171,10 @@ def test_the_super_block_is_found_wherever_it_lies(
 
 
 def test_it_is_found_behind_terabytes_of_hole(image: WatchedImage) -> None:
-    far = (1 << 28) + 3
+    far = 1 << 28
     image.guarded = False  # the guard looks at every frame
     image.grow(far + 2)
-    superblock.format_image(image, far + 2, (far, far + 1), RUN)
+    superblock.format_image(image, far + 2, frames_between(0, far - 1), RUN)
     assert superblock.discover(image) == at(image, far + 1)
 
 
@@ -151,6 +191,65 @@ def test_pram_pfn_of_a_frame_without_super_block_is_refused(image: WatchedImage,
     published(image, 6)
     with pytest.raises(NoSuperBlock, match=f"pfn:{pfn:x} holds none"):
         superblock.discover(image, pfn)
+
+
+@pytest.mark.parametrize("pfn", [6, 7, 10, 31, 34, FRAMES - 1])
+def test_what_looks_like_a_super_block_and_is_in_no_slot_is_none(
+    image: WatchedImage, pfn: int
+) -> None:
+    block = published(image, 6)
+    pose(image, pfn, uuid=block.uuid, generation=7)
+    assert superblock.discover(image) == block
+    with pytest.raises(NoSuperBlock, match=f"pfn:{pfn:x} holds none"):
+        superblock.discover(image, pfn)
+    for slot in (0, 1):
+        write(image, slot, bytes(PAGE_SIZE))
+    with pytest.raises(NoSuperBlock, match="none found"):
+        superblock.discover(image)
+
+
+@pytest.mark.parametrize("arena", ["image", "memory"])
+def test_a_user_who_fills_the_file_system_with_super_blocks_changes_nothing(arena: str) -> None:
+    """Each of them is right in every way, for the frame that it lies in."""
+    frames = 2 * layout.SLOT_SPACING + 100
+    image = image_of(b"")
+    image.guarded = (
+        False  # the guard takes the newest valid super block anywhere for the one in force
+    )
+    pram = Pram.create(image, frames, arena=arena, banned=frames_between(0, 99))
+    tree = Tree(pram.arena, inodes_max=9, generation=1)
+    root = tree.make_root(0o777, Owner(0, 0))
+    filled = fill_with_super_blocks(tree, root, pram.current.uuid)
+    assert not [pfn for pfn in filled if layout.is_slot(pfn)]
+    Saver(pram, "pramfs", tree).save(final=True, progress=lambda frames: None)
+    in_force = at(image, pram.current.pfn)
+    assert len(filled) > frames - 400
+    pram = reopen(pram)
+    assert pram.current == in_force
+    tree = Tree(pram.arena, inodes_max=9, generation=2)
+    load_tree(pram, "pramfs", tree)
+    assert list(tree.root.entries) == [b"a file"]
+
+
+def fill_with_super_blocks(tree: Tree, root: Directory, uuid: bytes) -> list[int]:
+    """Fill a tree with a file of them; returns the frames that they lie in.
+
+    A user writes pages until no more fit, then each again as a super block of the frame it lies in.
+    """
+    file = tree.create(root, b"a file", stat.S_IFREG | 0o600, Owner(1000, 1000))
+    assert isinstance(file, File)
+    size = 0
+    with contextlib.suppress(OSError):
+        while True:
+            size += tree.write(file, size, b"x" * PAGE_SIZE)
+    assert file.pages is not None
+    pfns = [pfn for _, chunk in file.pages.chunks() for pfn in chunk if pfn]
+    for index, pfn in enumerate(pfns):
+        other = pfn ^ 1
+        block = super_block(uuid, pfn, other_pfn=other, generation=1000 + index)
+        tree.write(file, index * PAGE_SIZE, bytes(block))
+    assert pfns == [pfn for _, chunk in file.pages.chunks() for pfn in chunk if pfn]
+    return pfns
 
 
 def test_an_image_without_super_block_has_none(image: WatchedImage) -> None:
@@ -176,15 +275,16 @@ def test_an_image_that_is_a_file_of_the_tree_is_not_taken_for_this_one(image: Wa
 def test_super_blocks_of_several_images_are_a_question_that_pram_pfn_answers(
     image: WatchedImage,
 ) -> None:
-    other = image_of(b"")
-    published(other, 9, (7, 8))
     ours = published(image, 4)
-    write(image, 7, other.read(7))
-    write(image, ours.other_pfn, bytes(PAGE_SIZE))
-    with pytest.raises(PramError, match=r"several images; choose one with pram=1, pram=7"):
+    for slot, generation in ((4, 8), (16, 9), (5, 7)):
+        pose(image, slot, uuid=b"somebody else's.", generation=generation)
+    choices = "pram=0, pram=1, pram=4, pram=5, pram=10"
+    with pytest.raises(PramError, match=f"several images; choose one with {choices}$"):
         superblock.discover(image)
-    assert superblock.discover(image, 1) == ours
-    assert superblock.discover(image, 7).generation in (8, 9)
+    for slot in (0, 1):
+        assert superblock.discover(image, slot) == ours
+    for slot in (4, 5, 16):
+        assert superblock.discover(image, slot).generation == 9
 
 
 def test_a_stranger_is_never_the_other_slot(image: WatchedImage) -> None:
@@ -228,8 +328,6 @@ def test_unknown_compatible_features_are_no_hindrance(image: WatchedImage) -> No
         {"magic": 0x12345678},
         {"pfn": 9},
         {"generation": (1 << 64) - 1},  # the next save could not be newer
-        {"frames": (1 << 32) + 1},  # more than pfns can count
-        {"frames": (1 << 64) - 1},
     ],
 )
 def test_an_impossible_super_block_is_none(image: WatchedImage, fields: dict[str, int]) -> None:
@@ -237,6 +335,23 @@ def test_an_impossible_super_block_is_none(image: WatchedImage, fields: dict[str
     for slot in (0, 1):
         changed(image, slot, **fields)
     with pytest.raises(NoSuperBlock):
+        superblock.discover(image)
+
+
+@pytest.mark.parametrize("frames", [(1 << 32) + 1, (1 << 64) - 1])
+def test_more_frames_than_pfns_can_count_are_refused(image: WatchedImage, frames: int) -> None:
+    published(image, 4)
+    for slot in (0, 1):
+        changed(image, slot, frames=frames)
+    with pytest.raises(NotAnImage, match=f"says that it has {frames} frames"):
+        superblock.discover(image)
+
+
+def test_the_newest_super_block_decides_whether_an_image_is_too_new(image: WatchedImage) -> None:
+    """Else an old save would be in force, and the next one would destroy the new."""
+    block = published(image, 4)
+    changed(image, block.pfn, version=layout.VERSION + 1)
+    with pytest.raises(UnsupportedVersion):
         superblock.discover(image)
 
 
@@ -254,47 +369,70 @@ def test_a_flipped_bit_anywhere_in_the_page_invalidates_it(image: WatchedImage, 
 
 def test_a_new_image_puts_its_slots_outside_banned_regions() -> None:
     pram = new_pram(FRAMES, banned=Regions([Region(0, 4), Region(6, 9)]))
-    assert {pram.current.pfn, pram.current.other_pfn} == {5, 10}
+    assert {pram.current.pfn, pram.current.other_pfn} == {5, 16}
 
 
-def test_an_image_without_two_frames_that_are_not_banned_is_too_small() -> None:
-    for banned in (frames_between(0, 62), frames_between(0, 63), frames_between(1, 200)):
+def test_an_image_without_two_slots_that_are_not_banned_is_too_small() -> None:
+    but_one = Regions([Region(0, 15), Region(17, FRAMES)])
+    for banned in (frames_between(0, 33), frames_between(0, 63), but_one):
         image = image_of(b"")
         with pytest.raises(ImageTooSmall):
             Pram.create(image, FRAMES, banned=banned)
         assert not image.content().strip(b"\0")
 
 
-def test_a_banned_slot_moves_with_the_next_save_and_its_old_place_is_blank() -> None:
+def test_a_banned_slot_is_left_with_the_next_save_and_what_is_in_it_stays() -> None:
     pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
-    old = pram.current.other_pfn
+    old = [pram.image.read(slot) for slot in (0, 1)]
     pram.publish()
-    assert pram.current.pfn > 7
-    assert pram.image.read(old) == bytes(PAGE_SIZE)
+    assert (pram.current.pfn, pram.current.other_pfn) == (8, 1)
+    assert [pram.image.read(slot) for slot in (0, 1)] == old
     assert reopen(pram).current.generation == 3
 
 
-def test_after_two_saves_both_banned_slots_have_moved() -> None:
+def test_after_two_saves_both_banned_slots_have_been_left() -> None:
     pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
     pram.publish()
     pram.publish()
-    assert min(pram.current.pfn, pram.current.other_pfn) > 7
-    assert pram.image.read(0) == pram.image.read(1) == bytes(PAGE_SIZE)
+    assert (pram.current.pfn, pram.current.other_pfn) == (9, 8)
     pram = reopen(pram)
     assert pram.current.generation == 4
 
 
-def test_a_slot_that_has_moved_stays_where_it_is_when_the_ban_is_lifted() -> None:
+def test_a_save_that_finds_every_slot_banned_fails_and_changes_nothing() -> None:
+    pram = new_pram(FRAMES)
+    content = watched(pram).content()
+    pram.arena.table.ban(frames_between(0, 33))
+    with pytest.raises(NoFrames):
+        pram.publish()
+    assert watched(pram).content() == content
+
+
+@pytest.mark.parametrize("landed_bytes", [0, 64, 119])
+def test_a_super_block_that_tears_on_its_way_to_another_slot_leaves_the_save_before(
+    landed_bytes: int,
+) -> None:
+    pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
+    pram.publish()
+    block = at(watched(pram), pram.current.pfn)
+    pram = reopen(pram, banned=frames_between(0, 15))
+    pram.publish()
+    page = pram.image.read(pram.current.pfn)
+    write(watched(pram), pram.current.pfn, page[:landed_bytes].ljust(PAGE_SIZE, b"\0"))
+    assert superblock.discover(pram.image) == block
+
+
+def test_a_slot_that_was_taken_is_kept_when_the_ban_is_lifted() -> None:
     pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
     pram.publish()
     pram.publish()
-    moved = {pram.current.pfn, pram.current.other_pfn}
+    taken = {pram.current.pfn, pram.current.other_pfn}
     pram = reopen(pram)
     pram.publish()
-    assert {pram.current.pfn, pram.current.other_pfn} == moved
+    assert {pram.current.pfn, pram.current.other_pfn} == taken
 
 
-def test_pram_pfn_from_before_a_slot_moved_finds_the_save_in_force_still() -> None:
+def test_pram_pfn_of_a_slot_that_was_left_finds_the_save_in_force_still() -> None:
     """Else an old note of the pfn would silently bring an old save back."""
     pram = new_pram(FRAMES)
     noted = pram.current.pfn
@@ -304,12 +442,12 @@ def test_pram_pfn_from_before_a_slot_moved_finds_the_save_in_force_still() -> No
     assert (found.pfn, found.generation) == (pram.current.pfn, pram.current.generation)
 
 
-def test_frames_of_slots_that_moved_can_be_used_again() -> None:
+def test_slots_that_were_left_are_used_for_nothing_else() -> None:
+    """What lies there would otherwise be looked at for a super block."""
     pram = reopen(new_pram(FRAMES), banned=frames_between(0, 7))
     pram.publish()
     pram.publish()
     pram = reopen(pram)
-    with pram.prepare_save("all", BYTE_STREAM) as stream:
-        stream.write(bytes(PAGE_SIZE) * (FRAMES - 6))
-    pram.publish()
-    assert watched(pram).read(1) != b""
+    free = pram.arena.table.count(FREE)
+    taken = {pfn for run in pram.arena.allocate(free) for pfn in range(run.pfn, sum(run))}
+    assert taken == {pfn for pfn in range(FRAMES) if not layout.is_slot(pfn)}
