@@ -163,10 +163,10 @@ class Tree:
     ) -> Inode:
         """Make a file of the kind that `mode` says. Raises EEXIST, ENOENT, ENAMETOOLONG, EINVAL, ENOSPC."""
         self._check_new_name(parent, name)
-        if stat.S_IFMT(mode) not in KINDS:
+        if stat.S_IFMT(mode) not in KINDS or mode >> 16 or rdev >> 32:
             raise _error(errno.EINVAL)
-        if len(target) > SYMLINK_MAX_BYTES:
-            raise _error(errno.ENAMETOOLONG)
+        if stat.S_ISLNK(mode):
+            _check_target(target)
         self._require_metadata(layout.INODE.size + len(target) + layout.DIRENT.size + len(name))
         if parent.mode & stat.S_ISGID:
             owner = replace(owner, gid=parent.gid)
@@ -186,7 +186,7 @@ class Tree:
         return inode
 
     def link(self, inode: Inode, parent: Directory, name: bytes) -> None:
-        """Give `inode` another name. Raises EPERM, EEXIST, ENOENT, ENAMETOOLONG, EMLINK, ENOSPC."""
+        """Give `inode` another name. Raises EPERM, ENOENT, EINVAL, EEXIST, ENAMETOOLONG, EMLINK, ENOSPC."""
         if isinstance(inode, Directory):
             raise _error(errno.EPERM)
         if not inode.nlink:
@@ -275,7 +275,7 @@ class Tree:
         return inode.xattrs[name]
 
     def setxattr(self, inode: Inode, name: bytes, value: bytes, *, in_group: bool = True) -> None:
-        """Set an extended attribute. Raises ENOTSUP, ERANGE, E2BIG, ENOSPC; EINVAL, EACCES for ACLs.
+        """Set an extended attribute. Raises ENOTSUP, ERANGE, EINVAL, E2BIG, ENOSPC; EACCES for ACLs.
 
         `in_group`: who asks is in the file's group, or root.
         """
@@ -283,6 +283,8 @@ class Tree:
             raise _error(errno.ENOTSUP)
         if not 0 < len(name) <= NAME_MAX_BYTES:
             raise _error(errno.ERANGE)
+        if b"\0" in name:
+            raise _error(errno.EINVAL)
         if len(value) > XATTR_VALUE_MAX_BYTES:
             raise _error(errno.E2BIG)
         self._require_metadata(layout.XATTR.size + len(name) + len(value))
@@ -360,6 +362,8 @@ class Tree:
         return inode
 
     def _check_new_name(self, parent: Directory, name: bytes) -> None:
+        if not name or b"/" in name or b"\0" in name:
+            raise _error(errno.EINVAL)
         if name in parent.entries or name in (b".", b".."):
             raise _error(errno.EEXIST)
         if not parent.nlink:
@@ -514,6 +518,16 @@ class Tree:
             self._metadata_bytes += inode.record_bytes() - before_bytes
         inode.ctime = _now()
         self.changed = True
+
+
+def _check_target(target: bytes) -> None:
+    """Raise ENOENT, EINVAL or ENAMETOOLONG for what no symbolic link can have as its target."""
+    if not target:
+        raise _error(errno.ENOENT)
+    if b"\0" in target:
+        raise _error(errno.EINVAL)
+    if len(target) > SYMLINK_MAX_BYTES:
+        raise _error(errno.ENAMETOOLONG)
 
 
 def _check_replaceable(inode: Inode, target: Inode) -> None:
