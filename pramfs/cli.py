@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from pramfs.errors import (
 if TYPE_CHECKING:
     from pramfs.image import Image
     from pramfs.pram import Pram
+    from pramfs.rescue import Rescue
 
 _COPY_BYTES = 1 << 20
 
@@ -76,6 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (put, get):
         command.add_argument("image", metavar="IMAGE", type=Path)
         command.add_argument("name", metavar="NAME")
+    _add_pictures(commands)
+    _add_rescue(commands)
     free = _command(commands, "free", _free, "free a node or tree, or all of them")
     free.add_argument("image", metavar="IMAGE", type=Path)
     free.add_argument("name", metavar="NAME", nargs="?")
@@ -93,6 +97,45 @@ def build_parser() -> argparse.ArgumentParser:
     )
     kexec.add_argument("device", metavar="IMAGE-DEVICE", type=Path)
     return parser
+
+
+def _add_pictures(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    map_ = _command(commands, "map", _map, "draw where everything lies in an image or a mount")
+    map_.add_argument("--json", action="store_true", help="for programs")
+    map_.add_argument("--svg", metavar="FILE", type=Path, help="write the picture there instead")
+    map_.add_argument("--file", metavar="PATH", help="show the frames of this file of the tree")
+    map_.add_argument("--name", metavar="TREE", help="which tree it is in (default: pramfs)")
+    map_.add_argument("--node", metavar="NAME", help="show the frames of this node")
+    map_.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=Path)
+    dump = _command(commands, "dump", _dump, "print the structures of an image field by field")
+    dump.add_argument("--node", metavar="NAME", help="this node only")
+    dump.add_argument("--links", action="store_true", help="with the links and their entries")
+    dump.add_argument("--pfn", metavar="PFN", type=_pfn, help="only this frame, hexadecimal")
+    dump.add_argument("image", metavar="IMAGE", type=Path)
+
+
+def _add_rescue(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    list_ = _command(commands, "ls", _ls, "list files of an image without mounting it")
+    cat = _command(commands, "cat", _cat, "write files of an image to standard output")
+    extract = _command(commands, "extract", _extract, "copy files out of an image, attributes too")
+    extract.add_argument(
+        *("-C", "--directory"),
+        metavar="DIR",
+        type=Path,
+        default=Path(),
+        help="where to: a new or empty directory (default: this one)",
+    )
+    for command in (list_, cat, extract):
+        command.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
+        command.add_argument("--recover", action="store_true", help="take what is whole")
+        command.add_argument("image", metavar="IMAGE", type=Path)
+    list_.add_argument("paths", metavar="PATH", nargs="*")
+    cat.add_argument("paths", metavar="PATH", nargs="+")
+    extract.add_argument("paths", metavar="PATH", nargs="*")
+
+
+def _pfn(text: str) -> int:
+    return int(text, 16)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -293,6 +336,100 @@ def _check(args: argparse.Namespace) -> int:
     return CHECK_DAMAGED if check.damage else CHECK_CLEAN
 
 
+# --- pictures ---------------------------------------------------------------------------------
+
+
+def _map(args: argparse.Namespace) -> int:
+    from pramfs import picture
+
+    drawn = picture.picture_of(args.target, file=args.file, node=args.node, name=args.name)
+    if args.svg is not None:
+        _write_file(args.svg, picture.as_svg(drawn))
+    if args.json:
+        print(json.dumps(picture.as_json(drawn)))
+    elif args.svg is None:
+        print("\n".join(picture.on_terminal(drawn, colour=sys.stdout.isatty())))
+    return 0
+
+
+def _write_file(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as exc:
+        raise PramError(f"{path}: {exc.strerror}") from exc
+
+
+def _dump(args: argparse.Namespace) -> int:
+    from pramfs import dump
+    from pramfs.image import open_image
+
+    with open_image(args.image, writable=False) as image:
+        if args.pfn is not None:
+            lines = dump.dump_page(image, args.pfn)
+        else:
+            lines = dump.dump_image(image, node=args.node, links=args.links)
+        for line in lines:
+            print(line)
+    return 0
+
+
+# --- reading a tree without mounting it ---------------------------------------------------------
+
+
+@contextmanager
+def _rescue(args: argparse.Namespace) -> "Iterator[Rescue]":
+    from pramfs.image import open_image
+    from pramfs.options import DEFAULT_NAME
+    from pramfs.rescue import Rescue
+
+    with open_image(args.image, writable=False) as image:
+        yield Rescue(image, args.name or DEFAULT_NAME)
+
+
+def _ls(args: argparse.Namespace) -> int:
+    from pramfs import rescue
+
+    with _rescue(args) as tree:
+        listed = rescue.listing(tree, args.paths)
+        damaged = tree.damaged([entry for entry, _ in listed]) if args.recover else {}
+    for entry, shown in listed:
+        print(rescue.list_line(entry, shown))
+    for line in rescue.damage_lines(damaged):
+        _complain(f"damaged: {line}")
+    return CHECK_DAMAGED if damaged else 0
+
+
+def _cat(args: argparse.Namespace) -> int:
+    from pramfs import rescue
+
+    with _rescue(args) as tree:
+        files = rescue.files(tree, args.paths)
+        damaged = tree.damaged([entry for entry, _ in files])
+        rescue.refuse_damaged(tree, {} if args.recover else damaged)
+        for entry, file in files:
+            if entry.path not in damaged:
+                for piece in tree.bytes_of(file):
+                    sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    return _left_out(rescue.damage_lines(damaged))
+
+
+def _extract(args: argparse.Namespace) -> int:
+    from pramfs import rescue
+
+    with _rescue(args) as tree:
+        done = rescue.extract(tree, args.paths, args.directory, recover=args.recover)
+    for reason, times in done.not_set.items():
+        _complain(f"not set, {times} times: {reason}")
+    return _left_out(done.left_out)
+
+
+def _left_out(lines: Sequence[str]) -> int:
+    for line in lines:
+        _complain(f"left out: {line}")
+    return CHECK_DAMAGED if lines else 0
+
+
 # --- nodes --------------------------------------------------------------------------------------
 
 
@@ -327,26 +464,38 @@ def _nodes(args: argparse.Namespace) -> int:
 
 def _put(args: argparse.Namespace) -> int:
     from pramfs.layout import BYTE_STREAM
+    from pramfs.progress import Bar
 
     with _open(args.image, writable=True, create=True) as pram:
-        with pram.prepare_save(args.name, BYTE_STREAM) as stream:
+        status = os.fstat(sys.stdin.fileno())
+        total = status.st_size if stat.S_ISREG(status.st_mode) else 0
+        with (
+            Bar("storing", total, unit_bytes=1) as bar,
+            pram.prepare_save(args.name, BYTE_STREAM) as stream,
+        ):
             while data := sys.stdin.buffer.read(_COPY_BYTES):
                 stream.write(data)
+                bar(len(data))
         pram.publish()
     return 0
 
 
 def _get(args: argparse.Namespace) -> int:
-    from pramfs.layout import BYTE_STREAM
+    from pramfs.layout import BYTE_STREAM, PAGE_SHIFT
+    from pramfs.progress import Bar
 
     with _open(args.image, writable=False) as pram:
         stream = pram.prepare_load(args.name, pram.node(args.name).type)
-        if pram.node(args.name).type == BYTE_STREAM:
-            while data := stream.read(_COPY_BYTES):
-                sys.stdout.buffer.write(data)
-        else:
-            while page := stream.load_page():
-                sys.stdout.buffer.write(page[0])
+        node = pram.node(args.name)
+        with Bar("fetching", node.entries) as bar:
+            if node.type == BYTE_STREAM:
+                while data := stream.read(_COPY_BYTES):
+                    sys.stdout.buffer.write(data)
+                    bar(len(data) >> PAGE_SHIFT)
+            else:
+                while page := stream.load_page():
+                    sys.stdout.buffer.write(page[0])
+                    bar(1)
         stream.keep()
         sys.stdout.buffer.flush()
     return 0
