@@ -110,17 +110,17 @@ class Bench:
     def pramfs(self, size_bytes: int, *options: str) -> peers.Pramfs:
         return peers.Pramfs(self.python, self.work, size_bytes, *options)
 
-    def compared(self, size_bytes: int, *, variants: bool = True) -> list[peers.Peer]:
+    def compared(self, size_bytes: int, *, variants: bool = False) -> list[peers.Peer]:
         """The peers of a workload that needs a real file system; pramfs with so big an arena.
 
-        Without *variants*: only those that a target of some workload names.
+        *variants*: passthrough_ll with other options too, where that tells something.
         """
-        variants = variants and self.scale.thorough
         result: list[peers.Peer] = [peers.Tmpfs(self.work), self.pramfs(size_bytes)]
         if self.passthrough_ll is not None:
-            names = list(peers.PASSTHROUGH_OPTIONS) if variants else [peers.PASSTHROUGH]
+            every = variants and self.scale.thorough
+            names = list(peers.PASSTHROUGH_OPTIONS) if every else [peers.PASSTHROUGH]
             result += [peers.passthrough(name, self.work, self.passthrough_ll) for name in names]
-        if variants:
+        if self.scale.thorough:
             result.append(peers.bindfs(self.work))
         return result
 

@@ -24,7 +24,8 @@ def small_files(bench: Bench) -> list[Row]:
         seconds = bench.client("files", root.path, count, int(root.can_cool))
         return dict(zip(_PHASES, seconds, strict=True))
 
-    compared = bench.compared(4 * count * _FILE_BYTES + 64 * MIB) + bench.floors(_FILE_BYTES)
+    arena = 4 * count * _FILE_BYTES + 64 * MIB
+    compared = bench.compared(arena, variants=True) + bench.floors(_FILE_BYTES)
     samples = bench.on_each(compared, one_round)
     return [Row(name, samples.get(name, {}), targets=_targets(0.7)) for name in _PHASES]
 

@@ -84,7 +84,7 @@ def random_access(bench: Bench) -> list[Row]:
 def _peers(bench: Bench, file_size: int) -> list[peers.Peer]:
     """All peers, with room for the file and its shadow; the floors only where it may take long."""
     floors = bench.floors(file_size) if bench.scale.thorough else []
-    return bench.compared(2 * file_size + 64 * MIB) + floors
+    return bench.compared(2 * file_size + 64 * MIB, variants=True) + floors
 
 
 def _fio_kinds() -> Iterator[tuple[str, int]]:
