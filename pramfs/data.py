@@ -20,10 +20,10 @@ _HOLE, _FRESH, _SHARED = range(3)
 class FileData:
     """Reads and writes the data of all files of a tree. Counts their pages."""
 
-    def __init__(self, arena: Arena, keep_free: Callable[[], int]) -> None:
+    def __init__(self, arena: Arena, keep_free: Callable[[int], int]) -> None:
         self.pages = 0
         self._arena = arena
-        self._keep_free = keep_free  # frames that the next save of the tree needs
+        self._keep_free = keep_free  # frames for saves of the tree, with that many more pages
 
     def read(self, file: File, offset: int, size: int) -> bytes | memoryview:
         """The bytes from `offset`, at most `size`, fewer only at the end of the file.
@@ -130,7 +130,7 @@ class FileData:
         """
         arena, count = self._arena, len(data) >> PAGE_SHIFT
         # This may publish a save, and that moves pages out of banned frames: look at the map after it.
-        runs = arena.allocate(count, self._keep_free())
+        runs = arena.allocate(count, self._keep_free(count))
         try:
             self._fill(runs, data)
         except BaseException:

@@ -148,16 +148,11 @@ class Saver:
 
     def _account(self) -> None:
         """Tell the tree what the save in force takes besides data, and what the node list will take."""
-        nodes = self._pram.nodes
-        ours = [
-            nodes[node]
-            for node in (self._name + META_SUFFIX, self._name + DATA_SUFFIX)
-            if node in nodes
-        ]
-        self._tree.node_frames = len(nodes) - len(ours) + 2
-        self._tree.saved_frames = len(nodes) + sum(
-            run.frames for node in ours for run in node.owned
-        )
+        pram, tree = self._pram, self._tree
+        ours = {self._name + META_SUFFIX, self._name + DATA_SUFFIX}
+        tree.node_frames = len(pram.nodes.keys() | ours)
+        tree.node_moves = pram.frames_to_move(but_of=ours)
+        tree.saved_frames = pram.frames_to_come_back(ours)
 
     def _reclaim(self) -> bool:
         """Frames are short: publish a checkpoint, so that those of the last save come free."""

@@ -204,7 +204,7 @@ class Pram:
         busy = next((node for node in nodes if node.flags & ACCMODE_SAVE), None)
         if busy is not None:
             raise NodeBusy(busy.name)
-        needed = self.frames_for_publish()
+        needed = len(nodes) + self.frames_to_move()
         if table.count(FREE) < needed:
             raise NoFrames(needed, table.count(FREE))
         for node in nodes:
@@ -212,17 +212,22 @@ class Pram:
                 self._leave_banned_frames(node)
         return Publication(self, flags)
 
-    def frames_for_publish(self, replaced: Collection[str] = ()) -> int:
-        """Frames that a publish takes besides those that streams have taken.
+    def frames_to_come_back(self, replaced: Collection[str]) -> int:
+        """Frames that are free after the next publish: those of the node list and of the nodes `replaced`."""
+        runs = [run for name in replaced if name in self.nodes for run in self.nodes[name].owned]
+        banned = self.arena.table.banned
+        return sum(pfn not in banned for pfn in _frames_of([*self._node_pages, *runs]))
 
-        The node list, and what has to leave banned frames; the nodes `replaced` are taken to be new ones
-        by then.
+    def frames_to_move(self, but_of: Collection[str] = ()) -> int:
+        """Frames that the next publish takes to move what nodes have in banned frames (seed 004).
+
+        The nodes `but_of` are left out: they will be new ones by then.
         """
         banned = self.arena.table.banned
-        needed = len(self.nodes.keys() | replaced)
+        needed = 0
         for name, node in self.nodes.items() if banned else ():
             moving = sum(pfn in banned for pfn in _frames_of(node.owned))
-            if moving and name not in replaced:
+            if moving and name not in but_of:
                 needed += moving + node.links
         return needed
 

@@ -16,7 +16,7 @@ from pramfs.arena import Arena
 from pramfs.chains import link_count
 from pramfs.data import FileData
 from pramfs.inodes import KINDS, Directory, File, Inode, Special, Symlink
-from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.layout import PAGE_SIZE
 
 ROOT_INO = 1
 NAME_MAX_BYTES = 255
@@ -71,6 +71,7 @@ class Tree:
         self.inodes_max = inodes_max
         self.generation = generation  # of inodes made from now on
         self.node_frames = 2  # for the node list of the next save
+        self.node_moves = 0  # that the next save takes to move other nodes out of banned frames
         self.saved_frames = 0  # of the last save, besides data: the next one gives them back
         self.relocations = 0  # pages that the next save has to move
         self.changed = False  # since the last save
@@ -167,7 +168,8 @@ class Tree:
             raise _error(errno.EINVAL)
         if stat.S_ISLNK(mode):
             _check_target(target)
-        self._require_metadata(layout.INODE.size + len(target) + layout.DIRENT.size + len(name))
+        own_bytes = layout.INODE.size + len(target) + layout.DIRENT.size + len(name)
+        self._require_metadata(own_bytes + _inherited_bytes(parent))
         if parent.mode & stat.S_ISGID:
             owner = replace(owner, gid=parent.gid)
             if stat.S_ISDIR(mode):
@@ -223,10 +225,12 @@ class Tree:
     ) -> None:
         """Move a name, with renameat2(2)'s RENAME_NOREPLACE or RENAME_EXCHANGE.
 
-        Raises ENOENT, EEXIST, EINVAL, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, ENOSPC.
+        Raises ENOENT, EBUSY, EEXIST, EINVAL, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, ENOSPC.
         """
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise _error(errno.EINVAL)
+        if name in (b".", b".."):
+            raise _error(errno.EBUSY)
         inode = self.lookup(parent, name)
         target = new_parent.entries.get(new_name)
         if flags == RENAME_EXCHANGE:
@@ -245,7 +249,8 @@ class Tree:
             self._check_new_name(new_parent, new_name)
         else:
             _check_replaceable(inode, target)
-        self._require_metadata(max(0, len(new_name) - len(name)))
+        if len(new_name) > len(name):
+            self._require_metadata(len(new_name) - len(name))
         self._move(parent, name, inode, new_parent, new_name, target)
 
     # --- attributes ------------------------------------------------------------------------------
@@ -313,8 +318,10 @@ class Tree:
         """
         if offset + len(data) > FILE_MAX_BYTES:
             raise _error(errno.EFBIG)
-        self.changed = True
-        self.data.write(file, offset, data)
+        try:
+            self.data.write(file, offset, data)
+        finally:
+            self.changed = True  # a checkpoint that made room for it was of the time before
         if set_times:
             file.mtime = file.ctime = _now()
         return len(data)
@@ -330,20 +337,27 @@ class Tree:
 
     # --- accounting ------------------------------------------------------------------------------
 
-    def frames_to_keep_free(self) -> int:
+    def frames_to_keep_free(self, pages: int = 0, metadata_bytes: int = 0) -> int:
         """Frames that data and metadata may not take: a save needs them, and then the save after it.
 
         The next save gives the frames of the last one back. Where these are fewer than it takes, a
         full tree could be saved, and then not be mounted again for want of frames for one more save.
+        With that many more `pages` and `metadata_bytes` than there are now.
         """
-        lasting = self.frames_for_save() - self.relocations
-        return self.frames_for_save() + max(0, lasting - self.saved_frames)
+        lasting = self._frames_of_a_save(pages, metadata_bytes)
+        return self._moves() + lasting + max(0, lasting - self.saved_frames)
 
     def frames_for_save(self) -> int:
         """Frames that the next save needs besides those of the data."""
-        metadata = -(-self._metadata_bytes // PAGE_SIZE) + 1
-        links = link_count(self.data.pages + 1) + link_count(metadata)
-        return metadata + links + self.relocations + self.node_frames
+        return self._moves() + self._frames_of_a_save()
+
+    def _moves(self) -> int:
+        return self.relocations + self.node_moves
+
+    def _frames_of_a_save(self, pages: int = 0, metadata_bytes: int = 0) -> int:
+        metadata = -(-(self._metadata_bytes + metadata_bytes) // PAGE_SIZE)
+        links = link_count(self.data.pages + pages) + link_count(metadata)
+        return metadata + links + self.node_frames
 
     def named_inodes(self) -> int:
         """Inodes that a save holds: not those that are only open."""
@@ -372,8 +386,8 @@ class Tree:
             raise _error(errno.ENAMETOOLONG)
 
     def _require_metadata(self, more_bytes: int) -> None:
-        """Raise ENOSPC unless the next save still fits with that much more metadata."""
-        self.arena.require_free(self.frames_to_keep_free() + (more_bytes >> PAGE_SHIFT) + 1)
+        """Raise ENOSPC unless saves still fit with that much more metadata."""
+        self.arena.require_free(self.frames_to_keep_free(metadata_bytes=more_bytes))
 
     def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
         parent.entries[name] = inode
@@ -539,6 +553,14 @@ def _check_replaceable(inode: Inode, target: Inode) -> None:
             raise _error(errno.ENOTEMPTY)
     elif isinstance(inode, Directory):
         raise _error(errno.ENOTDIR)
+
+
+def _inherited_bytes(parent: Directory) -> int:
+    """The metadata, at most, that a new file gets from the default ACL of its directory."""
+    value = (parent.xattrs or {}).get(acl.DEFAULT)
+    if value is None:
+        return 0
+    return 2 * (layout.XATTR.size + len(acl.DEFAULT) + len(value))
 
 
 def _parse_acl(value: bytes) -> list[acl.Entry]:

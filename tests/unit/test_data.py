@@ -27,7 +27,7 @@ class Disk:
         )  # stale bytes everywhere
         self.image.guarded = False
         self.arena: Arena = open_arena(kind, self.image, FrameTable(FRAMES))
-        self.data = FileData(self.arena, lambda: keep_free)
+        self.data = FileData(self.arena, lambda pages: keep_free)
         self.files: list[File] = []
 
     def file(self, content: bytes = b"") -> File:
@@ -301,7 +301,7 @@ def test_a_checkpoint_in_the_middle_of_a_write_may_move_pages_out_of_banned_fram
     disk.arena.reclaim = save
     free = disk.arena.table.count(FREE)
     other = disk.file(pattern((free - 5) * PAGE_SIZE))
-    disk.data._keep_free = lambda: 5  # what the save above needs
+    disk.data._keep_free = lambda pages: 5  # what the save above needs
     disk.data.write(file, 1, b"part")
     disk.data.write(other, disk.arena.table.count(FREE) * 0, b"x")
     disk.data.write(file, 2 * PAGE_SIZE, pattern(3 * PAGE_SIZE, seed=5))
