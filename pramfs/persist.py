@@ -57,9 +57,7 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
     `progress` is told of data pages as their checksums are known. Raises NoFrames.
     The nodes are not complete then, and must be staged again before a publish.
     """
-    for suffix in (META_SUFFIX, DATA_SUFFIX):
-        if name + suffix in pram.nodes:
-            pram.free(name + suffix)
+    drop_tree(pram, name)
     files = [inode for inode in tree.inodes.values() if inode.nlink and isinstance(inode, File)]
     if tree.relocations:
         for file in files:
@@ -77,6 +75,13 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
                 else:
                     data.lend_pages(pfns, range(start, start + len(pfns)))
                 progress(len(pfns))
+
+
+def drop_tree(pram: Pram, name: str) -> None:
+    """Give up the nodes of tree `name`, if there are any; until a publish the last save has them still."""
+    for suffix in (META_SUFFIX, DATA_SUFFIX):
+        if name + suffix in pram.nodes:
+            pram.free(name + suffix)
 
 
 class Saver:

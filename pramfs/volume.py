@@ -63,6 +63,9 @@ def load_volume(
         _say_how_it_ended(image, pram, rundir.read_state(state_path), options)
         with _many_objects():
             tree = _load_tree(pram, options, watch)
+        saver = Saver(pram, options.name, tree)
+        if not options.ro:
+            _require_room(pram, tree)
     except BaseException:
         image.close()
         raise
@@ -70,7 +73,7 @@ def load_volume(
         image=image,
         pram=pram,
         tree=tree,
-        saver=Saver(pram, options.name, tree),
+        saver=saver,
         read_only=options.ro,
         state_path=state_path,
         log_path=log_path,
@@ -168,6 +171,8 @@ def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
         inodes_max=options.nr_inodes or len(pram.arena.table),
         generation=int.from_bytes(os.urandom(4), "little"),
     )
+    if options.noload and not options.ro:
+        persist.drop_tree(pram, options.name)  # its frames come free with the first checkpoint
     if options.noload or not persist.has_tree(pram, options.name):
         tree.make_root(options.mode, Owner(options.uid, options.gid))
     else:
@@ -178,11 +183,16 @@ def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
             persist.load_tree(pram, options.name, tree, lazy=lazy, recover=recovered, progress=bar)
         for path in recovered.left_out if recovered is not None else ():
             log.warning("left out, damaged: %s", path)
-    if not options.ro and pram.arena.table.count(FREE) < tree.frames_for_save():
+    return tree
+
+
+def _require_room(pram: Pram, tree: Tree) -> None:
+    """Raise ImageTooSmall unless the tree can be saved."""
+    table, needed = pram.arena.table, tree.frames_for_save()
+    if table.count(FREE) < needed:
         raise ImageTooSmall(
             pram.image.path,
-            len(pram.arena.table),
-            f"a save needs {tree.frames_for_save()} free ones, {pram.arena.table.count(FREE)} are "
-            f"left beside {pram.arena.table.count(BANNED)} banned ones",
+            len(table),
+            f"a save needs {needed} free ones, {table.count(FREE)} are left beside "
+            f"{table.count(BANNED)} banned ones",
         )
-    return tree
