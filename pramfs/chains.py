@@ -89,14 +89,16 @@ def reserve_chain(
     table: FrameTable,
     link_pfn: int,
     taken: Callable[[Run], None],
+    chain: Chain | None = None,
 ) -> Chain:
     """Read the chain that starts at `link_pfn`, page by page, and reserve its frames in `table`.
 
     Every reserved run is passed to `taken`, so that the caller can unreserve them. The checks are those
     of seed 002, in its order: InvalidPfn, CorruptedPage, BusyPfn for the link, then for each entry. A
-    chain that runs into itself meets its own link as busy.
+    chain that runs into itself meets its own link as busy. Who gives the empty `chain` to fill finds in it,
+    after an error, what was read before.
     """
-    chain = Chain()
+    chain = chain or Chain()
     while link_pfn:
         if link_pfn >= len(table):
             raise InvalidPfn(link_pfn, "link")

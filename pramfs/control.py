@@ -5,6 +5,7 @@
     user.pramfs.image       the path of the image
     user.pramfs.generation  of the last published save
     user.pramfs.pfn         of its super block, hexadecimal
+    user.pramfs.frames.N    the states of the frames N*65536..., a byte each, deflated (see `frames`)
     user.pramfs.save        set it to publish a checkpoint
 
 They are not listed, so that cp -a and rsync -X leave them be. Nothing here needs FUSE.
@@ -12,6 +13,7 @@ They are not listed, so that cp -a and rsync -X leave them be. Nothing here need
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,28 @@ from pramfs.mounts import Mount, require_alive
 
 PREFIX = b"user.pramfs."
 SAVE = PREFIX + b"save"
+FRAMES = PREFIX + b"frames."
+FRAMES_AT_ONCE = 65536  # even incompressible, they fit into the 64 KiB of an extended attribute
 
 
 def read_status(mountpoint: Path) -> dict[str, Any]:
     """The status of the pramfs mounted at `mountpoint`. Raises NotMounted, DeadMount, PramError."""
     mount = require_alive(mountpoint)
     try:
-        if mount.user != os.geteuid() == 0 and not mount.shared:
-            return dict(json.loads(_read_as_user(mount)))
-        return dict(json.loads(os.getxattr(mount.mountpoint, PREFIX + b"status")))
+        return dict(json.loads(_read(mount, PREFIX + b"status")))
     except OSError as exc:
         raise PramError(f"{mountpoint}: the daemon does not answer: {exc.strerror}") from exc
+
+
+def read_frames(mountpoint: Path, frames: int) -> bytes:
+    """The states of all frames of the pramfs mounted at `mountpoint`. Raises as `read_status` does."""
+    mount = require_alive(mountpoint)
+    numbers = range(-(-frames // FRAMES_AT_ONCE))
+    try:
+        parts = [_read(mount, FRAMES + str(number).encode()) for number in numbers]
+    except OSError as exc:
+        raise PramError(f"{mountpoint}: the daemon does not answer: {exc.strerror}") from exc
+    return b"".join(map(zlib.decompress, parts))
 
 
 def request_save(mountpoint: Path) -> None:
@@ -50,8 +63,14 @@ def request_save(mountpoint: Path) -> None:
         raise PramError(f"{mountpoint}: the {why}") from exc
 
 
-def _read_as_user(mount: Mount) -> bytes:
-    """Read the status of a mount that the kernel shows to its user alone, not even to root."""
+def _read(mount: Mount, name: bytes) -> bytes:
+    if mount.user != os.geteuid() == 0 and not mount.shared:
+        return _read_as_user(mount, name)
+    return os.getxattr(mount.mountpoint, name)
+
+
+def _read_as_user(mount: Mount, name: bytes) -> bytes:
+    """Read an attribute of a mount that the kernel shows to its user alone, not even to root."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
@@ -60,14 +79,14 @@ def _read_as_user(mount: Mount) -> bytes:
             os.setgroups([])
             os.setresgid(mount.group, mount.group, mount.group)
             os.setresuid(mount.user, mount.user, mount.user)
-            os.write(write_end, os.getxattr(mount.mountpoint, PREFIX + b"status"))
+            os.write(write_end, os.getxattr(mount.mountpoint, name))
             code = 0
         finally:
             os._exit(code)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as pipe:
-        status = pipe.read()
+        value = pipe.read()
     _, ended = os.waitpid(child, 0)
     if ended:
         raise PermissionError(1, f"only user {mount.user} may ask it")
-    return status
+    return value

@@ -91,6 +91,10 @@ class FrameTable:
     def state(self, pfn: int) -> int:
         return self._states[pfn]
 
+    def states(self, first: int, count: int) -> bytes:
+        """The states of up to `count` frames from `first`, a byte each."""
+        return bytes(self._states[first : first + count])
+
     def uniform(self, pfn: int, count: int) -> bool:
         """Whether all `count` frames from `pfn` are in the state of the first."""
         states = self._states

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import stat
+import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -338,6 +339,8 @@ class Operations(pyfuse3.Operations):
         return FileInfo(fh=fh, direct_io=self._direct_io, keep_cache=True)
 
     def _read_control(self, name: bytes) -> bytes:
+        if name.startswith(control.FRAMES):
+            return self._frame_states(name.removeprefix(control.FRAMES))
         status = self._status()
         key = name.removeprefix(control.PREFIX).decode(errors="replace")
         if key == "status":
@@ -345,6 +348,13 @@ class Operations(pyfuse3.Operations):
         if key not in ("pid", "image", "generation", "pfn"):
             raise FUSEError(errno.ENODATA)
         return str(status[key]).encode()
+
+    def _frame_states(self, number: bytes) -> bytes:
+        first = int(number) * control.FRAMES_AT_ONCE if number.isdigit() else -1
+        table = self._tree.arena.table
+        if not 0 <= first < len(table):
+            raise FUSEError(errno.ENODATA)
+        return zlib.compress(table.states(first, control.FRAMES_AT_ONCE), 1)
 
 
 class _Listing:

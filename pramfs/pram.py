@@ -580,7 +580,7 @@ def _reserve_nodes(
     links = chains.ReadAhead(image)
     pfn = current.node_pfn
     while pfn:
-        node, following = _read_node(image, table, current.uuid, pfn)
+        node, following = read_node(image, table, current.uuid, pfn)
         table.reserve(pfn, 1, "node")
         taken.append(Run(pfn, 1))
         if node.name in names:
@@ -590,7 +590,7 @@ def _reserve_nodes(
         node.chain = chains.reserve_chain(
             links.read, current.uuid, table, node.link_pfn, taken.append
         )
-        _check_chain(node, node.chain)
+        check_chain(node, node.chain)
         node.owned = taken[own:]
         yield node
         pfn = following
@@ -598,7 +598,7 @@ def _reserve_nodes(
         raise CorruptedPage(current.pfn, f"{len(names)} nodes in the list, not {current.nodes}")
 
 
-def _read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[Node, int]:
+def read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[Node, int]:
     """The node at `pfn` and the pfn of the next one. Raises InvalidPfn, CorruptedPage."""
     if pfn >= len(table):
         raise InvalidPfn(pfn, "node")
@@ -636,7 +636,7 @@ def _check_node(pfn: int, record: NodePage) -> None:
         raise CorruptedPage(pfn, f"{record.data_len} bytes in {record.entries} pages")
 
 
-def _check_chain(node: Node, chain: Chain) -> None:
+def check_chain(node: Node, chain: Chain) -> None:
     """Raise CorruptedPage if the chain of `node` is not the one that it describes."""
     if (len(chain.links), len(chain.entries)) != (node.links, node.entries):
         raise CorruptedPage(node.pfn, f"the chain of node '{node.name}' is not as long as it says")

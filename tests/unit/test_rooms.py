@@ -58,6 +58,13 @@ ROOMS: dict[str, set[str]] = {
     },
     "umount": {"mounts", "kernel", "rundir", "control", "follow"},
     "inspect": {"layout", "image", "superblock", "frames", "pram", "verify", "tree", "persist"},
+    "survey": {"layout", "image", "superblock", "frames", "chains", "pram", "verify"},
+    "rescue": {"layout", "image", "chains", "inodes", "records", "persist", "survey"},
+    "dump": {"layout", "image", "superblock", "survey"},
+    "picture": {
+        *("layout", "image", "superblock", "frames", "inodes", "options", "progress"),
+        *("mounts", "control", "survey", "rescue"),
+    },
     "daemonize": set(),
     "launch": {"daemonize", "logs", "notify", "options", "mount"},
     "helpers": {"control", "kernel", "options", "launch", "umount"},
@@ -66,6 +73,7 @@ ROOMS: dict[str, set[str]] = {
     "cli": {
         *("layout", "image", "pram", "persist", "options", "progress", "mounts", "control"),
         *("rundir", "superblock", "follow", "launch", "umount", "inspect", "kexec"),
+        *("rescue", "dump", "picture"),
     },
     "__main__": {"cli"},
 }

@@ -1,0 +1,162 @@
+"""`pramfs ls`, `cat` and `extract`: a tree without a mount, whole or in part."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pramfs.cli import main
+from pramfs.errors import CHECK_DAMAGED, EXIT_FAILED
+from pramfs.layout import PAGE_SIZE
+from pramfs.survey import file_name
+from tests.golden.specimen import NS
+from tests.unit.trees import BIG, flip, frames_of, links_of, make_image
+
+NAMES = {"big", "empty", "fifo", "link", "small", "sparse", "sub", "twice"}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return make_image(tmp_path / "pram")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_ls_lists_the_root(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", image) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("-rw-r--r--    1")
+    assert {line.split()[7] for line in lines} == NAMES
+    assert lines[3].endswith("link -> sub/again")
+
+
+def test_ls_lists_a_directory_and_a_file(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", image, "/sub", "small") == 0
+    names = [line.split()[7] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["again", "tagged", "small"]
+
+
+def test_ls_names_what_is_not_there(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", image, "sub/nobody") == EXIT_FAILED
+    assert capsys.readouterr().err == "pramfs: sub/nobody: no such file or directory in the tree\n"
+
+
+def test_another_tree_is_named_with_those_that_are_there(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("ls", "--name", "other", image) == EXIT_FAILED
+    assert "no tree 'other'; there are: pramfs" in capsys.readouterr().err
+
+
+def test_names_are_printed_without_control_characters() -> None:
+    assert file_name(b"a\x1b[31m\n\xff") == "a\\x1b[31m\\n\\udcff"
+
+
+def test_cat_writes_files_with_their_holes(
+    image: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert run("cat", image, "small", "sparse", "big") == 0
+    sparse = bytes(3 * PAGE_SIZE) + b"\x33" * PAGE_SIZE + bytes(6 * PAGE_SIZE + 5)
+    assert capfdbinary.readouterr().out == b"hello\n" + sparse + BIG
+
+
+def test_cat_writes_nothing_of_a_damaged_file(
+    image: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    flip(image, frames_of(image, "big")[150])
+    assert run("cat", image, "small", "big") == EXIT_FAILED
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert b"1 damaged: big; see --recover" in err
+    assert run("cat", "--recover", image, "small", "big") == CHECK_DAMAGED
+    out, err = capfdbinary.readouterr()
+    assert out == b"hello\n"
+    assert b"left out: big: pfn:" in err
+
+
+def test_extract_makes_everything_with_its_attributes(image: Path, out: Path) -> None:
+    assert run("extract", "-C", out, image) == 0
+    assert {path.name for path in out.iterdir()} == NAMES
+    assert (out / "big").read_bytes() == BIG
+    assert stat.filemode(out.stat().st_mode) == "drwxr-x---"
+    assert stat.filemode((out / "sub").stat().st_mode) == "dr-xr-xr-x"
+    assert stat.filemode((out / "fifo").stat().st_mode) == "prw--w----"
+    assert (out / "link").readlink() == Path("sub/again")
+    assert (out / "twice").samefile(out / "sub/again")
+    assert (out / "twice").stat().st_nlink == 2
+    tagged = out / "sub/tagged"
+    status = tagged.stat()
+    assert (status.st_atime_ns, status.st_mtime_ns) == (123 * NS + 456, -7 * NS + 89)
+    assert os.getxattr(tagged, "user.note") == b"kept"
+
+
+def test_extract_keeps_holes(image: Path, out: Path) -> None:
+    assert run("extract", "-C", out, image, "sparse") == 0
+    status = (out / "sparse").stat()
+    assert status.st_size == 10 * PAGE_SIZE + 5
+    assert status.st_blocks * 512 < status.st_size
+
+
+def test_extract_takes_what_is_asked_for_under_its_path(image: Path, out: Path) -> None:
+    assert run("extract", "-C", out, image, "sub/tagged", "empty") == 0
+    assert {str(path.relative_to(out)) for path in out.rglob("*")} == {"sub", "sub/tagged", "empty"}
+
+
+def test_extract_touches_no_directory_that_is_not_empty(image: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "mine").touch()
+    assert run("extract", "-C", out, image) == EXIT_FAILED
+    assert [path.name for path in out.iterdir()] == ["mine"]
+
+
+def test_extract_refuses_a_damaged_tree_and_recovers_the_rest(
+    image: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(image, frames_of(image, "twice")[0])
+    assert run("extract", "-C", out, image) == EXIT_FAILED
+    assert not out.exists()
+    assert run("extract", "--recover", "-C", out, image) == CHECK_DAMAGED
+    assert {path.name for path in out.iterdir()} == NAMES - {"twice"}
+    err = capsys.readouterr().err
+    assert "left out: twice: " in err
+    assert "left out: sub/again: " in err
+
+
+def test_a_damaged_link_costs_the_files_behind_it(image: Path, out: Path) -> None:
+    flip(image, links_of(image, "pramfs-data")[1])
+    assert run("extract", "--recover", "-C", out, image) == CHECK_DAMAGED
+    whole = {path.name for path in out.iterdir()}
+    assert {"empty", "fifo", "link", "sub"} <= whole
+    assert "big" not in whole
+
+
+def test_a_damaged_node_of_another_name_costs_nothing(image: Path, out: Path) -> None:
+    flip(image, links_of(image, "note")[0])
+    assert run("extract", "-C", out, image) == 0
+
+
+def test_a_truncated_image_without_its_nodes_is_refused(image: Path, out: Path) -> None:
+    os.truncate(image, max(frames_of(image, "big")) * PAGE_SIZE)
+    assert run("extract", "--recover", "-C", out, image) == EXIT_FAILED
+    assert not out.exists()
+
+
+def test_damaged_metadata_is_refused(image: Path, out: Path) -> None:
+    flip(image, links_of(image, "pramfs-meta")[0])
+    assert run("extract", "--recover", "-C", out, image) == EXIT_FAILED
+    assert not out.exists()
+
+
+def test_reading_changes_nothing(image: Path, out: Path) -> None:
+    before = image.read_bytes()
+    run("extract", "-C", out, image)
+    run("ls", image)
+    assert image.read_bytes() == before
