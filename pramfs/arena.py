@@ -9,6 +9,7 @@ Python touches memory only through pread and pwrite: a medium that fails, or an 
 behind our back, then is an error of one call and not a SIGBUS. The views are for the kernel to copy.
 """
 
+import contextlib
 import errno
 import mmap
 import os
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from crc32c import crc32c
 
-from pramfs.errors import DamagedPage
+from pramfs.errors import DamagedPage, PramError
 from pramfs.frames import DROPPED, FREE, FRESH, HELD, OLD, PENDING, FrameTable, Run
 from pramfs.image import Image, punch, write_all
 from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
@@ -156,7 +157,9 @@ class Arena(ABC):
             self._unsummed.append(Run(pfn, count - _SUM_FRAMES))
             pfn, count = pfn + count - _SUM_FRAMES, _SUM_FRAMES
         if self.table.writable(pfn, count):
-            self.csums(pfn, count)
+            # What cannot be read now is asked for again by the save, which then says so.
+            with contextlib.suppress(OSError, PramError):
+                self.csums(pfn, count)
         return True
 
     def verify_on_first_read(self, runs: Iterable[Run]) -> None:

@@ -136,7 +136,8 @@ class Saver:
         try:
             stage_tree(self._pram, self._name, self._tree, progress)
             publication = self._pram.begin_publish(flags)
-        except (OSError, PramError) as exc:
+        except Exception as exc:
+            # Whatever it was: nothing is published, and the next save stages everything anew.
             self.error = SaveFailed(exc, self._pram.current.generation)
             raise self.error from exc
         self._tree.changed = False

@@ -41,6 +41,7 @@ from pramfs.errors import (
     ReadOnlyImage,
     ReservationFailed,
     SaveFailed,
+    SystemFault,
     WrongStreamType,
 )
 from pramfs.frames import FREE, FrameTable, Run
@@ -488,6 +489,8 @@ class Publication:
             pram.image.sync()
         except (OSError, PramError) as exc:
             return exc
+        except Exception as exc:  # noqa: BLE001 - whatever it was, this save is not in force for certain
+            return SystemFault(f"internal error: {exc!r}")
         return None
 
     def finish(self, error: OSError | PramError | None) -> None:
