@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pramfs import __version__
+from pramfs import helptext
 from pramfs.errors import (
     CHECK_CLEAN,
     CHECK_DAMAGED,
@@ -46,16 +46,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> "_Parser":
     """The parser of all commands, from which help, man pages and completion are made."""
     parser = _Parser(
-        prog="pramfs", description="a filesystem whose files stay in memory over a restart"
+        prog="pramfs",
+        description=helptext.wrapped(helptext.PROGRAM),
+        epilog="pramfs COMMAND --help tells more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pramfs {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say what versions are here")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     mount = _command(commands, "mount", _mount, "mount an image; returns once it is usable")
     mount.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
-    mount.add_argument("-o", "--options", metavar="OPT[,OPT…]", action="append", default=[])
+    mount.add_argument(
+        *("-o", "--options"),
+        metavar="OPT[,OPT…]",
+        action="append",
+        default=[],
+        help="see below; may be given several times",
+    )
+    mount.epilog = helptext.mount_options()
     mount.add_argument("image", metavar="IMAGE", type=Path)
     mount.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
     umount = _command(commands, "umount", _umount, "unmount and wait until the save is durable")
@@ -83,19 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     free = _command(commands, "free", _free, "free a node or tree, or all of them")
     free.add_argument("image", metavar="IMAGE", type=Path)
     free.add_argument("name", metavar="NAME", nargs="?")
-    kexec = _command(
-        commands, "kexec", _kexec, "start another kernel, and keep what a device holds"
-    )
-    kexec.add_argument("--load-only", action="store_true", help="leave the start to: kexec -e")
-    kexec.add_argument(
-        "--dry-run", action="store_true", help="check, say what would be done, do nothing"
-    )
-    kexec.add_argument("--kernel", metavar="FILE", type=Path, help="default: the one that runs")
-    kexec.add_argument("--initrd", metavar="FILE", type=Path, help="default: the kernel's")
-    kexec.add_argument(
-        "--append", metavar="WORDS", default="", help="for its command line, after the present one"
-    )
-    kexec.add_argument("device", metavar="IMAGE-DEVICE", type=Path)
+    _add_kexec(commands)
     return parser
 
 
@@ -134,6 +132,22 @@ def _add_rescue(commands: "argparse._SubParsersAction[_Parser]") -> None:
     extract.add_argument("paths", metavar="PATH", nargs="*")
 
 
+def _add_kexec(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    kexec = _command(
+        commands, "kexec", _kexec, "start another kernel, and keep what a device holds"
+    )
+    kexec.add_argument("--load-only", action="store_true", help="leave the start to: kexec -e")
+    kexec.add_argument(
+        "--dry-run", action="store_true", help="check, say what would be done, do nothing"
+    )
+    kexec.add_argument("--kernel", metavar="FILE", type=Path, help="default: the one that runs")
+    kexec.add_argument("--initrd", metavar="FILE", type=Path, help="default: the kernel's")
+    kexec.add_argument(
+        "--append", metavar="WORDS", default="", help="for its command line, after the present one"
+    )
+    kexec.add_argument("device", metavar="IMAGE-DEVICE", type=Path)
+
+
 def _pfn(text: str) -> int:
     return int(text, 16)
 
@@ -142,7 +156,34 @@ class _Parser(argparse.ArgumentParser):
     """Exits with mount(8)'s code for wrong usage, and with one line."""
 
     def error(self, message: str) -> NoReturn:
+        parsers = self.commands()
+        options = [
+            word
+            for parser in (self, *parsers.values())
+            for action in parser._actions
+            for word in action.option_strings
+        ]
+        message = helptext.corrected(message, parsers, options)
         self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def commands(self) -> "dict[str, _Parser]":
+        """The parsers of its commands, by name."""
+        return {
+            name: parser
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for name, parser in action.choices.items()
+        }
+
+
+class _Version(argparse.Action):
+    """Finds the versions out only when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
+        from pramfs.versions import version_lines
+
+        print(version_lines())
+        parser.exit()
 
 
 def _command(
@@ -151,7 +192,12 @@ def _command(
     run: Callable[[argparse.Namespace], int],
     summary: str,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=summary)
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=helptext.wrapped(helptext.TEXTS[name]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(run=run)
     return parser
 

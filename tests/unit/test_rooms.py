@@ -70,11 +70,14 @@ ROOMS: dict[str, set[str]] = {
     "helpers": {"control", "kernel", "options", "launch", "umount"},
     "physmem": {"regions"},
     "kexec": {"image", "superblock", "mounts", "physmem"},
+    "helptext": {"options"},
+    "versions": {"layout"},
     "cli": {
         *("layout", "image", "pram", "persist", "options", "progress", "mounts", "control"),
         *("rundir", "superblock", "follow", "launch", "umount", "inspect", "kexec"),
-        *("rescue", "dump", "picture"),
+        *("rescue", "dump", "picture", "helptext", "versions"),
     },
+    "manual": {"layout", "options", "helptext", "cli"},
     "__main__": {"cli"},
 }
 FOR_EVERYBODY = {"errors"}

@@ -1,0 +1,145 @@
+"""What help and manual pages say of each command beyond its arguments, and the words for a wrong word.
+
+Paragraphs are wrapped here; lines that begin with blanks are examples and stay as they are.
+"""
+
+import difflib
+import re
+import textwrap
+from collections.abc import Iterable
+
+from pramfs.options import OPTIONS
+
+PROGRAM = """\
+A filesystem in memory, like tmpfs, whose files survive: unmount it, end its daemon, start another kernel,
+mount it again, and they are there. An image is a file or a block device; page N of the image is frame N of
+the memory. A mount copies nothing; an unmount saves what has changed and returns when it is durable.
+
+  pramfs mount -o size=1G /dev/shm/keep.pram /mnt/keep
+  cp -a ~/project /mnt/keep/
+  pramfs umount /mnt/keep
+"""
+
+TEXTS = {
+    "mount": """\
+Mount IMAGE at MOUNTPOINT. A missing or empty image is made; anything else that is no pram image is left
+alone. All pages are checked first. Returns 0 when the mount is usable; a daemon stays behind, which logs to
+syslog and to a file that 'pramfs status' names.
+
+  pramfs mount -o size=1G,banned=0-16M /dev/pmem0 /mnt/keep
+""",
+    "umount": """\
+Unmount, wait until everything is saved, and say how the save went: exit code 0 means durable. Waits for the
+save however long it takes; interrupting it does not stop the save. Also clears a mount whose daemon is dead.
+""",
+    "save": """\
+Publish a checkpoint: returns 0 when everything that was written before is durable. The mount goes on.
+""",
+    "status": """\
+Ask the daemon of a mount how it does: image, process, log, age and generation of the last save, pages that
+are not saved yet, errors.
+""",
+    "info": """\
+Say what the last save in an image holds: size, frames, generation, when it was saved and by whom, trees and
+nodes, and how the last run ended. Safe at any time, also while the image is mounted.
+""",
+    "check": """\
+Verify every page that the last save holds, with its checksum, and that all of it hangs together. Changes
+nothing. Exit codes are fsck(8)'s: 0 clean, 4 damage found, 8 not a pram image or unreadable.
+""",
+    "map": """\
+Draw what every frame is for, in a picture as large as the terminal: a sign stands for several frames and
+shows the first in the legend that is among them. All data pages are verified, and damaged ones shown. Of a
+mount it also shows what is new, what only the last save still needs, and what is banned.
+
+  pramfs map /mnt/keep
+  pramfs map --file dump/pages-1.img --svg report.svg /dev/shm/keep.pram
+""",
+    "dump": """\
+Print super block, nodes and links field by field, as pramfs(5) names them. Checksums that are wrong are
+marked. Also shows pages that a mount would refuse.
+
+  pramfs dump --node pramfs-data --links /dev/shm/keep.pram
+  pramfs dump --pfn 1f4 /dev/shm/keep.pram
+""",
+    "ls": """\
+List what is in directories of the tree, or files, as 'ls -ln' does, without mounting: no root and no FUSE
+needed. With --recover the data of what is listed is verified, damaged files are named, and the exit code is
+then 4.
+""",
+    "cat": """\
+Write files of the tree to standard output, without mounting. They are verified first, and nothing is
+written if one is damaged; with --recover those are left out, and the exit code is then 4.
+""",
+    "extract": """\
+Copy the tree, or what is at the paths, into a new or empty directory, without mounting. Keeps hard links,
+holes, modes, times, extended attributes and, for root, owners and devices; says what it could not set. If a
+file is damaged nothing is made; with --recover everything that is whole is made, the rest is named, and the
+exit code is then 4.
+
+  pramfs extract --recover -C rescued /dev/shm/keep.pram
+""",
+    "nodes": """\
+List the nodes: named things in persistent memory. A tree NAME is two of them, NAME-meta and NAME-data.
+""",
+    "put": """\
+Store standard input as a new node, a byte stream; makes the image if there is none.
+
+  tar -c project | pramfs put /dev/shm/keep.pram project
+""",
+    "get": """\
+Write a node to standard output and leave it in the image. Every page is verified.
+
+  pramfs get /dev/shm/keep.pram project | tar -x
+""",
+    "free": """\
+Free a node, or a tree; without a name all of them. The image must not be mounted.
+""",
+    "kexec": """\
+Load a kernel and start it with kexec(8), so that the memory under the device is left alone: memmap= is
+passed on, and nothing is loaded into the range. Unmount first.
+
+  pramfs kexec --load-only /dev/pmem0
+  systemctl kexec
+""",
+}
+
+_WIDTH = 90
+
+
+def wrapped(text: str) -> str:
+    """The text in lines of a readable length."""
+    paragraphs = (part.strip("\n") for part in text.split("\n\n"))
+    return "\n\n".join(
+        part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), _WIDTH)
+        for part in paragraphs
+    )
+
+
+def mount_options() -> str:
+    """All options of `-o`, with what they do."""
+    lines = ["options of -o:"]
+    for option in OPTIONS:
+        word = f"{option.name}={option.value}" if option.value else option.name
+        lines.append(f"  {word}")
+        lines.append(textwrap.indent(textwrap.fill(option.help, _WIDTH - 8), " " * 8))
+    return "\n".join(lines)
+
+
+def corrected(message: str, commands: Iterable[str], options: Iterable[str]) -> str:
+    """A message of argparse in words that help: for a wrong word, the one that may have been meant."""
+    choice = re.search(r"invalid choice: '([^']*)'", message)
+    if choice:
+        return f"unknown command '{choice[1]}'{_hint(choice[1], commands)}"
+    unknown = re.fullmatch(r"unrecognized arguments: (.*)", message)
+    if unknown:
+        word = unknown[1].split()[0].partition("=")[0]
+        if word.startswith("-"):
+            return f"unknown option '{word}'{_hint(word, options)}"
+        return f"too many arguments: {unknown[1]}"
+    return message
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(set(known)), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

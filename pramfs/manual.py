@@ -1,0 +1,293 @@
+"""Manual pages and completion for bash, zsh and fish, made from the parser, the options and the format.
+
+    python -m pramfs.manual [DIRECTORY]      writes them (default: share, where they are kept)
+
+They are committed, so that installing needs no building; a test holds them against the program.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pramfs import __version__, helptext, layout
+from pramfs.cli import build_parser
+from pramfs.options import OPTIONS
+
+_EXIT_STATUS = (
+    ("0", "done; of umount and save: and durable"),
+    ("1", "wrong usage, an unknown option"),
+    ("2", "the system refused something needed"),
+    (
+        "4",
+        "check: damage found. ls, cat, extract: something is damaged or left out. mount -f: internal error",
+    ),
+    ("8", "interrupted; check: not a pram image, or unreadable"),
+    ("32", "it failed; the line on standard error says why"),
+)
+_FILES = (
+    ("/run/pramfs/UUID.log", "what the daemons that served the image with this uuid logged"),
+    ("/run/pramfs/UUID.state", "how the last run of the image goes, or ended"),
+)
+_FILES_NOTE = (
+    "For users other than root these are in $XDG_RUNTIME_DIR/pramfs, or else /tmp/pramfs-UID."
+)
+
+_MOUNT_HELPER = """\
+What mount(8) calls for the types pramfs and fuse.pramfs: in fstab, and for mount -t pramfs IMAGE DIR.
+It mounts the image and returns 0 when the mount is usable. -s ignores unknown options, -f does everything
+but the mount, -v says more, -n is the default. A remount may change ro, rw and the kernel's own flags.
+
+  mount -t pramfs -o size=1G,banned=0-16M /dev/pmem0 /mnt/keep
+  /dev/pmem0  /mnt/keep  pramfs  size=1G,nofail  0  0
+"""
+_UMOUNT_HELPER = """\
+What umount(8) calls for a pramfs: it unmounts, waits until the daemon has saved everything, and says how
+that went: exit code 0 means durable. -l detaches and does not wait, -r makes a busy mount read-only and
+leaves it mounted, -f drops what the kernel has not yet handed over. umount -i and fusermount3 -u do not
+call it, and do not wait; the next mount of the image then waits.
+
+  umount /mnt/keep
+"""
+_FORMAT = """\
+An image holds one complete save: a super block names the first node, nodes are linked by pfn, each has a
+chain of links, and each link names up to 169 data pages. Numbers are little-endian; pages have 4096 bytes;
+page N is frame N, and N is its pfn. Checksums are CRC-32C: of a data page its 4096 bytes; of a metadata page
+the image's uuid, the page's pfn as u64, and bytes 8 to 4095. The super block with the highest generation in
+any slot is in force; a slot is frame N when N without its lowest bit is 0, a power of two, or a multiple of
+4096. docs/format.md of the sources says everything that a reader has to check.
+"""
+
+
+class _Page(NamedTuple):
+    """A manual page: its section, what whatis(1) says, and its body."""
+
+    section: int
+    summary: str
+    body: list[str]
+
+
+def manual_files() -> dict[str, str]:
+    """All files, by their path below `share`."""
+    pages = {
+        "pramfs.1": _Page(1, "a filesystem in memory whose files survive", list(_program())),
+        "mount.pramfs.8": _Page(8, "mount a pramfs image", list(_mount_helper())),
+        "umount.pramfs.8": _Page(8, "unmount a pramfs and wait for its save", list(_umount())),
+        "pramfs.5": _Page(5, "the format of pramfs images", list(_format())),
+    }
+    files = {f"man/{name}": _roff(name, page) for name, page in pages.items()}
+    files["completion/pramfs.bash"] = "\n".join([*_bash(), ""])
+    files["completion/_pramfs"] = "\n".join([*_zsh(), ""])
+    files["completion/pramfs.fish"] = "\n".join([*_fish(), ""])
+    return files
+
+
+def main() -> None:
+    """Write all files."""
+    share = Path(sys.argv[1] if len(sys.argv) > 1 else "share")
+    for name, text in manual_files().items():
+        (share / name).parent.mkdir(parents=True, exist_ok=True)
+        (share / name).write_text(text)
+
+
+# --- manual pages -------------------------------------------------------------------------------
+
+
+def _roff(name: str, page: _Page) -> str:
+    title = name.rpartition(".")[0]
+    head = [
+        r".\" Made by python -m pramfs.manual; do not edit.",
+        f'.TH {title.upper()} {page.section} "" "pramfs {__version__}"',
+        ".SH NAME",
+        f"{title} \\- {page.summary}",
+    ]
+    return "\n".join([*head, *page.body, ""])
+
+
+def _program() -> Iterator[str]:
+    yield from (".SH SYNOPSIS", r".B pramfs", r"\fICOMMAND\fR [\fIARGUMENT\fR...]")
+    yield from (".SH DESCRIPTION", *_text(helptext.PROGRAM), ".SH COMMANDS")
+    for name, parser in build_parser().commands().items():
+        yield f'.SS "{_escaped(_usage(parser))}"'
+        yield from _text(helptext.TEXTS[name])
+        for action in _options(parser):
+            words = ", ".join(action.option_strings)
+            yield from _item(f"{words} {action.metavar or ''}".strip(), action.help or "")
+    yield from (".SH MOUNT OPTIONS", *_mount_options(), ".SH EXIT STATUS")
+    for code, meaning in _EXIT_STATUS:
+        yield from _item(code, meaning)
+    yield ".SH FILES"
+    for file, meaning in _FILES:
+        yield from _item(file, meaning)
+    yield from (".PP", _escaped(_FILES_NOTE))
+    yield from (".SH SEE ALSO", "mount.pramfs(8), umount.pramfs(8), pramfs(5), kexec(8), criu(8)")
+
+
+def _mount_helper() -> Iterator[str]:
+    yield from (".SH SYNOPSIS", ".B mount.pramfs", r"\fIIMAGE DIR\fR [\-sfnv] [\-o \fIOPTIONS\fR]")
+    yield from (".SH DESCRIPTION", *_text(_MOUNT_HELPER), ".SH OPTIONS", *_mount_options())
+    yield from (".SH SEE ALSO", "pramfs(1), umount.pramfs(8), mount(8), fstab(5)")
+
+
+def _umount() -> Iterator[str]:
+    yield from (".SH SYNOPSIS", ".B umount.pramfs", r"\fIDIR\fR [\-flnrv]")
+    yield from (".SH DESCRIPTION", *_text(_UMOUNT_HELPER))
+    yield from (".SH SEE ALSO", "pramfs(1), mount.pramfs(8), umount(8)")
+
+
+def _format() -> Iterator[str]:
+    yield from (".SH DESCRIPTION", *_text(_FORMAT), ".SH STRUCTURES")
+    tables = (layout.__doc__ or "").partition("\n\n")[2]
+    yield from (".nf", ".ft CR", *(_escaped(line) for line in tables.splitlines()), ".ft", ".fi")
+    yield from (".SH SEE ALSO", "pramfs(1)")
+
+
+def _mount_options() -> Iterator[str]:
+    for option in OPTIONS:
+        yield from _item(f"{option.name}={option.value}".removesuffix("="), option.help)
+
+
+def _text(text: str) -> Iterator[str]:
+    for part in text.strip("\n").split("\n\n"):
+        yield ".PP"
+        lines = part.splitlines()
+        if part.startswith(" "):
+            yield from (".RS", ".nf", *(_escaped(line.strip()) for line in lines), ".fi", ".RE")
+        else:
+            yield from map(_escaped, lines)
+
+
+def _item(term: str, meaning: str) -> Iterator[str]:
+    yield from (".TP", rf"\fB{_escaped(term)}\fR", _escaped(meaning))
+
+
+def _escaped(text: str) -> str:
+    text = text.replace("\\", r"\e").replace("-", r"\-").replace("…", "...").replace('"', r"\(dq")
+    return r"\&" + text if text[:1] in {".", "'"} else text
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    words = [parser.prog]
+    words += [
+        f"[{action.option_strings[0]} {action.metavar or ''}".strip() + "]"
+        for action in _options(parser)
+    ]
+    for action in _operands(parser):
+        name = str(action.metavar)
+        many = {"?": "[{}]", "*": "[{}…]", "+": "{}…"}.get(str(action.nargs), "{}")
+        words.append(many.format(name))
+    return " ".join(words)
+
+
+def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [
+        action
+        for action in parser._actions
+        if action.option_strings and "--help" not in action.option_strings
+    ]
+
+
+def _operands(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [action for action in parser._actions if not action.option_strings]
+
+
+# --- completion ---------------------------------------------------------------------------------
+
+
+def _bash() -> Iterator[str]:
+    commands = build_parser().commands()
+    words = " ".join(_option_words())
+    yield "# Made by python -m pramfs.manual; do not edit."
+    yield "_pramfs() {"
+    yield '    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} words=""'
+    yield "    COMPREPLY=()"
+    yield "    if ((COMP_CWORD == 1)); then"
+    yield f'        words="{" ".join(commands)} --help --version"'
+    yield "    elif [[ ${COMP_WORDS[1]} == mount && ( $before == -o || $before == --options ) ]]; then"
+    yield f'        words="{words}"'
+    yield "    elif [[ $word == -* ]]; then"
+    yield "        case ${COMP_WORDS[1]} in"
+    for name, parser in commands.items():
+        flags = [word for action in _options(parser) for word in action.option_strings]
+        yield f'            {name}) words="{" ".join([*flags, "--help"])}" ;;'
+    yield "        esac"
+    yield "    else"
+    yield "        compopt -o default"
+    yield "        return"
+    yield "    fi"
+    yield '    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")'
+    yield "    [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace"
+    yield "}"
+    yield "complete -F _pramfs pramfs"
+
+
+def _zsh() -> Iterator[str]:
+    commands = build_parser().commands()
+    yield "#compdef pramfs"
+    yield "# Made by python -m pramfs.manual; do not edit."
+    yield "local -a commands mount_options"
+    yield "commands=("
+    for name, summary in _summaries():
+        yield f"  '{name}:{summary}'"
+    yield ")"
+    yield f"mount_options=({' '.join(_option_words())})"
+    yield "if ((CURRENT == 2)); then"
+    yield "  _describe command commands"
+    yield "  return"
+    yield "fi"
+    yield "shift words; ((CURRENT--))"
+    yield "case $words[1] in"
+    for name, parser in commands.items():
+        specs = [_zsh_option(action) for action in _options(parser)]
+        yield f"  {name}) _arguments {' '.join([*specs, chr(39) + '*:file:_files' + chr(39)])} ;;"
+    yield "esac"
+
+
+def _zsh_option(action: argparse.Action) -> str:
+    help_ = re.sub(r"([\[\]:'])", "", action.help or "")
+    value = ""
+    if action.metavar:
+        value = (
+            ":option:compadd -a mount_options" if "-o" in action.option_strings else ":value:_files"
+        )
+    specs = [f"'{word}[{help_}]{value}'" for word in action.option_strings]
+    return " ".join(specs)
+
+
+def _fish() -> Iterator[str]:
+    yield "# Made by python -m pramfs.manual; do not edit."
+    for name, summary in _summaries():
+        yield f"complete -c pramfs -n __fish_use_subcommand -a {name} -d '{summary}'"
+    for name, parser in build_parser().commands().items():
+        seen = f"-n '__fish_seen_subcommand_from {name}'"
+        for action in _options(parser):
+            words = " ".join(
+                f"-l {word[2:]}" if word.startswith("--") else f"-s {word[1:]}"
+                for word in action.option_strings
+            )
+            value = " -r" if action.metavar else ""
+            if "-o" in action.option_strings:
+                value = f" -x -a '{' '.join(_option_words())}'"
+            help_ = (action.help or "").replace("'", r"\'")
+            yield f"complete -c pramfs {seen} {words}{value} -d '{help_}'"
+
+
+def _summaries() -> list[tuple[str, str]]:
+    """Each command, and what it does in a line."""
+    parser = build_parser()
+    return [
+        (choice.dest, (choice.help or "").replace("'", ""))
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for choice in action._choices_actions
+    ]
+
+
+def _option_words() -> list[str]:
+    return [f"{option.name}=" if option.value else option.name for option in OPTIONS]
+
+
+if __name__ == "__main__":
+    main()

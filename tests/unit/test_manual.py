@@ -1,0 +1,124 @@
+"""Help, manual pages and completion: made from the program, kept in `share`, and current."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pramfs import errors
+from pramfs.cli import build_parser, main
+from pramfs.helptext import TEXTS
+from pramfs.manual import manual_files
+from pramfs.options import OPTIONS
+
+SHARE = Path(__file__).parents[2] / "share"
+FILES = manual_files()
+COMMANDS = build_parser().commands()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_is_current(name: str) -> None:
+    assert (SHARE / name).read_text() == FILES[name], "run: python -m pramfs.manual"
+
+
+def test_nothing_else_is_kept_there() -> None:
+    kept = {str(path.relative_to(SHARE)) for path in SHARE.rglob("*") if path.is_file()}
+    assert kept == set(FILES)
+
+
+def test_every_command_has_a_text_and_no_other() -> None:
+    assert set(TEXTS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_help_tells_what_the_command_does(
+    command: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert " ".join(TEXTS[command].split("\n\n")[0].split()) in text
+
+
+def test_help_of_mount_describes_every_option() -> None:
+    text = COMMANDS["mount"].format_help()
+    for option in OPTIONS:
+        assert f"\n  {option.name}" in text
+
+
+def test_the_manual_describes_every_command_option_and_exit_code() -> None:
+    page = FILES["man/pramfs.1"]
+    for command in COMMANDS:
+        assert f'.SS "pramfs {command} ' in page
+    for option in OPTIONS:
+        assert f"\n\\fB{option.name}" in page
+    codes = {value for name, value in vars(errors).items() if name.startswith(("EXIT_", "CHECK_"))}
+    status = page.partition(".SH EXIT STATUS")[2].partition(".SH FILES")[0]
+    assert {int(code) for code in re.findall(r"fB(\d+)", status)} == codes | {0}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("man/")])
+def test_groff_has_no_complaint(name: str) -> None:
+    run = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-ww", "-z", SHARE / name],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stderr == ""
+
+
+def completed(*words: str) -> set[str]:
+    """What bash offers for the last of these words."""
+    script = (
+        'compopt() { :; }; source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+        'COMPREPLY=(); _pramfs; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    run = subprocess.run(
+        ["bash", "-c", script, "bash", SHARE / "completion/pramfs.bash", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(run.stdout.split())
+
+
+def test_bash_completes_commands_flags_and_options() -> None:
+    assert completed("pramfs", "") == {*COMMANDS, "--help", "--version"}
+    assert completed("pramfs", "um") == {"umount"}
+    assert completed("pramfs", "map", "--") == {
+        *("--json", "--svg", "--file", "--name", "--node", "--help"),
+    }
+    assert completed("pramfs", "mount", "-o", "ver") == {"verify="}
+    assert completed("pramfs", "info", "") == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mout"], "unknown command 'mout'; did you mean 'mount'?"),
+        (["xyzzy"], "unknown command 'xyzzy'; see"),
+        (["info", "--jsn", "image"], "unknown option '--jsn'; did you mean '--json'?"),
+        (["info", "one", "two"], "too many arguments: two; see"),
+    ],
+    ids=["command", "no-command", "option", "argument"],
+)
+def test_a_wrong_word_gets_a_suggestion(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == errors.EXIT_USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_version_names_all_that_matters(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    lines = [line.rpartition(" ") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["pramfs", "image format", "pyfuse3", "libfuse", "Linux"]
+    assert all(line[2] for line in lines)
