@@ -317,8 +317,9 @@ class MemoryArena(Arena):
         for pfn, count in self.table.runs(PENDING, DROPPED):
             for start in range(pfn, pfn + count, _COPY_FRAMES):
                 end = min(start + _COPY_FRAMES, pfn + count)
-                data = self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT]
-                self.image.write(start << PAGE_SHIFT, data)
+                # Released at once: a view that the traceback of an error keeps alive would prevent `close`.
+                with self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT] as data:
+                    self.image.write(start << PAGE_SHIFT, data)
                 progress(end - start)
 
     def commit_save(self) -> None:

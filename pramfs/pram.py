@@ -132,11 +132,14 @@ class Pram:
     def create(
         cls, image: Image, frames: int, *, banned: Regions | None = None, arena: str = "auto"
     ) -> "Pram":
-        """Make an empty save in a blank image, and open it. Raises ImageTooSmall without room for that."""
+        """Make an empty save in a blank image, and open it. Raises ImageTooSmall, SystemFault."""
         banned = banned or Regions()
         if frames < 3:
             raise ImageTooSmall(image.path, frames, "a pram image has at least 3 frames")
-        superblock.format_image(image, frames, banned, os.urandom(16))
+        try:
+            superblock.format_image(image, frames, banned, os.urandom(16))
+        except OSError as exc:
+            raise SystemFault(f"{image.path}: cannot make the image: {exc.strerror}") from exc
         return cls.open(image, banned=banned, arena=arena)
 
     # --- streams ---------------------------------------------------------------------------------

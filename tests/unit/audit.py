@@ -83,14 +83,18 @@ def super_blocks(image: Image) -> list[SuperBlock]:
     return found
 
 
-def walk(image: Image) -> Walk:
-    """Walk the save in force. Raises AssertionError for anything that is not as it should be."""
-    block = max(super_blocks(image), key=lambda block: block.generation)
+def walk(image: Image, *, verify: bool = True, without: int | None = None) -> Walk:
+    """Walk the save in force. Raises AssertionError for anything that is not as it should be.
+
+    With `verify` data pages are among that. `without` a slot: the save in force if that one were torn.
+    """
+    blocks = [block for block in super_blocks(image) if block.pfn != without]
+    block = max(blocks, key=lambda block: block.generation)
     frames = {block.pfn}
     nodes = []
     pfn = block.node_pfn
     while pfn:
-        node = _walk_node(image, block.uuid, pfn)
+        node = _walk_node(image, block.uuid, pfn, verify)
         for frame in [pfn, *node.links, *(entry.pfn for entry in node.entries)]:
             assert frame not in frames, f"frame {frame} is used twice"
             assert not is_slot(frame), f"frame {frame} is for super blocks only"
@@ -104,7 +108,7 @@ def walk(image: Image) -> Walk:
 
 def frames_in_force(image: Image) -> set[int]:
     """The frames that nobody may write now; none before the first save."""
-    return walk(image).frames if super_blocks(image) else set()
+    return walk(image, verify=False).frames if super_blocks(image) else set()
 
 
 def check_table(table: FrameTable) -> None:
@@ -164,7 +168,7 @@ def check_bans(pram: Pram, names: Iterable[str]) -> None:
             assert not [entry.pfn for entry in node.entries if entry.pfn in banned]
 
 
-def _walk_node(image: Image, uuid: bytes, pfn: int) -> WalkedNode:
+def _walk_node(image: Image, uuid: bytes, pfn: int, verify: bool) -> WalkedNode:
     page = image.read(pfn)
     record = NodePage._make(NODE.unpack_from(page))
     assert record.magic == NODE_MAGIC
@@ -180,7 +184,7 @@ def _walk_node(image: Image, uuid: bytes, pfn: int) -> WalkedNode:
         assert header.csum == page_csum(uuid, link_pfn, page)
         for number in range(header.len):
             entry = Entry._make(ENTRY.unpack_from(page, LINK.size + number * ENTRY.size))
-            assert crc32c(image.read(entry.pfn)) == entry.csum
+            assert not verify or crc32c(image.read(entry.pfn)) == entry.csum
             entries.append(entry)
         links.append(link_pfn)
         link_pfn = header.link_pfn

@@ -61,10 +61,8 @@ class WatchedImage(Image):
         self.error = errno.EIO
         self.torn_bytes = 0
         self._steps = 0
-        self._protected: set[int] | None = (
-            None  # frames of the save in force, None: to be looked up
-        )
-        self._unsure: set[int] = set()  # those of the one before, until the newer is durable
+        self._durable: set[int] | None = None  # frames of the save in force, None: not looked up
+        self._newer: set[int] = set()  # those of a save that may be in force, until it is durable
 
     def reopen(self, *, writable: bool = True) -> "WatchedImage":
         """Another open image on the same frames, with no faults set."""
@@ -76,27 +74,30 @@ class WatchedImage(Image):
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
         piece = bytes(data)
         is_super = len(piece) == PAGE_SIZE and piece[:4] == SUPER_MAGIC.to_bytes(4, "little")
-        frames = set(range(offset_bytes >> PAGE_SHIFT, (offset_bytes + len(piece) - 1 >> 12) + 1))
-        self._check(frames)
-        if self._must_fail():
-            torn = piece[: self.torn_bytes]
-            self.journal.append(Write(offset_bytes, torn))
-            if torn:
-                super().write(offset_bytes, torn)
-            raise OSError(self.error, os.strerror(self.error))
-        self.journal.append(Write(offset_bytes, piece))
-        super().write(offset_bytes, piece)
+        first, last = offset_bytes >> PAGE_SHIFT, (offset_bytes + len(piece) - 1) >> PAGE_SHIFT
         if is_super:
-            self._unsure, self._protected = self._protected or set(), None
+            self._check_fallback(first)
+        else:
+            self._check(set(range(first, last + 1)))
+        failing = self._must_fail()
+        landing = piece[: self.torn_bytes] if failing else piece
+        self.journal.append(Write(offset_bytes, landing))
+        super().write(offset_bytes, landing)
+        if is_super and self.guarded:
+            self._newer = audit.frames_in_force(self)
+        if failing:
+            raise OSError(self.error, os.strerror(self.error))
 
     def sync(self) -> None:
         if self._must_fail():
             raise OSError(self.error, os.strerror(self.error))
         self.journal.append(Sync())
-        self._unsure = set()
+        if self._newer:
+            self._durable, self._newer = self._newer, set()
 
     def grow(self, frames: int) -> None:
-        self.journal.append(Grow(frames))
+        if frames > self.frames:
+            self.journal.append(Grow(frames))
         super().grow(frames)
 
     def map_for_punching(self, frames: int) -> mmap.mmap | None:
@@ -126,10 +127,15 @@ class WatchedImage(Image):
     def _check(self, frames: set[int]) -> None:
         if not self.guarded:
             return
-        if self._protected is None:
-            self._protected = audit.frames_in_force(self)
-        overwritten = frames & (self._protected | self._unsure)
+        if self._durable is None:
+            self._durable = audit.frames_in_force(self)
+        overwritten = frames & (self._durable | self._newer)
         assert not overwritten, f"frames of the save in force are written: {sorted(overwritten)}"
+
+    def _check_fallback(self, slot: int) -> None:
+        """Without the super block in `slot` there is a whole save still: this write may be torn."""
+        if self.guarded and len(audit.super_blocks(self)) > 1:
+            self._durable = audit.walk(self, without=slot).frames
 
 
 class _WatchedMap(mmap.mmap):

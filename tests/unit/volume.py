@@ -4,6 +4,7 @@ import stat
 from typing import NamedTuple
 
 from pramfs.inodes import Directory, File, Inode, Special, Symlink
+from pramfs.layout import PAGE_SIZE
 from pramfs.persist import Saver, load_tree
 from pramfs.pram import Pram
 from pramfs.regions import Regions
@@ -26,7 +27,7 @@ class Facts(NamedTuple):
     times: tuple[int, int, int]
     size: int
     rdev: int
-    content: bytes
+    content: bytes  # of a file, its pages; of a symbolic link, its target
     entries: dict[bytes, int]
     xattrs: dict[bytes, bytes]
 
@@ -142,7 +143,7 @@ class Volume:
     def _facts_of(self, inode: Inode) -> Facts:
         content, entries = b"", {}
         if isinstance(inode, File):
-            content = bytes(self.tree.data.read(inode, 0, inode.length))
+            content = self._content_of(inode)
         elif isinstance(inode, Symlink):
             content = inode.target
         elif isinstance(inode, Directory):
@@ -161,6 +162,16 @@ class Volume:
             entries,
             dict(inode.xattrs or {}),
         )
+
+    def _content_of(self, file: File) -> bytes:
+        """All pages that are not zeros, each after its index: files may be sparse and huge."""
+        pieces = []
+        for start, pfns in file.pages.chunks() if file.pages is not None else ():
+            for index in (start + at for at, pfn in enumerate(pfns) if pfn):
+                page = bytes(self.tree.data.read(file, index * PAGE_SIZE, PAGE_SIZE))
+                if page.strip(b"\0"):
+                    pieces += [index.to_bytes(8, "little"), page]
+        return b"".join(pieces)
 
 
 def new_tree(pram: Pram) -> Tree:
