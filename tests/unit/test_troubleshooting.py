@@ -1,0 +1,36 @@
+"""docs/troubleshooting.md explains messages that the program really has."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TABLE = (ROOT / "docs/troubleshooting.md").read_text()
+SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "pramfs").glob("*.py")))
+
+OF_OTHERS = {
+    "Transport endpoint is not connected",
+    "No space left on device",
+    "umount: …: target is busy.",
+}
+
+
+def messages() -> list[str]:
+    rows = [line for line in TABLE.splitlines() if line.startswith("| ")][2:]
+    cells = [row.split(" | ")[0] for row in rows]
+    return [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+
+
+def fixed_parts(message: str) -> list[str]:
+    """The parts of a message that are the same every time, long enough to be told from others."""
+    return [part for part in re.split(r"…|\b[A-Z]+\b|[(){}:'=;,]", message) if len(part) > 8]
+
+
+@pytest.mark.parametrize(
+    "message", [text for text in messages() if text not in OF_OTHERS and "/" not in text]
+)
+def test_the_message_is_in_the_program(message: str) -> None:
+    joined = re.sub(r'"\s*\n\s*f?"', "", SOURCES)
+    for part in fixed_parts(message):
+        assert part.strip() in joined
