@@ -135,7 +135,7 @@ class WatchedImage(Image):
     def _check_fallback(self, slot: int) -> None:
         """Without the super block in `slot` there is a whole save still: this write may be torn."""
         if self.guarded and len(audit.super_blocks(self)) > 1:
-            self._durable = audit.walk(self, without=slot).frames
+            self._durable = audit.walk(self, verify=False, without=slot).frames
 
 
 class _WatchedMap(mmap.mmap):

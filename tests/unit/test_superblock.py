@@ -133,7 +133,7 @@ def test_a_torn_slot_leaves_the_save_before_in_force(
     before = published(image, 6)
     old = image.read(before.other_pfn)
     after = superblock.replace(
-        image, before, before.other_pfn, superblock.Published(0, 7, FRAMES, 9, 0, b"r" * 16)
+        image, before, before.other_pfn, superblock.Published(0, 0, FRAMES, 2, 0, b"r" * 16)
     )
     torn = image.read(after.pfn)[:landed_bytes] + old[landed_bytes:]
     write(image, after.pfn, torn)
