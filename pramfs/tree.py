@@ -19,6 +19,7 @@ from pramfs.inodes import KINDS, Directory, File, Inode, Special, Symlink
 from pramfs.layout import PAGE_SIZE
 
 ROOT_INO = 1
+INO_MAX = (1 << 64) - 2  # so that the number after it can be saved
 NAME_MAX_BYTES = 255
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
 XATTR_VALUE_MAX_BYTES = 65536
@@ -366,7 +367,7 @@ class Tree:
     # --- helpers ---------------------------------------------------------------------------------
 
     def _new_inode(self, mode: int, owner: Owner) -> Inode:
-        if self.named_inodes() >= self.inodes_max:
+        if self.named_inodes() >= self.inodes_max or self.next_ino > INO_MAX:
             raise _error(errno.ENOSPC)
         kind = KINDS[stat.S_IFMT(mode)]
         inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, _now())

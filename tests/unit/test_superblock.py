@@ -451,3 +451,11 @@ def test_slots_that_were_left_are_used_for_nothing_else() -> None:
     free = pram.arena.table.count(FREE)
     taken = {pfn for run in pram.arena.allocate(free) for pfn in range(run.pfn, sum(run))}
     assert taken == {pfn for pfn in range(FRAMES) if not layout.is_slot(pfn)}
+
+
+@pytest.mark.parametrize("banned", [frames_between(0, 32), frames_between(1, 200)])
+def test_an_image_that_a_ban_leaves_no_two_slots_is_refused_at_once(banned: Regions) -> None:
+    """Not when it is saved: then what was written to it meanwhile would be lost."""
+    pram = new_pram(FRAMES)
+    with pytest.raises(ImageTooSmall, match="two are needed for super blocks"):
+        reopen(pram, banned=banned)

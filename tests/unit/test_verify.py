@@ -1,0 +1,81 @@
+"""Verification of data pages: every damaged one is found, by one process or by several."""
+
+import os
+from array import array
+
+import pytest
+from crc32c import crc32c
+
+from pramfs import verify
+from pramfs.chains import Chain, runs_of
+from pramfs.layout import PAGE_SIZE
+from tests.unit.images import WatchedImage, image_of
+
+FRAMES = 600
+
+
+def chain_of(image: WatchedImage, pfns: list[int]) -> Chain:
+    """A chain of these pages with true checksums."""
+    chain = Chain()
+    chain.entries.pfns.extend(pfns)
+    chain.entries.csums.extend(crc32c(image.read(pfn)) for pfn in pfns)
+    chain.entries.flags.extend([2] * len(pfns))
+    chain.entries.indices.extend(range(len(pfns)))
+    chain.runs = list(runs_of(pfns))
+    return chain
+
+
+@pytest.fixture
+def image() -> WatchedImage:
+    image = image_of(b"".join(pfn.to_bytes(4, "little") * 1024 for pfn in range(FRAMES)))
+    image.guarded = False
+    return image
+
+
+@pytest.fixture(params=["one process", "several"], autouse=True)
+def _sharing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small checks be shared out too."""
+    if request.param == "several":
+        monkeypatch.setattr(verify, "_SHARE_FRAMES", 10)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+
+
+ORDERS = [list(range(1, FRAMES)), list(range(FRAMES - 1, 0, -1)), [1, 2, 3, 100, 101, 7, 9, 500]]
+
+
+@pytest.mark.parametrize("pfns", ORDERS)
+def test_sound_pages_are_all_sound(image: WatchedImage, pfns: list[int]) -> None:
+    told: list[int] = []
+    assert verify.damaged_entries(image, chain_of(image, pfns), told.append) == []
+    assert sum(told) == len(pfns)
+
+
+@pytest.mark.parametrize("pfns", ORDERS)
+def test_damaged_pages_are_named_by_their_place_in_the_chain(
+    image: WatchedImage, pfns: list[int]
+) -> None:
+    chain = chain_of(image, pfns)
+    damaged = [0, len(pfns) // 2, len(pfns) - 1]
+    for at in damaged:
+        image.write(pfns[at] * PAGE_SIZE + 4095, b"\xff")
+    assert sorted(verify.damaged_entries(image, chain, lambda pages: None)) == damaged
+
+
+def test_a_page_that_is_all_zeros_is_damaged(image: WatchedImage) -> None:
+    chain = chain_of(image, list(range(1, 100)))
+    image.write(50 * PAGE_SIZE, bytes(PAGE_SIZE))
+    assert verify.damaged_entries(image, chain, lambda pages: None) == [49]
+
+
+def test_pages_that_cannot_be_read_are_damaged_and_their_neighbours_are_not(
+    image: WatchedImage,
+) -> None:
+    chain = chain_of(image, list(range(1, FRAMES)))
+    os.truncate(image._fd, 590 * PAGE_SIZE + 100)
+    assert sorted(verify.damaged_entries(image, chain, lambda pages: None)) == list(range(589, 599))
+
+
+def test_nothing_to_verify_is_no_damage(image: WatchedImage) -> None:
+    chain = Chain()
+    assert chain.entries.pfns == array("I")
+    assert verify.damaged_entries(image, chain, lambda pages: None) == []
