@@ -378,7 +378,8 @@ def _environment() -> dict[str, str]:
 
 
 def _mountinfo() -> list[str]:
-    return Path("/proc/self/mountinfo").read_text().splitlines()
+    # Other mounts may have names of any bytes.
+    return os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).split("\n")[:-1]
 
 
 def _unescape(field: str) -> str:
