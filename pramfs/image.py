@@ -133,17 +133,20 @@ class Image:
 
     # --- who else is there -----------------------------------------------------------------------
 
-    def try_lock(self) -> bool:
-        """Take the image for this process and its children; False when another has it."""
+    def try_lock(self, *, shared: bool = False) -> bool:
+        """Take the image for this process and its children; False when another has it.
+
+        With `shared` others may take it so too, and nobody may take it alone: for who only reads.
+        """
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
     def mark_serving(self) -> None:
         """Let `serving_pid` of other processes name this one, until `unmark_serving` or its end."""
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX if self.writable else fcntl.LOCK_SH, 1)
 
     def unmark_serving(self) -> None:
         """Say that only the save is left to do."""

@@ -132,8 +132,8 @@ class _Daemon:
         except RuntimeError as exc:
             # libfuse has said why on stderr.
             raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
+        volume.image.mark_serving()
         if not volume.read_only:
-            volume.image.mark_serving()
             self._note(rundir.SERVING)
 
     async def _main(self) -> None:

@@ -52,8 +52,7 @@ def load_volume(
     """
     image = open_image(image_path, writable=not options.ro, create=not options.ro)
     try:
-        if not options.ro:
-            _lock(image)
+        _lock(image, shared=options.ro)
         pram = _open_pram(image, options)
         log_path = rundir.log_path(pram.current.uuid)
         open_log(log_path)
@@ -91,14 +90,16 @@ def _many_objects() -> Iterator[None]:
         gc.enable()
 
 
-def _lock(image: Image) -> None:
+def _lock(image: Image, *, shared: bool) -> None:
     """Take the image; wait while its last daemon saves. Raises ImageInUse when it is mounted.
+
+    A mount that only reads shares it: a writer would give the frames that it shows to other files.
 
     What counts is whether the mount is there: a daemon learns of an unmount later than the caller of
     umount(2), and says that it serves only after it has loaded.
     """
     waiting = False
-    while not image.try_lock():
+    while not image.try_lock(shared=shared):
         _refuse_if_mounted(image)
         if not waiting:
             log.warning("%s: the last daemon still saves; waiting for it", image.path)

@@ -51,6 +51,23 @@ def test_a_device_in_use_is_refused_through_another_node(volume: Volume) -> None
         volume.umount()
 
 
+def test_a_writer_is_kept_from_under_a_read_only_mount(volume: Volume) -> None:
+    (volume.mount() / "file").write_bytes(b"1")
+    volume.umount()
+    volume.mount("ro")
+    _refuse_second(volume, volume.image)
+    again = pramfs("mount", "-o", "ro", volume.image, volume.home / "second")
+    again.succeeded()
+    assert (volume.home / "second" / "file").read_bytes() == b"1"
+    pramfs("umount", volume.home / "second").succeeded()
+    volume.umount()
+
+
+def test_a_reader_is_kept_from_the_image_of_a_writable_mount(volume: Volume) -> None:
+    volume.mount()
+    _refuse_second(volume, volume.image, "-o", "ro")
+
+
 def test_of_many_that_start_at_once_one_serves(volume: Volume) -> None:
     volume.mount()
     (volume.root / "file").write_bytes(b"1")
@@ -72,10 +89,10 @@ def test_of_many_that_start_at_once_one_serves(volume: Volume) -> None:
     volume.check()
 
 
-def _refuse_second(volume: Volume, image: Path) -> None:
+def _refuse_second(volume: Volume, image: Path, *options: str) -> None:
     point = volume.home / "second"
     point.mkdir()
-    outcome = pramfs("mount", image, point)
+    outcome = pramfs("mount", *options, image, point)
     assert outcome.code == 32
     assert "in use" in outcome.err
     assert not point.is_mount()
