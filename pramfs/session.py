@@ -104,8 +104,6 @@ class Session:
             self._reading = False
 
     async def _next_request(self) -> bool:
-        if self._closing:
-            return self._is_readable()
         await self._let_others_run()
         while not self._is_readable():
             if not self._idle_work():
@@ -115,6 +113,8 @@ class Session:
             return True
         if self._look() or self._doze():
             return True
+        if self._closing:
+            return False  # `finish` may have come while others ran: nobody would wake us
         await trio.lowlevel.wait_readable(self._fd)
         self._others_ran_ns = time.monotonic_ns()
         return True

@@ -1,0 +1,32 @@
+"""The wait for requests: how it ends."""
+
+import os
+import select
+
+import trio
+
+from pramfs.session import Session
+
+_LIMIT_S = 30
+
+
+def test_an_end_that_comes_while_other_tasks_run_is_not_slept_through() -> None:
+    read_end, write_end = os.pipe()
+
+    def idle_work() -> bool:
+        session.finish()
+        return False
+
+    session = Session(idle_work, lambda: None)
+    session._fd = read_end
+    session._poll.register(read_end, select.POLLIN)
+
+    async def wait() -> bool:
+        with trio.fail_after(_LIMIT_S):
+            return await session._wait_readable()
+
+    try:
+        assert not trio.run(wait)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
