@@ -31,7 +31,7 @@ def to_background(path: Path) -> int:
 
     Returns a descriptor of the file, for what must be written without Python's help.
     """
-    file = BoundedFile(path)
+    file = BoundedFile(path, encoding="utf-8", errors="backslashreplace")  # paths hold any bytes
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
     if _SYSLOG.exists():
