@@ -180,10 +180,6 @@ class Arena(ABC):
         self._punch_later(self.table.commit_save())
         self._punch_image()
 
-    def commit_unsure(self) -> None:
-        """Nobody knows which save is in force: see FrameTable.commit_unsure."""
-        self.table.commit_unsure()
-
     def abort_save(self) -> None:
         """The save came to nothing: see FrameTable.abort_save."""
         dropped = list(self.table.runs(DROPPED))
@@ -327,20 +323,6 @@ class MemoryArena(Arena):
         super().commit_save()
         for run in copied:
             self._discard(run)
-
-    def commit_unsure(self) -> None:
-        copied = list(self.table.runs(PENDING, DROPPED))
-        super().commit_unsure()
-        for run in copied:
-            self._discard(run)
-
-    def abort_save(self) -> None:
-        copied = list(self.table.runs(PENDING, DROPPED))
-        super().abort_save()
-        # A full disk may be why: what was copied so far must not be what keeps it full.
-        if self._holes is not None:
-            for run in copied:
-                punch(self._holes, run.pfn, run.frames)
 
     def close(self) -> None:
         self._fresh.release()

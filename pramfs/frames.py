@@ -46,7 +46,6 @@ def _transition(**changes: int) -> bytes:
 
 _BEGIN = _transition(fresh=PENDING, held=OLD)
 _COMMIT = _transition(pending=SAVED, dropped=HELD, old=FREE)
-_COMMIT_UNSURE = _transition(pending=SAVED, dropped=HELD, old=HELD)
 _ABORT = _transition(pending=FRESH, dropped=FREE, old=HELD)
 _BAN = _transition(free=BANNED, super=BANNED)
 
@@ -173,10 +172,6 @@ class FrameTable:
         self._translate(_COMMIT)
         self._ban_free()
         return freed
-
-    def commit_unsure(self) -> None:
-        """Nobody knows which save is in force: keep the frames of both."""
-        self._translate(_COMMIT_UNSURE)
 
     def abort_save(self) -> None:
         """The save came to nothing: the one before it stands."""

@@ -134,6 +134,7 @@ class Saver:
     def _begin(self, final: bool, progress: Progress) -> Publication:
         flags = (layout.SUPER_FINAL if final else 0) | (layout.SUPER_SUSPECT if self.suspect else 0)
         try:
+            self._pram.resolve_doubt()
             stage_tree(self._pram, self._name, self._tree, progress)
             publication = self._pram.begin_publish(flags)
         except Exception as exc:

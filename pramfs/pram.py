@@ -96,6 +96,7 @@ class Pram:
         self.run = run
         self._slot = current.other_pfn  # where the next super block goes
         self._node_pages = [Run(node.pfn, 1) for node in nodes.values()]
+        self._in_doubt: Publication | None = None
 
     @classmethod
     def open(
@@ -202,8 +203,12 @@ class Pram:
             raise SaveFailed(error, self.current.generation) from error
 
     def begin_publish(self, flags: int) -> "Publication":
-        """Build the node list and freeze all frames in use. Raises NodeBusy, NoFrames, OSError."""
+        """Build the node list and freeze all frames in use.
+
+        Raises NodeBusy, NoFrames, SaveFailed, OSError.
+        """
         self._require_writable()
+        self.resolve_doubt()
         table, nodes = self.arena.table, list(self.nodes.values())
         busy = next((node for node in nodes if node.flags & ACCMODE_SAVE), None)
         if busy is not None:
@@ -215,6 +220,20 @@ class Pram:
             if any(table.banned.overlaps(*run) for run in node.owned):
                 self._leave_banned_frames(node)
         return Publication(self, flags)
+
+    def resolve_doubt(self) -> None:
+        """Publish what a failed publish left in doubt; it needs no frames. Raises SaveFailed.
+
+        When the write of a super block fails, nobody knows whether that has reached the medium: the frames
+        of two saves are needed until it has.
+        """
+        if self._in_doubt is None:
+            return
+        publication = self._in_doubt
+        error = publication.write_super_block()
+        publication.finish(error)
+        if error is not None:
+            raise SaveFailed(error, self.current.generation) from error
 
     def frames_to_come_back(self, replaced: Collection[str]) -> int:
         """Frames that are free after the next publish: those of the node list and of the nodes `replaced`."""
@@ -381,8 +400,9 @@ class SaveStream:
     def _write_pages(self, data: memoryview) -> None:
         """Put whole pages into new frames of the node."""
         arena = self._pram.arena
-        for run in arena.table.allocate(len(data) >> PAGE_SHIFT):
-            self._node.owned.append(run)
+        runs = arena.table.allocate(len(data) >> PAGE_SHIFT)
+        self._node.owned += runs
+        for run in runs:
             part, data = data[: run.frames << PAGE_SHIFT], data[run.frames << PAGE_SHIFT :]
             arena.write(run.pfn, part)
             index = len(self._entries)
@@ -483,30 +503,38 @@ class Publication:
 
         Returns the error that prevented it, for `finish`.
         """
-        pram = self._pram
         try:
-            pram.arena.write_back(progress)
-            pram.image.sync()
-            self._slot_written = True
-            self._block = superblock.replace(pram.image, pram.current, self._slot, self._published)
-            pram.image.sync()
+            self._pram.arena.write_back(progress)
+            self._pram.image.sync()
         except (OSError, PramError) as exc:
             return exc
         except Exception as exc:  # noqa: BLE001 - whatever it was, this save is not in force for certain
+            return SystemFault(f"internal error: {exc!r}")
+        return self.write_super_block()
+
+    def write_super_block(self) -> OSError | PramError | None:
+        """Put the save in force, once its pages are durable. Returns the error that prevented it."""
+        image = self._pram.image
+        self._slot_written = True
+        try:
+            self._block = superblock.replace(image, self._pram.current, self._slot, self._published)
+            image.sync()
+        except (OSError, PramError) as exc:
+            return exc
+        except Exception as exc:  # noqa: BLE001 - as above
             return SystemFault(f"internal error: {exc!r}")
         return None
 
     def finish(self, error: OSError | PramError | None) -> None:
         """Take note of how the write ended."""
         pram = self._pram
+        pram._in_doubt = None
         if error is None:
             pram._slot = pram.current.pfn
             pram.current = self._block
             pram.arena.commit_save()
         elif self._slot_written:
-            # The new super block may be on the medium or not. The next save goes to this slot again.
-            pram._slot = self._slot
-            pram.arena.commit_unsure()
+            pram._in_doubt = self
         else:
             self._undo()
 

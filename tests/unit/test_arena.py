@@ -246,7 +246,7 @@ def test_a_memory_arena_keeps_no_copy_of_what_is_in_the_image(arena: Arena) -> N
     arena.table.begin_save()
     arena.write_back(lambda frames: None)
     arena.release(run.pfn, 1)
-    arena.commit_unsure()
+    arena.commit_save()
     assert in_memory(arena) == set()
     assert arena.read(FIRST + 1) == page(100 + FIRST + 1)
 

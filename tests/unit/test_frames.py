@@ -204,25 +204,6 @@ def test_a_frame_given_up_while_a_save_failed_is_free(table: FrameTable) -> None
     assert states(table, run) == {FREE}
 
 
-def test_when_nobody_knows_which_save_is_in_force_the_frames_of_both_are_kept(
-    table: FrameTable,
-) -> None:
-    of_the_old = saved(table, 4)
-    table.release(*of_the_old)
-    (of_the_new,) = table.allocate(4)
-    (dropped,) = table.allocate(4)
-    table.begin_save()
-    table.release(*dropped)
-    table.commit_unsure()
-    assert states(table, of_the_old) == {HELD}
-    assert states(table, of_the_new) == {SAVED}
-    assert states(table, dropped) == {HELD}
-    table.begin_save()
-    table.commit_save()
-    assert states(table, of_the_old) == states(table, dropped) == {FREE}
-    assert states(table, of_the_new) == {SAVED}
-
-
 # --- reservation (seed 002) ----------------------------------------------------------------------
 
 
