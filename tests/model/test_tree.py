@@ -1,0 +1,453 @@
+"""A tree and its saves against a plain reference: random calls, saves, crashes, bans and growth in any order.
+
+After every step the tree looks like the reference, and every frame has one owner. After every save the frames
+of the image are counted from the super block on. A crash may come before any step that a save made.
+"""
+
+import contextlib
+import copy
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from pramfs import persist
+from pramfs.arena import Progress
+from pramfs.errors import PramError, SaveFailed
+from pramfs.frames import FREE
+from pramfs.inodes import Directory, File, Inode, Special, Symlink
+from pramfs.layout import BYTE_STREAM, PAGE_SIZE
+from pramfs.persist import DATA_SUFFIX, META_SUFFIX, Saver, load_tree
+from pramfs.pram import Pram, Publication
+from pramfs.regions import Region, Regions
+from pramfs.tree import Changes, Owner
+from tests.conftest import LONG
+from tests.model.reference import EXCHANGE, NOREPLACE, Node, Reference
+from tests.unit.audit import check_bans, check_owners, check_pram
+from tests.unit.images import WatchedImage, image_of, new_pram, replay
+from tests.unit.volume import NAME, Facts, Volume, new_tree
+
+OTHER = b"another node" * 1000
+
+which = st.integers(0, 30)  # of the inodes there are
+names = st.sampled_from([b"a", b"b", b"c", b"d", b"\xff" * 255, b"n" * 256])
+modes = st.sampled_from([0o644, 0o755, 0o6755, 0o2775, 0o4600])
+sizes = st.sampled_from([0, 1, 100, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 20_000, 60_000])
+offsets = st.one_of(st.integers(0, 40_000), st.sampled_from([0, PAGE_SIZE, 3 * PAGE_SIZE]))
+owners = st.sampled_from([0, 1, 1000, (1 << 32) - 2])
+xattrs = st.sampled_from([b"user.a", b"user.b", b"trusted.c"])
+KINDS = [stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR]
+
+
+class LateWrite:
+    """A background write without a thread: it is done when somebody waits for it, or at once."""
+
+    at_once = False
+
+    def __init__(self, publication: Publication, progress: Progress) -> None:
+        self.publication = publication
+        self.error: OSError | PramError | None = None
+        self._progress = progress
+        self._done = False
+        if self.at_once:
+            self.join()
+
+    def join(self) -> None:
+        if not self._done:
+            self._done = True
+            self.error = self.publication.write(self._progress)
+
+
+class NotedSaver(Saver):
+    """Notes the tree of every save that begins, those that make room included, by its generation."""
+
+    def __init__(self, machine: "TreeMachine") -> None:
+        super().__init__(machine.volume.pram, NAME, machine.volume.tree)
+        self._machine = machine
+
+    def _begin(self, final: bool, progress: Progress) -> Publication:
+        machine = self._machine
+        generation = machine.volume.pram.current.generation + 1
+        machine.begun.setdefault(generation, []).append(machine.volume.facts())
+        return super()._begin(final, progress)
+
+
+class TreeMachine(RuleBasedStateMachine):
+    """`volume` and `model` are the same file system; `begun` holds the trees of saves by generation."""
+
+    arena = "image"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: dict[int, list[dict[int, Facts]]] = {}
+        self.opened: list[int] = []
+        self.had_orphans = False
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(persist, "_BackgroundWrite", LateWrite)
+
+    @initialize(frames=st.sampled_from([72, 100, 400]))
+    def begin(self, frames: int) -> None:
+        pram = new_pram(frames, arena=self.arena)
+        with pram.prepare_save("other", BYTE_STREAM) as stream:
+            stream.write(OTHER)
+        self.volume = Volume(arena=self.arena, pram=pram)
+        self.model = Reference()
+        self.volume.saver = NotedSaver(self)
+        self.volume.save()
+        self._start_journal()
+
+    def teardown(self) -> None:
+        self._patch.undo()
+        if hasattr(self, "volume"):
+            self.volume.pram.close()
+            self.volume.image.close()
+
+    # --- what users do ---------------------------------------------------------------------------
+
+    @rule(parent=which, name=names, kind=st.sampled_from(KINDS), mode=modes, uid=owners, gid=owners)
+    def create(self, parent: int, name: bytes, kind: int, mode: int, uid: int, gid: int) -> None:
+        parent = self._directory(parent)
+        target = b"to/somewhere" if kind == stat.S_IFLNK else b""
+        rdev = 0x103 if kind == stat.S_IFCHR else 0
+        self._both(
+            lambda: self.model.create(parent, name, kind | mode, uid, gid, rdev, target),
+            lambda: self._tree.create(
+                self._dir(parent), name, kind | mode, Owner(uid, gid), rdev=rdev, target=target
+            ),
+        )
+
+    @rule(ino=which, offset=offsets, size=sizes, seed=st.integers(1, 255))
+    def write(self, ino: int, offset: int, size: int, seed: int) -> None:
+        found = self._file(ino)
+        if found is None:
+            return
+        data = bytes((seed, *range(1, 200))) * (size // 200 + 1)
+        before = bytes(self.model.nodes[found].data)
+        self.model.write(found, offset, data[:size])
+        try:
+            self._tree.write(self._tree.file(found), offset, data[:size])
+        except OSError as error:
+            self._accept_partial_write(found, before, error)
+
+    @rule(ino=which, size=st.one_of(offsets, st.just(0)))
+    def truncate(self, ino: int, size: int) -> None:
+        found = self._file(ino)
+        if found is not None:
+            self._both(
+                lambda: self.model.truncate(found, size),
+                lambda: self._tree.setattr(self._tree.get(found), Changes(size=size)),
+            )
+
+    @rule(ino=which, parent=which, name=names)
+    def link(self, ino: int, parent: int, name: bytes) -> None:
+        found, parent = self._any(ino), self._directory(parent)
+        self._both(
+            lambda: self.model.link(found, parent, name),
+            lambda: self._tree.link(self._tree.get(found), self._dir(parent), name),
+        )
+
+    @rule(parent=which, name=names)
+    def unlink(self, parent: int, name: bytes) -> None:
+        parent = self._directory(parent)
+        self._both(
+            lambda: self.model.unlink(parent, name),
+            lambda: self._tree.unlink(self._dir(parent), name),
+        )
+        self._note_orphans()
+
+    @rule(parent=which, name=names)
+    def rmdir(self, parent: int, name: bytes) -> None:
+        parent = self._directory(parent)
+        self._both(
+            lambda: self.model.rmdir(parent, name),
+            lambda: self._tree.rmdir(self._dir(parent), name),
+        )
+
+    @rule(
+        parent=which,
+        name=names,
+        new_parent=which,
+        new_name=names,
+        flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]),
+    )
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
+    ) -> None:
+        source, goal = self._directory(parent), self._directory(new_parent)
+        self._both(
+            lambda: self.model.rename(source, name, goal, new_name, flags),
+            lambda: self._tree.rename(self._dir(source), name, self._dir(goal), new_name, flags),
+        )
+        self._note_orphans()
+
+    @rule(ino=which, mode=modes, uid=owners, gid=owners)
+    def change_attributes(self, ino: int, mode: int, uid: int, gid: int) -> None:
+        inode = self._tree.get(self._any(ino))
+        self.model.chown(inode.ino, uid, gid)
+        self._tree.setattr(inode, Changes(uid=uid, gid=gid))
+        self.model.chmod(inode.ino, mode)
+        self._tree.setattr(inode, Changes(mode=mode, mtime=uid - gid))
+
+    @rule(ino=which, name=xattrs, size=sizes)
+    def setxattr(self, ino: int, name: bytes, size: int) -> None:
+        inode = self._tree.get(self._any(ino))
+        self._both(
+            lambda: self.model.nodes[inode.ino].xattrs.update({name: b"v" * size}),
+            lambda: self._tree.setxattr(inode, name, b"v" * size),
+        )
+
+    @rule(ino=which, name=xattrs)
+    def removexattr(self, ino: int, name: bytes) -> None:
+        inode = self._tree.get(self._any(ino))
+        self._both(
+            lambda: self.model.removexattr(inode.ino, name),
+            lambda: self._tree.removexattr(inode, name),
+        )
+
+    @rule(ino=which)
+    def open(self, ino: int) -> None:
+        found = self._file(ino)
+        if found is not None:
+            self.model.nodes[found].refs += 1
+            self._tree.get(found).refs += 1
+            self.opened.append(found)
+
+    @precondition(lambda self: self.opened)
+    @rule(at=which)
+    def close(self, at: int) -> None:
+        ino = self.opened.pop(at % len(self.opened))
+        self.model.close(ino)
+        self._tree.forget(self._tree.get(ino))
+
+    # --- saves -----------------------------------------------------------------------------------
+
+    @rule(final=st.booleans())
+    def save(self, final: bool) -> None:
+        self.volume.save(final=final)
+        self._check_save()
+
+    @rule(at_once=st.booleans())
+    def start_checkpoint(self, at_once: bool) -> None:
+        self._patch.setattr(LateWrite, "at_once", at_once)
+        self.volume.start()
+
+    @rule()
+    def settle_checkpoint(self) -> None:
+        if self.volume.saver._running is None:
+            return
+        self.volume.saver.wait()
+        self.volume.saver.settle()
+        assert self.volume.saver.error is None
+        self._check_save()
+
+    @rule(step=st.integers(0, 8), torn_bytes=st.sampled_from([0, 512, 1 << 30]))
+    def save_to_a_failing_medium(self, step: int, torn_bytes: int) -> None:
+        self.volume.saver.settle()
+        with self.volume.image.failing(step, torn_bytes=torn_bytes):
+            try:
+                self.volume.save()
+            except SaveFailed:
+                return
+        self._check_save()
+
+    @rule(
+        lazy=st.booleans(),
+        grow=st.sampled_from([0, 0, 10]),
+        banned=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 10)), max_size=2),
+    )
+    def save_and_load(self, lazy: bool, grow: int, banned: list[tuple[int, int]]) -> None:
+        """Unmount and mount again, with other regions banned and perhaps more frames."""
+        self.volume.save()
+        before = self.volume.facts()
+        regions = Regions(Region(first, first + more) for first, more in banned)
+        frames = len(self.volume.pram.arena.table) + grow
+        self._load(self.volume.image.reopen(), regions, frames, lazy=lazy)
+        assert self.volume.facts() == before
+
+    @rule(where=st.floats(0, 1))
+    def crash(self, where: float) -> None:
+        """Be killed before one of the steps that were made since the last load."""
+        self.volume.saver.wait()
+        journal = self.volume.image.journal
+        steps = journal[: round(where * len(journal))]
+        current = self.volume.pram.current.generation
+        self._load(image_of(bytes(replay(self._content, steps))), Regions(), 0, lazy=False)
+        generation = self.volume.pram.current.generation
+        assert generation >= self._first_generation
+        assert where < 1 or generation >= current, "a save that was published is lost"
+        assert self.volume.facts() in self.begun[generation]
+        self.model = reference_of(self.volume)
+
+    # --- what is always true ---------------------------------------------------------------------
+
+    @invariant()
+    def tree_is_like_the_reference(self) -> None:
+        if not hasattr(self, "volume"):
+            return
+        assert self._tree.inodes.keys() == self.model.nodes.keys()
+        for ino, node in self.model.nodes.items():
+            assert node_of(self.volume, self._tree.inodes[ino]) == node
+        assert self._tree.next_ino == self.model.next_ino
+        check_owners(self.volume.pram, self._tree)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    @property
+    def _tree(self):  # type: ignore[no-untyped-def]
+        return self.volume.tree
+
+    def _dir(self, ino: int) -> Directory:
+        return self._tree.directory(ino)  # type: ignore[no-any-return]
+
+    def _directory(self, at: int) -> int:
+        found = self.model.directories()
+        return found[at % len(found)]
+
+    def _any(self, at: int) -> int:
+        return list(self.model.nodes)[at % len(self.model.nodes)]
+
+    def _file(self, at: int) -> int | None:
+        found = self.model.files()
+        return found[at % len(found)] if found else None
+
+    def _both(self, on_model: Callable[[], object], on_tree: Callable[[], object]) -> None:
+        """Do it to both: they agree on the error, but the model never runs out of space."""
+        before = copy.deepcopy(self.model)
+        expected = _errno_of(on_model)
+        found = _errno_of(on_tree)
+        if found == errno.ENOSPC and expected == 0:
+            self.model = before
+        else:
+            assert found == expected, f"{os.strerror(found)} instead of {os.strerror(expected)}"
+
+    def _accept_partial_write(self, ino: int, before: bytes, error: OSError) -> None:
+        """A write that finds no space may have been done in part, from its beginning on."""
+        if error.errno != errno.ENOSPC:
+            raise error
+        node = self.model.nodes[ino]
+        content = self._content_of(ino)
+        wanted = bytes(node.data)
+        assert len(before) <= len(content) <= len(wanted)
+        old = before.ljust(len(wanted), b"\0")
+        assert all(
+            byte in pair for byte, pair in zip(content, zip(old, wanted, strict=True), strict=False)
+        )
+        node.data[:] = content
+
+    def _content_of(self, ino: int) -> bytes:
+        file = self._tree.file(ino)
+        return bytes(self._tree.data.read(file, 0, file.length))
+
+    def _note_orphans(self) -> None:
+        self.had_orphans |= any(not node.nlink for node in self.model.nodes.values())
+
+    def _start_journal(self) -> None:
+        image = self.volume.image
+        image.journal.clear()
+        self._content = image.content()
+        self._first_generation = self.volume.pram.current.generation
+        self.begun = {self._first_generation: [self.volume.facts()]}
+
+    def _load(self, image: WatchedImage, banned: Regions, frames: int, *, lazy: bool) -> None:
+        """Go on in another process, with what is in `image`."""
+        volume = self.volume
+        volume.saver.settle()
+        volume.pram.close()
+        volume.image.close()
+        pram = open_with_room(image, self.arena, banned, frames)
+        volume.pram, volume.tree = pram, new_tree(pram)
+        load_tree(pram, NAME, volume.tree, lazy=lazy)
+        volume.saver = NotedSaver(self)
+        self.model = forget_the_open(self.model)
+        self.opened, self.had_orphans = [], False
+        other = pram.prepare_load("other", BYTE_STREAM)
+        assert other.read(1 << 20) == OTHER
+        other.keep()
+        self._start_journal()
+
+    def _check_save(self) -> None:
+        volume = self.volume
+        check_pram(volume.pram, volume.tree, orphans=self.had_orphans)
+        if volume.image.journal:
+            check_bans(volume.pram, ["other", NAME + META_SUFFIX, NAME + DATA_SUFFIX])
+
+
+def open_with_room(image: WatchedImage, arena: str, banned: Regions, frames: int) -> Pram:
+    """Open the image as a mount does, without the banned regions if that leaves too little room."""
+    with contextlib.suppress(PramError):
+        pram = Pram.open(image, arena=arena, banned=banned, frames=frames)
+        tree = new_tree(pram)
+        load_tree(pram, NAME, tree)
+        Saver(pram, NAME, tree)
+        needed = tree.frames_for_save()
+        pram.close()
+        if pram.arena.table.count(FREE) >= needed:
+            return Pram.open(image, arena=arena, banned=banned, frames=frames)
+    return Pram.open(image, arena=arena, frames=frames)
+
+
+def node_of(volume: Volume, inode: Inode) -> Node:
+    """An inode of the tree as the reference would have it."""
+    node = Node(inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.refs)
+    node.xattrs = dict(inode.xattrs or {})
+    if isinstance(inode, File):
+        node.data = bytearray(volume.tree.data.read(inode, 0, inode.length))
+    elif isinstance(inode, Directory):
+        node.entries = {name: child.ino for name, child in inode.entries.items()}
+        node.parent = inode.parent.ino
+    elif isinstance(inode, Symlink):
+        node.target = inode.target
+    elif isinstance(inode, Special):
+        node.rdev = inode.rdev
+    return node
+
+
+def reference_of(volume: Volume) -> Reference:
+    """The reference of a tree that has just been loaded."""
+    model = Reference()
+    model.nodes = {ino: node_of(volume, inode) for ino, inode in volume.tree.inodes.items()}
+    model.next_ino = volume.tree.next_ino
+    return model
+
+
+def forget_the_open(model: Reference) -> Reference:
+    """Another process has no files open, and those without a name are gone."""
+    model.nodes = {ino: node for ino, node in model.nodes.items() if node.nlink}
+    for node in model.nodes.values():
+        node.refs = 0
+    return model
+
+
+def _errno_of(operation: Callable[[], object]) -> int:
+    try:
+        operation()
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+@pytest.mark.parametrize("arena", ["image", "memory"])
+def test_a_tree_is_like_the_reference_whatever_is_done(
+    arena: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TreeMachine, "arena", arena)
+    run_state_machine_as_test(
+        TreeMachine,
+        settings=settings(
+            max_examples=1000 if LONG else 40,
+            stateful_step_count=80 if LONG else 50,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
