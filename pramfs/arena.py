@@ -278,8 +278,35 @@ class Arena(ABC):
 class ImageArena(Arena):
     """Fresh frames are written to their place in the image at once."""
 
+    def __init__(self, image: Image, table: FrameTable) -> None:
+        super().__init__(image, table)
+        self._distrusted = False
+
     def write_back(self, progress: Progress) -> None:
+        if self._distrusted:
+            for run in self.table.runs(PENDING, DROPPED):
+                self._write_again(run)
         progress(self.table.count(PENDING))
+
+    def abort_save(self) -> None:
+        # After a failed sync the kernel takes pages for written that are not, and a sync succeeds.
+        super().abort_save()
+        self._distrusted = True
+
+    def commit_save(self) -> None:
+        super().commit_save()
+        self._distrusted = False
+
+    def _write_again(self, run: Run) -> None:
+        """Hand pages to the medium once more, if the kernel still has what was written there."""
+        for start in range(run.pfn, run.pfn + run.frames, _COPY_FRAMES):
+            count = min(_COPY_FRAMES, run.pfn + run.frames - start)
+            data = memoryview(self.image.read(start, count))
+            for at, csum in enumerate(self._csums[start : start + count].tolist()):
+                page = data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]
+                if csum not in (UNKNOWN_CSUM, crc32c(page)):
+                    raise DamagedPage(start + at, "lost when the medium failed")
+            self.image.write(start << PAGE_SHIFT, data)
 
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
         self.image.write(start_bytes, data)

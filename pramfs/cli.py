@@ -1,6 +1,7 @@
 """The command line: entry points and nothing else. Each command imports what it alone needs."""
 
 import argparse
+import io
 import json
 import os
 import stat
@@ -18,8 +19,10 @@ from pramfs.errors import (
     CHECK_UNREADABLE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_SYSTEM,
     EXIT_USAGE,
     PramError,
+    UsageError,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ _COPY_BYTES = 1 << 20
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `pramfs` with these arguments; returns the exit code."""
     args = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may be any bytes, and what is said of them must not fail over that.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(args.run(args))
     except PramError as exc:
@@ -42,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has enough; say nothing more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as exc:
+        _complain(f"{exc.filename or 'standard input or output'}: {exc.strerror}")
+        return EXIT_SYSTEM
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -512,6 +521,8 @@ def _put(args: argparse.Namespace) -> int:
     from pramfs.layout import BYTE_STREAM
     from pramfs.progress import Bar
 
+    if sys.stdin is None:
+        raise UsageError("put: standard input is closed")
     with _open(args.image, writable=True, create=True) as pram:
         status = os.fstat(sys.stdin.fileno())
         total = status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -530,6 +541,8 @@ def _get(args: argparse.Namespace) -> int:
     from pramfs.layout import BYTE_STREAM, PAGE_SHIFT
     from pramfs.progress import Bar
 
+    if sys.stdout is None:
+        raise UsageError("get: standard output is closed")
     with _open(args.image, writable=False) as pram:
         stream = pram.prepare_load(args.name, pram.node(args.name).type)
         node = pram.node(args.name)

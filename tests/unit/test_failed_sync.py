@@ -1,0 +1,51 @@
+"""A failed fdatasync(2): the kernel takes pages for written that are not, and says so only once."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from pramfs.errors import SaveFailed
+from pramfs.image import Image, open_image
+from pramfs.layout import BYTE_STREAM
+from pramfs.pram import Pram
+
+DATA = bytes(range(256)) * 160
+
+
+class Medium(Image):
+    """An image whose next sync fails, once, and which remembers what is written to it afterwards."""
+
+    fails = False
+    written: list[int]
+
+    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        super().write(offset_bytes, data)
+        self.written.extend(range(offset_bytes >> 12, (offset_bytes + len(data)) >> 12))
+
+    def sync(self) -> None:
+        if self.fails:
+            self.fails = False
+            self.written = []
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync()
+
+
+def test_after_a_failed_sync_the_next_save_writes_every_page_again(tmp_path: Path) -> None:
+    plain = open_image(tmp_path / "image", writable=True, create=True)
+    medium = Medium(plain.path, plain._fd, writable=True)
+    medium.written = []
+    pram = Pram.create(medium, 1000, arena="image")
+    with pram.prepare_save("node", BYTE_STREAM) as stream:
+        stream.write(DATA)
+    medium.fails = True
+    with pytest.raises(SaveFailed, match="Input/output error"):
+        pram.publish()
+    pages = {
+        pfn for run in pram.nodes["node"].owned for pfn in range(run.pfn, run.pfn + run.frames)
+    }
+    assert not pages & set(medium.written)
+    pram.publish()
+    assert pages <= set(medium.written)
+    pram.close()
+    plain.close()
