@@ -1,0 +1,122 @@
+"""The frame table against a list of words: every state, count and run after any sequence of calls."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from pramfs import layout
+from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
+from pramfs.frames import FREE, STATE_NAMES, FrameTable
+from pramfs.regions import Region, Regions
+from tests.conftest import LONG
+from tests.unit.audit import check_table
+
+FRAMES = 100
+
+pfns = st.integers(0, FRAMES - 1)
+counts = st.integers(0, 30)
+
+BEGIN = {"fresh": "pending", "held": "old"}
+COMMIT = {"pending": "saved", "dropped": "held", "old": "free"}
+ABORT = {"pending": "fresh", "dropped": "free", "old": "held"}
+RELEASE = {"fresh": "free", "saved": "held", "pending": "dropped"}
+
+
+class FrameMachine(RuleBasedStateMachine):
+    """`model` names the state of every frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = FrameTable(FRAMES)
+        self.model = ["super" if layout.is_slot(pfn) else "free" for pfn in range(FRAMES)]
+        self.banned: set[int] = set()
+        self.saving = False
+
+    @rule(count=counts)
+    def allocate(self, count: int) -> None:
+        free = self.model.count("free")
+        if count > free:
+            with pytest.raises(NoFrames):
+                self.table.allocate(count)
+            return
+        longest = max(map(len, "".join(" x"[s == "free"] for s in self.model).split() or [""]))
+        runs = self.table.allocate(count)
+        taken = [pfn for run in runs for pfn in range(run.pfn, run.pfn + run.frames)]
+        assert len(taken) == len(set(taken)) == count
+        assert {self.model[pfn] for pfn in taken} <= {"free"}
+        assert len(runs) <= 1 or longest < count, "there was a run long enough"
+        for pfn in taken:
+            self.model[pfn] = "fresh"
+
+    @rule(pfn=pfns, count=st.integers(1, 30))
+    def release(self, pfn: int, count: int) -> None:
+        before = self.model[pfn : pfn + count]
+        if any(state not in RELEASE for state in before):
+            with pytest.raises(AssertionError):
+                self.table.release(pfn, len(before))
+            return
+        self.table.release(pfn, len(before))
+        self.model[pfn : pfn + count] = [RELEASE[state] for state in before]
+        self._ban()
+
+    @rule(pfn=st.integers(0, FRAMES + 5), count=st.integers(1, 10))
+    def reserve(self, pfn: int, count: int) -> None:
+        if pfn == 0 or pfn + count > FRAMES:
+            with pytest.raises(InvalidPfn):
+                self.table.reserve(pfn, count, "test")
+        elif set(self.model[pfn : pfn + count]) != {"free"}:
+            with pytest.raises(BusyPfn):
+                self.table.reserve(pfn, count, "test")
+        else:
+            self.table.reserve(pfn, count, "test")
+            self.model[pfn : pfn + count] = ["saved"] * count
+
+    @rule()
+    def begin(self) -> None:
+        if not self.saving:
+            self.table.begin_save()
+            self._translate(BEGIN)
+            self.saving = True
+
+    @rule(good=st.booleans())
+    def end(self, good: bool) -> None:
+        if not self.saving:
+            return
+        old = {pfn for pfn, state in enumerate(self.model) if state == "old"}
+        if good:
+            freed = self.table.commit_save()
+            assert {pfn for run in freed for pfn in range(run.pfn, sum(run))} == old
+        else:
+            self.table.abort_save()
+        self._translate(COMMIT if good else ABORT)
+        self._ban()
+        self.saving = False
+
+    @rule(first=pfns, more=st.integers(0, 20))
+    def ban(self, first: int, more: int) -> None:
+        self.banned |= set(range(first, first + more + 1))
+        self.table.ban(Regions(Region(pfn, pfn) for pfn in self.banned))
+        self._ban()
+
+    @invariant()
+    def states_are_those_of_the_model(self) -> None:
+        assert [STATE_NAMES[self.table.state(pfn)] for pfn in range(FRAMES)] == self.model
+        check_table(self.table)
+        assert self.table.count(FREE) == self.model.count("free")
+        assert sum(self.table.summary().values()) == 2 * FRAMES
+
+    def _translate(self, changes: dict[str, str]) -> None:
+        self.model = [changes.get(state, state) for state in self.model]
+
+    def _ban(self) -> None:
+        for pfn in self.banned & set(range(FRAMES)):
+            if self.model[pfn] in ("free", "super"):
+                self.model[pfn] = "banned"
+
+
+def test_the_frame_table_is_like_a_list_of_states() -> None:
+    run_state_machine_as_test(
+        FrameMachine,
+        settings=settings(max_examples=2000 if LONG else 100, stateful_step_count=60),
+    )
