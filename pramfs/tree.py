@@ -346,14 +346,8 @@ class Tree:
         With that many more `pages` and `metadata_bytes` than there are now.
         """
         lasting = self._frames_of_a_save(pages, metadata_bytes)
-        return self._moves() + lasting + max(0, lasting - self.saved_frames)
-
-    def frames_for_save(self) -> int:
-        """Frames that the next save needs besides those of the data."""
-        return self._moves() + self._frames_of_a_save()
-
-    def _moves(self) -> int:
-        return self.relocations + self.node_moves
+        moves = self.relocations + self.node_moves
+        return moves + lasting + max(0, lasting - self.saved_frames)
 
     def _frames_of_a_save(self, pages: int = 0, metadata_bytes: int = 0) -> int:
         metadata = -(-(self._metadata_bytes + metadata_bytes) // PAGE_SIZE)

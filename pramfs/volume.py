@@ -188,12 +188,12 @@ def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
 
 
 def _require_room(pram: Pram, tree: Tree) -> None:
-    """Raise ImageTooSmall unless the tree can be saved."""
-    table, needed = pram.arena.table, tree.frames_for_save()
+    """Raise ImageTooSmall unless the tree can be saved, and then saved again."""
+    table, needed = pram.arena.table, tree.frames_to_keep_free()
     if table.count(FREE) < needed:
         raise ImageTooSmall(
             pram.image.path,
             len(table),
-            f"a save needs {needed} free ones, {table.count(FREE)} are left beside "
+            f"saves need {needed} free ones, {table.count(FREE)} are left beside "
             f"{table.count(BANNED)} banned ones",
         )
