@@ -351,6 +351,14 @@ class MemoryArena(Arena):
         for run in copied:
             self._discard(run)
 
+    def abort_save(self) -> None:
+        copied = list(self.table.runs(PENDING, DROPPED))
+        super().abort_save()
+        # A full disk may be why: what was copied so far must not be what keeps it full.
+        if self._holes is not None:
+            for run in copied:
+                punch(self._holes, run.pfn, run.frames)
+
     def close(self) -> None:
         self._fresh.release()
         self._memory.close()
