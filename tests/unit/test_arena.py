@@ -359,6 +359,19 @@ def test_a_damaged_page_is_damaged_still_after_it_was_relocated(arena: Arena) ->
         arena.read(new)
 
 
+def test_a_part_of_a_damaged_page_is_not_written_after_it_was_relocated(arena: Arena) -> None:
+    """The rest of the page would get a true checksum."""
+    arena.table.reserve(70, 1, "data page")
+    arena.set_csums(70, array("I", [4711]))
+    arena.verify_on_first_read([Run(70, 1)])
+    new = arena.relocate(70)
+    with pytest.raises(DamagedPage):
+        arena.write(new, b"a part", 100)
+    arena.write(new, page(201))
+    arena.write(new, b"a part", 100)
+    assert arena.read(new)[100:106] == b"a part"
+
+
 def test_a_relocation_that_fails_takes_no_frame(arena: Arena) -> None:
     arena.table.reserve(70, 1, "data page")
     arena.table.ban(frames_between(0, 75))

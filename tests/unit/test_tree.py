@@ -1,10 +1,10 @@
 """The tree as POSIX wants it, without FUSE: names, link counts, times, renames, orphans, a full arena."""
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -12,6 +12,7 @@ from pramfs import tree as tree_module
 from pramfs.frames import FREE, HELD
 from pramfs.inodes import Directory, File, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE
+from pramfs.pagemap import CHUNK_PAGES
 from pramfs.regions import Region, Regions
 from pramfs.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, Owner
 from tests.unit.audit import check_bans, check_owners
@@ -38,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return now
 
 
-@contextmanager
+@contextlib.contextmanager
 def refused(number: int) -> Iterator[None]:
     """The block raises an OSError with that errno."""
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
@@ -268,6 +269,7 @@ def test_an_orphan_is_not_in_a_save_and_lives_on_after_it(volume: Volume) -> Non
     file = volume.create("file", b"secret" * 1000)
     file.refs += 1
     volume.unlink("file")
+    assert volume.tree.named_inodes() == 1
     volume.save()
     assert bytes(volume.tree.data.read(file, 0, 6)) == b"secret"
     volume.tree.write(file, 0, b"SECRET")
@@ -292,7 +294,7 @@ def test_attributes_of_an_orphan_do_not_count_for_the_next_save(volume: Volume) 
     file.refs += 1
     volume.unlink("file")
     assert volume.tree._metadata_bytes == before
-    volume.tree.setxattr(file, b"user.b", b"y" * 1000)
+    volume.tree.setxattr(file, b"user.b", b"y" * 5)
     volume.tree.removexattr(file, b"user.a")
     volume.tree.forget(file)
     assert volume.tree._metadata_bytes == before
@@ -653,6 +655,48 @@ def test_a_full_arena_can_be_saved_again_and_again(arena: str, step: int) -> Non
         volume.save()
     with refused(errno.ENOSPC):
         volume.tree.write(volume.file("big"), pages * PAGE_SIZE, b"x" * PAGE_SIZE)
+
+
+@pytest.mark.parametrize("step", [1, 170, 512, 600])
+def test_a_full_arena_that_was_saved_can_be_emptied_and_filled_and_saved(
+    arena: str, step: int
+) -> None:
+    """From the second save on there is not one frame too many."""
+    volume = Volume(1500, arena=arena)
+    pages = fill(volume, volume.create("big"))
+    for _ in range(3):
+        volume.save()
+        volume.truncate("big", (pages - 601) * PAGE_SIZE)
+        volume.save()
+        assert fill(volume, volume.file("big"), step) >= pages - 10
+    volume.save()
+    volume.check()
+
+
+@pytest.mark.parametrize("less", range(8))
+def test_a_write_that_only_just_fits_leaves_room_for_the_links_to_its_pages(less: int) -> None:
+    volume = Volume(530)
+    volume.create("file")
+    volume.save()
+    room = volume.pram.arena.table.count(FREE) - volume.tree.frames_to_keep_free() - less
+    assert 400 < room < CHUNK_PAGES, "not one write"
+    with contextlib.suppress(OSError):
+        volume.tree.write(volume.file("file"), 0, b"x" * room * PAGE_SIZE)
+    for _ in range(3):
+        volume.save()
+    volume.check()
+
+
+def test_what_needs_no_room_does_not_end_a_checkpoint_that_is_under_way(arena: str) -> None:
+    volume = Volume(200, arena=arena)
+    fill(volume, volume.create("big"), 1)
+    volume.start()
+    volume.rename("big", "gib")
+    volume.tree.setattr(volume.inode("gib"), Changes(mode=0o600))
+    volume.unlink("gib")
+    assert volume.saver._running is not None
+    volume.save()
+    volume.check()
 
 
 def test_an_arena_full_of_names_and_attributes_can_be_saved(arena: str) -> None:
