@@ -169,8 +169,9 @@ class Tree:
             raise _error(errno.EINVAL)
         if stat.S_ISLNK(mode):
             _check_target(target)
+        default_acl = None if stat.S_ISLNK(mode) else _default_acl(parent)
         own_bytes = layout.INODE.size + len(target) + layout.DIRENT.size + len(name)
-        self._require_metadata(own_bytes + _inherited_bytes(parent))
+        self._require_metadata(own_bytes + _inherited_bytes(default_acl))
         if parent.mode & stat.S_ISGID:
             owner = replace(owner, gid=parent.gid)
             if stat.S_ISDIR(mode):
@@ -184,7 +185,8 @@ class Tree:
             self._metadata_bytes += len(target)
         elif isinstance(inode, Special):
             inode.rdev = rdev
-        self._inherit_permissions(inode, parent, owner.umask)
+        if not isinstance(inode, Symlink):
+            self._inherit_permissions(inode, default_acl, owner.umask)
         self._add_entry(parent, name, inode, inode.ctime)
         return inode
 
@@ -490,10 +492,10 @@ class Tree:
 
     def _set_mode(self, inode: Inode, mode: int) -> None:
         """Set the permission bits, and the ACL with them."""
-        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
         value = (inode.xattrs or {}).get(acl.ACCESS)
         if value is not None:
-            self._put_xattr(inode, acl.ACCESS, acl.with_mode(acl.parse(value), mode))
+            self._put_xattr(inode, acl.ACCESS, acl.with_mode(_parse_acl(value), mode))
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
 
     def _set_access_acl(self, inode: Inode, value: bytes) -> None:
         """Set the ACL, and the permission bits with it; one that only says the mode is not kept."""
@@ -501,18 +503,15 @@ class Tree:
         inode.mode = inode.mode & ~0o777 | acl.mode_of(entries)
         self._put_xattr(inode, acl.ACCESS, None if acl.is_mode(entries) else value)
 
-    def _inherit_permissions(self, inode: Inode, parent: Directory, umask: int) -> None:
+    def _inherit_permissions(self, inode: Inode, default_acl: bytes | None, umask: int) -> None:
         """Give a new file what the default ACL of its directory says; without one the umask counts."""
-        value = (parent.xattrs or {}).get(acl.DEFAULT)
-        if isinstance(inode, Symlink):
-            return
-        if value is None:
+        if default_acl is None:
             inode.mode &= ~umask
             return
-        entries = acl.inherited(acl.parse(value), inode.mode)
+        entries = acl.inherited(acl.parse(default_acl), inode.mode)
         self._set_access_acl(inode, acl.pack(entries))
         if isinstance(inode, Directory):
-            self._put_xattr(inode, acl.DEFAULT, value)
+            self._put_xattr(inode, acl.DEFAULT, default_acl)
 
     def _put_xattr(self, inode: Inode, name: bytes, value: bytes | None) -> None:
         """Set an extended attribute, or with None remove it."""
@@ -550,12 +549,19 @@ def _check_replaceable(inode: Inode, target: Inode) -> None:
         raise _error(errno.ENOTDIR)
 
 
-def _inherited_bytes(parent: Directory) -> int:
-    """The metadata, at most, that a new file gets from the default ACL of its directory."""
+def _default_acl(parent: Directory) -> bytes | None:
+    """The default ACL of a directory. Raises EINVAL for one that is none: images may hold anything."""
     value = (parent.xattrs or {}).get(acl.DEFAULT)
-    if value is None:
+    if value is not None:
+        _parse_acl(value)
+    return value
+
+
+def _inherited_bytes(default_acl: bytes | None) -> int:
+    """The metadata, at most, that a new file gets from the default ACL of its directory."""
+    if default_acl is None:
         return 0
-    return 2 * (layout.XATTR.size + len(acl.DEFAULT) + len(value))
+    return 2 * (layout.XATTR.size + len(acl.DEFAULT) + len(default_acl))
 
 
 def _parse_acl(value: bytes) -> list[acl.Entry]:

@@ -521,6 +521,25 @@ def test_the_umask_takes_permissions_from_what_is_made(volume: Volume) -> None:
     assert stat.S_IMODE(inode.mode) == 0o640
 
 
+def test_an_acl_from_an_image_that_is_none_changes_nothing_and_breaks_no_save(
+    volume: Volume,
+) -> None:
+    """A new file that was half made would be in the next save, and the tree would not load again."""
+    volume.create("file").xattrs = {b"system.posix_acl_access": b"junk"}
+    volume.mkdir("dir").xattrs = {b"system.posix_acl_default": b"junk"}
+    volume.save()
+    volume.reopen()
+    before = volume.facts()
+    with refused(errno.EINVAL):
+        volume.tree.setattr(volume.inode("file"), Changes(mode=0o600))
+    with refused(errno.EINVAL):
+        volume.create("dir/new")
+    assert volume.facts() == before
+    volume.symlink("dir/link", b"needs no permissions")
+    volume.save()
+    assert len(volume.reopen().tree.inodes) == 4
+
+
 def test_only_files_have_a_size_to_be_set(volume: Volume) -> None:
     volume.mkdir("dir")
     with refused(errno.EISDIR):
