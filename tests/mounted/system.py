@@ -1,8 +1,12 @@
-"""System calls that Python's os module does not have."""
+"""What the system has and Python has not: system calls, and loop devices."""
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from tests.mounted.harness import run, wait_until
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -51,6 +55,27 @@ def open_by_handle(root: Path, handle: FileHandle, flags: int = os.O_RDONLY) -> 
         return _check(_libc.open_by_handle_at(mount, ctypes.byref(handle), flags))
     finally:
         os.close(mount)
+
+
+@contextlib.contextmanager
+def loop_device(file: Path, size_bytes: int) -> Iterator[Path]:
+    """A loop device over a sparse file of that size; detached at the end."""
+    file.touch()
+    os.truncate(file, size_bytes)
+    # Between finding a free device and taking it, another test may be faster.
+    device = ""
+
+    def attach() -> bool:
+        nonlocal device
+        outcome = run("losetup", "--find", "--show", file)
+        device = outcome.text.strip()
+        return outcome.code == 0
+
+    wait_until(attach, "a free loop device")
+    try:
+        yield Path(device)
+    finally:
+        run("losetup", "--detach", device).succeeded()
 
 
 def _check(result: int) -> int:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from tests.mounted.harness import (
     stopped,
     wait_until,
 )
-from tests.mounted.system import umount2
+from tests.mounted.system import loop_device, umount2
 
 
 def publish_with_save(root: Path) -> None:
@@ -256,24 +256,3 @@ def test_a_signal_saves_and_ends(volume: Volume, number: signal.Signals) -> None
 
     volume.mount()
     trees.assert_same(trees.snapshot(root), before)
-
-
-@contextlib.contextmanager
-def loop_device(file: Path, size: int) -> Iterator[Path]:
-    """A loop device over a new sparse file; detached at the end."""
-    file.touch()
-    os.truncate(file, size)
-    # Between finding a free device and taking it, another test may be faster.
-    device = ""
-
-    def attach() -> bool:
-        nonlocal device
-        outcome = run("losetup", "--find", "--show", file)
-        device = outcome.text.strip()
-        return outcome.code == 0
-
-    wait_until(attach, "a free loop device")
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device).succeeded()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import MIB, Volume, pramfs, wait_until
-from tests.mounted.test_durability import loop_device
+from tests.mounted.system import loop_device
 
 COMPETITORS = 5
 
