@@ -23,7 +23,7 @@ from pramfs.image import Image
 from pramfs.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE, SUPER, SUPER_MAGIC, SuperBlock
 from pramfs.regions import Regions
 
-_GENERATION_MAX = 1 << 62
+_GENERATION_MAX = 1 << 62  # only a forged image gets there
 
 
 class Published(NamedTuple):
@@ -105,7 +105,12 @@ def free_slot(frames: int, banned: Regions, taken: int | None = None) -> int | N
 
 
 def replace(image: Image, current: SuperBlock, slot: int, published: Published) -> SuperBlock:
-    """Write the next generation to `slot`; `current` stays in force until this is durable."""
+    """Write the next generation to `slot`; `current` stays in force until this is durable.
+
+    Raises PramError when there is no next one: a super block that no reader accepts would publish nothing.
+    """
+    if current.generation >= _GENERATION_MAX:
+        raise PramError(f"generation {current.generation} is the last one that an image can have")
     block = _compose(current.uuid, slot, current.pfn, current.generation + 1, published)
     image.write(slot << PAGE_SHIFT, _page(block))
     return block

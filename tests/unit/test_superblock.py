@@ -14,6 +14,7 @@ from pramfs.errors import (
     NoSuperBlock,
     NotAnImage,
     PramError,
+    SaveFailed,
     UnsupportedFeatures,
     UnsupportedVersion,
 )
@@ -34,6 +35,7 @@ from tests.unit.images import (
 )
 
 FRAMES = 64
+GENERATION_MAX = 1 << 62  # docs/format.md
 RUN = bytes(16)
 
 
@@ -336,6 +338,31 @@ def test_an_impossible_super_block_is_none(image: WatchedImage, fields: dict[str
         changed(image, slot, **fields)
     with pytest.raises(NoSuperBlock):
         superblock.discover(image)
+
+
+def test_the_last_generation_can_be_loaded_and_no_save_can_follow_it() -> None:
+    """A save that went on counting would be said to be durable, and no mount would find it."""
+    pram = new_pram(FRAMES)
+    changed(watched(pram), pram.current.pfn, generation=GENERATION_MAX - 1)
+    pram = reopen(pram)
+    pram.publish()
+    with pram.prepare_save("more", layout.BYTE_STREAM) as stream:
+        stream.write(b"more")
+    for _ in range(2):
+        with pytest.raises(SaveFailed, match=f"generation {GENERATION_MAX} is the last") as caught:
+            pram.publish()
+        assert f"(generation {GENERATION_MAX}) stands" in str(caught.value)
+    pram = reopen(pram)
+    assert (pram.current.generation, list(pram.nodes)) == (GENERATION_MAX, [])
+
+
+@pytest.mark.parametrize("generation", [GENERATION_MAX, GENERATION_MAX + 1])
+def test_a_generation_past_the_last_is_no_super_block(image: WatchedImage, generation: int) -> None:
+    current = published(image, 4)
+    changed(image, current.pfn, generation=generation)
+    accepted = generation <= GENERATION_MAX
+    found = superblock.discover(image)
+    assert found.pfn == (current.pfn if accepted else current.other_pfn)
 
 
 @pytest.mark.parametrize("frames", [(1 << 32) + 1, (1 << 64) - 1])
