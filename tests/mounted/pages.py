@@ -1,6 +1,7 @@
 """The pages of an image, found by what the format says about each kind, to damage one of them.
 
-Only as much of the format as that takes, from docs/format.md; not the code of pramfs.
+Only as much of the format as that takes, from docs/format.md; of the code of pramfs just where super
+blocks may lie.
 """
 
 import struct
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from crc32c import crc32c
 
+from pramfs.layout import slot_bases
 from tests.mounted.harness import PAGE
 
 SUPER_MAGIC = 0x70726D73
@@ -58,9 +60,10 @@ class Pages:
     def supers(self) -> list[Super]:
         """Both slots, the one in force first."""
         found = []
-        for pfn in range(self.image.stat().st_size // PAGE):
+        frames = self.image.stat().st_size // PAGE
+        for pfn in (base + at for base in slot_bases(frames) for at in (0, 1)):
             page = self.read(pfn)
-            if struct.unpack_from("<I", page)[0] == SUPER_MAGIC:
+            if page.startswith(SUPER_MAGIC.to_bytes(4, "little")):
                 node_pfn = struct.unpack_from("<Q", page, 8)[0]
                 generation = struct.unpack_from("<Q", page, _GENERATION_AT)[0]
                 found.append(Super(pfn, node_pfn, generation))
