@@ -141,5 +141,7 @@ def corrected(message: str, commands: Iterable[str], options: Iterable[str]) -> 
 
 
 def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(set(known)), n=1)
+    words = sorted(set(known))
+    beginnings = [other for other in words if other.startswith(word)]
+    close = beginnings if len(beginnings) == 1 else difflib.get_close_matches(word, words, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""

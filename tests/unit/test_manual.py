@@ -103,9 +103,16 @@ def test_bash_completes_commands_flags_and_options() -> None:
         (["mout"], "unknown command 'mout'; did you mean 'mount'?"),
         (["xyzzy"], "unknown command 'xyzzy'; see"),
         (["info", "--jsn", "image"], "unknown option '--jsn'; did you mean '--json'?"),
+        (["info", "--js", "image"], "pramfs info: unknown option '--js'; did you mean '--json'?"),
+        (["extract", "--d", "out"], "unknown option '--d'; did you mean '--directory'?"),
+        (["info", "--svg", "image"], "pramfs info: unknown option '--svg'; see pramfs info --help"),
+        (["--versoin"], "pramfs: unknown option '--versoin'; did you mean '--version'?"),
         (["info", "one", "two"], "too many arguments: two; see"),
     ],
-    ids=["command", "no-command", "option", "argument"],
+    ids=[
+        *("command", "no-command", "option", "abbreviation", "short-abbreviation"),
+        *("option-of-another-command", "option-of-the-program", "argument"),
+    ],
 )
 def test_a_wrong_word_gets_a_suggestion(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]

@@ -72,10 +72,24 @@ ROOMS: dict[str, set[str]] = {
     "kexec": {"image", "superblock", "mounts", "physmem"},
     "helptext": {"options"},
     "versions": {"layout"},
+    "show": set(),
+    "parser": {"helptext"},
+    "cmd_mounts": {
+        *("parser", "show", "helptext", "options", "control", "follow", "launch", "umount"),
+    },
+    "cmd_images": {
+        *("parser", "show", "image", "superblock", "inspect", "progress", "dump", "picture"),
+        *("mounts", "control", "rundir"),
+    },
+    "cmd_files": {"parser", "show", "image", "options", "rescue"},
+    "cmd_nodes": {
+        *("parser", "show", "layout", "image", "pram", "persist", "options", "progress"),
+        "inspect",
+    },
+    "cmd_kexec": {"parser", "kexec"},
     "cli": {
-        *("layout", "image", "pram", "persist", "options", "progress", "mounts", "control"),
-        *("rundir", "superblock", "follow", "launch", "umount", "inspect", "kexec"),
-        *("rescue", "dump", "picture", "helptext", "versions"),
+        *("parser", "show", "helptext", "versions"),
+        *("cmd_mounts", "cmd_images", "cmd_files", "cmd_nodes", "cmd_kexec"),
     },
     "manual": {"layout", "options", "helptext", "cli"},
     "__main__": {"cli"},

@@ -1,0 +1,120 @@
+"""The commands for nodes: nodes, put, get, free. Each imports what it alone needs."""
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pramfs.errors import UsageError
+from pramfs.parser import Commands, add_command
+from pramfs.show import node_lines
+
+if TYPE_CHECKING:
+    from pramfs.pram import Pram
+
+_COPY_BYTES = 1 << 20
+
+
+def add_commands(commands: Commands) -> None:
+    """Add them to the parser."""
+    nodes = add_command(commands, "nodes", _nodes, "list the nodes of an image")
+    put = add_command(commands, "put", _put, "store standard input as a node")
+    get = add_command(commands, "get", _get, "write a node to standard output")
+    free = add_command(commands, "free", _free, "free a node or tree, or all of them")
+    for command in (nodes, put, get, free):
+        command.add_argument("image", metavar="IMAGE", type=Path)
+    for command in (put, get):
+        command.add_argument("name", metavar="NAME")
+    free.add_argument("name", metavar="NAME", nargs="?")
+
+
+def _nodes(args: argparse.Namespace) -> int:
+    from pramfs.inspect import node_info
+
+    with _open(args.image, writable=False) as pram:
+        print("\n".join(node_lines([node_info(node) for node in pram.nodes.values()])))
+    return 0
+
+
+def _put(args: argparse.Namespace) -> int:
+    from pramfs.layout import BYTE_STREAM
+    from pramfs.progress import Bar
+
+    if sys.stdin is None:
+        raise UsageError("put: standard input is closed")
+    with _open(args.image, writable=True, create=True) as pram:
+        status = os.fstat(sys.stdin.fileno())
+        total = status.st_size if stat.S_ISREG(status.st_mode) else 0
+        with (
+            Bar("storing", total, unit_bytes=1) as bar,
+            pram.prepare_save(args.name, BYTE_STREAM) as stream,
+        ):
+            while data := sys.stdin.buffer.read(_COPY_BYTES):
+                stream.write(data)
+                bar(len(data))
+        pram.publish()
+    return 0
+
+
+def _get(args: argparse.Namespace) -> int:
+    from pramfs.layout import BYTE_STREAM, PAGE_SHIFT
+    from pramfs.progress import Bar
+
+    if sys.stdout is None:
+        raise UsageError("get: standard output is closed")
+    with _open(args.image, writable=False) as pram:
+        stream = pram.prepare_load(args.name, pram.node(args.name).type)
+        node = pram.node(args.name)
+        with Bar("fetching", node.entries) as bar:
+            if node.type == BYTE_STREAM:
+                while data := stream.read(_COPY_BYTES):
+                    sys.stdout.buffer.write(data)
+                    bar(len(data) >> PAGE_SHIFT)
+            else:
+                while page := stream.load_page():
+                    sys.stdout.buffer.write(page[0])
+                    bar(1)
+        stream.keep()
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def _free(args: argparse.Namespace) -> int:
+    from pramfs.persist import DATA_SUFFIX, META_SUFFIX, tree_names
+
+    with _open(args.image, writable=True) as pram:
+        if args.name is None:
+            names = list(pram.nodes)
+        elif args.name in tree_names(pram.nodes):
+            names = [args.name + META_SUFFIX, args.name + DATA_SUFFIX]
+        else:
+            names = [args.name]
+        for name in names:
+            pram.free(name)
+        pram.publish()
+    return 0
+
+
+@contextmanager
+def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
+    """The persistent memory in the image at `path`, for this command alone if it is to write."""
+    from pramfs.errors import ImageInUse
+    from pramfs.image import open_image
+    from pramfs.options import MountOptions
+    from pramfs.pram import Pram
+
+    with open_image(path, writable=writable, create=create) as image:
+        if writable and not image.try_lock():
+            raise ImageInUse(path, "a mount or another command")
+        if create and image.size_bytes == 0:
+            pram = Pram.create(image, MountOptions().frames)
+        else:
+            pram = Pram.open(image)
+        try:
+            yield pram
+        finally:
+            pram.close()
