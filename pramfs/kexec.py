@@ -24,7 +24,8 @@ COMMAND_LINE_MAX = 2047  # bytes: COMMAND_LINE_SIZE of x86, less the NUL
 _BOOT = Path("/boot")
 _DYNAMIC_DEBUG = Path("/proc/dynamic_debug/control")
 _KERNEL_LOG = Path("/dev/kmsg")
-_SEGMENT = re.compile(r"Loading segment \d+: .*\bmem=0x([0-9a-f]+) memsz=0x([0-9a-f]+)")
+# "Loading segment 0: …" up to Linux 6.7, "segment[0]: …" from 6.8 on
+_SEGMENT = re.compile(r"\bsegment[ \[]\d+\]?: .*\bmem=0x([0-9a-f]+) memsz=0x([0-9a-f]+)")
 # A word of a command line may hold blanks between double quotes.
 _WORD = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
 # What a boot loader says of the kernel that it loaded is not true of the next one.
@@ -47,7 +48,8 @@ class Plan:
     def load(self) -> list[str]:
         """The command that loads the new kernel."""
         files = ["-l", str(self.kernel), f"--initrd={self.initrd}"]
-        return ["kexec", "-s", *files, f"--append={self.command_line}"]
+        # -d has Linux 6.8 and newer log where the segments lie; older ones have dynamic debugging.
+        return ["kexec", "-s", "-d", *files, f"--append={self.command_line}"]
 
     def lines(self) -> Iterator[str]:
         """The plan in words, for a person."""
@@ -69,7 +71,7 @@ def prepared(device: Path, kernel: Path | None, initrd: Path | None, append: str
     span = physmem.span_of_device(device)
     use = use_of_range(physmem.read_iomem(), span)
     kernel = kernel or _BOOT / f"vmlinuz-{os.uname().release}"
-    initrd = initrd or kernel.with_name(kernel.name.replace("vmlinuz", "initrd.img"))
+    initrd = initrd or initrd_of(kernel)
     for path, option in ((kernel, "--kernel"), (initrd, "--initrd")):
         if not path.is_file():
             raise UsageError(f"{path}: no such file; name another with {option}")
@@ -82,19 +84,19 @@ def prepared(device: Path, kernel: Path | None, initrd: Path | None, append: str
 
 
 def load(plan: Plan) -> str:
-    """Load the new kernel, and read back where it lies; returns what is known of that.
+    """Load the new kernel, and read back where it lies; returns that in words.
 
-    Raises PramError when it cannot be loaded, or lies in the way of the image: then it is unloaded.
+    Raises PramError when it cannot be loaded. When it lies in the way of the image, or the kernel does
+    not tell where it lies, it is unloaded before that.
     """
     with _loading_is_logged() as segments_of:
         _run(plan.load)
         segments = segments_of()
-    for segment in segments:
-        if segment.overlaps(plan.span):
-            _run(["kexec", "-s", "-u"])
-            raise PramError(f"the new kernel would be put at {segment}, over the image: unloaded")
-    if not segments:
-        return "in System RAM, as kexec_file_load does; this kernel does not log where"
+    try:
+        require_out_of_reach(segments, plan.span)
+    except PramError:
+        _run(["kexec", "-s", "-u"])
+        raise
     return ", ".join(str(segment) for segment in segments)
 
 
@@ -105,6 +107,15 @@ def start() -> None:
 
 
 # --- what is out of reach of the new kernel -------------------------------------------------------
+
+
+def require_out_of_reach(segments: Sequence[Span], span: Span) -> None:
+    """Raise PramError unless it is known that no segment of the new kernel lies in the range."""
+    for segment in segments:
+        if segment.overlaps(span):
+            raise PramError(f"the new kernel would be put at {segment}, over the image: unloaded")
+    if not segments:
+        raise PramError("this kernel does not log where it puts the new one: unloaded")
 
 
 def use_of_range(resources: Sequence[Resource], span: Span) -> str:
@@ -149,6 +160,13 @@ def _split(line: str) -> tuple[list[str], list[str]]:
 
 
 # --- the image, the kernel, their tools -----------------------------------------------------------
+
+
+def initrd_of(kernel: Path) -> Path:
+    """The initrd that Debian puts beside a kernel. Raises UsageError for a kernel of another name."""
+    if not kernel.name.startswith("vmlinuz"):
+        raise UsageError(f"{kernel}: not called vmlinuz-VERSION; name its initrd with --initrd")
+    return kernel.with_name(kernel.name.replace("vmlinuz", "initrd.img", 1))
 
 
 @contextmanager
@@ -196,11 +214,14 @@ class _SegmentReader:
     def _records(self) -> Iterator[str]:
         while True:
             try:
-                yield os.read(self._log, 1 << 16).decode(errors="replace")
+                record = os.read(self._log, 1 << 16)
             except BlockingIOError:
                 return
             except BrokenPipeError:
                 continue  # records were overwritten before they were read: go on with the next
+            if not record:
+                return  # not the log: containers have /dev/null there
+            yield record.decode(errors="replace")
 
 
 def parse_segments(records: Iterable[str]) -> Iterator[Span]:

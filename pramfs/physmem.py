@@ -16,6 +16,7 @@ from pramfs.regions import memparse
 SYSTEM_RAM = "System RAM"
 LEGACY = "Persistent Memory (legacy)"
 
+_ADDRESS_END = 1 << 52  # of x86's physical addresses
 _IOMEM_LINE = re.compile(r"\s*([0-9a-f]+)-([0-9a-f]+) : (.*)")
 _MEMORY_VALUE = r"((?:0[xX][0-9a-fA-F]+|[0-9]+)[kKmMgGtTpPeE]?)"
 # @ usable, # ACPI data, $ reserved, ! persistent, % changed in type
@@ -61,9 +62,14 @@ def span_of_device(device: Path, sys: Path = Path("/sys")) -> Span:
         if re.fullmatch(r"region\d+", folder.name):
             try:
                 start = int((folder / "resource").read_text(), 0)
-                return Span(start, start + int((folder / "size").read_text()))
+                size = int((folder / "size").read_text(), 0)
             except (OSError, ValueError) as exc:
                 raise NoPhysicalRange(device, f"{folder} does not tell its range") from exc
+            if start <= 0 or not 0 < size <= _ADDRESS_END - start:
+                raise NoPhysicalRange(
+                    device, f"{folder} tells no range: {size} bytes at {start:#x}"
+                )
+            return Span(start, start + size)
     raise NoPhysicalRange(device, "it is no pmem device")
 
 

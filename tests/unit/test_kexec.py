@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from pramfs import kexec, physmem
-from pramfs.errors import ImageInUse, NoPhysicalRange, PramError, UsageError
+from pramfs.errors import ImageInUse, NoPhysicalRange, PramError, SystemFault, UsageError
 from pramfs.physmem import LEGACY, Span
+from pramfs.regions import memparse
 
 IOMEM = """\
 00000000-00000fff : Reserved
@@ -28,10 +29,18 @@ IOMEM = """\
 """
 UNPRIVILEGED_IOMEM = "00000000-00000000 : Reserved\n00000000-00000000 : System RAM\n"
 
+# Linux 6.1, with dynamic debugging
 KERNEL_LOG = """\
 7,389,48270138,-;kexec-bzImage64: Loaded purgatory at 0x9a000
 7,395,48285812,-;kexec_file: Loading segment 0: buf=0x00000000c9171e51 mem=0x9a000 memsz=0x5000
 7,396,48286125,-;kexec_file: Loading segment 2: buf=0x0000000094fd3d13 mem=0x3c000000 memsz=0x3398000
+"""
+# Linux 6.8 and newer, after kexec -d; made from its sources
+NEWER_KERNEL_LOG = """\
+6,389,48270138,-;kexec_file: kernel: 00000000f7d2b6ab kernel_size: 0x7dd7c0
+6,395,48285812,-;kexec_file: nr_segments = 2
+6,396,48286125,-;kexec_file: segment[0]: buf=0x0000000c9171e51 bufsz=0x5000 mem=0x9a000 memsz=0x5000
+6,397,48286126,-;kexec_file: segment[1]: buf=0x000000094fd3d13 bufsz=0x70 mem=0x3c000000 memsz=0x3398000
 """
 
 RANGE = Span(1 << 30, (1 << 30) + (192 << 20))
@@ -72,9 +81,36 @@ def test_a_range_that_is_neither_is_refused() -> None:
         kexec.use_of_range(RESOURCES, Span(0x60000000, 0x60001000))
 
 
-def test_addresses_that_the_kernel_hides_are_not_taken_for_addresses(tmp_path: Path) -> None:
-    (tmp_path / "iomem").write_text(UNPRIVILEGED_IOMEM)
-    with pytest.raises(PramError, match="root is needed"):
+def test_a_range_of_which_no_line_tells_is_refused() -> None:
+    with pytest.raises(PramError, match="is not persistent memory"):
+        kexec.use_of_range([], RANGE)
+
+
+@pytest.mark.parametrize("at", [RANGE.start, RANGE.start + 0x123, RANGE.end - 1])
+def test_a_single_byte_of_system_ram_in_the_range_is_enough_to_refuse(at: int) -> None:
+    hotplugged = physmem.Resource(Span(at, at + 1), "System RAM (kmem)")
+    with pytest.raises(PramError, match="the new kernel would overwrite the image"):
+        kexec.use_of_range([*RESOURCES, hotplugged], RANGE)
+
+
+def test_a_range_is_not_pieced_together_from_several() -> None:
+    middle = RANGE.start + (96 << 20)
+    halves = [physmem.Resource(Span(RANGE.start, middle), LEGACY)]
+    halves += [physmem.Resource(Span(middle, RANGE.end), LEGACY)]
+    with pytest.raises(PramError, match="is not persistent memory"):
+        kexec.use_of_range(halves, RANGE)
+    assert kexec.use_of_range(halves, halves[1].span) == LEGACY
+
+
+def test_what_is_no_line_of_iomem_is_passed_over() -> None:
+    text = "\n".join(["", "nonsense", "40000000 : half", "-4bffffff : end", "G-H : letters", IOMEM])
+    assert list(physmem.parse_iomem(text)) == RESOURCES
+
+
+@pytest.mark.parametrize("text", ["", "nonsense\n", UNPRIVILEGED_IOMEM])
+def test_an_iomem_without_addresses_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "iomem").write_text(text)
+    with pytest.raises(PramError, match="shows no addresses: root is needed"):
         physmem.read_iomem(tmp_path / "iomem")
 
 
@@ -108,11 +144,135 @@ def test_a_device_without_a_range_is_refused(tmp_path: Path, device: Path, place
         physmem.span_of_device(device, tmp_path)
 
 
-def test_the_places_of_the_segments_are_read_from_the_kernels_log() -> None:
-    assert list(kexec.parse_segments(KERNEL_LOG.splitlines())) == [
-        Span(0x9A000, 0x9F000),
-        Span(0x3C000000, 0x3F398000),
-    ]
+@pytest.mark.parametrize(
+    ("resource", "size"),
+    [
+        pytest.param("0x0", "0", id="hidden_from_all_but_root"),
+        pytest.param("0x0", "201326592", id="no_start"),
+        pytest.param("0x40000000", "0", id="no_size"),
+        pytest.param("0x40000000", "-4096", id="negative"),
+        pytest.param("0xffffffffffffffff", "201326592", id="unknown_start"),
+        pytest.param("0x40000000", str(1 << 60), id="beyond_the_address_space"),
+        pytest.param("", "", id="empty"),
+        pytest.param("somewhere", "201326592", id="words"),
+    ],
+)
+def test_a_region_without_a_credible_range_is_refused(
+    tmp_path: Path, device: Path, resource: str, size: str
+) -> None:
+    folder = make_sysfs(tmp_path, device, "devices/ndbus0/region0")
+    (folder / "resource").write_text(f"{resource}\n")
+    (folder / "size").write_text(f"{size}\n")
+    with pytest.raises(NoPhysicalRange, match="boot with memmap=SIZE!START"):
+        physmem.span_of_device(device, tmp_path)
+
+
+def test_each_of_several_regions_has_its_own_range(tmp_path: Path, device: Path) -> None:
+    for number, start in enumerate(("0x40000000", "0x80000000")):
+        folder = tmp_path / f"devices/ndbus0/region{number}"
+        (folder / "namespace0.0").mkdir(parents=True)
+        (folder / "resource").write_text(start)
+        (folder / "size").write_text("4096")
+    make_sysfs(tmp_path, device, "devices/ndbus0/region1/namespace0.0/block/pmem1/pmem1p1")
+    assert physmem.span_of_device(device, tmp_path) == Span(0x80000000, 0x80001000)
+
+
+@pytest.mark.parametrize(
+    "span", [Span(0x40000200, 0x40000A00), Span(0x40000001, 0x4BFFFFFF), Span(1 << 51, 1 << 52)]
+)
+def test_a_range_off_page_boundaries_is_passed_on_to_the_byte(span: Span) -> None:
+    (part,) = physmem.without_reserved(["quiet"], span)
+    assert part == "quiet"
+    size, start = span.memmap.removeprefix("memmap=").split("!")
+    assert Span(memparse(start), memparse(start) + memparse(size)) == span
+    assert physmem.without_reserved([span.memmap], span) == []
+    with pytest.raises(PramError, match="at odds"):
+        physmem.without_reserved([span.memmap], Span(span.start + 1, span.end))
+
+
+# --- where the new kernel lies --------------------------------------------------------------------
+
+SEGMENTS = [Span(0x9A000, 0x9F000), Span(0x3C000000, 0x3F398000)]
+
+
+@pytest.mark.parametrize("log", [KERNEL_LOG, NEWER_KERNEL_LOG])
+def test_the_places_of_the_segments_are_read_from_the_kernels_log(log: str) -> None:
+    assert list(kexec.parse_segments(log.splitlines())) == SEGMENTS
+
+
+class Kernel:
+    """Stands for kexec(8) and the kernel's log; keeps what it was asked to do."""
+
+    def __init__(self, records: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.commands: list[list[str]] = []
+        self._records = records
+        self._log = tmp_path / "kmsg"
+        self._log.write_text("6,1,1,-;kexec_file: segment[0]: buf=0x0 mem=0x40000000 memsz=0x1\n")
+        monkeypatch.setattr("pramfs.kexec._KERNEL_LOG", self._log)
+        monkeypatch.setattr("pramfs.kexec._DYNAMIC_DEBUG", tmp_path / "none")
+        monkeypatch.setattr("pramfs.kexec._run", self._run)
+
+    def _run(self, command: list[str]) -> None:
+        self.commands.append(command[1:4])
+        with self._log.open("a") as log:
+            log.write(self._records)
+
+
+def make_plan() -> kexec.Plan:
+    kernel, initrd = Path("/boot/vmlinuz-1"), Path("/boot/initrd.img-1")
+    return kexec.Plan(Path("/dev/pmem0"), 1, RANGE, LEGACY, kernel, initrd, "quiet")
+
+
+def test_a_kernel_that_lies_elsewhere_stays_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernel = Kernel(NEWER_KERNEL_LOG.splitlines()[2], monkeypatch, tmp_path)
+    assert kexec.load(make_plan()) == "9a000-9efff"
+    assert kernel.commands == [["-s", "-d", "-l"]]
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        pytest.param(
+            "segment[0]: mem=0x3ffff000 memsz=0x1001",
+            "put at 3ffff000-40000000, over the image",
+            id="reaching_into_it",
+        ),
+        pytest.param("segment[0]: mem=0x4bffffff memsz=0x1000", "over the image", id="its_end"),
+        pytest.param("segment[0]: mem=0x41000000 memsz=0x1000", "over the image", id="within"),
+        pytest.param("segment[0]: mem=0x100000 memsz=0x7fff0000", "over the image", id="around"),
+        pytest.param("", "does not log where it puts the new one", id="no_word_of_it"),
+    ],
+)
+def test_a_kernel_that_may_lie_over_the_image_is_unloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record: str, why: str
+) -> None:
+    kernel = Kernel(record, monkeypatch, tmp_path)
+    with pytest.raises(PramError, match=f"{why}.*: unloaded"):
+        kexec.load(make_plan())
+    assert kernel.commands == [["-s", "-d", "-l"], ["-s", "-u"]]
+
+
+def test_a_machine_without_kexec_tools_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(SystemFault, match="install kexec-tools"):
+        kexec.start()
+
+
+def test_what_kexec_says_when_it_fails_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "kexec"
+    tool.write_text(
+        "#!/bin/sh\necho kexec_file_load failed: Function not implemented >&2; exit 255"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(PramError, match="failed: kexec_file_load failed: Function not implemented"):
+        kexec.start()
 
 
 # --- the command line of the new kernel -----------------------------------------------------------
@@ -185,20 +345,58 @@ def test_a_line_that_the_kernel_would_cut_off_is_refused() -> None:
         next_line("x" * 2040)
 
 
+# --- the files of the new kernel ------------------------------------------------------------------
+
+
+def test_the_initrd_is_the_one_that_debian_puts_beside_the_kernel() -> None:
+    assert kexec.initrd_of(Path("/boot/vmlinuz-6.1")) == Path("/boot/initrd.img-6.1")
+    assert kexec.initrd_of(Path("/vmlinuz")) == Path("/initrd.img")
+
+
+def test_no_initrd_is_guessed_for_a_kernel_of_another_name() -> None:
+    with pytest.raises(UsageError, match="name its initrd with --initrd"):
+        kexec.initrd_of(Path("/tmp/bzImage"))
+
+
+@pytest.fixture
+def of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine of a root with a device that has its range."""
+    monkeypatch.setattr("pramfs.kexec.os.geteuid", lambda: 0)
+    monkeypatch.setattr("pramfs.kexec.physmem.span_of_device", lambda device: RANGE)
+    monkeypatch.setattr("pramfs.kexec.physmem.read_iomem", lambda: RESOURCES)
+
+
+def refuse_to_prepare(device: Path, kernel: Path, initrd: Path | None) -> None:
+    with kexec.prepared(device, kernel, initrd, ""):
+        pytest.fail("it was prepared")
+
+
+@pytest.mark.usefixtures("of_root")
+def test_a_kernel_or_initrd_that_is_not_there_is_refused_with_its_option(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinuz-1"
+    with pytest.raises(UsageError, match="vmlinuz-1: no such file; name another with --kernel"):
+        refuse_to_prepare(tmp_path / "pmem0", kernel, None)
+    kernel.touch()
+    with pytest.raises(UsageError, match=r"initrd.img-1: no such file; name another with --initrd"):
+        refuse_to_prepare(tmp_path / "pmem0", kernel, None)
+
+
+def test_only_root_may_start_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pramfs.kexec.os.geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="root is needed"):
+        refuse_to_prepare(Path("/dev/pmem0"), Path("/boot/vmlinuz-1"), None)
+
+
 # --- who uses the image ---------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("of_root")
 def test_a_mounted_device_is_refused_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = tmp_path / "pmem0"
     device.touch()
     mount = SimpleNamespace(mountpoint=Path("/mnt/a b"), image=str(device))
-    monkeypatch.setattr("pramfs.kexec.physmem.span_of_device", lambda device: RANGE)
-    monkeypatch.setattr("pramfs.kexec.physmem.read_iomem", lambda: RESOURCES)
     monkeypatch.setattr("pramfs.kexec.mounts.pramfs_mounts", lambda: [mount])
-    with (
-        pytest.raises(ImageInUse, match="first: pramfs umount '/mnt/a b'"),
-        kexec.prepared(device, Path("/proc/version"), Path("/proc/version"), ""),
-    ):
-        pytest.fail("it was prepared")
+    with pytest.raises(ImageInUse, match="first: pramfs umount '/mnt/a b'"):
+        refuse_to_prepare(device, Path("/proc/version"), Path("/proc/version"))
