@@ -257,8 +257,12 @@ class Arena(ABC):
                 b"".join(self._load(part) for part in self._uniform_runs(start, count))
             )
             for at in range(count):
-                if csums[start + at] == UNKNOWN_CSUM:
+                # A page that nobody has verified may be damaged: the save's word for it stands.
+                if csums[start + at] == UNKNOWN_CSUM and not self._is_unverified(start + at):
                     csums[start + at] = crc32c(data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT])
+
+    def _is_unverified(self, pfn: int) -> bool:
+        return self._unverified is not None and bool(self._unverified[pfn])
 
     def _verify_first_read(self, pfn: int, count: int, data: bytes) -> None:
         unverified = self._unverified
@@ -304,7 +308,8 @@ class ImageArena(Arena):
             data = memoryview(self.image.read(start, count))
             for at, csum in enumerate(self._csums[start : start + count].tolist()):
                 page = data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]
-                if csum not in (UNKNOWN_CSUM, crc32c(page)):
+                known = csum != UNKNOWN_CSUM and not self._is_unverified(start + at)
+                if known and csum != crc32c(page):
                     raise DamagedPage(start + at, "lost when the medium failed")
             self.image.write(start << PAGE_SHIFT, data)
 

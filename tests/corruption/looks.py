@@ -8,7 +8,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from pramfs import persist
-from pramfs.errors import PramError
+from pramfs.errors import DamagedPage, PramError
 from pramfs.inodes import Directory, File, Inode, Symlink
 from pramfs.layout import PAGE_SIZE
 from pramfs.persist import Recovered
@@ -19,7 +19,10 @@ from tests.unit.images import WatchedImage, image_of
 NAME = "pramfs"
 DEADLINE_S = 20  # for what takes milliseconds
 
-Look = dict[str, tuple[object, ...]]
+# All fields of an inode, last what is in it. That is for a file the digests of its pages by index, None for
+# a page that a lazy load found damaged.
+Fields = tuple[object, ...]
+Look = dict[str, Fields]  # by path
 
 
 class Verdict(NamedTuple):
@@ -28,9 +31,12 @@ class Verdict(NamedTuple):
     tree: Look | None
     left_out: list[str]
     refusal: str
+    damaged: frozenset[int] = frozenset()  # frames whose pages could not be read, with `lazy`
 
 
-def load(content: bytes | bytearray, *, recover: bool = False, save: bool = False) -> Verdict:
+def load(
+    content: bytes | bytearray, *, recover: bool = False, lazy: bool = False, save: bool = False
+) -> Verdict:
     """Load the tree of an image. Only a PramError is a refusal; any other exception is a bug.
 
     With `save` the tree is saved again, and must look the same when it is loaded then.
@@ -42,13 +48,13 @@ def load(content: bytes | bytearray, *, recover: bool = False, save: bool = Fals
         except PramError as exc:
             return Verdict(None, [], _told(exc))
         try:
-            return _load(pram, image, recover, save)
+            return _load(pram, image, recover=recover, lazy=lazy, save=save)
         finally:
             pram.close()
 
 
-def look(tree: Tree) -> Look:
-    """All that there is to see of a tree, by path."""
+def look(tree: Tree, damaged: set[int] | None = None) -> Look:
+    """All that there is to see of a tree. Frames with damaged pages are added to `damaged`."""
     found: Look = {}
     unvisited: list[tuple[str, Inode]] = [("", tree.root)]
     while unvisited:
@@ -56,47 +62,61 @@ def look(tree: Tree) -> Look:
         fields = (inode.ino, inode.generation, inode.mode, inode.uid, inode.gid, inode.nlink)
         times = (inode.atime, inode.mtime, inode.ctime)
         xattrs = sorted((inode.xattrs or {}).items())
-        found[path or "/"] = (*fields, *times, inode.rdev, inode.size, xattrs, _body(tree, inode))
+        found[path or "/"] = (
+            *fields, *times, inode.rdev, inode.size, xattrs, _body(tree, inode, damaged)
+        )  # fmt: skip
         if isinstance(inode, Directory):
             for name, child in inode.entries.items():
                 unvisited.append((f"{path}/{name.decode(errors='surrogateescape')}", child))
     return found
 
 
-def _load(pram: Pram, image: WatchedImage, recover: bool, save: bool) -> Verdict:
+def _load(pram: Pram, image: WatchedImage, *, recover: bool, lazy: bool, save: bool) -> Verdict:
     tree = Tree(pram.arena, inodes_max=1 << 20, generation=1)
     recovered = Recovered() if recover else None
     try:
-        persist.load_tree(pram, NAME, tree, recover=recovered)
+        persist.load_tree(pram, NAME, tree, lazy=lazy, recover=recovered)
     except PramError as exc:
         return Verdict(None, [], _told(exc))
-    found = look(tree)
+    damaged: set[int] = set()
+    found = look(tree, damaged if lazy else None)
     if save:
-        _save_again(pram, image, tree, found)
-    return Verdict(found, recovered.left_out if recovered else [], "")
+        _save_again(pram, image, tree, found, lazy)
+    left_out = recovered.left_out if recovered else []
+    return Verdict(found, left_out, "", frozenset(damaged))
 
 
-def _save_again(pram: Pram, image: WatchedImage, tree: Tree, found: Look) -> None:
+def _save_again(pram: Pram, image: WatchedImage, tree: Tree, found: Look, lazy: bool) -> None:
     try:
         persist.Saver(pram, NAME, tree).save(final=True, progress=lambda frames: None)
     except PramError:
         return  # no room: a refusal too
-    verdict = load(image.content())
+    verdict = load(image.content(), lazy=lazy)
     assert verdict.tree == found, verdict.refusal
 
 
-def _body(tree: Tree, inode: Inode) -> object:
+def _body(tree: Tree, inode: Inode, damaged: set[int] | None) -> object:
     if isinstance(inode, Symlink):
         return inode.target
     if not isinstance(inode, File):
         return None
-    digest = hashlib.sha256()
+    pages: dict[int, bytes | None] = {}
     for start, pfns in inode.pages.chunks() if inode.pages is not None else ():
-        for at, pfn in enumerate(pfns):
+        for index, pfn in enumerate(pfns, start):
             if pfn:
-                digest.update((start + at).to_bytes(8, "little"))
-                digest.update(tree.data.read(inode, (start + at) * PAGE_SIZE, PAGE_SIZE))
-    return digest.hexdigest()
+                pages[index] = _page(tree, inode, index, damaged)
+    return pages
+
+
+def _page(tree: Tree, file: File, index: int, damaged: set[int] | None) -> bytes | None:
+    """The digest of a page; None for a damaged one, where there may be such."""
+    try:
+        return hashlib.sha256(tree.data.read(file, index * PAGE_SIZE, PAGE_SIZE)).digest()
+    except DamagedPage as exc:
+        if damaged is None:
+            raise
+        damaged.add(exc.args[0])
+        return None
 
 
 def _told(exc: PramError) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pramfs.layout import PAGE_SIZE
-from tests.corruption.looks import Verdict, load
+from tests.corruption.looks import Fields, Verdict, load
 from tests.corruption.specimen import Specimen, specimen
 
 SAMPLE = 700  # cases of each kind in the short form
@@ -24,6 +24,7 @@ def test_a_clean_image_loads_as_it_was_saved() -> None:
     whole = specimen()
     assert load(whole.content).tree == whole.tree
     assert load(whole.content, recover=True) == Verdict(whole.tree, [], "")
+    assert load(whole.content, lazy=True) == Verdict(whole.tree, [], "")
 
 
 @pytest.mark.timeout(7200)
@@ -56,6 +57,22 @@ def test_flipped_bits_in_data_name_the_files(long: bool) -> None:
         assert recovered.left_out
         assert all(path in refused.refusal for path in recovered.left_out[:10])
         _assert_undamaged(whole, recovered)
+
+
+@pytest.mark.timeout(7200)
+def test_a_lazy_load_answers_for_all_pages_but_the_damaged_ones(long: bool) -> None:
+    """Those that are damaged stay so when the tree is saved again."""
+    whole = specimen()
+    rng = random.Random(5)
+    for _ in range(20_000 if long else SAMPLE):
+        pages = {}
+        for pfn in rng.sample(whole.data, rng.choice((1, 2, 5, len(whole.data)))):
+            page = bytearray(whole.page(pfn))
+            page[rng.randrange(PAGE_SIZE)] ^= 1 << rng.randrange(8)
+            pages[pfn] = bytes(page)
+        lazily = load(whole.with_pages(pages), lazy=True, save=True)
+        assert lazily.damaged == pages.keys()
+        _assert_lazily_nothing_false(whole, lazily, "flipped bits")
 
 
 def test_swapped_repeated_and_blank_pages(long: bool) -> None:
@@ -97,6 +114,7 @@ def test_a_hostile_hand_with_true_checksums(long: bool) -> None:
         try:
             load(content, save=True)
             load(content, recover=True)
+            load(content, lazy=True, save=True)
             if not number % 20:
                 assert _peak(content) <= limit, "takes more memory than a clean load"
         except BaseException as exc:
@@ -142,6 +160,27 @@ def _assert_nothing_false(whole: Specimen, content: bytearray, what: str) -> Non
         recovered = load(content, recover=True)
         if recovered.tree is not None:
             _assert_undamaged(whole, recovered, what)
+    lazily = load(content, lazy=True)
+    if lazily.tree is not None:
+        _assert_lazily_nothing_false(whole, lazily, what)
+
+
+def _assert_lazily_nothing_false(whole: Specimen, lazily: Verdict, what: str) -> None:
+    """Everything is as it was saved, but that damaged pages cannot be read."""
+    assert lazily.tree is not None
+    for saved in (whole.tree, whole.older):
+        readable = {path: _but_damaged(seen, saved.get(path)) for path, seen in lazily.tree.items()}
+        if readable == saved:
+            return
+    raise AssertionError(f"{what}: false bytes beside {sorted(lazily.damaged)}")
+
+
+def _but_damaged(seen: Fields, saved: Fields | None) -> Fields:
+    """What was seen of an inode, with pages that could not be read as they were saved."""
+    if saved is None or not isinstance(seen[-1], dict) or not isinstance(saved[-1], dict):
+        return seen
+    pages = {index: page or saved[-1].get(index) for index, page in seen[-1].items()}
+    return *seen[:-1], pages
 
 
 def _assert_undamaged(whole: Specimen, recovered: Verdict, what: str = "") -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from crc32c import crc32c
 
-from pramfs.arena import Arena, ImageArena, MemoryArena, open_arena
+from pramfs.arena import UNKNOWN_CSUM, Arena, ImageArena, MemoryArena, open_arena
 from pramfs.errors import DamagedPage, SystemFault
 from pramfs.frames import FREE, FRESH, HELD, SAVED, FrameTable, Run
 from pramfs.layout import PAGE_SIZE
@@ -480,6 +480,19 @@ def test_a_damaged_page_fails_every_read(arena: Arena) -> None:
             arena.read(pfn)
         with pytest.raises(DamagedPage):
             arena.view(pfn, 1)
+
+
+def test_a_damaged_page_is_not_summed_even_if_its_checksum_is_the_word_for_unknown(
+    arena: Arena,
+) -> None:
+    """Else it would be sound from the next save on."""
+    pfn = fresh(arena, 1)
+    published(arena)
+    arena.set_csums(pfn, array("I", (UNKNOWN_CSUM,)))
+    arena.verify_on_first_read([Run(pfn, 1)])
+    assert arena.csums(pfn, 1) == array("I", (UNKNOWN_CSUM,))
+    with pytest.raises(DamagedPage):
+        arena.read(pfn)
 
 
 def test_a_frame_that_was_never_read_can_be_used_again(arena: Arena) -> None:

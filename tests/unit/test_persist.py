@@ -1,5 +1,6 @@
 """Trees to nodes and nodes to trees: what a save keeps, what a load refuses, checkpoints meanwhile."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -322,6 +323,25 @@ def test_damage_that_nobody_has_read_is_damage_still_after_a_save(volume: Volume
     pram = reopen(volume.pram, arena=volume.arena)
     with pytest.raises(DamagedTree, match="2 damaged"):
         load_tree(pram, NAME, new_tree(pram))
+
+
+def test_damage_that_was_moved_does_not_keep_a_failed_save_from_being_made_up_for(
+    arena: str,
+) -> None:
+    """It is not the failed save that has lost that page."""
+    for step in range(100):
+        volume = Volume(arena=arena)
+        furnish(volume)
+        volume.save()
+        damage(volume, "pages")
+        volume.reopen(lazy=True, banned=frames_between(0, 60))
+        with contextlib.suppress(SaveFailed), volume.image.failing(step):
+            volume.save()
+            break
+        volume.save()
+        with pytest.raises(DamagedPage):
+            volume.reopen(lazy=True).read("pages")
+    assert step > 3
 
 
 # --- relocation (seed 004) -----------------------------------------------------------------------
