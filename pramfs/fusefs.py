@@ -276,7 +276,7 @@ class Operations(pyfuse3.Operations):
         file = self._tree.file(fh & _INO)
         if self._direct_io and file.mode & (stat.S_ISUID | stat.S_ISGID):
             # Nobody says whether the writer may keep them.
-            self._tree.setattr(file, Changes(drop_setid=True))
+            self._tree.setattr(file, Changes(drop_setid=True, in_group=False))
             pyfuse3.invalidate_inode(file.ino, attr_only=True)
         return self._tree.write(file, off, buf, set_times=self._direct_io)
 
