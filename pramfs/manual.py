@@ -6,7 +6,6 @@ They are committed, so that installing needs no building; a test holds them agai
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from pramfs import __version__, helptext, layout
 from pramfs.cli import build_parser
+from pramfs.completion import MADE_BY, completion_files, flags, operands
 from pramfs.options import OPTIONS
 
 _EXIT_STATUS = (
@@ -78,10 +78,7 @@ def manual_files() -> dict[str, str]:
         "pramfs.5": _Page(5, "the format of pramfs images", list(_format())),
     }
     files = {f"man/{name}": _roff(name, page) for name, page in pages.items()}
-    files["completion/pramfs.bash"] = "\n".join([*_bash(), ""])
-    files["completion/_pramfs"] = "\n".join([*_zsh(), ""])
-    files["completion/pramfs.fish"] = "\n".join([*_fish(), ""])
-    return files
+    return files | {f"completion/{name}": text for name, text in completion_files().items()}
 
 
 def main() -> None:
@@ -98,7 +95,7 @@ def main() -> None:
 def _roff(name: str, page: _Page) -> str:
     title = name.rpartition(".")[0]
     head = [
-        r".\" Made by python -m pramfs.manual; do not edit.",
+        rf".\" {MADE_BY}",
         f'.TH {title.upper()} {page.section} "" "pramfs {__version__}"',
         ".SH NAME",
         f"{title} \\- {page.summary}",
@@ -108,13 +105,13 @@ def _roff(name: str, page: _Page) -> str:
 
 def _program() -> Iterator[str]:
     yield from (".SH SYNOPSIS", r".B pramfs", r"\fICOMMAND\fR [\fIARGUMENT\fR...]")
-    yield from (".SH DESCRIPTION", *_text(helptext.PROGRAM), ".SH COMMANDS")
+    yield from (".SH DESCRIPTION", *_text(helptext.PROGRAM), ".SH OPTIONS")
+    yield from _flag_items(build_parser())
+    yield ".SH COMMANDS"
     for name, parser in build_parser().commands().items():
         yield f'.SS "{_escaped(_usage(parser))}"'
         yield from _text(helptext.TEXTS[name])
-        for action in _options(parser):
-            words = ", ".join(action.option_strings)
-            yield from _item(f"{words} {action.metavar or ''}".strip(), action.help or "")
+        yield from _flag_items(parser)
     yield from (".SH MOUNT OPTIONS", *_mount_options(), ".SH EXIT STATUS")
     for code, meaning in _EXIT_STATUS:
         yield from _item(code, meaning)
@@ -123,6 +120,12 @@ def _program() -> Iterator[str]:
         yield from _item(file, meaning)
     yield from (".PP", _escaped(_FILES_NOTE))
     yield from (".SH SEE ALSO", "mount.pramfs(8), umount.pramfs(8), pramfs(5), kexec(8), criu(8)")
+
+
+def _flag_items(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in _flags(parser):
+        words = ", ".join(action.option_strings)
+        yield from _item(f"{words} {action.metavar or ''}".strip(), action.help or "")
 
 
 def _mount_helper() -> Iterator[str]:
@@ -139,7 +142,8 @@ def _umount() -> Iterator[str]:
 
 def _format() -> Iterator[str]:
     yield from (".SH DESCRIPTION", *_text(_FORMAT), ".SH STRUCTURES")
-    tables = (layout.__doc__ or "").partition("\n\n")[2]
+    _, contract, tables = (layout.__doc__ or "").split("\n\n", 2)
+    yield from _text(contract)
     yield from (".nf", ".ft CR", *(_escaped(line) for line in tables.splitlines()), ".ft", ".fi")
     yield from (".SH SEE ALSO", "pramfs(1)")
 
@@ -172,121 +176,17 @@ def _usage(parser: argparse.ArgumentParser) -> str:
     words = [parser.prog]
     words += [
         f"[{action.option_strings[0]} {action.metavar or ''}".strip() + "]"
-        for action in _options(parser)
+        for action in _flags(parser)
     ]
-    for action in _operands(parser):
+    for action in operands(parser):
         name = str(action.metavar)
         many = {"?": "[{}]", "*": "[{}…]", "+": "{}…"}.get(str(action.nargs), "{}")
         words.append(many.format(name))
     return " ".join(words)
 
 
-def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [
-        action
-        for action in parser._actions
-        if action.option_strings and "--help" not in action.option_strings
-    ]
-
-
-def _operands(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [action for action in parser._actions if not action.option_strings]
-
-
-# --- completion ---------------------------------------------------------------------------------
-
-
-def _bash() -> Iterator[str]:
-    commands = build_parser().commands()
-    words = " ".join(_option_words())
-    yield "# Made by python -m pramfs.manual; do not edit."
-    yield "_pramfs() {"
-    yield '    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} words=""'
-    yield "    COMPREPLY=()"
-    yield "    if ((COMP_CWORD == 1)); then"
-    yield f'        words="{" ".join(commands)} --help --version"'
-    yield "    elif [[ ${COMP_WORDS[1]} == mount && ( $before == -o || $before == --options ) ]]; then"
-    yield f'        words="{words}"'
-    yield "    elif [[ $word == -* ]]; then"
-    yield "        case ${COMP_WORDS[1]} in"
-    for name, parser in commands.items():
-        flags = [word for action in _options(parser) for word in action.option_strings]
-        yield f'            {name}) words="{" ".join([*flags, "--help"])}" ;;'
-    yield "        esac"
-    yield "    else"
-    yield "        compopt -o default"
-    yield "        return"
-    yield "    fi"
-    yield '    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")'
-    yield "    [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace"
-    yield "}"
-    yield "complete -F _pramfs pramfs"
-
-
-def _zsh() -> Iterator[str]:
-    commands = build_parser().commands()
-    yield "#compdef pramfs"
-    yield "# Made by python -m pramfs.manual; do not edit."
-    yield "local -a commands mount_options"
-    yield "commands=("
-    for name, summary in _summaries():
-        yield f"  '{name}:{summary}'"
-    yield ")"
-    yield f"mount_options=({' '.join(_option_words())})"
-    yield "if ((CURRENT == 2)); then"
-    yield "  _describe command commands"
-    yield "  return"
-    yield "fi"
-    yield "shift words; ((CURRENT--))"
-    yield "case $words[1] in"
-    for name, parser in commands.items():
-        specs = [_zsh_option(action) for action in _options(parser)]
-        yield f"  {name}) _arguments {' '.join([*specs, chr(39) + '*:file:_files' + chr(39)])} ;;"
-    yield "esac"
-
-
-def _zsh_option(action: argparse.Action) -> str:
-    help_ = re.sub(r"([\[\]:'])", "", action.help or "")
-    value = ""
-    if action.metavar:
-        value = (
-            ":option:compadd -a mount_options" if "-o" in action.option_strings else ":value:_files"
-        )
-    specs = [f"'{word}[{help_}]{value}'" for word in action.option_strings]
-    return " ".join(specs)
-
-
-def _fish() -> Iterator[str]:
-    yield "# Made by python -m pramfs.manual; do not edit."
-    for name, summary in _summaries():
-        yield f"complete -c pramfs -n __fish_use_subcommand -a {name} -d '{summary}'"
-    for name, parser in build_parser().commands().items():
-        seen = f"-n '__fish_seen_subcommand_from {name}'"
-        for action in _options(parser):
-            words = " ".join(
-                f"-l {word[2:]}" if word.startswith("--") else f"-s {word[1:]}"
-                for word in action.option_strings
-            )
-            value = " -r" if action.metavar else ""
-            if "-o" in action.option_strings:
-                value = f" -x -a '{' '.join(_option_words())}'"
-            help_ = (action.help or "").replace("'", r"\'")
-            yield f"complete -c pramfs {seen} {words}{value} -d '{help_}'"
-
-
-def _summaries() -> list[tuple[str, str]]:
-    """Each command, and what it does in a line."""
-    parser = build_parser()
-    return [
-        (choice.dest, (choice.help or "").replace("'", ""))
-        for action in parser._actions
-        if isinstance(action, argparse._SubParsersAction)
-        for choice in action._choices_actions
-    ]
-
-
-def _option_words() -> list[str]:
-    return [f"{option.name}=" if option.value else option.name for option in OPTIONS]
+def _flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [action for action in flags(parser) if "--help" not in action.option_strings]
 
 
 if __name__ == "__main__":

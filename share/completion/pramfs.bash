@@ -1,35 +1,46 @@
 # Made by python -m pramfs.manual; do not edit.
 _pramfs() {
-    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} words=""
+    local line=${COMP_LINE:0:COMP_POINT} words=""
+    local typed=${line##*[[:space:]]}
+    local -a given
+    read -ra given <<<"${line%"$typed"}"
     COMPREPLY=()
-    if ((COMP_CWORD == 1)); then
-        words="mount umount save status info check map dump ls cat extract nodes put get free kexec --help --version"
-    elif [[ ${COMP_WORDS[1]} == mount && ( $before == -o || $before == --options ) ]]; then
-        words="size= nr_inodes= mode= uid= gid= banned= name= noload pram= arena= verify= recover checkpoint= ro rw allow_other direct_io"
-    elif [[ $word == -* ]]; then
-        case ${COMP_WORDS[1]} in
-            mount) words="-f --foreground -o --options --help" ;;
-            umount) words="--help" ;;
-            save) words="--help" ;;
-            status) words="--json --help" ;;
-            info) words="--json --help" ;;
-            check) words="--json --help" ;;
-            map) words="--json --svg --file --name --node --help" ;;
-            dump) words="--node --links --pfn --help" ;;
-            ls) words="--name --recover --help" ;;
-            cat) words="--name --recover --help" ;;
-            extract) words="-C --directory --name --recover --help" ;;
-            nodes) words="--help" ;;
-            put) words="--help" ;;
-            get) words="--help" ;;
-            free) words="--help" ;;
-            kexec) words="--load-only --dry-run --kernel --initrd --append --help" ;;
+    if ((${#given[@]} == 1)); then
+        words="mount umount save status info check map dump ls cat extract nodes put get free kexec -h --help --version"
+    elif [[ ${given[1]} == mount &&
+        ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
+        words="size= nr_inodes= mode= uid= gid= banned= name= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= ro rw allow_other direct_io"
+        local list=${typed#-o} cut=${typed%"${typed##*[=:]}"}
+        list=${list#--options=}
+        local last=${list##*,}
+        compopt -o nospace
+        mapfile -t COMPREPLY < <(compgen -P "${typed%"$last"}" -W "$words" -- "$last")
+        COMPREPLY=("${COMPREPLY[@]#"$cut"}")
+        return
+    elif [[ $typed == -* && $typed != *=* ]]; then
+        case ${given[1]} in
+            mount) words="-h --help -f --foreground -o --options" ;;
+            umount) words="-h --help" ;;
+            save) words="-h --help" ;;
+            status) words="-h --help --json" ;;
+            info) words="-h --help --json" ;;
+            check) words="-h --help --json" ;;
+            map) words="-h --help --json --svg --file --name --node" ;;
+            dump) words="-h --help --node --links --pfn" ;;
+            ls) words="-h --help --name --recover" ;;
+            cat) words="-h --help --name --recover" ;;
+            extract) words="-h --help -C --directory --name --recover" ;;
+            nodes) words="-h --help" ;;
+            put) words="-h --help" ;;
+            get) words="-h --help" ;;
+            free) words="-h --help" ;;
+            kexec) words="-h --help --load-only --dry-run --kernel --initrd --append" ;;
         esac
+    elif [[ ${given[1]} =~ ^(umount|save|status)$ ]]; then
+        compopt -o dirnames
     else
         compopt -o default
-        return
     fi
-    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
-    [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$typed")
 }
 complete -F _pramfs pramfs

@@ -72,31 +72,6 @@ def test_groff_has_no_complaint(name: str) -> None:
     assert run.stderr == ""
 
 
-def completed(*words: str) -> set[str]:
-    """What bash offers for the last of these words."""
-    script = (
-        'compopt() { :; }; source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
-        'COMPREPLY=(); _pramfs; printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-    run = subprocess.run(
-        ["bash", "-c", script, "bash", SHARE / "completion/pramfs.bash", *words],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(run.stdout.split())
-
-
-def test_bash_completes_commands_flags_and_options() -> None:
-    assert completed("pramfs", "") == {*COMMANDS, "--help", "--version"}
-    assert completed("pramfs", "um") == {"umount"}
-    assert completed("pramfs", "map", "--") == {
-        *("--json", "--svg", "--file", "--name", "--node", "--help"),
-    }
-    assert completed("pramfs", "mount", "-o", "ver") == {"verify="}
-    assert completed("pramfs", "info", "") == set()
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -91,7 +91,8 @@ ROOMS: dict[str, set[str]] = {
         *("parser", "show", "helptext", "versions"),
         *("cmd_mounts", "cmd_images", "cmd_files", "cmd_nodes", "cmd_kexec"),
     },
-    "manual": {"layout", "options", "helptext", "cli"},
+    "completion": {"options", "cli"},
+    "manual": {"layout", "options", "helptext", "cli", "completion"},
     "__main__": {"cli"},
 }
 FOR_EVERYBODY = {"errors"}

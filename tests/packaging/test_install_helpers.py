@@ -1,0 +1,50 @@
+"""What scripts/install-helpers puts in place leads somewhere, and `--remove` takes all of it away."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import run
+from tests.packaging.conftest import System
+
+
+def test_every_link_leads_to_a_file(system: System) -> None:
+    assert system.links
+    assert all((system.root / link).is_file() for link in system.links)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "heading"),
+    [
+        ("1", "pramfs", "PRAMFS(1)"),
+        ("5", "pramfs", "PRAMFS(5)"),
+        ("8", "mount.pramfs", "MOUNT.PRAMFS(8)"),
+        ("8", "umount.pramfs", "UMOUNT.PRAMFS(8)"),
+    ],
+)
+def test_man_finds_the_pages_and_renders_them_without_a_warning(
+    system: System, section: str, name: str, heading: str
+) -> None:
+    env = {"MANPATH": str(system.share / "man"), "MANROFFOPT": "-ww"}
+    shown = run("man", "--warnings", section, name, env=env).succeeded()
+    assert shown.err == ""
+    assert shown.text.startswith(heading)
+
+
+def test_what_was_installed_can_be_installed_again_and_removed(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    system.install_helpers()
+    links = system.links
+    system.install_helpers()
+    assert system.links == links
+    system.install_helpers("--remove")
+    assert system.links == set()
+
+
+def test_what_is_not_a_link_to_pramfs_is_left_alone(system: System, tmp_path: Path) -> None:
+    others = System(tmp_path)
+    for link in system.links:
+        (others.root / link).parent.mkdir(parents=True, exist_ok=True)
+        (others.root / link).symlink_to("/usr/share/something/else")
+    others.install_helpers("--remove")
+    assert others.links == system.links
