@@ -122,6 +122,12 @@ class Arena(ABC):
             return self._mapping(pfn)[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT]
         return b"".join(self._load(run) for run in self._uniform_runs(pfn, count))
 
+    def write_runs(self, runs: Iterable[Run], pages: memoryview) -> None:
+        """Write `pages`, one after the other, into these FRESH frames."""
+        for pfn, count in runs:
+            self.write(pfn, pages[: count << PAGE_SHIFT])
+            pages = pages[count << PAGE_SHIFT :]
+
     def release(self, pfn: int, count: int) -> None:
         """Give frames up; their memory goes back to the system when no save needs them."""
         table = self.table
@@ -132,6 +138,11 @@ class Arena(ABC):
         table.release(pfn, count)
         for run in fresh:
             self._discard(run)
+
+    def release_runs(self, runs: Iterable[Run]) -> None:
+        """`release` for many runs."""
+        for pfn, count in runs:
+            self.release(pfn, count)
 
     # --- checksums -------------------------------------------------------------------------------
 

@@ -36,6 +36,11 @@ class Run(NamedTuple):
     frames: int
 
 
+def pfns_of(runs: Iterable[Run]) -> list[int]:
+    """Every frame of these runs, in their order."""
+    return [pfn for first, count in runs for pfn in range(first, first + count)]
+
+
 def _transition(**changes: int) -> bytes:
     """A translate() table that maps the named states to others."""
     table = bytearray(range(256))

@@ -8,8 +8,10 @@ from pramfs.errors import DamagedTree, ReservationFailed
 from pramfs.frames import SAVED, FrameTable
 from pramfs.image import Image
 from pramfs.layout import PAGE_SIZE, STREAM_TYPES, SUPER_FINAL, SUPER_SUSPECT
+from pramfs.nodes import Node
 from pramfs.persist import DATA_SUFFIX, META_SUFFIX, Recovered
-from pramfs.pram import Node, Pram, reserve
+from pramfs.pram import Pram
+from pramfs.reserve import reserve
 from pramfs.tree import Tree
 
 _TRIES = 3  # of a look at an image whose daemon publishes meanwhile

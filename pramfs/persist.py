@@ -19,7 +19,8 @@ from pramfs.frames import FRESH, Run
 from pramfs.inodes import Directory, File, Inode
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
 from pramfs.pagemap import PageMap
-from pramfs.pram import Pram, Publication
+from pramfs.pram import Pram
+from pramfs.publish import Publication
 from pramfs.records import Decoded
 from pramfs.regions import Regions
 from pramfs.tree import ROOT_INO, Tree

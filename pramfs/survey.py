@@ -1,6 +1,6 @@
 """Walk the save in force and note damage instead of giving up at it: for whoever looks at a broken image.
 
-`pram.reserve` takes everything or nothing; a survey goes as far as it can trust what it reads. It stops a
+`reserve` takes everything or nothing; a survey goes as far as it can trust what it reads. It stops a
 chain, and the list of nodes, at the first page that is wrong. It reads metadata only, and changes nothing.
 """
 
@@ -13,7 +13,7 @@ from pramfs.errors import CorruptedPage, InvalidPfn, PramError
 from pramfs.frames import FrameTable
 from pramfs.image import Image
 from pramfs.layout import SuperBlock
-from pramfs.pram import Node, check_chain, read_node
+from pramfs.nodes import Node, check_chain, read_node
 
 # A truncated image may name frames past its end, but not so many that they alone fill the memory.
 _TRUNCATED_TIMES = 16

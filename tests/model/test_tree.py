@@ -30,7 +30,8 @@ from pramfs.frames import FREE
 from pramfs.inodes import Directory, File, Inode, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.persist import DATA_SUFFIX, META_SUFFIX, Saver, load_tree
-from pramfs.pram import Pram, Publication
+from pramfs.pram import Pram
+from pramfs.publish import Publication
 from pramfs.regions import Region, Regions
 from pramfs.tree import Changes, Owner
 from tests.conftest import LONG

@@ -194,7 +194,7 @@ def _walk_node(image: Image, uuid: bytes, pfn: int, verify: bool) -> WalkedNode:
 
 def _owned(pram: Pram, tree: Tree | None) -> set[int]:
     owned: list[int] = []
-    for run in pram._node_pages:
+    for run in pram.publisher.node_pages:
         owned.extend(range(run.pfn, run.pfn + run.frames))
     for node in pram.nodes.values():
         for run in node.owned:

@@ -28,7 +28,8 @@ from pramfs.layout import (
     PAGE_STREAM,
     SUPER_FINAL,
 )
-from pramfs.pram import Pram, SaveStream
+from pramfs.pram import Pram
+from pramfs.streams import SaveStream
 from tests.unit.audit import check_bans, check_owners, check_pram, walk
 from tests.unit.images import frames_between, image_of, new_pram, reopen, watched
 

@@ -10,7 +10,8 @@ from pramfs import layout, superblock
 from pramfs.errors import PramError, ReservationFailed
 from pramfs.frames import FREE, SAVED, SUPER, FrameTable
 from pramfs.layout import BYTE_STREAM, NAME_MAX, PAGE_SIZE
-from pramfs.pram import Pram, reserve
+from pramfs.pram import Pram
+from pramfs.reserve import reserve
 from tests.unit.audit import check_table
 from tests.unit.forge import FRAMES, OTHER_SLOT, SLOT, Forge
 from tests.unit.images import image_of
