@@ -277,8 +277,9 @@ class Tree:
         self.changed = True
 
     def getxattr(self, inode: Inode, name: bytes) -> bytes:
-        """The value of an extended attribute. Raises ENODATA."""
+        """The value of an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
         if inode.xattrs is None or name not in inode.xattrs:
+            _check_xattr_name(name)
             raise _error(errno.ENODATA)
         return inode.xattrs[name]
 
@@ -287,12 +288,9 @@ class Tree:
 
         `in_group`: who asks is in the file's group, or root.
         """
-        if not name.startswith(XATTR_NAMESPACES) and name not in (acl.ACCESS, acl.DEFAULT):
-            raise _error(errno.ENOTSUP)
-        if not 0 < len(name) <= NAME_MAX_BYTES:
+        _check_xattr_name(name)
+        if len(name) > NAME_MAX_BYTES:
             raise _error(errno.ERANGE)
-        if b"\0" in name:
-            raise _error(errno.EINVAL)
         if len(value) > XATTR_VALUE_MAX_BYTES:
             raise _error(errno.E2BIG)
         self._require_metadata(layout.XATTR.size + len(name) + len(value))
@@ -306,10 +304,11 @@ class Tree:
         self._put_xattr(inode, name, value)
 
     def removexattr(self, inode: Inode, name: bytes) -> None:
-        """Remove an extended attribute. Raises ENODATA, but not for ACLs."""
+        """Remove an extended attribute. Raises ENOTSUP, EINVAL; ENODATA, but not for ACLs."""
         if inode.xattrs is not None and name in inode.xattrs:
             self._put_xattr(inode, name, None)
         elif name not in (acl.ACCESS, acl.DEFAULT):
+            _check_xattr_name(name)
             raise _error(errno.ENODATA)
 
     # --- data ------------------------------------------------------------------------------------
@@ -562,6 +561,14 @@ def _inherited_bytes(default_acl: bytes | None) -> int:
     if default_acl is None:
         return 0
     return 2 * (layout.XATTR.size + len(acl.DEFAULT) + len(default_acl))
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """Raise ENOTSUP for a namespace that there is not, EINVAL for no name in it or one with a NUL."""
+    if not name.startswith(XATTR_NAMESPACES) and name not in (acl.ACCESS, acl.DEFAULT):
+        raise _error(errno.ENOTSUP)
+    if name in XATTR_NAMESPACES or b"\0" in name:
+        raise _error(errno.EINVAL)
 
 
 def _parse_acl(value: bytes) -> list[acl.Entry]:
