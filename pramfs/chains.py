@@ -1,15 +1,17 @@
 """Chains of links: read one while reserving its frames, or build one. Run-wise: a GiB has 262,144 entries.
 
 The layout of a link page makes that possible: its header and its entries are multiples of four bytes, so
-entries are read and written as arrays of u32 with strides.
+entries are read and written as arrays of u32 with strides, those of many links at once.
 """
 
+import contextlib
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 from pramfs import layout
-from pramfs.errors import CorruptedPage, InvalidPfn
+from pramfs.errors import CorruptedPage, InvalidPfn, PramError
 from pramfs.frames import FrameTable, Run
 from pramfs.image import Image
 from pramfs.layout import (
@@ -21,11 +23,13 @@ from pramfs.layout import (
     PAGE_SIZE,
     LinkHeader,
 )
+from pramfs.runs import runs_of
 
 if sys.byteorder != "little":
     raise ImportError("pramfs runs on little-endian machines only")
 
 _READ_AHEAD = 64
+_LINKS_AT_ONCE = 64
 
 # An entry as u32s: flags, csum, pfn and index of two each. Strided slices of arrays are by far the fastest
 # way to take a thousand links apart and to put them together.
@@ -44,34 +48,43 @@ class Entries:
     def __len__(self) -> int:
         return len(self.pfns)
 
-    def pack(self) -> bytes:
+    def extend(self, others: "Entries") -> None:
+        """Append `others`."""
+        self.flags += others.flags
+        self.csums += others.csums
+        self.pfns += others.pfns
+        self.indices += others.indices
+
+    def pack(self) -> memoryview:
         """The entries as they lie in links, one after the other."""
         words = array("I", bytes(len(self) * ENTRY.size))
         words[_FLAGS::_STRIDE] = self.flags
         words[_CSUM::_STRIDE] = self.csums
         words[_PFN::_STRIDE] = self.pfns
-        indices = _words(self.indices)
+        indices = array("I")
+        indices.frombytes(self.indices.tobytes())
         words[_INDEX::_STRIDE] = indices[0::2]
         words[_INDEX + 1 :: _STRIDE] = indices[1::2]
-        return words.tobytes()
+        return memoryview(words).cast("B")
 
-    def unpack(self, packed: memoryview) -> "array[int]":
-        """Append entries as they lie in a link, all but the pfns; returns those, not yet checked.
+    def unpack(self, packed: bytes | memoryview) -> "array[int]":
+        """Append entries as they lie in links, all but the pfns; returns those, not yet checked.
 
         Raises InvalidPfn for one that has more than 32 bits: no image is as large.
         """
         words = array("I")
         words.frombytes(packed)
-        beyond = next(filter(None, words[_PFN + 1 :: _STRIDE]), 0)
-        if beyond:
-            raise InvalidPfn(beyond << 32, "data page")
+        pfns = words[_PFN::_STRIDE]
+        high = words[_PFN + 1 :: _STRIDE]
+        if high.tobytes() != bytes(4 * len(high)):
+            raise InvalidPfn(next(filter(None, high)) << 32, "data page")
         self.flags += words[_FLAGS::_STRIDE]
         self.csums += words[_CSUM::_STRIDE]
         indices = array("I", bytes(len(packed) // 3))
         indices[0::2] = words[_INDEX::_STRIDE]
         indices[1::2] = words[_INDEX + 1 :: _STRIDE]
         self.indices.frombytes(indices.tobytes())
-        return words[_PFN::_STRIDE]
+        return pfns
 
 
 class Chain:
@@ -100,21 +113,11 @@ def reserve_chain(
     """
     chain = chain or Chain()
     while link_pfn:
-        if link_pfn >= len(table):
-            raise InvalidPfn(link_pfn, "link")
-        page = memoryview(read(link_pfn))
-        header = LinkHeader._make(LINK.unpack_from(page))
-        _check_link(uuid, link_pfn, header, page)
-        table.reserve(link_pfn, 1, "link")
-        taken(Run(link_pfn, 1))
-        chain.links.append(link_pfn)
-        pfns = chain.entries.unpack(page[LINK.size : LINK.size + header.len * ENTRY.size])
-        for run in runs_of(pfns):
-            table.reserve(run.pfn, run.frames, "data page")
-            taken(run)
-            _append_run(chain.runs, run)
-        chain.entries.pfns += pfns
-        link_pfn = header.link_pfn
+        links = _sound_links(read, uuid, len(table), link_pfn)
+        if len(links) > 1 and _reserve_at_once(table, links, taken, chain):
+            link_pfn = links[-1].following
+        else:
+            link_pfn = _reserve_link(read, uuid, table, link_pfn, taken, chain)
     return chain
 
 
@@ -139,22 +142,86 @@ def build_links(uuid: bytes, pfns: list[int], entries: Entries) -> bytearray:
     return pages
 
 
-def runs_of(pfns: Sequence[int]) -> Iterator[Run]:
-    """The runs of consecutive frames in `pfns`, in its order."""
-    count = len(pfns)
-    if not count:
-        return
-    first = pfns[0]
-    if pfns[-1] - first == count - 1 and list(pfns) == list(range(first, first + count)):
-        yield Run(first, count)
-        return
-    start = previous = first
-    for pfn in pfns[1:]:
-        if pfn != previous + 1:
-            yield Run(start, previous - start + 1)
-            start = pfn
-        previous = pfn
-    yield Run(start, previous - start + 1)
+class _Link(NamedTuple):
+    pfn: int
+    packed: memoryview  # its entries
+    following: int  # pfn of the next link
+
+
+def _reserve_link(
+    read: Callable[[int], bytes | memoryview],
+    uuid: bytes,
+    table: FrameTable,
+    link_pfn: int,
+    taken: Callable[[Run], None],
+    chain: Chain,
+) -> int:
+    """Reserve one link and what it names, in the order of seed 002; returns the pfn of the next."""
+    link = _read_link(read, uuid, len(table), link_pfn)
+    table.reserve(link_pfn, 1, "link")
+    taken(Run(link_pfn, 1))
+    chain.links.append(link_pfn)
+    pfns = chain.entries.unpack(link.packed)
+    for run in runs_of(pfns):
+        table.reserve(run.pfn, run.frames, "data page")
+        taken(run)
+        _append_run(chain.runs, run)
+    chain.entries.pfns += pfns
+    return link.following
+
+
+def _sound_links(
+    read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, link_pfn: int
+) -> list[_Link]:
+    """The next links of a chain, up to the first that is not sound."""
+    links: list[_Link] = []
+    with contextlib.suppress(PramError):
+        while link_pfn and len(links) < _LINKS_AT_ONCE:
+            links.append(_read_link(read, uuid, frames, link_pfn))
+            link_pfn = links[-1].following
+    return links
+
+
+def _reserve_at_once(
+    table: FrameTable, links: list[_Link], taken: Callable[[Run], None], chain: Chain
+) -> bool:
+    """Reserve several links and what they name, if nothing is amiss; else do nothing.
+
+    Then the links must be gone through one by one, to find what is amiss first.
+    """
+    entries = Entries()
+    reserved: list[Run] = []
+    try:
+        pfns = entries.unpack(b"".join(link.packed for link in links))
+        link_runs = runs_of(array("I", [link.pfn for link in links]))
+        data_runs = list(runs_of(pfns))
+        for what, runs in (("link", link_runs), ("data page", data_runs)):
+            for run in runs:
+                table.reserve(run.pfn, run.frames, what)
+                reserved.append(run)
+    except PramError:
+        table.unreserve(reserved)
+        return False
+    for run in reserved:
+        taken(run)
+    for run in data_runs:
+        _append_run(chain.runs, run)
+    entries.pfns = pfns
+    chain.entries.extend(entries)
+    chain.links += [link.pfn for link in links]
+    return True
+
+
+def _read_link(
+    read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, pfn: int
+) -> _Link:
+    """The link at `pfn`. Raises InvalidPfn, CorruptedPage."""
+    if pfn >= frames:
+        raise InvalidPfn(pfn, "link")
+    page = memoryview(read(pfn))
+    header = LinkHeader._make(LINK.unpack_from(page))
+    _check_link(uuid, pfn, header, page)
+    return _Link(pfn, page[LINK.size : LINK.size + header.len * ENTRY.size], header.link_pfn)
 
 
 def _check_link(uuid: bytes, pfn: int, header: LinkHeader, page: memoryview) -> None:
@@ -170,13 +237,6 @@ def _append_run(runs: list[Run], run: Run) -> None:
     if runs and runs[-1].pfn + runs[-1].frames == run.pfn:
         run = Run(runs[-1].pfn, runs.pop().frames + run.frames)
     runs.append(run)
-
-
-def _words(longs: "array[int]") -> "array[int]":
-    """The u64s as pairs of u32s, low halves first."""
-    words = array("I")
-    words.frombytes(longs.tobytes())
-    return words
 
 
 class ReadAhead:

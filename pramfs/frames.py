@@ -36,11 +36,6 @@ class Run(NamedTuple):
     frames: int
 
 
-def pfns_of(runs: Iterable[Run]) -> list[int]:
-    """Every frame of these runs, in their order."""
-    return [pfn for first, count in runs for pfn in range(first, first + count)]
-
-
 def _transition(**changes: int) -> bytes:
     """A translate() table that maps the named states to others."""
     table = bytearray(range(256))
@@ -110,6 +105,10 @@ class FrameTable:
 
     def runs(self, *states: int, first: int = 0, count: int | None = None) -> Iterator[Run]:
         """The runs of frames in any of `states`, in order, of all or of `count` frames from `first`."""
+        if count is not None and self.uniform(first, count):
+            if count and self._states[first] in states:
+                yield Run(first, count)
+            return
         last = len(self._states) if count is None else first + count
         pattern = b"[" + re.escape(bytes(states)) + b"]+"
         for match in re.finditer(pattern, bytes(self._states[first:last])):

@@ -22,6 +22,7 @@ from pramfs.layout import (
     STREAM_TYPES,
     NodePage,
 )
+from pramfs.runs import is_counting_up
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ def check_chain(node: Node, chain: Chain) -> None:
     """Raise CorruptedPage if the chain of `node` is not the one that it describes."""
     if (len(chain.links), len(chain.entries)) != (node.links, node.entries):
         raise CorruptedPage(node.pfn, f"the chain of node '{node.name}' is not as long as it says")
-    if node.type == BYTE_STREAM and chain.entries.indices != array("Q", range(node.entries)):
+    if node.type == BYTE_STREAM and not _in_order(chain.entries.indices):
         raise CorruptedPage(node.pfn, f"the pages of node '{node.name}' are not in order")
 
 
@@ -97,6 +98,10 @@ def _check_record(pfn: int, record: NodePage) -> None:
     pages = -(-record.data_len // PAGE_SIZE)
     if pages != (record.entries if record.type == BYTE_STREAM else 0):
         raise CorruptedPage(pfn, f"{record.data_len} bytes in {record.entries} pages")
+
+
+def _in_order(indices: "array[int]") -> bool:
+    return not indices or (indices[0] == 0 and is_counting_up(indices))
 
 
 def _record(node: Node, following: int) -> NodePage:

@@ -9,8 +9,8 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pramfs.chains import runs_of
 from pramfs.frames import Run
+from pramfs.runs import is_counting_up, runs_of
 
 CHUNK_SHIFT = 9
 CHUNK_PAGES = 1 << CHUNK_SHIFT
@@ -78,7 +78,7 @@ class PageMap:
         count = len(pfns)
         if not count:
             return
-        if indices[-1] == count - 1 and (count == 1 or indices == array("Q", range(count))):
+        if indices[0] == 0 and is_counting_up(indices):
             self.count = count
             self._head = pfns[:CHUNK_PAGES]
             for start in range(CHUNK_PAGES, count, CHUNK_PAGES):

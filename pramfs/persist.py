@@ -15,7 +15,7 @@ from pramfs import layout, records, verify
 from pramfs.arena import Progress
 from pramfs.chains import Chain
 from pramfs.errors import DamagedTree, NoSuchNode, PramError, SaveFailed
-from pramfs.frames import FRESH, Run
+from pramfs.frames import FRESH
 from pramfs.inodes import Directory, File, Inode
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
 from pramfs.pagemap import PageMap
@@ -23,6 +23,7 @@ from pramfs.pram import Pram
 from pramfs.publish import Publication
 from pramfs.records import Decoded
 from pramfs.regions import Regions
+from pramfs.runs import count_up, runs_of
 from pramfs.tree import ROOT_INO, Tree
 
 META_SUFFIX = "-meta"
@@ -71,10 +72,10 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
         for file in files:
             for start, pfns in file.pages.chunks() if file.pages is not None else ():
                 if 0 in pfns:
-                    indices = [start + at for at, pfn in enumerate(pfns) if pfn]
+                    indices = array("Q", [start + at for at, pfn in enumerate(pfns) if pfn])
                     data.lend_pages(array("I", filter(None, pfns)), indices)
                 else:
-                    data.lend_pages(pfns, range(start, start + len(pfns)))
+                    data.lend_pages(pfns, count_up("Q", start, len(pfns)))
                 progress(len(pfns))
 
 
@@ -274,7 +275,7 @@ def _distribute(name: str, decoded: Decoded, chain: Chain, damaged: list[int]) -
 def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
     """The tree owns the data frames from now on; the node keeps its links."""
     node = pram.node(name + DATA_SUFFIX)
-    node.owned = [Run(pfn, 1) for pfn in chain.links]
+    node.owned = list(runs_of(chain.links))
     node.chain = pram.node(name + META_SUFFIX).chain = None
     at = 0
     for run in chain.runs:

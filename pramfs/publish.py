@@ -10,11 +10,12 @@ from collections.abc import Collection
 from pramfs import superblock
 from pramfs.arena import Arena, Progress
 from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, SystemFault
-from pramfs.frames import FREE, Run, pfns_of
+from pramfs.frames import FREE, Run
 from pramfs.image import Image
 from pramfs.layout import ACCMODE_SAVE, SuperBlock
 from pramfs.nodes import Node, build_nodes
 from pramfs.relocate import frames_to_move, leave_banned_frames
+from pramfs.runs import pfns_of
 from pramfs.superblock import Published
 
 

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable
 
 from pramfs import chains
 from pramfs.arena import Arena
-from pramfs.frames import pfns_of
 from pramfs.nodes import Node
 from pramfs.regions import Regions
 from pramfs.reserve import chain_of
+from pramfs.runs import pfns_of, runs_of
 
 
 def frames_to_move(nodes: Iterable[Node], banned: Regions, but_of: Collection[str] = ()) -> int:
@@ -45,14 +45,14 @@ def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
             arena.write(pfn, arena.read(entries.pfns[at]))
             entries.pfns[at] = pfn
         pages = memoryview(chains.build_links(uuid, links, entries))
-        arena.write_runs(chains.runs_of(links), pages)
+        arena.write_runs(runs_of(links), pages)
     except BaseException:
         arena.release_runs(runs)
         raise
     left = {*chain.links, *(chain.entries.pfns[at] for at in moving)}
-    arena.release_runs(chains.runs_of(sorted(left)))
-    node.owned = list(chains.runs_of(sorted(owned - left | set(fresh))))
+    arena.release_runs(runs_of(sorted(left)))
+    node.owned = list(runs_of(sorted(owned - left | set(fresh))))
     node.link_pfn = links[0]
     # In place: somebody may be loading the node.
-    chain.links, chain.runs = links, list(chains.runs_of(entries.pfns))
+    chain.links, chain.runs = links, list(runs_of(entries.pfns))
     chain.entries.pfns = entries.pfns

@@ -4,7 +4,7 @@ What becomes of the node, and whether it may be opened at all, is the business o
 """
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 
 from crc32c import crc32c
@@ -13,7 +13,7 @@ from pramfs import chains
 from pramfs.arena import Arena
 from pramfs.chains import Chain, Entries
 from pramfs.errors import DamagedPage, WrongStreamType
-from pramfs.frames import Run, pfns_of
+from pramfs.frames import Run
 from pramfs.layout import (
     ACCMODE_LOAD,
     BYTE_STREAM,
@@ -24,6 +24,7 @@ from pramfs.layout import (
     STREAM_TYPES,
 )
 from pramfs.nodes import Node
+from pramfs.runs import count_up, pfns_of, runs_of
 
 _WRITE_FRAMES = 256
 
@@ -54,21 +55,21 @@ class SaveStream:
         if self._arena.table.banned.overlaps(pfn):
             pfn = self._arena.relocate(pfn)
         self._node.owned.append(Run(pfn, 1))
-        self._append(Run(pfn, 1), [index], flags)
+        self._append(Run(pfn, 1), index, flags)
         return pfn
 
-    def lend_pages(self, pfns: "array[int]", indices: Iterable[int]) -> None:
+    def lend_pages(self, pfns: "array[int]", indices: "array[int]") -> None:
         """Save frames that stay the caller's, in bulk: a node made of them owns its links only.
 
         The caller has relocated what is banned.
         """
         require_type(self._node, PAGE_STREAM)
         entries = self._entries
-        for run in chains.runs_of(pfns):
+        for run in runs_of(pfns):
             entries.csums += self._arena.csums(run.pfn, run.frames)
-        entries.pfns.extend(pfns)
-        entries.indices.extend(indices)
-        entries.flags.extend(array("I", (PAGE_DATA,)) * len(pfns))
+        entries.pfns += pfns
+        entries.indices += indices
+        entries.flags += array("I", (PAGE_DATA,)) * len(pfns)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append to a byte stream; returns the count, always all of `data`. Raises NoFrames."""
@@ -106,12 +107,13 @@ class SaveStream:
         else:
             self.discard_save()
 
-    def _append(self, run: Run, indices: Iterable[int], flags: int) -> None:
+    def _append(self, run: Run, index: int, flags: int) -> None:
+        """Append entries for the pages from `index` on."""
         entries = self._entries
-        entries.flags.extend(array("I", (flags,)) * run.frames)
+        entries.flags += array("I", (flags,)) * run.frames
         entries.csums += self._arena.csums(run.pfn, run.frames)
-        entries.pfns.extend(range(run.pfn, run.pfn + run.frames))
-        entries.indices.extend(indices)
+        entries.pfns += count_up("I", run.pfn, run.frames)
+        entries.indices += count_up("Q", index, run.frames)
 
     def _flush_tail(self) -> None:
         if self._tail:
@@ -125,8 +127,7 @@ class SaveStream:
         self._node.owned += runs
         self._arena.write_runs(runs, data)
         for run in runs:
-            index = len(self._entries)
-            self._append(run, range(index, index + run.frames), PAGE_DATA)
+            self._append(run, len(self._entries), PAGE_DATA)
 
     def _write_links(self) -> None:
         node = self._node

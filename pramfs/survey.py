@@ -14,6 +14,7 @@ from pramfs.frames import FrameTable
 from pramfs.image import Image
 from pramfs.layout import SuperBlock
 from pramfs.nodes import Node, check_chain, read_node
+from pramfs.runs import runs_of
 
 # A truncated image may name frames past its end, but not so many that they alone fill the memory.
 _TRUNCATED_TIMES = 16
@@ -125,4 +126,4 @@ def _drop_half_a_link(chain: Chain) -> None:
     """Keep the entries of the links that were right from end to end."""
     entries, count = chain.entries, len(chain.entries)
     del entries.flags[count:], entries.csums[count:], entries.indices[count:]
-    chain.runs = list(chains.runs_of(entries.pfns))
+    chain.runs = list(runs_of(entries.pfns))

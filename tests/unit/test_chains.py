@@ -1,13 +1,10 @@
 """Chains of links: what is built is what is read, and reserving one takes every frame that it names."""
 
-import itertools
-from array import array
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pramfs.chains import Chain, Entries, ReadAhead, build_links, link_count, reserve_chain, runs_of
+from pramfs.chains import Chain, Entries, ReadAhead, build_links, link_count, reserve_chain
 from pramfs.errors import BusyPfn, CorruptedPage, InvalidPfn, PramError, SystemFault
 from pramfs.frames import SAVED, FrameTable, Run
 from pramfs.layout import LINK_ENTRIES_MAX, PAGE_SIZE
@@ -86,14 +83,6 @@ def test_the_rest_of_a_link_that_is_not_full_is_zero() -> None:
     page = build_links(UUID, [5], entries)
     assert len(page) == PAGE_SIZE
     assert not page[24 + 24 :].strip(b"\0")
-
-
-@given(st.lists(st.integers(1, 30), max_size=40))
-def test_runs_of_frames_are_those_frames_in_that_order(pfns: list[int]) -> None:
-    for sequence in (pfns, array("I", pfns)):
-        runs = list(runs_of(sequence))
-        assert [pfn for run in runs for pfn in range(run.pfn, run.pfn + run.frames)] == pfns
-        assert all(one.pfn + one.frames != two.pfn for one, two in itertools.pairwise(runs))
 
 
 # --- reserve (seed 002) --------------------------------------------------------------------------

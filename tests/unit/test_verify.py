@@ -7,8 +7,9 @@ import pytest
 from crc32c import crc32c
 
 from pramfs import verify
-from pramfs.chains import Chain, runs_of
+from pramfs.chains import Chain
 from pramfs.layout import PAGE_SIZE
+from pramfs.runs import runs_of
 from tests.unit.images import WatchedImage, image_of
 
 FRAMES = 600
