@@ -4,9 +4,13 @@ Pages are read through system calls in pieces: a medium that fails is then an er
 are shared out to forked processes, because Python threads would take turns at pages of 4 KiB.
 """
 
+import itertools
 import json
+import mmap
 import os
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -18,6 +22,8 @@ from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
 
 _PIECE_FRAMES = 64  # small enough to stay in a processor's cache
 _SHARE_FRAMES = 16384  # fewer are not worth a process
+_BATCH_PIECES = 16
+_BATCHES_MAX = 1024  # so that their numbers fit into any pipe, with 4 bytes each
 
 Progress = Callable[[int], None]
 
@@ -28,24 +34,30 @@ class _Piece(NamedTuple):
     frames: int
 
 
-def damaged_entries(image: Image, chain: Chain, progress: Progress) -> list[int]:
+def damaged_entries(
+    image: Image,
+    chain: Chain,
+    progress: Progress,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> list[int]:
     """The positions, in the entries of `chain`, of data pages that fail their checksum or cannot be read.
 
-    `progress` is told the number of pages that have been checked since it was last told. Forks when there is
-    much to do: not to be called while other threads run.
+    `progress` is told the number of pages that have been checked since it was last told. `meanwhile` is
+    called when the other processors have begun: something that takes time and has to be done anyway. Forks
+    when there is much to do: not to be called while other threads run.
     """
-    pieces = _pieces(chain)
-    workers = min(len(os.sched_getaffinity(0)), len(chain.entries) // _SHARE_FRAMES)
-    if workers < 2:
-        return _check(image, chain, pieces, progress)
-    share = -(-len(pieces) // workers)
-    shares = [pieces[start : start + share] for start in range(0, len(pieces), share)]
-    helpers = [_Helper(image, chain, part) for part in shares[1:]]
-    damaged = _check(image, chain, shares[0], progress)
-    for helper, part in zip(helpers, shares[1:], strict=True):
-        damaged += helper.result()
-        progress(sum(piece.frames for piece in part))
-    return damaged
+    processors = len(os.sched_getaffinity(0))
+    helpers = min(processors - 1, len(chain.entries) // _SHARE_FRAMES)
+    queue = _Queue(_pieces(chain))
+    with _Tally(helpers, progress) as tally:
+        others = [_Helper(image, chain, queue, tally.counter(n)) for n in range(helpers)]
+        try:
+            meanwhile()
+            damaged = _check(image, chain, queue, tally)
+        finally:
+            queue.close()
+            found = [helper.result() for helper in others]
+    return sorted([*damaged, *itertools.chain.from_iterable(found)])
 
 
 def _pieces(chain: Chain) -> list[_Piece]:
@@ -59,9 +71,9 @@ def _pieces(chain: Chain) -> list[_Piece]:
     return pieces
 
 
-def _check(image: Image, chain: Chain, pieces: list[_Piece], progress: Progress) -> list[int]:
+def _check(image: Image, chain: Chain, queue: "_Queue", progress: Progress) -> list[int]:
     damaged: list[int] = []
-    for at, pfn, frames in pieces:
+    for at, pfn, frames in queue.pieces():
         expected = chain.entries.csums[at : at + frames].tolist()
         damaged.extend(at + bad for bad in _damaged_pages(image, pfn, expected))
         progress(frames)
@@ -82,10 +94,71 @@ def _damaged_pages(image: Image, pfn: int, expected: list[int]) -> list[int]:
     return [at for at in range(len(data) >> PAGE_SHIFT) if found[at] != expected[at]]
 
 
-class _Helper:
-    """A forked process that checks a share of the pages and reports the damaged ones through a pipe."""
+class _Queue:
+    """Batches of pieces. Whichever process is done with one takes the next: a pipe holds their numbers."""
 
-    def __init__(self, image: Image, chain: Chain, pieces: list[_Piece]) -> None:
+    def __init__(self, pieces: list[_Piece]) -> None:
+        size = max(_BATCH_PIECES, -(-len(pieces) // _BATCHES_MAX))
+        self._batches = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+        self._numbers, write_end = os.pipe()
+        os.write(write_end, array("I", range(len(self._batches))).tobytes())
+        os.close(write_end)
+
+    def pieces(self) -> Iterator[_Piece]:
+        """Pieces that no other process has taken, until there are no more."""
+        while number := os.read(self._numbers, 4):
+            yield from self._batches[int.from_bytes(number, "little")]
+
+    def close(self) -> None:
+        """There is no more to do, for the others either: after an error or an interrupt there was."""
+        while os.read(self._numbers, 4 * _BATCHES_MAX):
+            pass
+        os.close(self._numbers)
+
+
+class _Tally:
+    """Tells of the pages that this process has checked and those that its helpers have."""
+
+    def __init__(self, helpers: int, progress: Progress) -> None:
+        self._memory = mmap.mmap(-1, max(1, helpers) * 8)  # shared with the processes to come
+        self._counters = memoryview(self._memory).cast("Q")
+        self._progress = progress
+        self._own = 0
+        self._told = 0
+
+    def counter(self, helper: int) -> Progress:
+        """What that helper is to tell of its progress."""
+
+        def count(frames: int) -> None:
+            self._counters[helper] += frames
+
+        return count
+
+    def __call__(self, frames: int) -> None:
+        self._own += frames
+        self._tell()
+
+    def _tell(self) -> None:
+        done = self._own + sum(self._counters)
+        self._progress(done - self._told)
+        self._told = done
+
+    def __enter__(self) -> "_Tally":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._tell()
+        self._counters.release()
+        self._memory.close()
+
+
+class _Helper:
+    """A forked process that takes its part of the pages and reports the damaged ones through a pipe."""
+
+    def __init__(self, image: Image, chain: Chain, queue: _Queue, progress: Progress) -> None:
         self._read_end, write_end = os.pipe()
         self._pid = os.fork()
         if self._pid:
@@ -93,7 +166,7 @@ class _Helper:
             return
         try:
             with os.fdopen(write_end, "w") as pipe:
-                json.dump(_check(image, chain, pieces, lambda frames: None), pipe)
+                json.dump(_check(image, chain, queue, progress), pipe)
             os._exit(0)
         finally:
             os._exit(1)

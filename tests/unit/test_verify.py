@@ -59,7 +59,7 @@ def test_damaged_pages_are_named_by_their_place_in_the_chain(
     damaged = [0, len(pfns) // 2, len(pfns) - 1]
     for at in damaged:
         image.write(pfns[at] * PAGE_SIZE + 4095, b"\xff")
-    assert sorted(verify.damaged_entries(image, chain, lambda pages: None)) == damaged
+    assert verify.damaged_entries(image, chain, lambda pages: None) == damaged
 
 
 def test_a_page_that_is_all_zeros_is_damaged(image: WatchedImage) -> None:
@@ -73,7 +73,25 @@ def test_pages_that_cannot_be_read_are_damaged_and_their_neighbours_are_not(
 ) -> None:
     chain = chain_of(image, list(range(1, FRAMES)))
     os.truncate(image._fd, 590 * PAGE_SIZE + 100)
-    assert sorted(verify.damaged_entries(image, chain, lambda pages: None)) == list(range(589, 599))
+    assert verify.damaged_entries(image, chain, lambda pages: None) == list(range(589, 599))
+
+
+def test_work_that_has_to_be_done_anyway_is_done_once(image: WatchedImage) -> None:
+    done: list[str] = []
+    chain = chain_of(image, list(range(1, FRAMES)))
+    verify.damaged_entries(image, chain, lambda pages: None, lambda: done.append("work"))
+    assert done == ["work"]
+
+
+def test_an_interrupt_ends_the_helpers_too(image: WatchedImage) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    chain = chain_of(image, list(range(1, FRAMES)))
+    with pytest.raises(KeyboardInterrupt):
+        verify.damaged_entries(image, chain, lambda pages: None, interrupt)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_nothing_to_verify_is_no_damage(image: WatchedImage) -> None:
