@@ -31,6 +31,7 @@ class User(NamedTuple):
 ROOT = User(0, 0)
 ALICE = User(1001, 1001, (2001, 2002))
 BOB = User(1002, 1002, (2002,))
+CAROL = User(1003, 1003, (1001,))
 
 
 def build_scene(directory: Path) -> None:

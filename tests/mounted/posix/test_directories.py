@@ -136,6 +136,21 @@ def test_seekdir_returns_to_where_telldir_was(fs: Path) -> None:
     stream.close()
 
 
+def test_seekdir_returns_past_what_is_gone(fs: Path) -> None:
+    for number in range(500):
+        (fs / f"n{number}").touch()
+    stream = Stream(fs)
+    names = [stream.read() for _ in range(252)]
+    position = stream.tell()
+    rest = stream.rest()
+    for name in [*names[2:100], *rest[:10]]:
+        (fs / f"{name}").unlink()
+    (fs / "new").touch()
+    stream.seek(position)
+    assert [name for name in stream.rest() if name != "new"] == rest[10:]
+    stream.close()
+
+
 def test_rewinddir_shows_what_came_since(fs: Path) -> None:
     (fs / "old").touch()
     stream = Stream(fs)
@@ -180,6 +195,31 @@ def test_link_counts_of_directories(fs: Path) -> None:
     (fs / "b").rmdir()
     assert os.fstat(with_open).st_nlink == 0
     os.close(with_open)
+
+
+def test_the_size_of_a_directory_counts_its_entries(fs: Path) -> None:
+    sizes = [fs.stat().st_size]
+    for change in (
+        (fs / "file").touch,
+        (fs / "a name of many bytes").mkdir,
+        lambda: (fs / "file").rename(fs / "file2"),
+        (fs / "file2").unlink,
+    ):
+        change()
+        sizes.append(fs.stat().st_size)
+    assert sizes == [40, 60, 80, 80, 60]
+
+
+def test_a_removed_directory_is_still_one(fs: Path) -> None:
+    (fs / "dir").mkdir()
+    fd = os.open(fs / "dir", os.O_RDONLY)
+    (fs / "dir").rmdir()
+    os.fchmod(fd, 0o700)
+    os.fchown(fd, 1, 2)
+    seen = os.fstat(fd)
+    assert (seen.st_nlink, seen.st_mode, seen.st_uid) == (0, stat.S_IFDIR | 0o700, 1)
+    assert os.stat("..", dir_fd=fd).st_ino == fs.stat().st_ino
+    os.close(fd)
 
 
 def test_dot_dot_follows_a_moved_directory(fs: Path) -> None:

@@ -4,19 +4,19 @@ The first table crosses every call that takes a path with every path that leads 
 one line for each error of one call: what is called, in the scene of scene.py, and the error ("" = none).
 """
 
-import contextlib
+import mmap
 import os
 import resource
 import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import MIB
+from tests.mounted.harness import MIB, PAGE
 from tests.mounted.posix.scene import ROOT, bind, errno_of, open_close, run_as, table
 from tests.mounted.system import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 
@@ -93,6 +93,10 @@ ERRORS = {
     ),
     "open with a slash after a file": (lambda d: open_close(f"{d}/file/"), "ENOTDIR"),
     "create with a slash at the end": (lambda d: open_close(f"{d}/new/", os.O_CREAT), "EISDIR"),
+    "O_CREAT and O_DIRECTORY": (
+        lambda d: open_close(d / "new", os.O_CREAT | os.O_DIRECTORY), "EINVAL",
+    ),
+    "O_PATH of a loop": (lambda d: open_close(d / "loop", os.O_PATH | os.O_NOFOLLOW), ""),
     "create a name of 255 bytes": (lambda d: open_close(d / LONGEST, os.O_CREAT), ""),
     # mkdir, mknod, symlink, bind
     "mkdir over a file": (lambda d: (d / "file").mkdir(), "EEXIST"),
@@ -138,7 +142,10 @@ ERRORS = {
     "rmdir a full directory": (lambda d: (d / "full").rmdir(), "ENOTEMPTY"),
     "rmdir .": (lambda d: os.rmdir(f"{d}/dir/."), "EINVAL"),
     "rmdir ..": (lambda d: os.rmdir(f"{d}/dir/.."), "ENOTEMPTY"),
+    "rmdir a mountpoint": (lambda d: d.parent.rmdir(), "EBUSY"),
+    "unlink a mountpoint": (lambda d: d.parent.unlink(), "EISDIR"),
     # rename
+    "rename a mountpoint": (lambda d: d.parent.rename(f"{d.parent}2"), "EBUSY"),
     "rename what is missing": (lambda d: (d / "missing").rename(d / "new"), "ENOENT"),
     "rename what is missing over a directory": (
         lambda d: (d / "missing").rename(d / "dir"), "ENOENT",
@@ -151,6 +158,9 @@ ERRORS = {
     "rename a directory into itself": (lambda d: (d / "dir").rename(d / "dir" / "x"), "EINVAL"),
     "rename a directory over its own file": (
         lambda d: (d / "full").rename(d / "full" / "inner"), "EINVAL",
+    ),
+    "rename a directory below itself": (
+        lambda d: d.rename(d / "dir" / "x"), "EINVAL",
     ),
     "rename a file over its directory": (
         lambda d: (d / "full" / "inner").rename(d / "full"), "ENOTEMPTY",
@@ -211,10 +221,34 @@ ERRORS = {
     "listdir of a file": (lambda d: os.listdir(d / "file"), "ENOTDIR"),
     "read a directory": (lambda d: _read(d / "dir"), "EISDIR"),
     "write to a descriptor for reading": (lambda d: _write_read_only(d / "file"), "EBADF"),
-    "open a running program for writing": (lambda d: _write_running(d / "program"), "ETXTBSY"),
+    "open a running program for writing": (
+        lambda d: _while_running(d / "program", lambda path: open_close(path, os.O_WRONLY)), "ETXTBSY",
+    ),
+    "truncate a running program": (
+        lambda d: _while_running(d / "program", lambda path: os.truncate(path, 0)), "ETXTBSY",
+    ),
+    "replace a running program": (
+        lambda d: _while_running(d / "program", (d / "file").rename), "",
+    ),
+    "unlink a running program": (lambda d: _while_running(d / "program", os.unlink), ""),
+    "execute what is open for writing": (lambda d: _run_while_written(d / "program"), "ETXTBSY"),
     "execute what is not executable": (lambda d: os.execv(d / "file", ["file"]), "EACCES"),
-    "make a file in a removed directory": (lambda d: _create_in_removed(d / "dir"), "ENOENT"),
-    "make a directory in a removed one": (lambda d: _mkdir_in_removed(d / "dir"), "ENOENT"),
+    "make a file in a removed directory": (
+        lambda d: _in_removed(d / "dir", lambda fd: os.close(os.open("x", os.O_CREAT, dir_fd=fd))),
+        "ENOENT",
+    ),
+    "make a directory in a removed one": (
+        lambda d: _in_removed(d / "dir", lambda fd: os.mkdir("x", dir_fd=fd)), "ENOENT",
+    ),
+    "make a symbolic link in a removed directory": (
+        lambda d: _in_removed(d / "dir", lambda fd: os.symlink("x", "x", dir_fd=fd)), "ENOENT",
+    ),
+    "link into a removed directory": (
+        lambda d: _in_removed(d / "dir", lambda fd: os.link(d / "file", "x", dst_dir_fd=fd)), "ENOENT",
+    ),
+    "rename into a removed directory": (
+        lambda d: _in_removed(d / "dir", lambda fd: os.rename(d / "file", "x", dst_dir_fd=fd)), "ENOENT",
+    ),
     "link an unlinked open file": (lambda d: _link_unlinked(d / "file", d / "new"), "ENOENT"),
     "a path of 40 links": (lambda d: _follow_links(d, 40), ""),
     "a path of 41 links": (lambda d: _follow_links(d, 41), "ELOOP"),
@@ -263,6 +297,38 @@ def test_a_write_across_the_size_limit_of_a_process_is_cut(fs: Path) -> None:
     assert run_as(ROOT, write_twice) == (10, "EFBIG")
 
 
+def test_a_file_is_not_extended_past_the_size_limit_of_a_process(fs: Path) -> None:
+    def extend() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+        os.truncate(fs / "file", MIB)
+        os.truncate(fs / "file", MIB + 1)
+
+    (fs / "file").touch()
+    assert errno_of(lambda: run_as(ROOT, extend)) == "EFBIG"
+    assert (fs / "file").stat().st_size == MIB
+
+
+def test_a_file_of_8_eib_has_no_byte_past_its_end(fs: Path) -> None:
+    with (fs / "file").open("w+b", buffering=0) as file:
+        assert os.pwrite(file.fileno(), b"z", 8 * EiB - 2) == 1
+        assert errno_of(lambda: os.pwrite(file.fileno(), b"zz", 8 * EiB - 2)) == "EINVAL"
+        assert os.pread(file.fileno(), 2, 8 * EiB - 3) == b"\0z"
+        assert errno_of(lambda: os.pread(file.fileno(), 3, 8 * EiB - 3)) == "EINVAL"
+        # The last page cannot be mapped.
+        with mmap.mmap(file.fileno(), PAGE, offset=8 * EiB - 2 * PAGE) as view:
+            view[-3:] = b"abc"
+        assert os.pread(file.fileno(), 5, 8 * EiB - PAGE - 4) == b"\0abc\0"
+
+
+def test_a_path_of_4095_bytes_leads_somewhere(fs: Path) -> None:
+    (fs / "file").touch()
+    longest = f"{fs}{'/' * (4095 - len(bytes(fs)) - len('file'))}file"
+    assert len(os.fsencode(longest)) == 4095
+    os.stat(longest)
+    assert errno_of(lambda: os.stat(longest.replace("/file", "//file"))) == "ENAMETOOLONG"
+
+
 def test_a_path_gets_as_deep_as_one_likes(fs: Path) -> None:
     here = os.open(fs, os.O_PATH)
     for _ in range(1000):
@@ -302,32 +368,27 @@ def _write_read_only(path: Path) -> None:
         os.write(file.fileno(), b"x")
 
 
-def _write_running(path: Path) -> None:
+def _while_running(path: Path, call: Callable[[Path], object]) -> None:
     shutil.copy("/bin/sleep", path)
     with subprocess.Popen([path, "60"]) as running:
         try:
-            open_close(path, os.O_WRONLY)
+            call(path)
         finally:
             running.kill()
 
 
-def _create_in_removed(path: Path) -> None:
-    with _removed(path) as directory:
-        os.close(os.open("x", os.O_CREAT, dir_fd=directory))
+def _run_while_written(path: Path) -> None:
+    shutil.copy("/bin/true", path)
+    with path.open("r+b"):
+        subprocess.run([path], check=True)
 
 
-def _mkdir_in_removed(path: Path) -> None:
-    with _removed(path) as directory:
-        os.mkdir("x", dir_fd=directory)
-
-
-@contextlib.contextmanager
-def _removed(path: Path) -> Iterator[int]:
-    """A descriptor of a directory that is gone."""
+def _in_removed(path: Path, call: Callable[[int], object]) -> None:
+    """Call with a descriptor of a directory that is gone."""
     directory = os.open(path, os.O_RDONLY)
     path.rmdir()
     try:
-        yield directory
+        call(directory)
     finally:
         os.close(directory)
 
@@ -359,8 +420,13 @@ _PREPARED = [
     ERRORS[title][0]
     for title in (
         "open a running program for writing",
+        "truncate a running program",
+        "execute what is open for writing",
         "make a file in a removed directory",
         "make a directory in a removed one",
+        "make a symbolic link in a removed directory",
+        "link into a removed directory",
+        "rename into a removed directory",
         "link an unlinked open file",
         "a path of 41 links",
     )

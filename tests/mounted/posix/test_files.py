@@ -1,8 +1,11 @@
 """The content of files: appends, holes, mappings, direct and synchronous I/O, files without a name."""
 
+import fcntl
 import mmap
 import os
 import random
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from tests.mounted.harness import KIB, MIB, PAGE, run
 from tests.mounted.posix.scene import ROOT, errno_of, fallocate, open_close, run_as
 
+FS_IOC_GETFLAGS = 0x80086601
 NOISE = random.Random(3).randbytes(2 * MIB)
 
 # What is written where into an empty file, then to what size it is truncated (-1: not at all).
@@ -134,6 +138,14 @@ def test_appends_of_two_processes_do_not_overwrite_each_other(fs: Path) -> None:
     assert sorted(lines) == sorted(bytes([letter]) * 37 for letter in b"abc" * 300)
 
 
+def test_appends_with_o_direct(fs: Path) -> None:
+    fd = os.open(fs / "file", os.O_CREAT | os.O_WRONLY | os.O_DIRECT | os.O_APPEND)
+    for size in (PAGE, 512, 100):
+        assert os.write(fd, NOISE[:size]) == size
+    os.close(fd)
+    assert (fs / "file").read_bytes() == NOISE[:PAGE] + NOISE[:512] + NOISE[:100]
+
+
 def test_o_append_ignores_the_offset(fs: Path) -> None:
     path = fs / "file"
     path.write_bytes(b"12345")
@@ -165,6 +177,28 @@ def test_rename_over_an_open_file_leaves_it_readable(fs: Path) -> None:
         (fs / "new").rename(fs / "old")
         assert file.read() == b"old"
     assert (fs / "old").read_bytes() == b"new"
+
+
+def test_an_unlinked_file_can_be_opened_again_through_proc(fs: Path) -> None:
+    path = fs / "file"
+    path.write_bytes(NOISE)
+    with path.open("rb") as file:
+        path.unlink()
+        again = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDWR)
+    assert os.pwrite(again, b"new", 5) == 3
+    assert os.pread(again, 3 * MIB, 0) == NOISE[:5] + b"new" + NOISE[8:]
+    os.close(again)
+
+
+def test_a_file_that_is_replaced_while_it_is_written_keeps_what_is_written(fs: Path) -> None:
+    (fs / "old").write_bytes(b"old")
+    (fs / "new").write_bytes(b"new")
+    with (fs / "old").open("r+b", buffering=0) as old, (fs / "new").open("r+b", buffering=0) as new:
+        (fs / "new").rename(fs / "old")
+        os.pwrite(old.fileno(), b"gone", 0)
+        os.pwrite(new.fileno(), b"kept", 0)
+        assert os.pread(old.fileno(), 10, 0) == b"gone"
+    assert (fs / "old").read_bytes() == b"kept"
 
 
 def test_an_unlinked_file_gives_its_space_back_when_it_is_closed(fs: Path) -> None:
@@ -230,6 +264,29 @@ def test_a_mapping_outlives_name_and_descriptor(fs: Path) -> None:
     view.close()
 
 
+def test_what_is_mapped_past_the_last_page_is_a_bus_error(fs: Path) -> None:
+    (fs / "file").write_bytes(bytes(2 * PAGE))
+    pid = os.fork()
+    if not pid:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with (fs / "file").open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+            os.ftruncate(file.fileno(), PAGE)
+            os._exit(view[PAGE])
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGBUS
+
+
+@pytest.mark.parametrize("offset", [0, 1, 511, PAGE - 1, 9_000])
+@pytest.mark.parametrize("size", [1, 513, PAGE, 5_000])
+def test_direct_io_needs_no_alignment(fs: Path, offset: int, size: int) -> None:
+    (fs / "file").write_bytes(NOISE[:10_000])
+    fd = os.open(fs / "file", os.O_RDWR | os.O_DIRECT)
+    assert os.pread(fd, size, offset) == NOISE[:10_000][offset : offset + size]
+    assert os.pwrite(fd, b"x" * size, offset) == size
+    os.close(fd)
+    expected = NOISE[:offset] + b"x" * size + NOISE[offset + size : 10_000]
+    assert (fs / "file").read_bytes() == expected
+
+
 @pytest.mark.parametrize("size", [512, PAGE, 64 * KIB, 2 * MIB])
 def test_direct_io_and_cached_io_see_each_other(fs: Path, size: int) -> None:
     path = fs / "file"
@@ -293,6 +350,11 @@ UNSUPPORTED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "O_TMPFILE": (lambda d: open_close(d, os.O_TMPFILE | os.O_RDWR), "", "ENOTSUP"),
     "fallocate": (lambda d: fallocate(d / "file", 0, MIB), "", "ENOTSUP"),
     "FALLOC_FL_PUNCH_HOLE": (lambda d: fallocate(d / "file", 3, PAGE), "", "ENOTSUP"),
+    "FS_IOC_GETFLAGS": (
+        lambda d: _with(d, lambda fd: fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8))),
+        "",
+        "ENOTTY",
+    ),
     # The C library and the kernel do these by reading and writing.
     "posix_fallocate": (lambda d: _with(d, lambda fd: os.posix_fallocate(fd, 0, MIB)), "", ""),
     "copy_file_range": (lambda d: _with(d, lambda fd: os.copy_file_range(fd, fd, 1, 0, 5)), "", ""),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import run, wait_until
-from tests.mounted.posix.scene import bind, open_close, table, write
+from tests.mounted.posix.scene import bind, open_close, table, write, write_direct
 from tests.mounted.system import RENAME_EXCHANGE, renameat2
 
 Times = tuple[int, int, int]  # atime, mtime, ctime
@@ -26,9 +26,13 @@ CHANGES = {
     "create what is there": (lambda d: open_close(d / "file", os.O_CREAT), {}),
     "mkdir": (lambda d: (d / "new").mkdir(), {".": "mc"}),
     "mkfifo": (lambda d: os.mkfifo(d / "new"), {".": "mc"}),
+    "mknod": (lambda d: os.mknod(d / "new"), {".": "mc"}),
     "symlink": (lambda d: (d / "new").symlink_to("x"), {".": "mc"}),
     "bind": (lambda d: bind(d / "new"), {".": "mc"}),
     "link": (lambda d: os.link(d / "file", d / "new"), {".": "mc", "file": "c"}),
+    "link a symbolic link": (
+        lambda d: os.link(d / "link", d / "new", follow_symlinks=False), {".": "mc", "link": "c"},
+    ),
     "link into another directory": (
         lambda d: os.link(d / "file", d / "dir" / "new"), {"dir": "mc", "file": "c"},
     ),
@@ -47,12 +51,24 @@ CHANGES = {
         {".": "mc", "full": "mc", "twin": "c", "file": "c"},
     ),
     "rename a directory": (lambda d: (d / "dir").rename(d / "dir2"), {".": "mc", "dir": "c"}),
+    "rename a directory into another": (
+        lambda d: (d / "dir").rename(d / "full" / "dir"), {".": "mc", "full": "mc", "dir": "c"},
+    ),
+    "rename a directory over an empty one": (
+        lambda d: (d / "full").rename(d / "dir"), {".": "mc", "full": "c"},
+    ),
     "rename to itself": (lambda d: (d / "file").rename(d / "file"), {}),
     "rename to another name of itself": (lambda d: (d / "twin").rename(d / "full" / "twin"), {}),
     "exchange": (
         lambda d: renameat2(d / "file", d / "full" / "inner", RENAME_EXCHANGE),
         {".": "mc", "full": "mc", "file": "c", "inner": "c"},
     ),
+    "exchange in one directory": (
+        lambda d: renameat2(d / "file", d / "link", RENAME_EXCHANGE),
+        {".": "mc", "file": "c", "link": "c"},
+    ),
+    "look up": (lambda d: (d / "full" / "inner").stat(), {}),
+    "look up what is missing": (lambda d: (d / "full" / "missing").exists(), {}),
     # attributes
     "chmod": (lambda d: (d / "file").chmod(0o600), {"file": "c"}),
     "chmod to the same": (lambda d: (d / "file").chmod(0o644), {"file": "c"}),
@@ -63,13 +79,17 @@ CHANGES = {
     "utimensat to now": (lambda d: os.utime(d / "file"), {"file": "amc"}),
     "setxattr": (lambda d: os.setxattr(d / "file", "user.name", b"value"), {"file": "c"}),
     "removexattr": (lambda d: os.removexattr(d / "full", "user.name"), {"full": "c"}),
+    "setfacl": (lambda d: run("setfacl", "-m", "u:1002:r", d / "file").succeeded(), {"file": "c"}),
     "getxattr": (lambda d: os.getxattr(d / "full", "user.name"), {}),
     "listxattr": (lambda d: os.listxattr(d / "full"), {}),
     "stat": (lambda d: (d / "file").stat(), {}),
     "access": (lambda d: os.access(d / "file", os.R_OK), {}),
     # content
     "read": (lambda d: _read(d / "cold"), {"cold": "a"}),
+    "read with O_NOATIME": (lambda d: _read(d / "cold", os.O_NOATIME), {}),
     "write": (lambda d: write(d / "file"), {"file": "mc"}),
+    "write with O_DIRECT": (lambda d: write_direct(d / "file"), {"file": "mc"}),
+    "copy_file_range": (lambda d: _copy_range(d / "cold", d / "file"), {"cold": "a", "file": "mc"}),
     "write nothing": (lambda d: write(d / "file", data=b""), {}),
     "append": (lambda d: write(d / "file", flags=os.O_APPEND), {"file": "mc"}),
     "open": (lambda d: open_close(d / "file"), {}),
@@ -166,6 +186,39 @@ def test_a_new_object_has_one_time(scene: Path) -> None:
         assert before_ns <= seen.st_mtime_ns <= after_ns, name
 
 
+@pytest.mark.parametrize("call", ["unlink", "rename"])
+def test_a_file_that_loses_its_last_name_changes_its_ctime(scene: Path, call: str) -> None:
+    path = scene / "file"
+    before_ns = path.stat().st_ctime_ns
+    wait_until(lambda: _clock(scene) > before_ns, "the clock")
+    with path.open("rb") as file:
+        path.unlink() if call == "unlink" else (scene / "other").rename(path)
+        seen = os.fstat(file.fileno())
+    assert seen.st_nlink == 0
+    assert seen.st_ctime_ns > before_ns
+
+
+def test_what_goes_through_a_fifo_leaves_the_times_of_a_pramfs(kind: str, scene: Path) -> None:
+    """The kernel keeps what is in a fifo to itself, and the times with it."""
+    before = _age(scene)
+    reader = os.open(scene / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    write(scene / "fifo")
+    assert os.read(reader, 1) == b"x"
+    os.close(reader)
+    ino = (scene / "fifo").stat().st_ino
+    assert (_times(scene)[ino] == before[ino]) == (kind == "pramfs")
+
+
+def test_a_listing_with_o_noatime_leaves_a_trace_on_a_pramfs(kind: str, scene: Path) -> None:
+    """The kernel says so when a directory is opened, pyfuse3 does not pass it on."""
+    before = _age(scene)
+    fd = os.open(scene / "full", os.O_RDONLY | os.O_NOATIME)
+    os.listdir(fd)
+    os.close(fd)
+    ino = (scene / "full").stat().st_ino
+    assert (_times(scene)[ino] == before[ino]) == (kind == "tmpfs")
+
+
 def test_a_file_is_never_changed_before_it_was_made(scene: Path) -> None:
     for number in range(200):
         path = scene / f"n{number}"
@@ -237,9 +290,15 @@ def _times(scene: Path) -> dict[int, Times]:
     return found
 
 
-def _read(path: Path) -> None:
-    with path.open("rb", buffering=0) as file:
-        file.read(1)
+def _read(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
+    os.read(fd, 1)
+    os.close(fd)
+
+
+def _copy_range(source: Path, target: Path) -> None:
+    with source.open("rb") as read, target.open("r+b") as written:
+        os.copy_file_range(read.fileno(), written.fileno(), 5)
 
 
 def _ftruncate(path: Path, size: int) -> None:
@@ -254,5 +313,5 @@ def _touch(path: Path, flag: str) -> None:
 # Where objects are, before and after a call.
 _NAMES = (
     "", "file", "file2", "other", "dir", "dir2", "dir/file", "full", "full/inner", "full/empty",
-    "full/twin", "twin", "cold", "link", "dirlink", "loop", "fifo", "socket", "device",
+    "full/twin", "full/dir", "twin", "cold", "link", "dirlink", "loop", "fifo", "socket", "device",
 )  # fmt: skip

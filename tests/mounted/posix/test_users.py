@@ -1,7 +1,7 @@
 """What other users than root may do, and what becomes of owners, groups and set-id bits.
 
-Alice is in the groups 2001 and 2002, Bob in 2002. Each line says who does what, how the objects are set up,
-and the error ("" = none).
+Alice is in the groups 2001 and 2002, Bob in 2002, Carol in Alice's own. Each line says who does what, how the
+objects are set up, and the error ("" = none).
 """
 
 import os
@@ -16,6 +16,7 @@ from tests.mounted.harness import run
 from tests.mounted.posix.scene import (
     ALICE,
     BOB,
+    CAROL,
     ROOT,
     User,
     errno_of,
@@ -25,6 +26,7 @@ from tests.mounted.posix.scene import (
     write,
     write_direct,
 )
+from tests.mounted.system import RENAME_EXCHANGE, renameat2
 
 # Who owns `file` and `dir` (with `dir/inner`), their modes, who calls what, and with what error.
 ALICES, BOBS, ROOTS = (1001, 1001), (1002, 1002), (0, 0)
@@ -58,6 +60,15 @@ PERMISSIONS = {
     "look up with x alone": (ALICES, 0o644, 0o711, BOB, lambda d: (d / "dir" / "inner").stat(), ""),
     "create without w": (
         ALICES, 0o644, 0o755, BOB, lambda d: open_close(d / "dir" / "new", os.O_CREAT), "EACCES",
+    ),
+    "create by a supplementary group": (
+        FOR_2002, 0o644, 0o770, BOB, lambda d: open_close(d / "dir" / "new", os.O_CREAT), "",
+    ),
+    "create by no group that may": (
+        (0, 3000), 0o644, 0o770, BOB, lambda d: open_close(d / "dir" / "new", os.O_CREAT), "EACCES",
+    ),
+    "link into a directory without w": (
+        ALICES, 0o644, 0o755, BOB, lambda d: os.link(d / "open" / "bobs", d / "dir" / "x"), "EACCES",
     ),
     "create with w": (
         ALICES, 0o644, 0o757, BOB, lambda d: open_close(d / "dir" / "new", os.O_CREAT), "",
@@ -118,8 +129,22 @@ PERMISSIONS = {
     "move one's own directory out of a sticky directory": (
         ROOTS, 0o644, 0o755, ALICE, lambda d: (d / "sticky" / "alicesdir").rename(d / "open" / "x"), "",
     ),
-    "the owner of a sticky directory removes all": (
+    "root removes all in a sticky directory": (
         ROOTS, 0o644, 0o755, ROOT, lambda d: (d / "sticky" / "alices").unlink(), "",
+    ),
+    "the owner of a sticky directory removes all": (
+        ALICES, 0o644, 0o1777, ALICE, lambda d: (d / "dir" / "bobs").unlink(), "",
+    ),
+    "the owner of a sticky directory renames all": (
+        ALICES, 0o644, 0o1777, ALICE, lambda d: (d / "dir" / "bobs").rename(d / "dir" / "x"), "",
+    ),
+    "exchange with another's in a sticky directory": (
+        ROOTS, 0o644, 0o755, BOB,
+        lambda d: renameat2(d / "open" / "bobs", d / "sticky" / "alices", RENAME_EXCHANGE), "EPERM",
+    ),
+    "exchange another's in a sticky directory with one's own": (
+        ROOTS, 0o644, 0o755, BOB,
+        lambda d: renameat2(d / "sticky" / "alices", d / "open" / "bobs", RENAME_EXCHANGE), "EPERM",
     ),
     # chmod, chown, utimensat
     "chmod one's own": (ALICES, 0o644, 0o755, ALICE, lambda d: (d / "file").chmod(0o600), ""),
@@ -129,10 +154,19 @@ PERMISSIONS = {
     "chgrp to one of one's groups": (
         ALICES, 0o644, 0o755, ALICE, lambda d: os.chown(d / "file", -1, 2001), "",
     ),
+    "chgrp to one's own group": (
+        ALICES, 0o644, 0o755, ALICE, lambda d: os.chown(d / "file", 1001, 1001), "",
+    ),
     "chgrp to another group": (
         ALICES, 0o644, 0o755, ALICE, lambda d: os.chown(d / "file", -1, 3000), "EPERM",
     ),
     "chgrp another's": (ALICES, 0o666, 0o755, BOB, lambda d: os.chown(d / "file", -1, 2002), "EPERM"),
+    "chmod what one may write by a supplementary group": (
+        FOR_2002, 0o660, 0o755, BOB, lambda d: (d / "file").chmod(0o600), "EPERM",
+    ),
+    "chown of a link to oneself": (
+        ALICES, 0o644, 0o755, ALICE, lambda d: os.lchown(d / "symlink", 1001, -1), "EPERM",
+    ),
     "set times of one's own": (ALICES, 0o000, 0o755, ALICE, lambda d: os.utime(d / "file", (1, 1)), ""),
     "set times of what one may write": (
         ALICES, 0o666, 0o755, BOB, lambda d: os.utime(d / "file", (1, 1)), "EPERM",
@@ -187,6 +221,18 @@ SETID = {
     "a user writes": (0o6777, BOB, write, 0o777),
     "a user writes, no group execute": (0o6766, BOB, write, 0o766),
     "a member writes, no group execute": (0o6766, ALICE, write, 0o2766),
+    "a member by a supplementary group writes, no group execute": (
+        0o6766, CAROL, write, 0o2766,
+    ),
+    "a member by a supplementary group truncates, no group execute": (
+        0o6766, CAROL, lambda f: os.truncate(f, 3), 0o2766,
+    ),
+    "a member by a supplementary group opens with O_TRUNC, no group execute": (
+        0o6766, CAROL, lambda f: open_close(f, os.O_WRONLY | os.O_TRUNC), 0o2766,
+    ),
+    "a user opens with O_TRUNC, no group execute": (
+        0o6766, BOB, lambda f: open_close(f, os.O_WRONLY | os.O_TRUNC), 0o766,
+    ),
     "a user truncates, no group execute": (0o6766, BOB, lambda f: os.truncate(f, 3), 0o766),
     "a user appends": (0o6777, BOB, lambda f: write(f, os.O_APPEND), 0o777),
     "a user writes nothing": (0o6777, BOB, lambda f: write(f, data=b""), 0o6777),
@@ -229,11 +275,37 @@ def test_set_id_bits_outlive_data_that_is_still_cached(fs: Path) -> None:
     assert stat.S_IMODE((fs / "file").stat().st_mode) == 0o6755
 
 
-def test_chmod_by_one_outside_the_group_drops_set_gid(fs: Path) -> None:
+@pytest.mark.parametrize(("gid", "mode"), [(1001, 0o2755), (2001, 0o2755), (3000, 0o755)])
+def test_only_a_member_of_the_group_makes_a_file_set_gid(fs: Path, gid: int, mode: int) -> None:
     file = _setid_file(fs, 0o755)
-    os.chown(file, ALICE.uid, 3000)
+    os.chown(file, ALICE.uid, gid)
     run_as(ALICE, lambda: file.chmod(0o2755))
-    assert stat.S_IMODE(file.stat().st_mode) == 0o755
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+
+
+def test_a_directory_keeps_its_set_id_bits_under_another_owner(fs: Path) -> None:
+    (fs / "dir").mkdir()
+    os.chown(fs / "dir", *ALICES)
+    (fs / "dir").chmod(0o6777)
+    run_as(ALICE, lambda: os.chown(fs / "dir", -1, 2001))
+    os.chown(fs / "dir", 1002, -1)
+    assert stat.S_IMODE((fs / "dir").stat().st_mode) == 0o6777
+
+
+def test_a_failed_change_of_attributes_leaves_ctime(fs: Path) -> None:
+    _build(fs, ALICES, 0o600, 0o755)
+    file = fs / "file"
+    before = file.stat()
+    calls: list[Callable[[], object]] = [
+        lambda: file.chmod(0o666),
+        lambda: os.chown(file, 1002, 1002),
+        lambda: os.utime(file),
+        lambda: os.setxattr(file, "user.x", b"v"),
+        lambda: os.truncate(file, 0),
+    ]
+    for call in calls:
+        assert run_as(BOB, lambda call=call: errno_of(call)) in {"EPERM", "EACCES"}  # type: ignore[misc]
+    assert file.stat() == before
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
@@ -299,7 +371,7 @@ def _build(directory: Path, owner: tuple[int, int], file_mode: int, dir_mode: in
         (directory / name).chmod(mode)
     for name, mode, owned_by in (
         ("file", file_mode, owner), ("dir/inner", file_mode, owner),
-        ("open/bobs", 0o644, BOBS), ("sticky/alices", 0o644, ALICES),
+        ("dir/bobs", 0o644, BOBS), ("open/bobs", 0o644, BOBS), ("sticky/alices", 0o644, ALICES),
     ):  # fmt: skip
         (directory / name).write_bytes(b"content")
         os.chown(directory / name, *owned_by)

@@ -1,5 +1,7 @@
 """Extended attributes: namespaces, flags, and how much fits."""
 
+import ctypes
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,16 @@ def _fill_list(path: Path) -> None:
     for number in range(300):
         os.setxattr(path, f"user.{number:0>240}", b"")
     os.listxattr(path)
+
+
+def _fifo(beside: Path) -> Path:
+    os.mkfifo(beside.with_name("fifo"))
+    return beside.with_name("fifo")
+
+
+def _symlink(beside: Path) -> Path:
+    beside.with_name("symlink").symlink_to(beside)
+    return beside.with_name("symlink")
 
 
 ERRORS = {
@@ -40,6 +52,23 @@ ERRORS = {
     "security": (lambda f: os.setxattr(f, "security.x", b"v"), ""),
     "a namespace that there is not": (lambda f: os.setxattr(f, "nonsense.x", b"v"), "ENOTSUP"),
     "a name without a namespace": (lambda f: os.setxattr(f, "x", b"v"), "ENOTSUP"),
+    "a namespace without a name": (lambda f: os.setxattr(f, "user.", b"v"), "EINVAL"),
+    "no name at all": (lambda f: os.setxattr(f, "", b"v"), "ERANGE"),
+    "a flag that there is not": (lambda f: os.setxattr(f, "user.x", b"v", 4), "EINVAL"),
+    "get from a namespace that there is not": (lambda f: os.getxattr(f, "nonsense.x"), "ENOTSUP"),
+    "get from a namespace without a name": (lambda f: os.getxattr(f, "trusted."), "EINVAL"),
+    "remove from a namespace that there is not": (
+        lambda f: os.removexattr(f, "nonsense.x"), "ENOTSUP",
+    ),
+    "remove from a namespace without a name": (lambda f: os.removexattr(f, "user."), "EINVAL"),
+    "user on a fifo": (lambda f: os.setxattr(_fifo(f), "user.x", b"v"), "EPERM"),
+    "trusted on a fifo": (lambda f: os.setxattr(_fifo(f), "trusted.x", b"v"), ""),
+    "user of a symbolic link": (
+        lambda f: os.setxattr(_symlink(f), "user.x", b"v", follow_symlinks=False), "EPERM",
+    ),
+    "trusted of a symbolic link": (
+        lambda f: os.setxattr(_symlink(f), "trusted.x", b"v", follow_symlinks=False), "",
+    ),
     "a list of more than 64 KiB": (_fill_list, "E2BIG"),
 }  # fmt: skip
 
@@ -61,6 +90,33 @@ def test_what_is_set_is_listed_and_read(fs: Path) -> None:
         os.removexattr(path, "user.7")
         expected = {name: value for name, value in values.items() if name != "user.7"}
         assert {name: os.getxattr(path, name) for name in os.listxattr(path)} == expected
+
+
+def test_a_buffer_of_no_size_is_told_the_size_and_one_too_small_is_refused(fs: Path) -> None:
+    (fs / "file").touch()
+    os.setxattr(fs / "file", "user.x", b"12345")
+    libc = ctypes.CDLL(None, use_errno=True)
+    calls: list[tuple[Callable[[ctypes.Array[ctypes.c_char], int], int], int]] = [
+        (lambda buffer, size: libc.getxattr(bytes(fs / "file"), b"user.x", buffer, size), 5),
+        (lambda buffer, size: libc.listxattr(bytes(fs / "file"), buffer, size), len(b"user.x\0")),
+    ]
+    for call, needed in calls:
+        sizes = (0, needed - 1, needed, needed + 100)
+        told = [call(ctypes.create_string_buffer(size or 1), size) for size in sizes]
+        assert told == [needed, -1, needed, needed]
+        call(ctypes.create_string_buffer(1), 1)
+        assert ctypes.get_errno() == errno.ERANGE
+
+
+def test_an_unlinked_open_file_keeps_and_takes_attributes(fs: Path) -> None:
+    with (fs / "file").open("w+b") as file:
+        os.setxattr(file.fileno(), "user.old", b"1")
+        (fs / "file").unlink()
+        os.setxattr(file.fileno(), "user.new", b"2")
+        assert os.getxattr(file.fileno(), "user.old") == b"1"
+        assert os.getxattr(file.fileno(), "user.new") == b"2"
+        os.removexattr(file.fileno(), "user.old")
+        assert os.listxattr(file.fileno()) == ["user.new"]
 
 
 def test_trusted_attributes_are_roots_alone(kind: str, fs: Path) -> None:
