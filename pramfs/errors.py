@@ -82,9 +82,13 @@ class ImageInUse(PramError):
 
 
 class ImageTooSmall(PramError):
-    """{0}: {1} frames are not enough; {2}"""
+    """{0}: too small: {1}"""
 
     errno = errno.ENOSPC
+
+
+class TooMuchBanned(ImageTooSmall):
+    """{0}: too much is banned: {1}"""
 
 
 # --- kexec --------------------------------------------------------------------------------------

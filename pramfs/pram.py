@@ -76,7 +76,7 @@ class Pram:
         """Find the super block (or take it from frame `pfn`) and reserve all that the save holds.
 
         The image grows to `frames` if it has fewer. Raises ReservationFailed, and leaves nothing reserved,
-        when a chain is damaged; ImageTooSmall when the banned regions leave no place for super blocks.
+        when a chain is damaged; TooMuchBanned when the banned regions leave no place for super blocks.
         """
         current = superblock.require(image, pfn)
         if image.frames < current.frames:
@@ -100,7 +100,7 @@ class Pram:
         """Make an empty save in a blank image, and open it. Raises ImageTooSmall, SystemFault."""
         banned = banned or Regions()
         if frames < 3:
-            raise ImageTooSmall(image.path, frames, "a pram image has at least 3 frames")
+            raise ImageTooSmall(image.path, f"{frames} of at least 3 frames of 4 KiB")
         try:
             superblock.format_image(image, frames, banned, os.urandom(16))
         except OSError as exc:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from pramfs import __version__, layout
 from pramfs.errors import (
-    ImageTooSmall,
     NoSuperBlock,
     NotAnImage,
     PramError,
+    TooMuchBanned,
     UnsupportedFeatures,
     UnsupportedVersion,
 )
@@ -70,7 +70,7 @@ def require(image: Image, pfn: int | None = None) -> SuperBlock:
 def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> SuperBlock:
     """Write empty saves into two slots of a blank image; returns the super block in force.
 
-    Raises ImageTooSmall when there are no two slots outside banned regions.
+    Raises TooMuchBanned when there are no two slots outside banned regions.
     """
     first, second = two_slots(image, frames, banned)
     image.grow(frames)
@@ -85,13 +85,11 @@ def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> Supe
 
 
 def two_slots(image: Image, frames: int, banned: Regions) -> tuple[int, int]:
-    """The first two slots, among that many frames, that are not banned. Raises ImageTooSmall."""
+    """The first two slots, among that many frames, that are not banned. Raises TooMuchBanned."""
     first = free_slot(frames, banned)
     second = free_slot(frames, banned, first)
     if first is None or second is None:
-        raise ImageTooSmall(
-            image.path, frames, "two are needed for super blocks that are not banned"
-        )
+        raise TooMuchBanned(image.path, "super blocks need two frames, where they may lie")
     return first, second
 
 

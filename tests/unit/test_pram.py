@@ -521,7 +521,7 @@ def test_frames_of_a_save_are_not_written_while_it_is_in_force(pram: Pram) -> No
 
 @pytest.mark.parametrize("frames", [0, 1, 2])
 def test_an_image_needs_three_frames(frames: int) -> None:
-    with pytest.raises(ImageTooSmall, match="at least 3 frames"):
+    with pytest.raises(ImageTooSmall, match=f"too small: {frames} of at least 3"):
         new_pram(frames)
 
 

@@ -484,5 +484,5 @@ def test_slots_that_were_left_are_used_for_nothing_else() -> None:
 def test_an_image_that_a_ban_leaves_no_two_slots_is_refused_at_once(banned: Regions) -> None:
     """Not when it is saved: then what was written to it meanwhile would be lost."""
     pram = new_pram(FRAMES)
-    with pytest.raises(ImageTooSmall, match="two are needed for super blocks"):
+    with pytest.raises(ImageTooSmall, match="too much is banned: super blocks need two"):
         reopen(pram, banned=banned)
