@@ -77,16 +77,19 @@ def _last_run(image: "Image") -> str:
     """What is known of the run that had the image last; "" when nothing is."""
     from pramfs import rundir, superblock
 
+    state = rundir.read_state(rundir.state_path(image, superblock.require(image).uuid))
     pid = image.serving_pid()
-    state = rundir.read_state(rundir.state_path(superblock.require(image).uuid))
     if pid is not None:
-        return f"process {pid} has it mounted"
+        return (
+            f"process {pid} has it mounted" if pid > 0 else "it is mounted in another pid namespace"
+        )
+    if not image.try_lock(shared=True):
+        if state is None or state.phase != rundir.SAVING:
+            return f"process {image.lock_holder() or '?'} loads it, or writes nodes to it"
+        done = f"{state.pages_done} of {state.pages_total} pages"
+        return f"process {state.pid} is saving it now, {done}"
     if state is None:
         return ""
-    if state.phase == rundir.SAVING and state.is_running:
-        return (
-            f"process {state.pid} is saving it now, {state.pages_done} of {state.pages_total} pages"
-        )
     return state.ended_badly or f"saved at unmount by process {state.pid}"
 
 

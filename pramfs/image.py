@@ -28,9 +28,10 @@ _FLOCK = struct.Struct("hhqqi4x")
 class Image:
     """An open image. Frame N is at byte N * 4096; frames past the end of a file read as an error."""
 
-    def __init__(self, path: Path, fd: int, *, writable: bool) -> None:
+    def __init__(self, path: Path, fd: int, *, writable: bool, made: bool = False) -> None:
         self.path = path
         self.writable = writable
+        self._made = made
         self._fd = fd
         self._status = os.fstat(fd)
         self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
@@ -43,6 +44,11 @@ class Image:
     @property
     def is_block_device(self) -> bool:
         return stat.S_ISBLK(self._status.st_mode)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from every other image there is, its copies included."""
+        return identity_of(self._status)
 
     def in_memory(self) -> bool:
         """Whether the image is memory already: on tmpfs or ramfs, or a pmem or ram block device."""
@@ -134,7 +140,7 @@ class Image:
     # --- who else is there -----------------------------------------------------------------------
 
     def try_lock(self, *, shared: bool = False) -> bool:
-        """Take the image for this process and its children; False when another has it.
+        """Take the image for this process and its children; False when another has it or it is no more.
 
         With `shared` others may take it so too, and nobody may take it alone: for who only reads.
         """
@@ -142,7 +148,10 @@ class Image:
             fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        return True
+        # Whoever had it may have removed the file, or put another in its place.
+        with contextlib.suppress(FileNotFoundError):
+            return identity_of(self.path.stat()) == self.identity
+        return False
 
     def mark_serving(self) -> None:
         """Let `serving_pid` of other processes name this one, until `unmark_serving` or its end."""
@@ -157,6 +166,23 @@ class Image:
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
         reply = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, query))
         return None if reply[0] == fcntl.F_UNLCK else reply[4]
+
+    def lock_holder(self) -> int | None:
+        """The process that `try_lock` failed over; None if it is not to be seen from here."""
+        device = self._status.st_dev
+        wanted = f"{os.major(device):02x}:{os.minor(device):02x}:{self._status.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5] == wanted:
+                return int(words[4])
+        return None
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def unmake(self) -> None:
+        """Remove the file again if it was made by opening it, for nothing has come of it."""
+        if self._made:
+            self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -249,7 +275,14 @@ def _create(path: Path) -> Image:
         os.fsync(directory)
     finally:
         os.close(directory)
-    return Image(path, fd, writable=True)
+    return Image(path, fd, writable=True, made=True)
+
+
+def identity_of(status: os.stat_result) -> str:
+    """Which image this is: device and inode of a file, the number of a block device, in hexadecimal."""
+    if stat.S_ISBLK(status.st_mode):
+        return f"{status.st_rdev:x}"
+    return f"{status.st_dev:x}-{status.st_ino:x}"
 
 
 def _filesystem_type(device: int) -> str:

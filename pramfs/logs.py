@@ -4,6 +4,7 @@ Bad news and what a mount did are logged, requests are not; the file keeps its e
 """
 
 import contextlib
+import fcntl
 import logging
 import logging.handlers
 import os
@@ -43,7 +44,9 @@ def to_background(path: Path) -> int:
                 logging.Formatter(f"pramfs[{os.getpid()}]: %(levelname)s: %(message)s")
             )
             log.addHandler(syslog)
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # it is in use: see `rundir.prune`
+    return descriptor
 
 
 def foreground_descriptor() -> int:

@@ -28,8 +28,8 @@ _EXIT_STATUS = (
     ("32", "it failed; the line on standard error says why"),
 )
 _FILES = (
-    ("/run/pramfs/UUID.log", "what the daemons that served the image with this uuid logged"),
-    ("/run/pramfs/UUID.state", "how the last run of the image goes, or ended"),
+    ("/run/pramfs/UUID-DEVICE-INODE.log", "what the daemons of this image logged"),
+    ("/run/pramfs/UUID-DEVICE-INODE.state", "how its last run goes, or ended"),
 )
 _FILES_NOTE = (
     "For users other than root these are in $XDG_RUNTIME_DIR/pramfs, or else /tmp/pramfs-UID."

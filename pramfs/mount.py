@@ -19,7 +19,7 @@ from pramfs.frames import DROPPED, FRESH, PENDING
 from pramfs.fusefs import Operations
 from pramfs.notify import ServiceManager
 from pramfs.options import MountOptions
-from pramfs.progress import Bar, Heartbeat
+from pramfs.progress import Bar, Heartbeat, Pulse
 from pramfs.session import Session
 from pramfs.stacks import dump_on_sigusr1
 from pramfs.volume import Volume, load_volume
@@ -50,7 +50,7 @@ def serve(
         volume = load_volume(
             image_path,
             options,
-            lambda bar: Heartbeat(_PLEA_PERIOD_S, lambda: _plead(manager, "verifying", bar)),
+            Pulse(_PLEA_PERIOD_S, lambda bar: _plead(manager, "verifying", bar)),
             lambda path: dump_on_sigusr1(open_log(path)),
         )
     except PramError as exc:
@@ -103,6 +103,7 @@ class _Daemon:
             self._mount()
         except PramError as exc:
             log.error("%s", exc)
+            self._volume.image.unmake()
             return exc.exit_code
         code = 0
         try:
@@ -282,6 +283,7 @@ class _Daemon:
         volume = self._volume
         state = rundir.State(
             run=volume.pram.run.hex(),
+            image=str(volume.image.path.resolve()),
             pid=os.getpid(),
             phase=phase,
             generation=volume.pram.current.generation,

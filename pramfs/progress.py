@@ -1,6 +1,6 @@
 """Progress of long work: a bar with rate and remaining time on a terminal, nothing elsewhere.
 
-Also the pulse of work that somebody else wants to follow: see `Heartbeat`.
+Also the pulse of work that somebody else wants to follow: see `Pulse` and `Heartbeat`.
 """
 
 import sys
@@ -60,6 +60,21 @@ class Bar:
             end = left if part < 1 else "waiting for the disk"
             text = f"[{'#' * int(part * _WIDTH):<{_WIDTH}}] {part:4.0%} {rate}, {end}"
         print(f"\r{self._label} {text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+class Pulse:
+    """Calls `beat`, but at most every `period_s` seconds: for work that shows its progress."""
+
+    def __init__(self, period_s: float, beat: Callable[[Bar], None]) -> None:
+        self._period_s = period_s
+        self._beat = beat
+        self._next = 0.0
+
+    def __call__(self, bar: Bar) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._period_s
+            self._beat(bar)
 
 
 class Heartbeat:

@@ -1,10 +1,13 @@
 """Where a daemon leaves what others may want to know of it: its log, and the state of its run.
 
 The directory is /run/pramfs for root and $XDG_RUNTIME_DIR/pramfs for others (without one, a directory of
-their own in /tmp). Files are named by the uuid of the image. The state outlives the daemon: there the
-umount helper, the next mount and `pramfs info` find how the last save went.
+their own in /tmp). Files are named by the uuid of the image, and by device and inode: copies of an image
+have their own. The state outlives the daemon: there the umount helper, the next mount and `pramfs info` find
+how the last save went. What is left of images that are gone goes too, some time later: see `prune`.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import stat
@@ -13,11 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pramfs.errors import SystemFault
+from pramfs.image import Image, identity_of
 
 SERVING = "serving"  # mounted; or, when the process is gone, ended without a final save
 SAVING = "saving"  # the final save is under way; or was, when the process is gone
 SAVED = "saved"
 FAILED = "failed"
+
+GONE_KEPT = 20  # images that are gone, of which logs and states are kept
 
 _STATE_BYTES_MAX = 64 << 10
 
@@ -27,6 +33,7 @@ class State:
     """How a run stands, or how it ended."""
 
     run: str  # hex id of the run
+    image: str
     pid: int
     phase: str
     generation: int  # of the save that is in force
@@ -41,14 +48,14 @@ class State:
             status = Path(f"/proc/{self.pid}/stat").read_text(errors="replace")
         except OSError:
             return False
-        return status.rpartition(")")[2].split()[0] not in {
-            "Z",
-            "X",
-        }  # those are gone but for the name
+        return status.rpartition(")")[2].split()[0] not in {"Z", "X"}  # gone but for the name
 
     @property
     def ended_badly(self) -> str:
-        """What to say of a run that is over and has not saved; "" for one that has."""
+        """What to say of a run that has not saved, "" of one that has: a run that is over.
+
+        It is over when somebody else can lock the image. A pid tells nothing in another pid namespace.
+        """
         if self.phase == FAILED:
             return f"the last run's {self.error}"
         if self.phase == SAVING:
@@ -83,19 +90,19 @@ def run_directory() -> Path:
     return path
 
 
-def log_path(uuid: bytes) -> Path:
-    """The log of the daemons that serve image `uuid`."""
-    return run_directory() / f"{uuid.hex()}.log"
+def log_path(image: Image, uuid: bytes) -> Path:
+    """The log of the daemons that serve this image."""
+    return run_directory() / f"{uuid.hex()}-{image.identity}.log"
 
 
-def state_path(uuid: bytes) -> Path:
-    """The state of the last run of image `uuid`."""
-    return run_directory() / f"{uuid.hex()}.state"
+def state_path(image: Image, uuid: bytes) -> Path:
+    """The state of the last run of this image."""
+    return log_path(image, uuid).with_suffix(".state")
 
 
 def write_state(path: Path, state: State) -> None:
     """Leave the state at `path`, whole or not at all. Raises OSError."""
-    temporary = path.with_suffix(f".{state.pid}")
+    temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(asdict(state)))
     temporary.replace(path)
 
@@ -109,3 +116,49 @@ def read_state(path: Path) -> State | None:
             return State(**json.loads(file.read(_STATE_BYTES_MAX)))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def prune() -> None:
+    """Remove the logs and states of images that are gone, but for the GONE_KEPT latest.
+
+    What is in use stays, and what belongs to an image that is still there: it is short, and somebody may
+    want to know how the last save went.
+    """
+    times: dict[Path, int] = {}
+    for file in run_directory().iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another mount prunes too
+            base = file.with_suffix("")
+            times[base] = max(times.get(base, 0), file.stat().st_mtime_ns)
+    gone = [base for base in times if not _is_wanted(base)]
+    for base in sorted(gone, key=lambda base: times[base], reverse=True)[GONE_KEPT:]:
+        for suffix in (".state", ".log", ".new"):
+            base.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _is_wanted(base: Path) -> bool:
+    """Whether the image is there, or its daemon runs. Of one that was only read nothing is known."""
+    state = read_state(base.with_suffix(".state"))
+    if state is not None and (state.is_running or _is_there(Path(state.image), base)):
+        return True
+    return _is_locked(base.with_suffix(".log"))
+
+
+def _is_there(image: Path, base: Path) -> bool:
+    try:
+        return base.name.endswith(f"-{identity_of(image.stat())}")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # who knows
+
+
+def _is_locked(log: Path) -> bool:
+    """Whether a daemon holds its log."""
+    try:
+        with log.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

@@ -5,6 +5,7 @@ Nothing is mounted here, and nothing of the image is changed but its size. FUSE 
 
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs import mounts, persist, rundir, superblock
-from pramfs.errors import ImageInUse, ImageTooSmall, NotAnImage
+from pramfs.errors import ImageInUse, ImageTooSmall, NotAnImage, PramError, TooMuchBanned
 from pramfs.frames import BANNED, FREE
 from pramfs.image import Image, open_image
 from pramfs.options import MountOptions
@@ -25,9 +26,9 @@ from pramfs.tree import Owner, Tree
 log = logging.getLogger("pramfs")
 
 _LOCK_POLL_S = 0.05
+_TRIES_UNTOLD = 4  # most who have an image for a moment only look at it
 
-# What watches a verification: it is handed a bar, and entered for as long as that lasts.
-Watch = Callable[[Bar], contextlib.AbstractContextManager[object]]
+Watch = Callable[[Bar], None]
 
 
 @dataclass(slots=True)
@@ -48,17 +49,18 @@ def load_volume(
 ) -> Volume:
     """Load the tree that the options name. Raises PramError, and then nothing has changed.
 
+    `watch` is shown the progress of the verification, which forks: no thread may run beside it.
     `open_log` is told where the log of this image belongs as soon as that is known.
     """
-    image = open_image(image_path, writable=not options.ro, create=not options.ro)
+    image = _open_and_lock(image_path, options)
     try:
-        _lock(image, shared=options.ro)
         pram = _open_pram(image, options)
-        log_path = rundir.log_path(pram.current.uuid)
+        log_path = rundir.log_path(image, pram.current.uuid)
         open_log(log_path)
+        rundir.prune()
         for line in options.banned.table():
             log.info("%s", line)
-        state_path = rundir.state_path(pram.current.uuid)
+        state_path = rundir.state_path(image, pram.current.uuid)
         _say_how_it_ended(image, pram, rundir.read_state(state_path), options)
         with _many_objects():
             tree = _load_tree(pram, options, watch)
@@ -66,6 +68,7 @@ def load_volume(
         if not options.ro:
             _require_room(pram, tree)
     except BaseException:
+        image.unmake()
         image.close()
         raise
     return Volume(
@@ -90,29 +93,64 @@ def _many_objects() -> Iterator[None]:
         gc.enable()
 
 
-def _lock(image: Image, *, shared: bool) -> None:
-    """Take the image; wait while its last daemon saves. Raises ImageInUse when it is mounted.
+def _open_and_lock(path: Path, options: MountOptions) -> Image:
+    """Open the image and take it; wait while its last daemon saves. Raises ImageInUse when it is mounted.
 
     A mount that only reads shares it: a writer would give the frames that it shows to other files.
 
     What counts is whether the mount is there: a daemon learns of an unmount later than the caller of
     umount(2), and says that it serves only after it has loaded.
     """
-    waiting = False
-    while not image.try_lock(shared=shared):
-        _refuse_if_mounted(image)
-        if not waiting:
-            log.warning("%s: the last daemon still saves; waiting for it", image.path)
-            waiting = True
+    for tries in itertools.count():
+        image, taken = _try_to_take(path, options)
+        if taken:
+            return image
+        with image:
+            _refuse_if_mounted(image)
+            if tries == _TRIES_UNTOLD:
+                log.warning("%s: %s; waiting for it", path, _what_keeps_it(image))
         time.sleep(_LOCK_POLL_S)
+    raise AssertionError
+
+
+def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
+    """The image, and whether it is taken; if not, it is open to look who has it."""
+    try:
+        image = open_image(path, writable=not options.ro, create=not options.ro)
+    except ImageInUse:
+        # A device is claimed by being opened. Is it one of us who did?
+        image = open_image(path, writable=False)
+        if not image.try_lock(shared=True):
+            return image, False
+        image.close()
+        image = open_image(path, writable=True)
+    return image, image.try_lock(shared=options.ro)
 
 
 def _refuse_if_mounted(image: Image) -> None:
     pid = image.serving_pid()
+    if pid is None:
+        return
+    if pid <= 0:
+        raise ImageInUse(image.path, "a mount in another pid namespace")
     with contextlib.suppress(FileNotFoundError):  # the process has just ended
-        for mount in mounts.pramfs_mounts(pid) if pid is not None else ():
+        for mount in mounts.pramfs_mounts(pid):
             if _same_image(mount.image, image):
                 raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
+
+
+def _what_keeps_it(image: Image) -> str:
+    """Why the image is not free though it is not mounted."""
+    holder = image.lock_holder()
+    if holder is None:
+        return "a process has it that is not to be seen from here"
+    if image.serving_pid() is not None:
+        return f"it is detached, but process {holder} still serves programs that use it"
+    with contextlib.suppress(PramError):
+        state = rundir.read_state(rundir.state_path(image, superblock.require(image).uuid))
+        if state is not None and (state.pid, state.phase) == (holder, rundir.SAVING):
+            return f"the last daemon (process {holder}) still saves"
+    return f"process {holder} loads it, or writes nodes to it"
 
 
 def _same_image(name: str, image: Image) -> bool:
@@ -180,20 +218,25 @@ def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
         recovered = Recovered() if options.recover else None
         lazy = options.verify == "lazy"
         pages = pram.node(options.name + persist.DATA_SUFFIX).entries if not lazy else 0
-        with Bar("verifying", pages) as bar, watch(bar):
-            persist.load_tree(pram, options.name, tree, lazy=lazy, recover=recovered, progress=bar)
+        with Bar("verifying", pages) as bar:
+
+            def progress(frames: int) -> None:
+                bar(frames)
+                watch(bar)
+
+            watch(bar)
+            persist.load_tree(
+                pram, options.name, tree, lazy=lazy, recover=recovered, progress=progress
+            )
         for path in recovered.left_out if recovered is not None else ():
             log.warning("left out, damaged: %s", path)
     return tree
 
 
 def _require_room(pram: Pram, tree: Tree) -> None:
-    """Raise ImageTooSmall unless the tree can be saved, and then saved again."""
+    """Raise ImageTooSmall or TooMuchBanned unless the tree can be saved, and then saved again."""
     table, needed = pram.arena.table, tree.frames_to_keep_free()
     if table.count(FREE) < needed:
-        raise ImageTooSmall(
-            pram.image.path,
-            len(table),
-            f"saves need {needed} free ones, {table.count(FREE)} are left beside "
-            f"{table.count(BANNED)} banned ones",
-        )
+        kind = TooMuchBanned if table.count(BANNED) else ImageTooSmall
+        told = f"a save needs {needed} free frames, {table.count(FREE)} of {len(table)} are left"
+        raise kind(pram.image.path, told)

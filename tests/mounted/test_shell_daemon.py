@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,41 @@ def test_a_service_manager_hears_of_everything(
             for _ in range(3):
                 assert b"STATUS=saving" in hear(b"EXTEND_TIMEOUT_USEC=")
         assert daemon.wait() == 0
+
+
+_NO_FORK_BESIDE_THREADS = """
+import os, sys
+from pramfs import cli, verify
+forks = 0
+def fork(real=os.fork):
+    global forks
+    forks += 1
+    assert len(os.listdir("/proc/self/task")) == 1, "forks while a thread runs"
+    return real()
+os.fork = fork
+verify._SHARE_FRAMES = 64
+code = cli.main(sys.argv[1:])
+assert forks == len(os.sched_getaffinity(0)) - 1, f"{forks} forks"
+sys.exit(code)
+"""
+
+
+def test_a_verification_forks_while_no_thread_runs(shell: Shell, root: Path, image: Path) -> None:
+    """A child has the locks of all threads, and only one of them to let go."""
+    mount(shell, root, image)
+    shell.pramfs("umount", root).succeeded()
+    address = shell.home / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        daemon = subprocess.Popen(
+            [*shell.prefix(), sys.executable, "-c", _NO_FORK_BESIDE_THREADS, "mount", "-f", image, root],
+            env={**os.environ, "NOTIFY_SOCKET": str(address)}, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert b"EXTEND_TIMEOUT_USEC=" in manager.recv(4096)
+        wait_until(lambda: daemon.poll() is not None or bool(shell.pramfs_mounts()), "the mount")
+        daemon.terminate()
+        assert b"forks" not in daemon.communicate()[1]
+    assert daemon.returncode == 0
 
 
 def test_units_are_valid(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "progress": set(),
     "notify": set(),
     "mounts": set(),
-    "rundir": set(),
+    "rundir": {"image"},
     "kernel": set(),
     "logs": set(),
     "stacks": set(),

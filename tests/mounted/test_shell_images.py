@@ -1,0 +1,175 @@
+"""Who has an image, and what is known of its last run: copies, locks, waiting, what a failure leaves."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import trees
+from tests.mounted.harness import MIB, MOUNT_FAILED, wait_until
+from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended
+
+PRAMFS = str(VENV / "bin" / "pramfs")
+
+
+@pytest.fixture
+def root(shell: Shell) -> Path:
+    root = shell.home / "mnt"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def image(shell: Shell) -> Path:
+    return shell.home / "image"
+
+
+# --- copies of an image -------------------------------------------------------------------------
+
+
+def test_a_copy_of_an_image_is_another_image(shell: Shell, root: Path, image: Path) -> None:
+    copy, elsewhere = shell.home / "copy", shell.home / "elsewhere"
+    elsewhere.mkdir()
+    shell.pramfs("mount", "-o", "size=16M", image, root).succeeded()
+    shell.pramfs("umount", root).succeeded()
+    shutil.copy(image, copy)
+    shell.pramfs("mount", image, root).succeeded()
+    outcome = shell.pramfs("mount", copy, elsewhere).succeeded()
+    assert not outcome.err
+    one, two = shell.status(root), shell.status(elsewhere)
+    assert one["log"] != two["log"]
+    os.kill(two["pid"], signal.SIGKILL)
+    wait_until(lambda: has_ended(two["pid"]), "the daemon to die")
+    shell.pramfs("umount", elsewhere)
+    assert "has it mounted" in shell.pramfs("info", image).succeeded().text
+    assert "ended without a final save" in shell.pramfs("info", copy).succeeded().text
+    assert "saved to" in shell.pramfs("umount", root).succeeded().text
+    assert "saved at unmount" in shell.pramfs("info", image).succeeded().text
+    assert "ended without a final save" in shell.pramfs("mount", copy, root).succeeded().err
+
+
+# --- who has it ---------------------------------------------------------------------------------
+
+
+class Mounting:
+    """A `pramfs mount` that has to wait; what it waits for is to be read line by line."""
+
+    def __init__(self, shell: Shell, *words: str | Path, prefix: Sequence[str] = ()) -> None:
+        self.command = subprocess.Popen(
+            [*shell.prefix(), *prefix, PRAMFS, "mount", *words], stderr=subprocess.PIPE, text=True
+        )
+
+    def says(self) -> str:
+        assert self.command.stderr is not None
+        return self.command.stderr.readline()
+
+    def succeeds(self) -> None:
+        assert self.command.communicate()[1] == ""
+        assert self.command.returncode == 0
+
+
+def test_a_mount_waits_for_put_and_says_so(shell: Shell, root: Path, image: Path) -> None:
+    put = subprocess.Popen([*shell.prefix(), PRAMFS, "put", image, "node"], stdin=subprocess.PIPE)
+    wait_until(lambda: image.exists() and image.stat().st_size > 0, "put to begin")
+    mounting = Mounting(shell, image, root)
+    assert f"process {put.pid} loads it, or writes nodes to it; waiting" in mounting.says()
+    told = shell.pramfs("info", image).succeeded().text
+    assert f"last run:    process {put.pid} loads it, or writes nodes to it" in told
+    put.communicate(b"kept")
+    mounting.succeeds()
+    assert "node" in shell.pramfs("nodes", image).succeeded().text
+
+
+def test_a_mount_waits_until_a_detached_mount_is_idle(
+    shell: Shell, root: Path, image: Path
+) -> None:
+    shell.pramfs("mount", "-o", "size=16M", image, root).succeeded()
+    pid = shell.status(root)["pid"]
+    with busy(*shell.prefix(), path=root):
+        shell.run("umount", "-l", root).succeeded()
+        mounting = Mounting(shell, image, root)
+        assert f"detached, but process {pid} still serves" in mounting.says()
+    mounting.succeeds()
+
+
+def test_a_mount_waits_for_the_save_of_a_device(shell: Shell, disk: Disk, root: Path) -> None:
+    """Of which the kernel says "busy", and no more."""
+    backing = disk.root / "backing"
+    with shell.path(backing).open("wb") as file:
+        file.truncate(16 * MIB)
+    device = Path(shell.run("losetup", "--find", "--show", backing).succeeded().text.strip())
+    try:
+        shell.pramfs("mount", device, root).succeeded()
+        pid = shell.status(root)["pid"]
+        shell.path(root / "file").write_bytes(trees.noise(MIB))
+        shell.pramfs("mount", device, root).refused(MOUNT_FAILED, f"in use by process {pid}")
+        with disk.frozen():
+            shell.run("fusermount3", "-u", root).succeeded()
+            mounting = Mounting(shell, device, root)
+            assert f"the last daemon (process {pid}) still saves; waiting" in mounting.says()
+        mounting.succeeds()
+        assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+        shell.pramfs("umount", root).succeeded()
+        shell.run("mkfs.ext2", "-q", device).succeeded()
+        shell.run("mount", device, root).succeeded()
+        shell.pramfs("mount", device, shell.home).refused(MOUNT_FAILED, "in use by a mount")
+        shell.run("umount", root).succeeded()
+    finally:
+        shell.unmount_all()
+        wait_until(lambda: shell.run("losetup", "--detach", device).code == 0, "the device")
+
+
+ANOTHER_PID_NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
+
+
+def test_a_mount_in_another_pid_namespace_is_one(shell: Shell, root: Path, image: Path) -> None:
+    shell.pramfs("mount", "-o", "size=16M", image, root).succeeded()
+    outcome = shell.run(*ANOTHER_PID_NAMESPACE, PRAMFS, "mount", image, root)
+    outcome.refused(MOUNT_FAILED, "in use by a mount in another pid namespace")
+    told = shell.run(*ANOTHER_PID_NAMESPACE, PRAMFS, "info", image).succeeded().text
+    assert "last run:    it is mounted in another pid namespace" in told
+
+
+def test_a_save_in_another_pid_namespace_is_waited_for(
+    shell: Shell, disk: Disk, root: Path
+) -> None:
+    image = disk.root / "image"
+    shell.pramfs("mount", "-o", "size=16M", image, root).succeeded()
+    with disk.frozen():
+        shell.run("fusermount3", "-u", root).succeeded()
+        wait_until(
+            lambda: "is saving it now" in shell.pramfs("info", image).text, "the save to begin"
+        )
+        told = shell.run(*ANOTHER_PID_NAMESPACE, PRAMFS, "info", image).succeeded().text
+        assert "is saving it now" in told
+        mounting = Mounting(shell, image, root, prefix=ANOTHER_PID_NAMESPACE)
+        assert "not to be seen from here; waiting" in mounting.says()
+    mounting.succeeds()
+
+
+# --- an image that nothing came of --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", ["size=16M,banned=0-1G", "size=1", "size=8K", "size=16M,verify=full"], ids=str
+)
+def test_a_mount_that_fails_leaves_no_image(
+    shell: Shell, root: Path, image: Path, options: str
+) -> None:
+    if "banned" not in options and options.startswith("size=16M"):
+        shell.run("mount", "--bind", "/dev/null", "/dev/fuse").succeeded()
+    outcome = shell.pramfs("mount", "-o", options, image, root)
+    assert outcome.code == MOUNT_FAILED
+    assert not image.exists()
+
+
+def test_a_mount_that_fails_leaves_an_image_that_was_there(
+    shell: Shell, root: Path, image: Path
+) -> None:
+    image.touch()
+    shell.pramfs("mount", "-o", "size=8K", image, root).refused(MOUNT_FAILED)
+    assert image.stat().st_size == 0
