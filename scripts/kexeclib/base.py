@@ -5,6 +5,7 @@ Nothing of pramfs is on it, so it is built once, and again when this file or `gu
 
 import gzip
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,6 +36,8 @@ def build(result: Path) -> None:
     """Put `vmlinuz`, `initrd` and `root.ext4` into the directory. Needs root, and Debian's archive."""
     if os.geteuid() != 0:
         raise FailureError("the guest can only be built by root: debootstrap needs chroot")
+    if platform.freedesktop_os_release().get("VERSION_CODENAME") != SUITE:
+        raise FailureError(f"the guest gets this system's kernel and Python: {SUITE} is needed")
     work = result.parent
     tree = work / "tree"
     run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, tree)

@@ -37,20 +37,39 @@ def digest(inputs: Iterable[Path]) -> str:
 def artefact(kind: str, inputs: Iterable[Path], build: Callable[[Path], None]) -> Path:
     """The directory of this kind for these inputs; `build` fills it if it is not there yet.
 
-    Directories of the same kind for other inputs are removed: they would only pile up.
+    It stays there as long as this process lives. Others of the same kind, for other inputs, are removed
+    when nobody uses them: they would only pile up.
     """
     with _locked(kind):
         wanted = directory() / f"{kind}-{digest(inputs)}"
-        if wanted.is_dir():
-            return wanted
-        with tempfile.TemporaryDirectory(prefix=f"building-{kind}.", dir=directory()) as temporary:
-            result = Path(temporary, "result")
-            result.mkdir()
-            build(result)
-            for old in directory().glob(f"{kind}-*"):
-                shutil.rmtree(old)
-            result.rename(wanted)
+        if not wanted.is_dir():
+            for unfinished in directory().glob(f"building-{kind}.*"):
+                shutil.rmtree(unfinished)  # of a build that was killed: the lock is ours
+            with tempfile.TemporaryDirectory(
+                prefix=f"building-{kind}.", dir=directory()
+            ) as temporary:
+                result = Path(temporary, "result")
+                result.mkdir()
+                build(result)
+                result.rename(wanted)
+        # Never closed: the lock ends with the process.
+        fcntl.flock(os.open(wanted, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
+        for old in directory().glob(f"{kind}-*"):
+            if old != wanted:
+                _remove_unused(old)
         return wanted
+
+
+def _remove_unused(old: Path) -> None:
+    """Remove an artefact, unless a run of another checkout uses it now."""
+    descriptor = os.open(old, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(old)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ pramfs's disk is small, so a change of the code costs a second, not a new Debian
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +31,24 @@ class Guest:
 
 def prepare() -> Guest:
     """The guest for this checkout, built as far as it is not in the cache. Raises FailureError."""
-    debian = cache.artefact("guest-debian", base.INPUTS, base.build)
-    packages = cache.artefact("guest-packages", _package_inputs(), _build_packages)
-    inputs = [*_package_inputs(), *_pramfs_inputs()]
+    with ThreadPoolExecutor() as pool:  # both wait for the network most of the time
+        building = pool.submit(cache.artefact, "guest-debian", base.INPUTS, base.build)
+        packages = cache.artefact("guest-packages", package_inputs(), _build_packages)
+        debian = building.result()
+    inputs = [*package_inputs(), *pramfs_inputs()]
     pramfs = cache.artefact("guest-pramfs", inputs, lambda result: _build_pramfs(packages, result))
     return Guest(
         debian / "vmlinuz", debian / "initrd", debian / "root.ext4", pramfs / "pramfs.ext4"
     )
 
 
-def _package_inputs() -> list[Path]:
+def package_inputs() -> list[Path]:
+    """The files that decide which Python packages are installed, and how."""
     return [Path(__file__), _REQUIREMENTS / "build.lock", _REQUIREMENTS / "runtime.lock"]
 
 
-def _pramfs_inputs() -> Iterator[Path]:
+def pramfs_inputs() -> Iterator[Path]:
+    """The files on pramfs's disk, besides the packages, and what makes the disk."""
     yield Path(base.__file__)
     yield from sorted((CHECKOUT / "pramfs").glob("*.py"))
     yield from sorted(path for path in _FILES.iterdir() if path.is_file())

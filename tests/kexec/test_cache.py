@@ -1,0 +1,123 @@
+"""The cache of what the virtual machine is made of. Builds no machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kexeclib import base, cache, guest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Workshop:
+    """Builds an artefact from two files, and counts how often."""
+
+    def __init__(self, place: Path) -> None:
+        self.inputs = [place / "first", place / "second"]
+        for path in self.inputs:
+            path.write_text(path.name)
+        self.built = 0
+
+    def artefact(self) -> Path:
+        return cache.artefact("thing", self.inputs, self._build)
+
+    def _build(self, result: Path) -> None:
+        self.built += 1
+        (result / "made").write_text("".join(path.read_text() for path in self.inputs))
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Workshop(tmp_path)
+
+
+def content(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def use_from_another_process(workshop: Workshop) -> "subprocess.Popen[bytes]":
+    """A process that has got the artefact from the cache, and uses it until it is killed."""
+    program = (
+        "import sys; from pathlib import Path; from kexeclib import cache\n"
+        "cache.artefact('thing', [Path(name) for name in sys.argv[1:]], lambda result: None)\n"
+        "print(flush=True); sys.stdin.read()"
+    )
+    user = subprocess.Popen(
+        [sys.executable, "-c", program, *workshop.inputs],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert user.stdout is not None
+    assert user.stdout.readline() == b"\n"
+    return user
+
+
+def test_what_was_built_is_used_again(workshop: Workshop) -> None:
+    first = workshop.artefact()
+    assert (first / "made").read_text() == "firstsecond"
+    assert workshop.artefact() == first
+    assert workshop.built == 1
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_change_of_any_input_has_it_built_anew(workshop: Workshop, changed: int) -> None:
+    before = workshop.artefact()
+    workshop.inputs[changed].write_text("other")
+    after = workshop.artefact()
+    assert after != before
+    assert "other" in (after / "made").read_text()
+    assert workshop.built == 2
+
+
+def test_what_nobody_uses_any_more_is_removed(workshop: Workshop) -> None:
+    user = use_from_another_process(workshop)
+    workshop.artefact()
+    (used,) = cache.directory().glob("thing-*")
+    workshop.inputs[0].write_text("other")
+    workshop.artefact()
+    assert used.is_dir(), "another process uses it"
+    user.kill()
+    user.communicate()
+    workshop.inputs[0].write_text("a third")
+    last = workshop.artefact()
+    assert not used.exists()
+    assert last.is_dir()
+
+
+def test_a_build_that_failed_leaves_nothing_behind(workshop: Workshop) -> None:
+    def fail(result: Path) -> None:
+        (result / "half").touch()
+        raise OSError
+
+    with pytest.raises(OSError, match=r"^$"):
+        cache.artefact("thing", workshop.inputs, fail)
+    assert content(cache.directory()) == ["thing.lock"]
+    assert content(workshop.artefact()) == ["made"]
+
+
+def test_a_build_that_was_killed_is_cleared_away(workshop: Workshop) -> None:
+    (cache.directory() / "building-thing.abc/result").mkdir(parents=True)
+    wanted = workshop.artefact()
+    assert content(cache.directory()) == [wanted.name, "thing.lock"]
+
+
+def test_all_that_goes_into_the_guest_is_an_input_of_it() -> None:
+    inputs = {*base.INPUTS, *guest.package_inputs(), *guest.pramfs_inputs()}
+    library = ROOT / "scripts/kexeclib"
+    assert inputs >= {*(ROOT / "pramfs").glob("*.py")}
+    assert inputs >= {path for path in (library / "guest").iterdir() if path.is_file()}
+    assert inputs >= {library / "base.py", library / "guest.py"}
+    assert inputs >= {ROOT / "requirements/build.lock", ROOT / "requirements/runtime.lock"}
+
+
+def test_the_cache_is_outside_of_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.directory() == tmp_path / ".cache/pramfs"
