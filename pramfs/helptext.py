@@ -26,7 +26,7 @@ Mount IMAGE at MOUNTPOINT. A missing or empty image is made; anything else that 
 alone. All pages are checked first. Returns 0 when the mount is usable; a daemon stays behind, which logs to
 syslog and to a file that 'pramfs status' names.
 
-  pramfs mount -o size=1G,banned=0-16M /dev/pmem0 /mnt/keep
+  pramfs mount -o banned=0-16M /dev/pmem0 /mnt/keep
 """,
     "umount": """\
 Unmount, wait until everything is saved, and say how the save went: exit code 0 means durable. Waits for the
@@ -53,7 +53,7 @@ shows the first in the legend that is among them. All data pages are verified, a
 mount it also shows what is new, what only the last save still needs, and what is banned.
 
   pramfs map /mnt/keep
-  pramfs map --file dump/pages-1.img --svg report.svg /dev/shm/keep.pram
+  pramfs map --file project/README.md --svg report.svg /dev/shm/keep.pram
 """,
     "dump": """\
 Print super block, nodes and links field by field, as pramfs(5) names them. Checksums that are wrong are

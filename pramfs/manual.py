@@ -40,8 +40,8 @@ What mount(8) calls for the types pramfs and fuse.pramfs: in fstab, and for moun
 It mounts the image and returns 0 when the mount is usable. -s ignores unknown options, -f does everything
 but the mount, -v says more, -n is the default. A remount may change ro, rw and the kernel's own flags.
 
-  mount -t pramfs -o size=1G,banned=0-16M /dev/pmem0 /mnt/keep
-  /dev/pmem0  /mnt/keep  pramfs  size=1G,nofail  0  0
+  mount -t pramfs -o banned=0-16M /dev/pmem0 /mnt/keep
+  /dev/pmem0  /mnt/keep  pramfs  banned=0-16M,nofail  0  0
 """
 _UMOUNT_HELPER = """\
 What umount(8) calls for a pramfs: it unmounts, waits until the daemon has saved everything, and says how

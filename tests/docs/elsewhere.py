@@ -1,0 +1,64 @@
+"""What the documents show and a test cannot run as it stands, and what runs instead.
+
+Kept to the letter: what is no longer shown must go from here.
+"""
+
+from typing import NamedTuple
+
+
+class Elsewhere(NamedTuple):
+    """A command that takes another kernel, CRIU, hours, or this very test run.
+
+    `tested` is `FILE::TEXT`: where the command is run for good, and a text to be found there. `instead`
+    runs in its place, so that what follows it finds what it needs.
+    """
+
+    tested: str
+    instead: str = ":"
+
+
+_DUMPED = 'scripts/kexeclib/session.py::"criu", "dump", "-D"'
+_RESTORED = 'scripts/kexeclib/session.py::"criu", "restore", "-d", "-D"'
+_DUMP = "cat /proc/$PID/maps > {}/maps"
+_RESTORE = "grep -q '[[]stack[]]' {}/maps"
+_WHEEL = Elsewhere("tests/packaging/test_wheel.py::pipx")
+_BENCH = Elsewhere("tests/docs/elsewhere.py::--quick --only overhead")
+
+ELSEWHERE = {
+    "scripts/test": Elsewhere(".ci/run::exec scripts/test"),
+    "scripts/setup --dev": Elsewhere("scripts/test::scripts/setup --dev"),
+    "apt-get install fuse3 gcc libc6-dev libfuse3-dev pkg-config python3-dev pipx": Elsewhere(
+        "scripts/setup::apt-get install"
+    ),
+    ".venv/bin/pip wheel --no-deps --wheel-dir dist .": _WHEEL,
+    "pipx install dist/pramfs-*.whl": _WHEEL._replace(
+        instead="mkdir -p ~/.local/pipx/venvs; "
+        'ln -s "$(realpath "${PRAMFS_VENV:-.venv}")" ~/.local/pipx/venvs/pramfs'
+    ),
+    "criu dump -D /mnt/dump -t $PID": Elsewhere(_DUMPED, _DUMP.format("/mnt/dump")),
+    "criu restore -d -D /mnt/dump": Elsewhere(_RESTORED, _RESTORE.format("/mnt/dump")),
+    "mkdir /mnt/web && criu dump -D /mnt/web -t PID -v4 -o dump.log": Elsewhere(
+        _DUMPED, "mkdir /mnt/web; " + _DUMP.format("/mnt/web")
+    ),
+    "criu restore -d -D /mnt/web -v4 -o restore.log": Elsewhere(
+        _RESTORED, _RESTORE.format("/mnt/web")
+    ),
+    "pramfs kexec --dry-run /dev/pmem0": Elsewhere("tests/kexec/test_dangers.py::--dry-run"),
+    "pramfs kexec --load-only /dev/pmem0": Elsewhere("tests/kexec/test_dangers.py::--load-only"),
+    "systemctl kexec": Elsewhere('tests/kexec/test_dangers.py::machine.kexec("kexec -e")'),
+    "sudo scripts/bench": _BENCH,
+    "sudo scripts/bench --quick": _BENCH,
+    "sudo scripts/bench --long": _BENCH,
+    "sudo scripts/bench --only saves --only start --json run.json --svg run.svg": _BENCH._replace(
+        instead="scripts/bench --quick --only overhead --json ~/run.json --svg ~/run.svg"
+    ),
+}
+
+# Blocks that are no commands, by the document and the first words.
+NO_COMMANDS = {
+    "README.md: pramfs mount [-f]": "synopses, read by tests/unit/test_readme.py",
+    "docs/format.md: super block ──node_pfn──>": "a drawing",
+    "docs/kexec.md: processes ──criu dump──▶": "a drawing",
+    "docs/kexec.md: 400000000-7ffffffff : Persistent": "a line of /proc/iomem",
+    "docs/kexec.md: pramfs: processes go on": "what scripts/kexec-demo prints",
+}

@@ -1,0 +1,128 @@
+"""Every command that the README, docs/ and the help texts show works when it is typed in.
+
+All that one document shows is run in its order, in one shell, by a root who starts out with an empty
+/mnt and /dev/shm, a project in the home directory, and a /dev/pmem0.
+"""
+
+import itertools
+import os
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from pramfs import helptext
+from pramfs.cli import build_parser
+from pramfs.completion import flags
+from pramfs.options import parse_options
+from tests.docs.blocks import Block, Line, blocks, commands, documents
+from tests.docs.elsewhere import ELSEWHERE, NO_COMMANDS
+from tests.mounted.harness import MIB, REPOSITORY
+from tests.mounted.shell import VENV, Shell
+from tests.mounted.system import loop_device
+
+COMMANDS = build_parser().commands()
+BLOCKS = {str(document): blocks(document) for document in documents()}
+BLOCKS["help"] = [
+    [
+        Line(f"help of {name}", line.strip())
+        for name, text in {"pramfs": helptext.PROGRAM, **helptext.TEXTS}.items()
+        for line in text.splitlines()
+        if line.startswith(" ")
+    ]
+]
+
+READER = """\
+set -e
+exec 2>&1
+trap 'echo "$at: exit code $?: $BASH_COMMAND"' ERR
+sudo() { env "$@"; }
+PID=$$
+"""
+BEFORE = {"help": "mkdir /mnt/keep; cd"}
+AFTER = {"README.md": "diff -r ~/project /mnt/keep/project"}
+PLACES = """\
+set -e
+mount -t overlay overlay -o lowerdir="$1":/dev /dev
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount -t tmpfs tmpfs /mnt
+"""
+
+
+@pytest.fixture
+def reader(shell: Shell) -> Iterator[Shell]:
+    """A shell with everything in it that the documents take for granted."""
+    devices = shell.home / "devices"
+    devices.mkdir()
+    (shell.home / "project").mkdir()
+    (shell.home / "project/README.md").write_text("worth keeping\n" * 1000)
+    with loop_device(shell.home / "pmem0", 64 * MIB) as loop:
+        for name, device in {"pmem0": loop, "fuse": shell.home / "fuse"}.items():
+            status = device.stat()
+            os.mknod(devices / name, status.st_mode, status.st_rdev)
+        shell.run("sh", "-c", PLACES, "sh", devices).succeeded()
+        yield shell
+        shell.unmount_all()
+
+
+def runnable(document: str) -> list[Block]:
+    return [block for block in BLOCKS[document] if not is_no_commands(document, block)]
+
+
+def is_no_commands(document: str, block: Block) -> bool:
+    return any(f"{document}: {block[0].text}".startswith(start) for start in NO_COMMANDS)
+
+
+def script(document: str) -> str:
+    """A script of all that the document shows; it says at which line it fails."""
+    lines = [READER, BEFORE.get(document, "")]
+    for block in runnable(document):
+        for line, command in commands(block):
+            other = ELSEWHERE.get(command)
+            lines.append(f"at={shlex.quote(line.place)}\n{other.instead if other else command}")
+    return "\n".join([*lines, AFTER.get(document, ""), ""])
+
+
+@pytest.mark.parametrize("document", [name for name in BLOCKS if runnable(name)])
+def test_every_command_shown_works(reader: Shell, document: str) -> None:
+    path = f"{reader.home}/install/usr/local/bin:{VENV}/bin:{os.environ['PATH']}"
+    env = {"HOME": str(reader.home), "PATH": path, "DESTDIR": str(reader.home / "elsewhere")}
+    typed = reader.run("bash", "-c", f'cd "$1"\n{script(document)}', "bash", REPOSITORY, env=env)
+    assert typed.code == 0, typed.text
+
+
+def test_the_tables_name_nothing_that_is_not_shown() -> None:
+    shown = {
+        command
+        for document in BLOCKS
+        for block in runnable(document)
+        for _, command in commands(block)
+    }
+    assert set(ELSEWHERE) <= shown
+    starts = [
+        f"{document}: {block[0].text}" for document in BLOCKS for block in BLOCKS[document] if block
+    ]
+    assert all(any(start.startswith(known) for start in starts) for known in NO_COMMANDS)
+
+
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_what_cannot_be_run_here_is_run_elsewhere(command: str) -> None:
+    file, _, text = ELSEWHERE[command].tested.partition("::")
+    assert text in (REPOSITORY / file).read_text()
+
+
+def inline() -> list[str]:
+    """Command lines of pramfs within the text of the documents."""
+    texts = [(REPOSITORY / document).read_text() for document in documents()]
+    return sorted({span for text in texts for span in re.findall(r"`(pramfs [^`]+)`", text)})
+
+
+@pytest.mark.parametrize("span", inline())
+def test_words_of_commands_within_the_text_are_known(span: str) -> None:
+    _, command, *words = shlex.split(span)
+    known = {word for action in flags(COMMANDS[command]) for word in action.option_strings}
+    assert {word for word in words if word.startswith("-")} <= known
+    for flag, value in itertools.pairwise(words):
+        if flag == "-o":
+            parse_options([value.replace("PFN", "1").replace("SECONDS", "1")])
