@@ -1,9 +1,12 @@
 """docs/troubleshooting.md explains messages that the program really has."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+from pramfs import errors
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs/troubleshooting.md").read_text()
@@ -34,3 +37,18 @@ def test_the_message_is_in_the_program(message: str) -> None:
     joined = re.sub(r'"\s*\n\s*f?"', "", SOURCES)
     for part in fixed_parts(message):
         assert part.strip() in joined
+
+
+TEMPLATES = [
+    cls.__doc__ or ""
+    for _, cls in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(cls, errors.PramError) and re.sub(r"[{}0]", "", cls.__doc__ or "")
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_error_is_explained(template: str) -> None:
+    # Numbers and names vary; somebody looks for the words between them.
+    fixed = [part.strip() for part in re.split(r"\{[^}]*\}|[,;:()']", template)]
+    explained = " ".join(messages())
+    assert any(part in explained for part in fixed if len(part) >= len("busy"))
