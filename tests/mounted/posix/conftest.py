@@ -31,7 +31,7 @@ def pramfs_volume() -> Iterator[Volume]:
     home = Path(tempfile.mkdtemp(prefix="pramfs-test-", dir="/dev/shm"))
     home.chmod(0o755)
     volume = Volume(home, "image", "512M")
-    volume.mount("allow_other")
+    volume.mount("allow_other", "nr_inodes=300000")  # for the longest listings
     yield volume
     volume.finish()
     shutil.rmtree(home)
