@@ -5,8 +5,9 @@ the end of a file, up to the end of its last page, there are always zeros.
 """
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from pramfs.account import Account
 from pramfs.arena import Arena
 from pramfs.frames import Run
 from pramfs.inodes import File
@@ -18,12 +19,11 @@ _HOLE, _FRESH, _SHARED = range(3)
 
 
 class FileData:
-    """Reads and writes the data of all files of a tree. Counts their pages."""
+    """Reads and writes the data of all files of a tree, whose pages it counts in the `account`."""
 
-    def __init__(self, arena: Arena, keep_free: Callable[[int], int]) -> None:
-        self.pages = 0
+    def __init__(self, arena: Arena, account: Account) -> None:
         self._arena = arena
-        self._keep_free = keep_free  # frames for saves of the tree, with that many more pages
+        self._account = account
 
     def read(self, file: File, offset: int, size: int) -> bytes | memoryview:
         """The bytes from `offset`, at most `size`, fewer only at the end of the file.
@@ -76,7 +76,7 @@ class FileData:
                 self._clear_tail(file, file.pages, length)
             for run in file.pages.cut((length + PAGE_SIZE - 1) >> PAGE_SHIFT):
                 self._arena.release(run.pfn, run.frames)
-                self.pages -= run.frames
+                self._account.pages -= run.frames
             if not file.pages.count:
                 file.pages = None
         file.length = length
@@ -130,7 +130,7 @@ class FileData:
         """
         arena, count = self._arena, len(data) >> PAGE_SHIFT
         # This may publish a save, and that moves pages out of banned frames: look at the map after it.
-        runs = arena.allocate(count, self._keep_free(count))
+        runs = arena.allocate(count, self._account.frames_to_keep_free(count))
         try:
             self._fill(runs, data)
         except BaseException:
@@ -142,7 +142,7 @@ class FileData:
         for run in runs:
             pages.put(index, run.pfn, run.frames)
             index += run.frames
-        self.pages += pages.count - before
+        self._account.pages += pages.count - before
         for extent in extents_of(0, replaced):
             if extent.pfn:
                 arena.release(extent.pfn, extent.pages)

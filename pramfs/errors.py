@@ -5,6 +5,7 @@ has fsck(8)'s bits instead and maps to them itself. POSIX errors of a tree are p
 """
 
 import errno
+import os
 
 EXIT_USAGE = 1
 EXIT_SYSTEM = 2
@@ -15,6 +16,11 @@ EXIT_FAILED = 32
 CHECK_CLEAN = 0
 CHECK_DAMAGED = 4
 CHECK_UNREADABLE = 8
+
+
+def posix_error(number: int) -> OSError:
+    """The OSError with that errno and its usual words."""
+    return OSError(number, os.strerror(number))
 
 
 class PramError(Exception):

@@ -29,9 +29,10 @@ from pyfuse3 import (
 from pramfs import control
 from pramfs.errors import PramError
 from pramfs.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
-from pramfs.inodes import Directory, Inode
+from pramfs.inodeops import Changes
+from pramfs.inodes import NAME_MAX_BYTES, ROOT_INO, Directory, Inode
 from pramfs.layout import PAGE_SIZE
-from pramfs.tree import NAME_MAX_BYTES, ROOT_INO, Changes, Owner, Tree
+from pramfs.tree import Owner, Tree
 
 log = logging.getLogger("pramfs")
 
@@ -238,7 +239,7 @@ class Operations(pyfuse3.Operations):
         stats.f_bsize = stats.f_frsize = PAGE_SIZE
         stats.f_blocks = len(table) - table.count(BANNED) - table.count(SUPER)
         stats.f_bfree = free
-        stats.f_bavail = max(0, free - tree.frames_to_keep_free())
+        stats.f_bavail = max(0, free - tree.account.frames_to_keep_free())
         stats.f_files = tree.inodes_max
         stats.f_ffree = stats.f_favail = max(0, tree.inodes_max - tree.named_inodes())
         stats.f_namemax = NAME_MAX_BYTES

@@ -1,4 +1,4 @@
-"""Inodes: what each kind of file is made of. What can be done with them is in `tree`.
+"""Inodes: what each kind of file is made of, and the limits of that. What can be done with them is in `tree`.
 
 Times are nanoseconds since the epoch. `refs` counts who still knows the inode although no directory
 names it: open files and the kernel's cache.
@@ -8,6 +8,14 @@ import stat
 
 from pramfs import layout
 from pramfs.pagemap import PageMap
+
+ROOT_INO = 1
+INO_MAX = (1 << 64) - 2  # so that the number after it can be saved
+NAME_MAX_BYTES = 255
+SYMLINK_MAX_BYTES = 4095
+FILE_MAX_BYTES = (1 << 63) - 1
+XATTR_VALUE_MAX_BYTES = 65536
+NLINK_MAX = (1 << 32) - 1
 
 DIRENT_SIZE = 20  # bytes of st_size a directory entry counts for, as on tmpfs
 

@@ -16,7 +16,7 @@ from pramfs.arena import Progress
 from pramfs.chains import Chain
 from pramfs.errors import DamagedTree, NoSuchNode, PramError, SaveFailed
 from pramfs.frames import FRESH
-from pramfs.inodes import Directory, File, Inode
+from pramfs.inodes import ROOT_INO, Directory, File, Inode
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
 from pramfs.pagemap import PageMap
 from pramfs.pram import Pram
@@ -24,7 +24,7 @@ from pramfs.publish import Publication
 from pramfs.records import Decoded
 from pramfs.regions import Regions
 from pramfs.runs import count_up, runs_of
-from pramfs.tree import ROOT_INO, Tree
+from pramfs.tree import Tree
 
 META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
@@ -61,10 +61,10 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
     """
     drop_tree(pram, name)
     files = [inode for inode in tree.inodes.values() if inode.nlink and isinstance(inode, File)]
-    if tree.relocations:
+    if tree.account.relocations:
         for file in files:
             tree.data.relocate_banned(file)
-        tree.relocations = 0
+        tree.account.relocations = 0
     with pram.prepare_save(name + META_SUFFIX, BYTE_STREAM) as meta:
         for piece in records.encode_tree(tree.next_ino, tree.inodes):
             meta.write(piece)
@@ -102,7 +102,7 @@ class Saver:
     @property
     def pages(self) -> int:
         """How many pages a save would tell its `progress`: those it lists and those it writes."""
-        return self._tree.data.pages + self._pram.arena.table.count(FRESH)
+        return self._tree.account.pages + self._pram.arena.table.count(FRESH)
 
     def save(self, *, final: bool, progress: Progress) -> None:
         """Publish the tree as it is now, durably. Raises SaveFailed; the last save then stands."""
@@ -157,11 +157,11 @@ class Saver:
 
     def _account(self) -> None:
         """Tell the tree what the save in force takes besides data, and what the node list will take."""
-        pram, tree = self._pram, self._tree
+        pram, account = self._pram, self._tree.account
         ours = {self._name + META_SUFFIX, self._name + DATA_SUFFIX}
-        tree.node_frames = len(pram.nodes.keys() | ours)
-        tree.node_moves = pram.frames_to_move(but_of=ours)
-        tree.saved_frames = pram.frames_to_come_back(ours)
+        account.node_frames = len(pram.nodes.keys() | ours)
+        account.node_moves = pram.frames_to_move(but_of=ours)
+        account.saved_frames = pram.frames_to_come_back(ours)
 
     def _reclaim(self) -> bool:
         """Frames are short: publish a checkpoint, so that those of the last save come free."""
@@ -228,7 +228,7 @@ def load_tree(
         _leave_out(pram, decoded, bad_files)
     pages = sum(file.pages.count for file in decoded.files if file.pages is not None)
     tree.adopt(decoded.inodes, decoded.next_ino, metadata_bytes=len(metadata), pages=pages)
-    tree.relocations = _banned_pages(chain, pram.arena.table.banned)
+    tree.account.relocations = _banned_pages(chain, pram.arena.table.banned)
 
 
 def _read_metadata(pram: Pram, name: str) -> bytes:

@@ -12,12 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from pramfs import layout
-from pramfs.inodes import KINDS, Directory, File, Inode, Special, Symlink
+from pramfs.inodes import (
+    FILE_MAX_BYTES,
+    KINDS,
+    NAME_MAX_BYTES,
+    SYMLINK_MAX_BYTES,
+    XATTR_VALUE_MAX_BYTES,
+    Directory,
+    File,
+    Inode,
+    Special,
+    Symlink,
+)
 from pramfs.layout import DIRENT, INODE, TREE_HEADER, XATTR, TreeHeader
 
 _NS = 10**9
-_NAME_MAX_BYTES = 255
-_FILE_MAX_BYTES = (1 << 63) - 1
 _PIECE_BYTES = 1 << 20
 
 
@@ -183,7 +192,7 @@ class _Decoder:
 
     def _take_body(self, inode: Inode, size: int, pages: int) -> None:
         if isinstance(inode, File):
-            if size > _FILE_MAX_BYTES:
+            if size > FILE_MAX_BYTES:
                 raise ValueError(f"inode {inode.ino} has {size} bytes")
             inode.length = size
             self._files.append(inode)
@@ -195,7 +204,7 @@ class _Decoder:
             self._take_entries(inode, size)
             self._directories.append(inode)
         elif isinstance(inode, Symlink):
-            if not 0 < size < layout.PAGE_SIZE:
+            if not 0 < size <= SYMLINK_MAX_BYTES:
                 raise ValueError(f"inode {inode.ino} has a target of {size} bytes")
             inode.target = self._take(size)
             if b"\0" in inode.target:
@@ -216,7 +225,7 @@ class _Decoder:
             ino, name_len = unpack(data, at)
             name = data[at + head : at + head + name_len]
             at += head + name_len
-            if at > end or not 0 < name_len <= _NAME_MAX_BYTES or b"/" in name or b"\0" in name:
+            if at > end or not 0 < name_len <= NAME_MAX_BYTES or b"/" in name or b"\0" in name:
                 raise ValueError(f"directory {directory.ino} has an impossible name")
             entries[name] = ino
         if len(entries) != count or b"." in entries or b".." in entries:
@@ -227,7 +236,7 @@ class _Decoder:
         xattrs = {}
         for _ in range(count):
             name_len, value_len = XATTR.unpack(self._take(XATTR.size))
-            if not 0 < name_len <= _NAME_MAX_BYTES or value_len > 65536:
+            if not 0 < name_len <= NAME_MAX_BYTES or value_len > XATTR_VALUE_MAX_BYTES:
                 raise ValueError(f"inode {ino} has an impossible extended attribute")
             name = self._take(name_len)
             if b"\0" in name or name in xattrs:

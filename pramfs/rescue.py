@@ -23,12 +23,11 @@ from pramfs import records
 from pramfs.chains import Entries
 from pramfs.errors import DamagedPage, DamagedTree, PramError
 from pramfs.image import Image
-from pramfs.inodes import Directory, File, Inode, Special, Symlink
+from pramfs.inodes import ROOT_INO, Directory, File, Inode, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
 from pramfs.persist import DATA_SUFFIX, META_SUFFIX, tree_names
 from pramfs.survey import Surveyed, file_name, printable, survey
 
-_ROOT_INO = 1
 _PIECE_FRAMES = 256
 _NS = 10**9
 _NAMED_PATHS = 10  # that a refusal lists
@@ -77,7 +76,7 @@ class Rescue:
         data = found.nodes.get(name + DATA_SUFFIX)
         is_data = data is not None and data.node.type == PAGE_STREAM
         self._entries = data.chain.entries if data is not None and is_data else Entries()
-        root = decoded.inodes[_ROOT_INO]
+        root = decoded.inodes[ROOT_INO]
         assert isinstance(root, Directory)
         self._root = root
         self._pages: dict[int, _Pages] = {}

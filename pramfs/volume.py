@@ -235,7 +235,7 @@ def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
 
 def _require_room(pram: Pram, tree: Tree) -> None:
     """Raise ImageTooSmall or TooMuchBanned unless the tree can be saved, and then saved again."""
-    table, needed = pram.arena.table, tree.frames_to_keep_free()
+    table, needed = pram.arena.table, tree.account.frames_to_keep_free()
     if table.count(FREE) < needed:
         kind = TooMuchBanned if table.count(BANNED) else ImageTooSmall
         told = f"a save needs {needed} free frames, {table.count(FREE)} of {len(table)} are left"

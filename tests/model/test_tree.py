@@ -27,13 +27,14 @@ from pramfs import persist
 from pramfs.arena import Progress
 from pramfs.errors import PramError, SaveFailed
 from pramfs.frames import FREE
+from pramfs.inodeops import Changes
 from pramfs.inodes import Directory, File, Inode, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.persist import DATA_SUFFIX, META_SUFFIX, Saver, load_tree
 from pramfs.pram import Pram
 from pramfs.publish import Publication
 from pramfs.regions import Region, Regions
-from pramfs.tree import Changes, Owner
+from pramfs.tree import Owner
 from tests.conftest import LONG
 from tests.model.reference import EXCHANGE, NOREPLACE, Node, Reference
 from tests.unit.audit import check_bans, check_owners, check_pram
@@ -392,7 +393,7 @@ def open_with_room(image: WatchedImage, arena: str, banned: Regions, frames: int
         tree = new_tree(pram)
         load_tree(pram, NAME, tree)
         Saver(pram, NAME, tree)
-        needed = tree.frames_to_keep_free()
+        needed = tree.account.frames_to_keep_free()
         pram.close()
         if pram.arena.table.count(FREE) >= needed:
             return Pram.open(image, arena=arena, banned=banned, frames=frames)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pramfs.account import Account
 from pramfs.arena import Arena, open_arena
 from pramfs.data import FileData
 from pramfs.frames import FREE, FRESH, HELD, SAVED, FrameTable
@@ -18,6 +19,17 @@ from tests.unit.images import WatchedImage, frames_between, image_of
 FRAMES = 256
 
 
+class FixedAccount(Account):
+    """Keeps as many frames free as the test says."""
+
+    def __init__(self, arena: Arena, keep_free: int) -> None:
+        super().__init__(arena)
+        self.keep_free = keep_free
+
+    def frames_to_keep_free(self, pages: int = 0, metadata_bytes: int = 0) -> int:
+        return self.keep_free
+
+
 class Disk:
     """Files over an arena, with saves reduced to what they mean for frames."""
 
@@ -27,7 +39,8 @@ class Disk:
         )  # stale bytes everywhere
         self.image.guarded = False
         self.arena: Arena = open_arena(kind, self.image, FrameTable(FRAMES))
-        self.data = FileData(self.arena, lambda pages: keep_free)
+        self.account = FixedAccount(self.arena, keep_free)
+        self.data = FileData(self.arena, self.account)
         self.files: list[File] = []
 
     def file(self, content: bytes = b"") -> File:
@@ -51,7 +64,7 @@ class Disk:
         mapped = [pfn for file in self.files if file.pages is not None for pfn in frames_of(file)]
         used = [pfn for pfn in range(FRAMES) if table.state(pfn) in (FRESH, SAVED)]
         assert sorted(mapped) == used
-        assert self.data.pages == len(mapped)
+        assert self.account.pages == len(mapped)
         for file in self.files:
             index, end = divmod(file.length, PAGE_SIZE)
             if file.pages is not None and (pfn := file.pages.get(index)):
@@ -136,7 +149,7 @@ def test_a_hole_reads_as_zeros_and_takes_no_frame(disk: Disk) -> None:
     disk.data.write(file, 1 << 40, b"far")
     assert disk.read(file, (1 << 40) - 5, 100) == bytes(5) + b"far"
     assert disk.read(file, 12345, 1 << 20) == bytes(1 << 20)
-    assert disk.data.pages == 1
+    assert disk.account.pages == 1
 
 
 def test_a_file_extended_by_truncate_ends_in_zeros(disk: Disk) -> None:
@@ -188,7 +201,7 @@ def test_a_file_that_is_gone_gives_all_its_frames_back(disk: Disk) -> None:
     disk.save()
     disk.data.write(file, 10 * PAGE_SIZE, pattern(60 * PAGE_SIZE))
     disk.data.discard(file)
-    assert disk.data.pages == 0
+    assert disk.account.pages == 0
     disk.save()
     assert disk.arena.table.count(FREE) == free
 
@@ -301,7 +314,7 @@ def test_a_checkpoint_in_the_middle_of_a_write_may_move_pages_out_of_banned_fram
     disk.arena.reclaim = save
     free = disk.arena.table.count(FREE)
     other = disk.file(pattern((free - 5) * PAGE_SIZE))
-    disk.data._keep_free = lambda pages: 5  # what the save above needs
+    disk.account.keep_free = 5  # what the save above needs
     disk.data.write(file, 1, b"part")
     disk.data.write(other, disk.arena.table.count(FREE) * 0, b"x")
     disk.data.write(file, 2 * PAGE_SIZE, pattern(3 * PAGE_SIZE, seed=5))

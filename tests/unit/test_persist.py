@@ -10,6 +10,7 @@ import pytest
 
 from pramfs.errors import DamagedPage, DamagedTree, NoSuchNode, SaveFailed
 from pramfs.frames import FREE, SAVED
+from pramfs.inodeops import Changes
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE, SUPER_FINAL, SUPER_SUSPECT
 from pramfs.persist import (
     DATA_SUFFIX,
@@ -23,7 +24,6 @@ from pramfs.persist import (
 )
 from pramfs.pram import Pram
 from pramfs.regions import Region, Regions
-from pramfs.tree import Changes
 from tests.unit.audit import check_bans, walk
 from tests.unit.images import frames_between, image_of, reopen, watched
 from tests.unit.volume import NAME, USER, Volume, new_tree
@@ -352,12 +352,12 @@ def test_a_tree_leaves_frames_that_became_banned_with_the_next_save(volume: Volu
     volume.save()
     before = volume.facts()
     volume.reopen(banned=Regions([Region(0, 20), Region(40, 45)]))
-    assert volume.tree.relocations > 0
+    assert volume.tree.account.relocations > 0
     assert volume.facts() == before
     volume.save()
     volume.check()
     check_bans(volume.pram, [NAME + META_SUFFIX, NAME + DATA_SUFFIX])
-    assert volume.tree.relocations == 0
+    assert volume.tree.account.relocations == 0
     assert volume.reopen().facts() == before
 
 

@@ -37,8 +37,12 @@ ROOMS: dict[str, set[str]] = {
     "acl": set(),
     "pagemap": {"frames", "runs"},
     "inodes": {"layout", "pagemap"},
-    "data": {"layout", "frames", "arena", "pagemap", "inodes"},
-    "tree": {"layout", "arena", "chains", "acl", "inodes", "data"},
+    "clock": set(),
+    "account": {"layout", "arena", "chains"},
+    "data": {"layout", "frames", "arena", "pagemap", "inodes", "account"},
+    "inodeops": {"layout", "arena", "acl", "inodes", "clock", "account", "data"},
+    "names": {"inodes"},
+    "tree": {"layout", "arena", "inodes", "clock", "inodeops", "names"},
     "records": {"layout", "inodes"},
     "persist": {
         *("layout", "regions", "frames", "runs", "arena", "chains", "publish", "pram", "verify"),
@@ -56,7 +60,7 @@ ROOMS: dict[str, set[str]] = {
     "follow": {"control", "progress", "rundir"},
     "handshake": set(),
     "session": {"handshake"},
-    "fusefs": {"layout", "frames", "inodes", "tree", "control"},
+    "fusefs": {"layout", "frames", "inodes", "inodeops", "tree", "control"},
     "volume": {
         *("image", "superblock", "frames", "pram", "tree", "persist", "options"),
         *("progress", "mounts", "rundir"),

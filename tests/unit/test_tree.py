@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pramfs import tree as tree_module
 from pramfs.frames import FREE, HELD
+from pramfs.inodeops import Changes
 from pramfs.inodes import Directory, File, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.pagemap import CHUNK_PAGES
 from pramfs.regions import Region, Regions
-from pramfs.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, Owner
+from pramfs.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, Owner
 from tests.unit.audit import check_bans, check_owners
 from tests.unit.images import new_pram
 from tests.unit.volume import NAME, USER, Volume
@@ -35,7 +35,7 @@ def volume() -> Volume:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The time that the tree sees, in its only element; it starts long after the epoch."""
     now = [10**18]
-    monkeypatch.setattr(tree_module, "_now", lambda: now[0])
+    monkeypatch.setattr("pramfs.clock.now_ns", lambda: now[0])
     return now
 
 
@@ -288,16 +288,16 @@ def test_an_orphan_cannot_get_a_name_again(volume: Volume) -> None:
 
 
 def test_attributes_of_an_orphan_do_not_count_for_the_next_save(volume: Volume) -> None:
-    before = volume.tree._metadata_bytes
+    before = volume.tree.account.metadata_bytes
     file = volume.create("file")
     volume.tree.setxattr(file, b"user.a", b"x" * 1000)
     file.refs += 1
     volume.unlink("file")
-    assert volume.tree._metadata_bytes == before
+    assert volume.tree.account.metadata_bytes == before
     volume.tree.setxattr(file, b"user.b", b"y" * 5)
     volume.tree.removexattr(file, b"user.a")
     volume.tree.forget(file)
-    assert volume.tree._metadata_bytes == before
+    assert volume.tree.account.metadata_bytes == before
 
 
 # --- rename --------------------------------------------------------------------------------------
@@ -697,7 +697,7 @@ def test_a_write_that_only_just_fits_leaves_room_for_the_links_to_its_pages(less
     volume = Volume(530)
     volume.create("file")
     volume.save()
-    room = volume.pram.arena.table.count(FREE) - volume.tree.frames_to_keep_free() - less
+    room = volume.pram.arena.table.count(FREE) - volume.tree.account.frames_to_keep_free() - less
     assert 400 < room < CHUNK_PAGES, "not one write"
     with contextlib.suppress(OSError):
         volume.tree.write(volume.file("file"), 0, b"x" * room * PAGE_SIZE)
