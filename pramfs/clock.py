@@ -1,6 +1,6 @@
 """The time that files carry."""
 
-import time
+from time import clock_gettime_ns
 
 _CLOCK_REALTIME_COARSE = 5  # as in linux/time.h; Python has no name for it
 
@@ -10,4 +10,4 @@ def now_ns() -> int:
 
     A finer one would let a file be changed before it was made.
     """
-    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    return clock_gettime_ns(_CLOCK_REALTIME_COARSE)

@@ -62,8 +62,9 @@ class Inode:
     def record_bytes(self) -> int:
         """What the inode takes in a tree's metadata, without the entries of a directory."""
         size = layout.INODE.size
-        for name, value in (self.xattrs or {}).items():
-            size += layout.XATTR.size + len(name) + len(value)
+        if self.xattrs is not None:
+            for name, value in self.xattrs.items():
+                size += layout.XATTR.size + len(name) + len(value)
         return size
 
 
