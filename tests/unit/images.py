@@ -49,8 +49,8 @@ Step = Write | Punch | Sync | Grow
 class WatchedImage(Image):
     """An image that keeps a journal and lets nobody write a frame of the save in force.
 
-    With `fail_at` = N the write or sync number N from then on, and all after it, raise `error`; of a
-    write that fails the first `torn_bytes` bytes reach the image.
+    With `fail_at` = N the write or sync number N from then on, and all after it, raise `error`, and so do
+    punches after it; of a write that fails the first `torn_bytes` bytes reach the image.
     """
 
     def __init__(self, fd: int, *, writable: bool = True) -> None:
@@ -108,6 +108,9 @@ class WatchedImage(Image):
         return mapping
 
     def note_punch(self, pfn: int, frames: int) -> None:
+        """Record a punch. Raises OSError after a step that has failed."""
+        if self.fail_at is not None and self._steps > self.fail_at:
+            raise OSError(self.error, os.strerror(self.error))
         self._check(set(range(pfn, pfn + frames)))
         self.journal.append(Punch(pfn, frames))
 
