@@ -9,23 +9,30 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 
 from pramfs.errors import EXIT_INTERRUPTED, EXIT_SYSTEM
+
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run_in_background(body: Callable[[Callable[[int], None]], int]) -> int:
     """Run `body` in a child; return in the parent what the child reports, at the latest its end.
 
     `body` is called in the child with a function that reports an exit code and then lets go of the
-    terminal. What `body` returns is the exit code of the child. A parent that is interrupted ends the child.
+    terminal. What `body` returns is the exit code of the child. A parent that a signal ends, ends the child:
+    nothing is mounted behind the back of a caller who was told that it is over.
     """
     read_end, write_end = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
     child = os.fork()
     if child:
         os.close(write_end)
-        return _await_report(read_end, child)
+        return _await_report(read_end, child, mask)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.setsid()
     _close_inherited(keep=write_end)
     reported = False
@@ -51,9 +58,13 @@ def run_in_background(body: Callable[[Callable[[int], None]], int]) -> int:
         os._exit(code)
 
 
-def _await_report(read_end: int, child: int) -> int:
+def _await_report(read_end: int, child: int, mask: set[int | signal.Signals]) -> int:
+    for number in _ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     with os.fdopen(read_end, "rb") as pipe:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             word = pipe.read(1)
         except KeyboardInterrupt:
             # The child is in a session of its own and has heard nothing of it.
@@ -65,6 +76,10 @@ def _await_report(read_end: int, child: int) -> int:
     _, status = os.waitpid(child, 0)
     print(f"pramfs: the daemon died while it started (wait status {status})", file=sys.stderr)
     return EXIT_SYSTEM
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _close_inherited(keep: int) -> None:
