@@ -6,8 +6,8 @@ import sys
 
 from demolib.shell import make_place
 from demolib.story import Story
-from kexeclib import scenario
-from kexeclib.machine import MEMORY_MIB
+from kexeclib import guest, scenario
+from kexeclib.machine import MEMORY_MIB, Machine
 from kexeclib.shell import FailureError
 
 
@@ -19,7 +19,10 @@ def main() -> int:
     story.title("pramfs: processes go on in another kernel, their memory kept in place over kexec")
     directory = make_place(MEMORY_MIB << 20)
     try:
-        scenario.run(story, directory)
+        with story.step("Prepare the guest: Debian 12, CRIU, kexec-tools, this pramfs"):
+            files = guest.prepare()
+        with Machine(files, directory) as machine:
+            scenario.run(story, machine)
     except (FailureError, OSError) as error:
         story.failed(str(error))
         return 1

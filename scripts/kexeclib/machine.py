@@ -53,8 +53,7 @@ class Machine:
         self._agent: socket.socket | None = None
         self._received = b""
         self._boot_id = ""
-        with self.memory.open("wb") as memory:
-            memory.truncate(MEMORY_MIB << 20)
+        self.forget()
         run("mke2fs", "-q", "-t", "ext4", self._disk, "16M")
 
     def __enter__(self) -> Self:
@@ -69,11 +68,18 @@ class Machine:
         self.cut_power()
         self.memory.unlink()
 
-    def boot(self, command_line: str) -> None:
-        """Switch the machine on; returns when the guest takes commands. Raises FailureError.
+    @property
+    def is_on(self) -> bool:
+        """Whether QEMU runs."""
+        return self._process is not None and self._process.poll() is None
 
-        What the memory held before is still in it, as after a power cut too short to matter.
+    def boot(self, command_line: str) -> None:
+        """Switch the machine on, or off and on; returns when the guest takes commands.
+
+        What the memory held before is still in it, as after a power cut too short to matter. Raises
+        FailureError.
         """
+        self.cut_power()
         ours, theirs = socket.socketpair()
         with theirs, self._console.open("ab") as console:
             self._process = subprocess.Popen(
@@ -117,6 +123,11 @@ class Machine:
         if self._agent is not None:
             self._agent.close()
             self._agent = None
+
+    def forget(self) -> None:
+        """Empty the memory, as a power cut of some length does. The machine is off."""
+        with self.memory.open("wb") as memory:
+            memory.truncate(MEMORY_MIB << 20)
 
     def console(self) -> str:
         """The end of what the guest's kernels have said."""

@@ -6,7 +6,6 @@ The guest is cached outside the checkout, see scripts/kexeclib/cache.py.
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -29,22 +28,26 @@ def guest_files() -> Guest:
     return guest.prepare()
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A directory for the machine's memory and disks."""
+@pytest.fixture(scope="session")
+def machine(guest_files: Guest) -> Iterator[Machine]:
+    """The machine of all tests, on or off: a boot takes as long as most tests do."""
     directory = make_place(MEMORY_MIB << 20)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture(scope="module")
-def machine(guest_files: Guest, place: Path) -> Iterator[Machine]:
-    """A machine that runs, shared by the tests of a module; each leaves nothing mounted on it."""
-    with Machine(guest_files, place) as machine:
-        machine.boot(COMMAND_LINE)
-        yield machine
+    try:
+        with Machine(guest_files, directory) as machine:
+            yield machine
+    finally:
+        shutil.rmtree(directory)
 
 
 @pytest.fixture
-def session(machine: Machine) -> Session:
-    return Session(machine)
+def session(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Session]:
+    """The machine, on. A test leaves it with an empty image and nothing running, or off."""
+    if not machine.is_on:
+        machine.forget()
+        machine.boot(COMMAND_LINE)
+        Session(machine).mount()
+        Session(machine).umount()
+    failed = request.session.testsfailed
+    yield Session(machine)
+    if request.session.testsfailed > failed:
+        machine.cut_power()  # nobody knows what the test has left

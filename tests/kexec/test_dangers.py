@@ -1,10 +1,11 @@
 """What must not happen to an image on the way from one kernel to the next, and what is said instead.
 
-The tests share a machine and use it in this order; each leaves it running, with nothing mounted.
+A lie to `pramfs kexec` is a file that is mounted over one of the kernel's.
 """
 
 import mmap
 import re
+import shlex
 
 import pytest
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.timeout(900)
 KEXEC = f"pramfs kexec {DEVICE}"
 LOADED = "cat /sys/kernel/kexec_loaded"
 WITHOUT_MEMMAP = COMMAND_LINE.partition(" memmap=")[0]
+SAVE_AND_GO_ON = f"cd {MOUNTPOINT} && seq 100000 >saved && pramfs save . && seq 100000 >unsaved"
 PAGE_SIZE = 4096
 
 
@@ -26,17 +28,24 @@ def refusal(machine: Machine, command: str) -> str:
     return result.output
 
 
-def test_a_mounted_image_is_refused(machine: Machine, session: Session) -> None:
-    session.mount()
-    said = refusal(machine, KEXEC)
-    session.umount()
-    assert f"in use by the mount at {MOUNTPOINT}; first: pramfs umount {MOUNTPOINT}" in said
+def lie(machine: Machine, path: str, text: str) -> None:
+    """Put other words in the place of a file of the kernel, until `umount` of it."""
+    other = f"/run/{path.rpartition('/')[2]}"
+    machine.run(f"printf %s {shlex.quote(text)} >{other} && mount --bind {other} {path}")
 
 
-def test_an_unfinished_save_is_refused_and_a_finished_one_is_not(
+@pytest.mark.usefixtures("session")
+def test_an_image_in_the_kernels_own_memory_is_refused(machine: Machine) -> None:
+    said = refusal(machine, "pramfs kexec /dev/ram0")
+    assert "no memory of its own that outlives a kexec; boot with memmap=SIZE!START" in said
+
+
+def test_an_image_is_refused_while_it_is_mounted_and_until_it_is_saved(
     machine: Machine, session: Session
 ) -> None:
     session.mount()
+    said = refusal(machine, KEXEC)
+    assert f"in use by the mount at {MOUNTPOINT}; first: pramfs umount {MOUNTPOINT}" in said
     pid = machine.run(
         f"getfattr --absolute-names --only-values -n user.pramfs.pid {MOUNTPOINT}"
     ).strip()
@@ -49,43 +58,71 @@ def test_an_unfinished_save_is_refused_and_a_finished_one_is_not(
     assert machine.run(LOADED) == "0\n"
 
 
+@pytest.mark.usefixtures("session")
 def test_a_range_that_the_next_kernel_would_use_is_refused(machine: Machine) -> None:
     said = refusal(machine, f"{KEXEC} --append memmap=256M!1152M")
     assert "memmap=256M!1152M is at odds with the range of the device, 40000000-4bffffff" in said
     assert machine.run(LOADED) == "0\n"
 
 
-def test_an_image_in_the_kernels_own_memory_is_refused(machine: Machine) -> None:
-    machine.run(f"pramfs mount /dev/ram0 {MOUNTPOINT} && pramfs umount {MOUNTPOINT}")
-    said = refusal(machine, "pramfs kexec /dev/ram0")
-    assert "no memory of its own that outlives a kexec; boot with memmap=SIZE!START" in said
+@pytest.mark.usefixtures("session")
+def test_a_range_that_is_memory_of_this_kernel_is_refused(machine: Machine) -> None:
+    lie(machine, "/proc/iomem", "00100000-5ffd6fff : System RAM\n")
+    said = refusal(machine, KEXEC)
+    machine.run("umount /proc/iomem")
+    assert "40000000-4bffffff is System RAM: the new kernel would overwrite the image" in said
+    assert machine.run(LOADED) == "0\n"
 
 
-def test_a_loaded_kernel_lies_outside_of_the_image(machine: Machine) -> None:
+@pytest.mark.usefixtures("session")
+def test_a_new_kernel_that_lies_in_the_range_is_unloaded_again(machine: Machine) -> None:
+    # The range as it is told takes in the memory that a new kernel is put into.
+    region = machine.run("realpath /sys/class/block/pmem0/../../..").strip()
+    lie(machine, "/proc/iomem", "00001000-5fffffff : Persistent Memory (legacy)\n")
+    lie(machine, f"{region}/resource", "0x1000\n")
+    lie(machine, f"{region}/size", f"{0x5FFFF000}\n")
+    said = machine.attempt(KEXEC)
+    machine.run(f"umount /proc/iomem {region}/resource {region}/size")
+    assert said.code == 32
+    assert re.search(r"would be put at [0-9a-f]+-[0-9a-f]+, over the image: unloaded", said.output)
+    assert machine.run(LOADED) == "0\n"
+
+
+@pytest.mark.usefixtures("session")
+def test_a_new_kernel_of_which_nobody_knows_where_it_lies_is_unloaded_again(
+    machine: Machine,
+) -> None:
+    # A kexec that loads by kexec_load(2), into the middle of the range: the kernel does not log that.
+    machine.run(
+        "mkdir /run/other && cat >/run/other/kexec <<'END'\n"
+        "#!/bin/bash\n"
+        "exec /sbin/kexec -c --mem-min=0x41000000 --mem-max=0x4b000000 "
+        '"${@/#-s/-d}"\n'
+        "END\n"
+        "chmod +x /run/other/kexec"
+    )
+    said = machine.attempt(f"PATH=/run/other:$PATH {KEXEC}")
+    assert said.code == 32
+    assert "this kernel does not log where it puts the new one: unloaded" in said.output
+    assert machine.run(LOADED) == "0\n"
+
+
+def test_a_kernel_loaded_before_finds_the_last_published_save_even_without_a_sync(
+    machine: Machine, session: Session
+) -> None:
     output = machine.run(f"{KEXEC} --load-only")
     assert machine.run(LOADED) == "1\n"
     (line,) = re.findall(r"^loaded: +(.*)$", output, re.MULTILINE)
     segments = [[int(end, 16) for end in part.split("-")] for part in line.split(", ")]
     assert segments
     assert all(last < 0x40000000 or first > 0x4BFFFFFF for first, last in segments)
-    machine.run("kexec -s -u")
 
-
-def test_the_place_of_the_image_is_passed_on_once(machine: Machine, session: Session) -> None:
-    line = session.kexec()
-    assert line.count("memmap=192M!1G") == line.count("memmap=") == 1
-    (pfn,) = re.findall(r"\bpram=([0-9a-f]+)", line)
-    session.mount(options=f"banned=0-16M,pram={pfn}")
-    session.umount()
-
-
-def test_a_power_cut_leaves_the_last_published_save(machine: Machine, session: Session) -> None:
     session.mount()
-    machine.run(f"cd {MOUNTPOINT} && seq 100000 >saved && pramfs save . && seq 100000 >unsaved")
+    machine.run(SAVE_AND_GO_ON)
     before = machine.run(f"sha256sum <{MOUNTPOINT}/saved")
-    machine.cut_power()
-    machine.boot(COMMAND_LINE)
-    assert "clean" in machine.run(f"pramfs check {DEVICE}")
+    machine.kexec("kexec -e -y")
+    words = machine.run("cat /proc/cmdline").split()
+    assert [word for word in words if "memmap=" in word] == ["memmap=192M!1G"]
     session.mount()
     assert machine.run(f"ls -A {MOUNTPOINT}") == "saved\n"
     assert machine.run(f"sha256sum <{MOUNTPOINT}/saved") == before
@@ -93,19 +130,16 @@ def test_a_power_cut_leaves_the_last_published_save(machine: Machine, session: S
     session.umount()
 
 
-def test_a_kexec_without_a_sync_leaves_the_last_published_save(
-    machine: Machine, session: Session
-) -> None:
+def test_a_power_cut_leaves_the_last_published_save(machine: Machine, session: Session) -> None:
     session.mount()
-    machine.run(f"cd {MOUNTPOINT} && seq 100000 >saved && pramfs save . && seq 100000 >unsaved")
+    machine.run(SAVE_AND_GO_ON)
     before = machine.run(f"sha256sum <{MOUNTPOINT}/saved")
-    machine.run(
-        "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline"
-    )
-    machine.kexec("kexec -e -y")
+    machine.cut_power()
+    machine.boot(COMMAND_LINE)
+    assert "clean" in machine.run(f"pramfs check {DEVICE}")
     session.mount()
-    assert machine.run(f"sha256sum <{MOUNTPOINT}/saved") == before
     assert machine.run(f"ls -A {MOUNTPOINT}") == "saved\n"
+    assert machine.run(f"sha256sum <{MOUNTPOINT}/saved") == before
     machine.run(f"rm {MOUNTPOINT}/saved")
     session.umount()
 
@@ -158,6 +192,7 @@ def test_a_dump_that_was_damaged_in_memory_is_refused_by_name_and_not_restored(
     session.umount()
 
 
+@pytest.mark.usefixtures("session")
 def test_a_kexec_without_memmap_leaves_no_device_and_mount_says_so(machine: Machine) -> None:
     machine.run(
         "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) "
@@ -168,3 +203,4 @@ def test_a_kexec_without_memmap_leaves_no_device_and_mount_says_so(machine: Mach
     assert "/dev/pmem0: no such device" in said
     assert "memmap=SIZE!START" in said
     assert machine.attempt(f"ls {DEVICE}").code != 0
+    machine.cut_power()

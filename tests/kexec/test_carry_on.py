@@ -1,0 +1,14 @@
+"""Seed 002, steps 1 to 4, as scripts/kexec-demo shows it."""
+
+import pytest
+
+from demolib.story import Story
+from kexeclib import scenario
+from kexeclib.machine import Machine
+
+
+@pytest.mark.timeout(900)
+def test_processes_go_on_after_three_kexecs_in_a_row(machine: Machine) -> None:
+    scenario.run(Story(), machine)
+    # The machine goes on to other tests.
+    machine.run("pkill -KILL -f workload.py; umount /srv")
