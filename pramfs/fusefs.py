@@ -1,19 +1,17 @@
 """The pyfuse3 adapter: arguments in, attributes and errnos out, no logic.
 
-What a call does is in `tree`. Here are the kernel's reference counts, directory handles, the control
-attributes, and the net under it all: an unexpected exception is logged and answered with EIO, because
+What a call does is in `tree`. Here are the kernel's reference counts, the handles of open directories, who
+may ask for a save, and the net under it all: an unexpected exception is logged and answered with EIO, because
 pyfuse3 would end the whole mount over it.
 """
 
 import errno
 import functools
 import itertools
-import json
 import logging
 import os
 import stat
-import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
@@ -27,11 +25,13 @@ from pyfuse3 import (
 )
 
 from pramfs import control
+from pramfs.answers import Answers
 from pramfs.errors import PramError
 from pramfs.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
 from pramfs.inodeops import Changes
 from pramfs.inodes import NAME_MAX_BYTES, ROOT_INO, Directory, Inode
 from pramfs.layout import PAGE_SIZE
+from pramfs.listings import Listing
 from pramfs.tree import Owner, Tree
 
 log = logging.getLogger("pramfs")
@@ -90,9 +90,9 @@ class Operations(pyfuse3.Operations):
         self.on_internal_error = on_internal_error
         self._tree = tree
         self._direct_io = direct_io
-        self._status = status
+        self._answers = Answers(status, tree.arena.table)
         self._publish = publish
-        self._listings: dict[int, _Listing] = {}
+        self._listings: dict[int, Listing] = {}
         self._handles = itertools.count(1)
 
     # --- names -----------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class Operations(pyfuse3.Operations):
     @_net
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if inode == ROOT_INO and name.startswith(control.PREFIX):
-            return self._read_control(name)
+            return self._answers.read(name)
         return self._tree.getxattr(self._tree.get(inode), name)
 
     @_net
@@ -303,7 +303,7 @@ class Operations(pyfuse3.Operations):
     @_net
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         handle = next(self._handles)
-        self._listings[handle] = _Listing(self._tree.directory(inode))
+        self._listings[handle] = Listing(self._tree.directory(inode))
         return handle
 
     @_net
@@ -338,52 +338,6 @@ class Operations(pyfuse3.Operations):
         file.refs += 1
         fh = file.ino | (_NOATIME if flags & os.O_NOATIME else 0)
         return FileInfo(fh=fh, direct_io=self._direct_io, keep_cache=True)
-
-    def _read_control(self, name: bytes) -> bytes:
-        if name.startswith(control.FRAMES):
-            return self._frame_states(name.removeprefix(control.FRAMES))
-        status = self._status()
-        key = name.removeprefix(control.PREFIX).decode(errors="replace")
-        if key == "status":
-            return json.dumps(status).encode()
-        if key not in ("pid", "image", "generation", "pfn"):
-            raise FUSEError(errno.ENODATA)
-        return str(status[key]).encode()
-
-    def _frame_states(self, number: bytes) -> bytes:
-        first = int(number) * control.FRAMES_AT_ONCE if number.isdigit() else -1
-        table = self._tree.arena.table
-        if not 0 <= first < len(table):
-            raise FUSEError(errno.ENODATA)
-        return zlib.compress(table.states(first, control.FRAMES_AT_ONCE), 1)
-
-
-class _Listing:
-    """An open directory: the names there were when reading began, so that each comes once."""
-
-    def __init__(self, directory: Directory) -> None:
-        self.directory = directory
-        self._names: list[bytes] = []
-
-    def rewind(self) -> None:
-        self._names = [b".", b"..", *self.directory.entries]
-
-    def entries(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:
-        """The entries from position `start` on that are still there."""
-        return itertools.chain(self._dots(start), self._rest(max(start, 2)))
-
-    def _dots(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:
-        dots = ((b".", self.directory), (b"..", self.directory.parent))
-        for position in range(start, 2):
-            yield position, *dots[position]
-
-    def _rest(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:
-        entries = self.directory.entries
-        for position in range(start, len(self._names)):
-            name = self._names[position]
-            inode = entries.get(name)
-            if inode is not None:
-                yield position, name, inode
 
 
 def _attributes(inode: Inode) -> EntryAttributes:

@@ -60,7 +60,12 @@ ROOMS: dict[str, set[str]] = {
     "follow": {"control", "progress", "rundir"},
     "handshake": set(),
     "session": {"handshake"},
-    "fusefs": {"layout", "frames", "inodes", "inodeops", "tree", "control"},
+    "listings": {"inodes"},
+    "answers": {"frames", "control"},
+    "fusefs": {
+        *("layout", "frames", "inodes", "inodeops", "tree"),
+        *("control", "listings", "answers"),
+    },
     "volume": {
         *("image", "superblock", "frames", "pram", "tree", "persist", "options"),
         *("progress", "mounts", "rundir"),
