@@ -37,8 +37,10 @@ class FileData:
         count = ((offset + size - 1) >> PAGE_SHIFT) - first + 1
         if file.pages is None:
             return bytes(size)
-        extents = list(file.pages.extents(first, count))
         skip = offset & _OFFSET_MASK
+        if count == 1 and (pfn := file.pages.get(first)):
+            return self._arena.view(pfn, 1)[skip : skip + size]
+        extents = list(file.pages.extents(first, count))
         if len(extents) == 1:
             if not extents[0].pfn:
                 return bytes(size)
@@ -56,9 +58,9 @@ class FileData:
         if file.pages is None:
             file.pages = PageMap()
         while left:
-            if offset & _OFFSET_MASK or len(left) < PAGE_SIZE:
+            if offset & _OFFSET_MASK or len(left) < 2 * PAGE_SIZE:
                 done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(left))
-                self._write_part(file, file.pages, offset, left[:done])
+                self._write_page(file.pages, offset, left[:done])
             else:
                 index = offset >> PAGE_SHIFT
                 count = min(len(left) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
@@ -73,7 +75,7 @@ class FileData:
         """Cut the file off or extend it by a hole."""
         if length < file.length and file.pages is not None:
             if length & _OFFSET_MASK:
-                self._clear_tail(file, file.pages, length)
+                self._clear_tail(file.pages, length)
             for run in file.pages.cut((length + PAGE_SIZE - 1) >> PAGE_SHIFT):
                 self._arena.release(run.pfn, run.frames)
                 self._account.pages -= run.frames
@@ -152,19 +154,21 @@ class FileData:
             self._arena.write(run.pfn, data[: run.frames << PAGE_SHIFT])
             data = data[run.frames << PAGE_SHIFT :]
 
-    def _write_part(self, file: File, pages: PageMap, offset: int, data: memoryview) -> None:
-        """Write less than a page."""
+    def _write_page(self, pages: PageMap, offset: int, data: memoryview) -> None:
+        """Write one page or a part of it."""
         index, start = offset >> PAGE_SHIFT, offset & _OFFSET_MASK
         pfn = pages.get(index)
         if pfn and self._arena.table.writable(pfn):
             self._arena.write(pfn, data, start)
             return
-        page = bytearray(self._arena.read(pfn) if pfn else PAGE_SIZE)
-        page[start : start + len(data)] = data
-        self._put_new(pages, index, memoryview(page))
+        if len(data) < PAGE_SIZE:
+            page = bytearray(self._arena.read(pfn) if pfn else PAGE_SIZE)
+            page[start : start + len(data)] = data
+            data = memoryview(page)
+        self._put_new(pages, index, data)
 
-    def _clear_tail(self, file: File, pages: PageMap, length: int) -> None:
+    def _clear_tail(self, pages: PageMap, length: int) -> None:
         """Zero what follows `length` in its page."""
         if pages.get(length >> PAGE_SHIFT):
             zeros = bytes(PAGE_SIZE - (length & _OFFSET_MASK))
-            self._write_part(file, pages, length, memoryview(zeros))
+            self._write_page(pages, length, memoryview(zeros))

@@ -38,6 +38,9 @@ def is_counting_up(numbers: "array[int]") -> bool:
 
 def runs_of(pfns: Sequence[int]) -> Iterator[Run]:
     """The runs of consecutive frames in `pfns`, in its order."""
+    if len(pfns) == 1:
+        yield Run(pfns[0], 1)  # as most files have it
+        return
     numbers = pfns if isinstance(pfns, array) else array("I", pfns)
     run = Run(0, 0)
     for start in range(0, len(numbers), _BLOCK):
