@@ -1,4 +1,4 @@
-"""What CRIU does beyond one dump, with its images on the mount. The tests share a machine."""
+"""What CRIU does beyond one dump, with its images on the mount."""
 
 from collections.abc import Iterator
 
@@ -9,17 +9,26 @@ from kexeclib.session import FILE, MEMORY, MOUNTPOINT, Session, Workload, requir
 
 pytestmark = pytest.mark.timeout(900)
 
+# Where it does not matter how much memory a process has, it has little.
+SMALL = Workload("memory", ("memory", "2"), MEMORY.pid)
 CHAIN = f"{MOUNTPOINT}/chain"
 PAGES = "pages-1.img"
 
 
 @pytest.fixture(autouse=True)
 def mounted(machine: Machine, session: Session) -> Iterator[None]:
-    session.mount()
+    """The mount, which one test leaves to the next: it takes longer to mount than to clear it."""
+    if machine.attempt(f"mountpoint -q {MOUNTPOINT}").code:
+        session.mount()
     yield
-    # Whatever a failed test has left running may use the mount.
-    machine.run("pkill -KILL criu; pkill -KILL -f workload.py; cd /; rm -rf /mnt/*; sync")
-    session.umount()
+    machine.run(f"pkill -KILL criu; pkill -KILL -f workload.py; rm -rf {MOUNTPOINT}/*")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unmounted_at_last(machine: Machine) -> Iterator[None]:
+    yield
+    if machine.is_on:
+        Session(machine).umount()
 
 
 def remount(session: Session) -> None:
@@ -66,36 +75,49 @@ def test_a_chain_of_predumps_is_restored_after_a_remount(
 def test_auto_dedup_fails_since_fuse_cannot_punch_holes_and_the_process_goes_on(
     machine: Machine, session: Session
 ) -> None:
-    session.start(MEMORY)
-    before = session.report(MEMORY)
+    session.start(SMALL)
+    before = session.report(SMALL)
     assert dump(machine, "pre-dump", "1") == 0
     assert dump(machine, "dump", "2", "--prev-images-dir ../1 --auto-dedup") != 0
     log = machine.run(f"grep Error {CHAIN}/2/dump.log")
     assert "Error punching hole: Operation not supported" in log
-    require_same(before, session.report(MEMORY))
+    require_same(before, session.report(SMALL))
 
     # The chain is whole: without the option the same dump works, and is restored.
     machine.run(f"rm -r {CHAIN}/2")
     assert dump(machine, "dump", "2", "--prev-images-dir ../1") == 0
     restore(machine, f"{CHAIN}/2")
-    require_same(before, session.report(MEMORY))
+    require_same(before, session.report(SMALL))
+
+
+def test_criu_dedup_prints_the_same_error_and_changes_nothing(
+    machine: Machine, session: Session
+) -> None:
+    session.start(SMALL)
+    assert dump(machine, "pre-dump", "1") == 0
+    assert dump(machine, "dump", "2", "--prev-images-dir ../1") == 0
+    checksums = f"cd {CHAIN} && sha256sum */*.img"
+    before = machine.run(checksums)
+    said = machine.attempt(f"criu dedup -D {CHAIN}/2")
+    assert said.code == 1
+    assert "Error punching hole: Operation not supported" in said.output
+    assert machine.run(checksums) == before
 
 
 def test_pages_are_brought_lazily_through_a_socket_in_the_image_directory(
     machine: Machine, session: Session
 ) -> None:
-    session.start(MEMORY)
-    before = session.report(MEMORY)
-    session.dump(MEMORY)
-    remount(session)
+    session.start(SMALL)
+    before = session.report(SMALL)
+    session.dump(SMALL)
     machine.run(
-        f"criu lazy-pages -D {MEMORY.images} -v4 -o lazy.log >/dev/null 2>&1 &\n"
-        f"for n in $(seq 300); do [ -S {MEMORY.images}/lazy-pages.socket ] && exit; sleep 0.1; done\n"
+        f"criu lazy-pages -D {SMALL.images} -v4 -o lazy.log >/dev/null 2>&1 &\n"
+        f"for n in $(seq 300); do [ -S {SMALL.images}/lazy-pages.socket ] && exit; sleep 0.1; done\n"
         "exit 1"
     )
-    machine.run(f"criu restore -d --lazy-pages -D {MEMORY.images} -v4 -o restore.log")
-    require_same(before, session.report(MEMORY))
-    assert "uffd_copy" in machine.run(f"cat {MEMORY.images}/lazy.log")
+    machine.run(f"criu restore -d --lazy-pages -D {SMALL.images} -v4 -o restore.log")
+    require_same(before, session.report(SMALL))
+    assert "uffd_copy" in machine.run(f"cat {SMALL.images}/lazy.log")
 
 
 def test_a_process_with_files_open_on_the_mount_is_restored_into_them(
@@ -105,6 +127,16 @@ def test_a_process_with_files_open_on_the_mount_is_restored_into_them(
     machine.run(f"mkdir {MOUNTPOINT}/work")
     session.start(on_the_mount)
     before = session.report(on_the_mount)
+
+    # It keeps the mount busy, also when it was dumped and left running.
+    machine.run(
+        f"mkdir {MOUNTPOINT}/running && criu dump -D {MOUNTPOINT}/running -t {on_the_mount.pid}"
+        " --leave-running"
+    )
+    refused = machine.attempt(f"pramfs umount {MOUNTPOINT}")
+    assert refused.code != 0
+    assert "busy" in refused.output
+
     session.dump(on_the_mount)
     remount(session)
     session.restore(on_the_mount)
@@ -118,14 +150,13 @@ def test_a_process_with_files_open_on_the_mount_is_restored_into_them(
 def test_criu_ns_restores_into_a_pid_namespace_of_its_own(
     machine: Machine, session: Session
 ) -> None:
-    session.start(MEMORY)
-    session.dump(MEMORY)
-    remount(session)
+    session.start(SMALL)
+    session.dump(SMALL)
     # The pid is taken here: in a namespace of its own it is free. Without -d, since the namespace
     # goes, and takes the restored process with it, when criu-ns ends.
-    session.start(MEMORY)
+    session.start(SMALL)
     machine.run(
-        f"criu-ns restore -D {MEMORY.images} -v4 -o restore.log >/dev/null 2>&1 &\n"
+        f"criu-ns restore -D {SMALL.images} -v4 -o restore.log >/dev/null 2>&1 &\n"
         "for n in $(seq 600); do\n"
         "    [ $(pgrep -cf '^python3 /opt/workload.py') = 2 ] && exit; sleep 0.1\n"
         "done\n"
