@@ -66,6 +66,8 @@ def _await_report(read_end: int, child: int, mask: set[int | signal.Signals]) ->
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             word = pipe.read(1)
+            # It is decided now: who interrupts this process any later must not hear that nothing is mounted.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
         except KeyboardInterrupt:
             # The child is in a session of its own and has heard nothing of it.
             os.kill(child, signal.SIGTERM)
