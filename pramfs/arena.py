@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from crc32c import crc32c
 
-from pramfs.errors import DamagedPage, PramError
+from pramfs.errors import DamagedPage, PramError, posix_error
 from pramfs.frames import DROPPED, FREE, FRESH, HELD, OLD, PENDING, FrameTable, Run
 from pramfs.image import Image, punch, write_all
 from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
@@ -73,7 +73,7 @@ class Arena(ABC):
         while table.count(FREE) < count:
             held = table.count(HELD) + table.count(OLD) + table.count(DROPPED)
             if table.count(FREE) + held < count or not self.reclaim():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise posix_error(errno.ENOSPC)
 
     def relocate(self, pfn: int) -> int:
         """Copy the page out of a frame that has become banned; returns its new frame (seed 004).

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from pramfs.errors import ImageInUse, NotAnImage, PramError, SystemFault
+from pramfs.errors import ImageInUse, NotAnImage, PramError, SystemFault, posix_error
 from pramfs.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE
 
 _SCAN_BYTES = 4 << 20
@@ -221,7 +221,7 @@ def write_all(fd: int, offset_bytes: int, data: bytes | bytearray | memoryview) 
         # A short write is how a file system says that it is nearly full: ask for the reason.
         more = os.pwrite(fd, memoryview(data)[written:], offset_bytes + written)
         if not more:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise posix_error(errno.ENOSPC)
         written += more
 
 

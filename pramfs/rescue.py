@@ -21,7 +21,7 @@ from crc32c import crc32c
 
 from pramfs import records
 from pramfs.chains import Entries
-from pramfs.errors import DamagedPage, DamagedTree, PramError
+from pramfs.errors import DamagedPage, DamagedTree, PramError, posix_error
 from pramfs.image import Image
 from pramfs.inodes import ROOT_INO, Directory, File, Inode, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
@@ -340,7 +340,7 @@ def _require_empty(directory: Path) -> None:
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
         if any(directory.iterdir()):
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            raise posix_error(errno.ENOTEMPTY)
     except OSError as exc:
         raise PramError(
             f"{directory}: {exc.strerror}; extract makes a new directory, or fills an empty one"
