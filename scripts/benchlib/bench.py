@@ -5,7 +5,7 @@ Workloads get a `Bench` and return rows; nothing here knows one workload from an
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -74,23 +74,7 @@ QUICK = Scale(
     idle_s=3,
     thorough=False,
 )
-LONG = Scale(
-    name="long",
-    rounds=9,
-    bulk_bytes=GIB,
-    saved_bytes=GIB,
-    small_writes_bytes=256 * MIB,
-    random_bytes=64 * MIB,
-    files=3_000,
-    listed_files=10_000,
-    source_files=10_000,
-    repository_files=2_000,
-    transactions=5_000,
-    many_dirs=10_000,
-    many_rounds=5,
-    idle_s=60,
-    thorough=True,
-)
+LONG = replace(STANDARD, name="long", rounds=9, transactions=5_000, many_dirs=10_000, idle_s=60)
 
 FILES_PER_DIR = 100
 

@@ -62,6 +62,20 @@ def shell() -> Iterator[Shell]:
 
 
 @pytest.fixture
+def root(shell: Shell) -> Path:
+    """A mountpoint in that shell."""
+    root = shell.home / "mnt"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def image(shell: Shell) -> Path:
+    """Where an image may be made in that shell."""
+    return shell.home / "image"
+
+
+@pytest.fixture
 def disk(shell: Shell) -> Iterator[Disk]:
     """A disk in that shell that can be frozen."""
     disk = Disk(shell)

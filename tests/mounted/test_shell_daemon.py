@@ -24,13 +24,6 @@ UNITS = REPOSITORY / "scripts/systemd"
 
 
 @pytest.fixture
-def root(shell: Shell) -> Path:
-    root = shell.home / "mnt"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
 def image(disk: Disk) -> Path:
     return disk.root / "image"
 

@@ -16,18 +16,6 @@ from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended
 PRAMFS = str(VENV / "bin" / "pramfs")
 
 
-@pytest.fixture
-def root(shell: Shell) -> Path:
-    root = shell.home / "mnt"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def image(shell: Shell) -> Path:
-    return shell.home / "image"
-
-
 # --- copies of an image -------------------------------------------------------------------------
 
 

@@ -9,18 +9,6 @@ from tests.mounted.harness import MOUNT_FAILED, NOBODY, REPOSITORY, USAGE, run
 from tests.mounted.shell import VENV, Shell, has_ended, open_to_nobody
 
 
-@pytest.fixture
-def root(shell: Shell) -> Path:
-    root = shell.home / "mnt"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def image(shell: Shell) -> Path:
-    return shell.home / "image"
-
-
 @pytest.mark.parametrize("kind", ["pramfs", "fuse.pramfs"])
 def test_mount_8_mounts_with_the_options_of_the_seeds(
     shell: Shell, root: Path, image: Path, kind: str

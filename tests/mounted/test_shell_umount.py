@@ -34,13 +34,6 @@ WAYS = {
 }
 
 
-@pytest.fixture
-def root(shell: Shell) -> Path:
-    root = shell.home / "mnt"
-    root.mkdir()
-    return root
-
-
 def mount(shell: Shell, disk: Disk, root: Path) -> int:
     """Mount as administrators do, put something there, and return the daemon's pid."""
     shell.run("mount", "-t", "pramfs", "-o", "size=32M", disk.root / "image", root).succeeded()
