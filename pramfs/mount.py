@@ -7,6 +7,7 @@ mount is gone, when nobody can change it any more. Signals only ever start an un
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def serve(
     `report` is called with 0 as soon as the mount is usable. `open_log` is told where the log of this image
     belongs, and returns the descriptor that SIGUSR1 is to write to.
     """
+    dump_on_sigusr1(sys.stderr.fileno())  # till it is known where the log belongs
     try:
         _check_mountpoint(mountpoint)
         volume = load_volume(

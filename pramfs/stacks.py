@@ -14,6 +14,9 @@ def dump_on_sigusr1(descriptor: int) -> None:
     The threads are dumped by the signal handler itself, whatever they are waiting for; the tasks as soon as
     the main thread gets to it.
     """
+    faulthandler.unregister(
+        signal.SIGUSR1
+    )  # else it would keep its descriptor and lose its handler
     signal.signal(
         signal.SIGUSR1,
         lambda number, frame: _write(descriptor, "\n".join(["Tasks:", *_task_lines()])),

@@ -382,6 +382,20 @@ def test_a_daemon_that_is_killed_while_it_loads_is_told_of(volume: Volume, mediu
 
 
 @pytest.mark.parametrize("arena", ["memory"], indirect=True)
+def test_a_mount_that_is_asked_while_it_loads_tells_and_goes_on(
+    volume: Volume, medium: Medium
+) -> None:
+    saved = plant(volume.mount())
+    volume.umount()
+    with medium.holding(READ):
+        daemon = volume.start_mount()
+        medium.wait_until_held()
+        os.kill(daemon.pid, signal.SIGUSR1)  # the kernel lets it through when the medium answers
+    trees.assert_same(trees.snapshot(volume.serve(daemon)), saved)
+    wait_until(lambda: "most recent call first" in volume.log, "the dump")
+
+
+@pytest.mark.parametrize("arena", ["memory"], indirect=True)
 def test_a_signal_at_any_moment_of_a_mount(volume: Volume) -> None:
     """Before the fork, after it, before the mount is ready or after: it is there, or it is not."""
     saved = plant(volume.mount())
