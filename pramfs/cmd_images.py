@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pramfs.errors import CHECK_CLEAN, CHECK_DAMAGED, CHECK_UNREADABLE, PramError
+from pramfs.errors import CHECK_CLEAN, CHECK_DAMAGED, CHECK_UNREADABLE, CHECK_USAGE, PramError
 from pramfs.parser import Commands, add_command
 from pramfs.show import complain, frame_counts, node_lines, printable, when
 
@@ -21,6 +21,7 @@ def add_commands(commands: Commands) -> None:
     check = add_command(commands, "check", _check, "verify everything in an image, change nothing")
     map_ = add_command(commands, "map", _map, "draw where everything lies in an image or a mount")
     dump = add_command(commands, "dump", _dump, "print the structures of an image field by field")
+    check.usage_code = CHECK_USAGE
     for command in (info, check, map_):
         command.add_argument("--json", action="store_true", help="for programs")
     map_.add_argument("--svg", metavar="FILE", type=Path, help="write the picture there instead")

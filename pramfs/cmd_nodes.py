@@ -42,10 +42,13 @@ def _nodes(args: argparse.Namespace) -> int:
 
 def _put(args: argparse.Namespace) -> int:
     from pramfs.layout import BYTE_STREAM
+    from pramfs.persist import DATA_SUFFIX, META_SUFFIX
     from pramfs.progress import Bar
 
     if sys.stdin is None:
         raise UsageError("put: standard input is closed")
+    if args.name.endswith((DATA_SUFFIX, META_SUFFIX)):
+        raise UsageError(f"'{args.name}': names in {META_SUFFIX} and {DATA_SUFFIX} are for trees")
     with _open(args.image, writable=True, create=True) as pram:
         status = os.fstat(sys.stdin.fileno())
         total = status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -110,11 +113,15 @@ def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram
     with open_image(path, writable=writable, create=create) as image:
         if writable and not image.try_lock():
             raise ImageInUse(path, "a mount or another command")
-        if create and image.size_bytes == 0:
-            pram = Pram.create(image, MountOptions().frames)
-        else:
-            pram = Pram.open(image)
         try:
-            yield pram
-        finally:
-            pram.close()
+            if create and image.size_bytes == 0:
+                pram = Pram.create(image, MountOptions().frames)
+            else:
+                pram = Pram.open(image)
+            try:
+                yield pram
+            finally:
+                pram.close()
+        except BaseException:
+            image.unmake()
+            raise

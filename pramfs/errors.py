@@ -16,6 +16,7 @@ EXIT_FAILED = 32
 CHECK_CLEAN = 0
 CHECK_DAMAGED = 4
 CHECK_UNREADABLE = 8
+CHECK_USAGE = 16
 
 
 def posix_error(number: int) -> OSError:

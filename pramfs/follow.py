@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pramfs import control, rundir
+from pramfs.errors import PramError
 from pramfs.progress import Bar
 
 _PERIOD_S = 0.1
@@ -21,6 +22,8 @@ def wait_for_end(daemon: int, status: dict[str, Any]) -> None:
 def save(mountpoint: Path) -> dict[str, Any]:
     """Publish a checkpoint and show how it gets on; returns the status after it. Raises PramError."""
     status = control.read_status(mountpoint)
+    if status["read_only"]:
+        raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
     failures: list[BaseException] = []
 
     def request() -> None:

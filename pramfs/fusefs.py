@@ -81,6 +81,8 @@ class Operations(pyfuse3.Operations):
         tree: Tree,
         *,
         direct_io: bool,
+        noatime: bool,
+        nodiratime: bool,
         status: Callable[[], dict[str, object]],
         publish: Callable[[], Awaitable[None]],
         on_internal_error: Callable[[], None],
@@ -91,6 +93,8 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._direct_io = direct_io
         self._answers = Answers(status, tree.arena.table)
+        self._noatime_flags = os.O_NOATIME if noatime else 0
+        self._nodiratime = nodiratime
         self._publish = publish
         self._listings: dict[int, Listing] = {}
         self._handles = itertools.count(1)
@@ -169,7 +173,12 @@ class Operations(pyfuse3.Operations):
 
     @_net
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        return self._tree.readlink(self._tree.get(inode))
+        link = self._tree.get(inode)
+        atime = link.atime
+        target = self._tree.readlink(link)
+        if self._noatime_flags:
+            link.atime = atime
+        return target
 
     # --- attributes ------------------------------------------------------------------------------
 
@@ -311,7 +320,8 @@ class Operations(pyfuse3.Operations):
         listing = self._listings[fh]
         if start_id == 0:
             listing.rewind()
-            self._tree.touch_atime(listing.directory)
+            if not self._nodiratime:
+                self._tree.touch_atime(listing.directory)
         for position, name, inode in listing.entries(start_id):
             if not pyfuse3.readdir_reply(token, name, _attributes(inode), position + 1):
                 return
@@ -336,7 +346,7 @@ class Operations(pyfuse3.Operations):
 
     def _opened(self, file: Inode, flags: int) -> FileInfo:
         file.refs += 1
-        fh = file.ino | (_NOATIME if flags & os.O_NOATIME else 0)
+        fh = file.ino | (_NOATIME if (flags | self._noatime_flags) & os.O_NOATIME else 0)
         return FileInfo(fh=fh, direct_io=self._direct_io, keep_cache=True)
 
 

@@ -6,7 +6,7 @@ Paragraphs are wrapped here; lines that begin with blanks are examples and stay 
 import difflib
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pramfs.options import OPTIONS
 
@@ -45,7 +45,8 @@ nodes, and how the last run ended. Safe at any time, also while the image is mou
 """,
     "check": """\
 Verify every page that the last save holds, with its checksum, and that all of it hangs together. Changes
-nothing. Exit codes are fsck(8)'s: 0 clean, 4 damage found, 8 not a pram image or unreadable.
+nothing. Exit codes are fsck(8)'s: 0 clean, 4 damage found, 8 not a pram image or unreadable, 16 wrong
+usage.
 """,
     "map": """\
 Draw what every frame is for, in a picture as large as the terminal: a sign stands for several frames and
@@ -126,7 +127,7 @@ def mount_options() -> str:
     return "\n".join(lines)
 
 
-def corrected(message: str, commands: Iterable[str], options: Iterable[str]) -> str:
+def corrected(message: str, commands: Iterable[str], options: Collection[str]) -> str:
     """A message of argparse in words that help: for a wrong word, the one that may have been meant."""
     choice = re.search(r"invalid choice: '([^']*)'", message)
     if choice:
@@ -134,7 +135,7 @@ def corrected(message: str, commands: Iterable[str], options: Iterable[str]) -> 
     unknown = re.fullmatch(r"unrecognized arguments: (.*)", message)
     if unknown:
         word = unknown[1].split()[0].partition("=")[0]
-        if word.startswith("-"):
+        if word.startswith("-") and word not in options:
             return f"unknown option '{word}'{_hint(word, options)}"
         return f"too many arguments: {unknown[1]}"
     return message

@@ -25,6 +25,7 @@ _EXIT_STATUS = (
         "check: damage found. ls, cat, extract: something is damaged or left out. mount -f: internal error",
     ),
     ("8", "interrupted; check: not a pram image, or unreadable"),
+    ("16", "check: wrong usage"),
     ("32", "it failed; the line on standard error says why"),
 )
 _FILES = (

@@ -122,13 +122,15 @@ class _Daemon:
         operations = Operations(
             volume.tree,
             direct_io=options.direct_io,
+            noatime=options.noatime,
+            nodiratime=options.noatime or options.nodiratime,
             status=self._status,
             publish=self._publish,
             on_internal_error=self._suspect,
         )
         words = {_FsName(volume.image.path.resolve()), "subtype=pramfs"}
         words |= {"default_permissions", *options.mount_flags}
-        words |= {"ro"} if options.ro else set()
+        words |= {word for word in ("ro", "noatime") if getattr(options, word)}
         words |= {"allow_other"} if options.allow_other else set()
         try:
             pyfuse3.init(operations, str(self._mountpoint), words)
@@ -194,9 +196,9 @@ class _Daemon:
                 log.error("%s", exc)
 
     async def _publish(self) -> None:
-        """Make all that was written so far durable. Raises SaveFailed."""
+        """Make all that was written so far durable; that is nothing when only read. Raises SaveFailed."""
         if self._volume.read_only:
-            raise PramError("the mount is read-only: there is nothing to save")
+            return
         self._session.serve_on()
         await trio.to_thread.run_sync(kernel.flush, self._mountpoint)
         await self._checkpoint()

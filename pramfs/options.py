@@ -38,6 +38,8 @@ class MountOptions:
     checkpoint: int = 0
     ro: bool = False
     allow_other: bool = False
+    noatime: bool = False
+    nodiratime: bool = False
     direct_io: bool = False
     mount_flags: list[str] = field(default_factory=list)  # for the kernel's mount, as they came
     words: list[str] = field(default_factory=list)  # pramfs's own, as they came
@@ -146,9 +148,9 @@ def _number(low: int, high: int, base: int = 10) -> Callable[[str], int]:
         except ValueError:
             value = -1
         if not low <= value <= high or not text.isalnum():
-            kind = {8: "octal ", 10: "", 16: "hexadecimal "}[base]
+            kind = {8: "an octal", 10: "a", 16: "a hexadecimal"}[base]
             raise ValueError(
-                f"a {kind}number from {low} to {_in_base(high, base)} expected, not '{text}'"
+                f"{kind} number from {low} to {_in_base(high, base)} expected, not '{text}'"
             )
         return value
 
@@ -268,6 +270,8 @@ OPTIONS = (
         "let other users in, as far as the permissions let them",
         _flag("allow_other"),
     ),
+    Option("noatime", "", "let reading change no access times", _flag("noatime")),
+    Option("nodiratime", "", "let listing change none of directories", _flag("nodiratime")),
     Option("direct_io", "", "keep file data out of the kernel's page cache", _flag("direct_io")),
 )
 
@@ -275,11 +279,12 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 # What mount(8) and fstab pass on: flags for the kernel's mount, and words that concern others.
 _KERNEL_FLAGS = {
     *("suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync"),
-    *("atime", "noatime"),
+    "atime",
 }
 _IGNORED = {
-    # The kernel leaves atimes to us, and libfuse does not know these.
-    *("diratime", "nodiratime", "relatime", "norelatime", "strictatime"),
+    # The kernel leaves atimes to us, and libfuse does not know these. Not among them is strictatime: what
+    # the page cache answers is a read that nobody hears of.
+    *("diratime", "relatime", "norelatime"),
     *("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"),
     *("_netdev", "helper", "uhelper", "fsname", "subtype", "default_permissions"),
     *("remount", "user_id", "group_id"),  # of a remount, which mount.pramfs sees to

@@ -17,6 +17,8 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 class Parser(argparse.ArgumentParser):
     """Takes no abbreviations; exits with mount(8)'s code for wrong usage."""
 
+    usage_code = EXIT_USAGE
+
     def __init__(self, **settings: Any) -> None:
         settings |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
         super().__init__(**settings)
@@ -33,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         options = [word for action in self._actions for word in action.option_strings]
         message = helptext.corrected(message, self.commands(), options)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(self.usage_code, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def commands(self) -> "dict[str, Parser]":
         """The parsers of its commands, by name."""

@@ -22,6 +22,8 @@ function __pramfs_mount_options
         "$before"ro 'mount read-only; nothing is saved' \
         "$before"rw 'mount writable (the default)' \
         "$before"allow_other 'let other users in, as far as the permissions let them' \
+        "$before"noatime 'let reading change no access times' \
+        "$before"nodiratime 'let listing change none of directories' \
         "$before"direct_io 'keep file data out of the kernel'\''s page cache'
 end
 complete -c pramfs -f

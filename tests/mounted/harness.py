@@ -37,8 +37,6 @@ _ALARM = re.compile(
     r"\b(warning|error|critical|traceback|exception|fail(ed|ure)|corrupted|suspect)\b",
     re.IGNORECASE,
 )
-# The kernel closes files behind an unmount's back, and may be gone before the answer comes.
-_HARMLESS = re.compile(r"^fuse_release\(\): fuse_reply_\* failed with No such file or directory$")
 _ASIDE = re.compile("pramfs: (INFO|WARNING): ")
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -343,7 +341,7 @@ class Volume:
     # Helpers
 
     def _alarms(self, line: str) -> bool:
-        if _ALARM.search(line) is None or _HARMLESS.match(line):
+        if _ALARM.search(line) is None:
             return False
         return not any(re.search(pattern, line, re.IGNORECASE) for pattern in self._announced)
 

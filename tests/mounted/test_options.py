@@ -1,6 +1,7 @@
 """What each mount option does, seen from the mount."""
 
 import errno
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -61,6 +62,8 @@ IMPOSSIBLE = [  # options, and the words of the message
     ("noload=1", "noload"),
     ("recover=yes", "recover"),
     ("direct_io=1", "direct_io"),
+    ("mode=999", "option 'mode': an octal number from 0 to 7777 expected, not '999'"),
+    ("strictatime", "strictatime"),
 ]
 
 
@@ -99,13 +102,50 @@ def test_wrong_words_are_a_usage_error(arguments: list[str]) -> None:
     [
         "rw,nofail,user,noauto,_netdev,defaults,x-systemd.automount,x-anything=1",
         "relatime,nodiratime,exec,suid,dev,async",
-        "strictatime,noexec,nosuid,nodev,sync,dirsync",
+        "noexec,nosuid,nodev,sync,dirsync",
         "noatime,norelatime,diratime,users,owner,group,auto",
     ],
 )
 @pytest.mark.parametrize("arena", ["image"], indirect=True)
 def test_what_mount_and_fstab_pass_is_accepted(volume: Volume, words: str) -> None:
     volume.mount(*words.split(","))
+
+
+def atimes_that_reading_changes(root: Path) -> set[str]:
+    """Kinds of files, made with an atime that relatime renews, of which a read renews it."""
+    (root / "directory").mkdir()
+    (root / "file").write_bytes(b"data")
+    (root / "link").symlink_to("file")
+    paths = {name: root / name for name in ("directory", "file", "link")}
+    for path in paths.values():
+        os.utime(path, (1, 1), follow_symlinks=False)
+    fd = os.open(root / "file", os.O_RDONLY | os.O_DIRECT)  # past what the kernel has cached
+    os.preadv(fd, [mmap.mmap(-1, PAGE)], 0)
+    os.close(fd)
+    os.listdir(root / "directory")
+    os.readlink(root / "link")
+    return {name for name, path in paths.items() if path.lstat().st_atime != 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        (["relatime"], {"directory", "file", "link"}),
+        (["nodiratime"], {"file", "link"}),
+        (["noatime"], set()),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_what_reading_does_to_access_times(
+    volume: Volume, options: list[str], changed: set[str]
+) -> None:
+    root = volume.mount("direct_io", *options)
+    assert (
+        "noatime" in mount_entry(root)[2]
+        or "noatime" in run("findmnt", "-no", "OPTIONS", root).text
+    ) == ("noatime" in options)
+    assert atimes_that_reading_changes(root) == changed
 
 
 def test_how_the_mount_is_listed(volume: Volume) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
-from tests.mounted.harness import MIB, MOUNT_FAILED, wait_until
+from tests.mounted.harness import MOUNT_FAILED, USAGE, wait_until
 from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended
 
 PRAMFS = str(VENV / "bin" / "pramfs")
@@ -84,33 +83,6 @@ def test_a_mount_waits_until_a_detached_mount_is_idle(
     mounting.succeeds()
 
 
-def test_a_mount_waits_for_the_save_of_a_device(shell: Shell, disk: Disk, root: Path) -> None:
-    """Of which the kernel says "busy", and no more."""
-    backing = disk.root / "backing"
-    with shell.path(backing).open("wb") as file:
-        file.truncate(16 * MIB)
-    device = Path(shell.run("losetup", "--find", "--show", backing).succeeded().text.strip())
-    try:
-        shell.pramfs("mount", device, root).succeeded()
-        pid = shell.status(root)["pid"]
-        shell.path(root / "file").write_bytes(trees.noise(MIB))
-        shell.pramfs("mount", device, root).refused(MOUNT_FAILED, f"in use by process {pid}")
-        with disk.frozen():
-            shell.run("fusermount3", "-u", root).succeeded()
-            mounting = Mounting(shell, device, root)
-            assert f"the last daemon (process {pid}) still saves; waiting" in mounting.says()
-        mounting.succeeds()
-        assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
-        shell.pramfs("umount", root).succeeded()
-        shell.run("mkfs.ext2", "-q", device).succeeded()
-        shell.run("mount", device, root).succeeded()
-        shell.pramfs("mount", device, shell.home).refused(MOUNT_FAILED, "in use by a mount")
-        shell.run("umount", root).succeeded()
-    finally:
-        shell.unmount_all()
-        wait_until(lambda: shell.run("losetup", "--detach", device).code == 0, "the device")
-
-
 ANOTHER_PID_NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
 
 
@@ -161,3 +133,33 @@ def test_a_mount_that_fails_leaves_an_image_that_was_there(
     image.touch()
     shell.pramfs("mount", "-o", "size=8K", image, root).refused(MOUNT_FAILED)
     assert image.stat().st_size == 0
+
+
+def test_a_put_that_fails_leaves_no_image(shell: Shell, image: Path) -> None:
+    shell.pramfs("put", image, "n" * 300, stdin=b"x").refused(MOUNT_FAILED, "too long")
+    assert not image.exists()
+    for name in ("tree-meta", "tree-data"):
+        shell.pramfs("put", image, name, stdin=b"x").refused(USAGE, name, "for trees")
+    assert not image.exists()
+
+
+# --- reading only -------------------------------------------------------------------------------
+
+
+def test_a_mount_that_only_reads_has_nothing_to_save(shell: Shell, root: Path, image: Path) -> None:
+    shell.pramfs("put", image, "node", stdin=b"kept").succeeded()
+    shell.pramfs("mount", "-o", "ro", image, root).succeeded()
+    shell.pramfs("save", root).refused(MOUNT_FAILED, "the mount is read-only: there is nothing")
+    shell.run("sync", root).succeeded()
+    assert "error" not in shell.path(Path(shell.status(root)["log"])).read_text().lower()
+
+
+def test_paths_that_are_not_utf_8_are_logged(shell: Shell) -> None:
+    root = shell.home / "\udcff\udce4" / "mnt"
+    root.mkdir(parents=True)
+    shell.pramfs("mount", "-o", "size=16M", root.parent / "image", root).succeeded()
+    log = Path(shell.status(root)["log"])
+    assert r"\udcff\udce4/mnt" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    shell.pramfs("umount", root).succeeded()
+    assert "saved: generation" in log.read_text()

@@ -83,10 +83,11 @@ def test_groff_has_no_complaint(name: str) -> None:
         (["info", "--svg", "image"], "pramfs info: unknown option '--svg'; see pramfs info --help"),
         (["--versoin"], "pramfs: unknown option '--versoin'; did you mean '--version'?"),
         (["info", "one", "two"], "too many arguments: two; see"),
+        (["mount", "--", "a", "b", "-o", "ro"], "pramfs mount: too many arguments: -o ro; see"),
     ],
     ids=[
         *("command", "no-command", "option", "abbreviation", "short-abbreviation"),
-        *("option-of-another-command", "option-of-the-program", "argument"),
+        *("option-of-another-command", "option-of-the-program", "argument", "option-after-the-end"),
     ],
 )
 def test_a_wrong_word_gets_a_suggestion(
@@ -96,6 +97,13 @@ def test_a_wrong_word_gets_a_suggestion(
         main(words)
     assert ended.value.code == errors.EXIT_USAGE
     assert message in capsys.readouterr().err
+
+
+def test_check_has_the_code_of_fsck_for_wrong_usage() -> None:
+    for words in (["check"], ["check", "--jsn", "image"], ["check", "one", "two"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == errors.CHECK_USAGE
 
 
 def test_version_names_all_that_matters(capsys: pytest.CaptureFixture[str]) -> None:
