@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import KIB, MIB, PAGE, run
-from tests.mounted.harness import wait_until
+from tests.mounted.harness import KIB, MIB, PAGE, run, wait_until
 from tests.mounted.posix.scene import ROOT, errno_of, fallocate, open_close, run_as
 
 FS_IOC_GETFLAGS = 0x80086601
