@@ -29,6 +29,25 @@ def test_mount_8_mounts_with_the_options_of_the_seeds(
     assert shell.run("mountpoint", "-q", root).code
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "taken"),
+    [
+        (["mount", "-t", "pramfs"], "suid,dev", False),
+        (["mount", "-t", "pramfs"], "user,suid,dev,exec", True),
+        ([VENV / "bin/pramfs", "mount"], "suid,dev", True),
+    ],
+    ids=["mount suid,dev", "mount user,suid,dev,exec", "pramfs mount suid,dev"],
+)
+def test_mount_8_passes_suid_and_dev_on_beside_user_only(
+    shell: Shell, root: Path, image: Path, command: list[str | Path], words: str, taken: bool
+) -> None:
+    """As docs/limits.md has it."""
+    shell.run(*command, "-o", f"size=16M,{words}", image, root).succeeded()
+    options = shell.run("findmnt", "-n", "-o", "OPTIONS", root).succeeded().text.strip().split(",")
+    assert {"nosuid", "nodev"} & set(options) == (set() if taken else {"nosuid", "nodev"})
+    assert "noexec" not in options
+
+
 def test_mount_by_fstab(shell: Shell, root: Path, image: Path) -> None:
     options = "size=64M,banned=0-1M,noauto,nofail,noatime,x-systemd.mount-timeout=15min"
     shell.fstab.write_text(f"{image} {root} pramfs {options} 0 0\n")
