@@ -6,16 +6,18 @@ Bad news and what a mount did are logged, requests are not; the file keeps its e
 import contextlib
 import fcntl
 import logging
-import logging.handlers
 import os
+import socket
 import sys
+import syslog
 from pathlib import Path
 
 log = logging.getLogger("pramfs")
 
 LOG_BYTES_MAX = 256 << 10
 
-_SYSLOG = Path("/dev/log")
+_SYSLOG = "/dev/log"
+_SYSLOG_TIMEOUT_S = 0.1
 
 
 def to_stderr(level: int) -> None:
@@ -35,15 +37,7 @@ def to_background(path: Path) -> int:
     file = BoundedFile(path, encoding="utf-8", errors="backslashreplace")  # paths hold any bytes
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
-    if _SYSLOG.exists():
-        with contextlib.suppress(OSError):
-            syslog = logging.handlers.SysLogHandler(
-                str(_SYSLOG), facility=logging.handlers.SysLogHandler.LOG_DAEMON
-            )
-            syslog.setFormatter(
-                logging.Formatter(f"pramfs[{os.getpid()}]: %(levelname)s: %(message)s")
-            )
-            log.addHandler(syslog)
+    log.addHandler(Syslog())
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH)  # it is in use: see `rundir.prune`
     return descriptor
@@ -69,3 +63,32 @@ class BoundedFile(logging.FileHandler):
                 with path.open("ab") as file:
                     file.write(kept)
         super().emit(record)
+
+
+class Syslog(logging.Handler):
+    """Sends to syslog or the journal, if it is there and listens: a save never waits for it.
+
+    Each line finds the socket anew: syslog may start later than a mount, and again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(f"pramfs[{os.getpid()}]: %(levelname)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one line; it is lost if nobody takes it."""
+        priority = syslog.LOG_DAEMON | _PRIORITIES.get(record.levelno, syslog.LOG_WARNING)
+        text = self.format(record).encode(errors="backslashreplace")
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+        ):
+            sender.settimeout(_SYSLOG_TIMEOUT_S)
+            sender.sendto(b"<%d>%s" % (priority, text), _SYSLOG)
+
+
+_PRIORITIES = {
+    logging.INFO: syslog.LOG_INFO,
+    logging.WARNING: syslog.LOG_WARNING,
+    logging.ERROR: syslog.LOG_ERR,
+}

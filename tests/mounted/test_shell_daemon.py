@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,56 @@ def test_the_log_has_the_banned_regions_and_stays_small(
     shell.run("umount", root).succeeded()
     assert log.stat().st_size < 300_000
     assert log.read_text().rstrip().splitlines()[-1].endswith("saved: generation 3")
+
+
+_A_DEV_OF_OUR_OWN = """
+set -e
+mkdir dev
+mount -t tmpfs tmpfs dev
+for name in fuse null; do
+    touch dev/$name
+    mount --bind /dev/$name dev/$name
+done
+touch dev/log
+mount --bind syslog dev/log
+mount --move dev /dev
+"""
+
+
+@contextlib.contextmanager
+def syslog(shell: Shell) -> Iterator[socket.socket]:
+    """The socket behind /dev/log in the shell."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(shell.home / "syslog"))
+        listener.settimeout(60)
+        shell.run("sh", "-c", _A_DEV_OF_OUR_OWN).succeeded()
+        yield listener
+
+
+def test_syslog_hears_what_the_log_says(shell: Shell) -> None:
+    root = shell.home / "\udcff" / "mnt"
+    root.mkdir(parents=True)
+    with syslog(shell) as listener:
+        pid = mount(shell, root, shell.home / "image", "size=64M,banned=0-1M")
+        heard = [listener.recv(4096) for _ in range(4)]
+        said = [
+            "PRAM: banned regions:",
+            "   0: [00000000 - 000000ff] 256 pages",
+            "Total banned: 256 pages in 1 regions",
+            f"{shell.home}/image is mounted at {shell.home}/\\udcff/mnt",
+        ]
+        assert heard == [f"<30>pramfs[{pid}]: INFO: {line}".encode() for line in said]
+        log = Path(shell.status(root)["log"]).read_text().splitlines()
+        assert [line.partition(" INFO ")[2] for line in log] == said
+        shell.run("umount", root).succeeded()
+        assert listener.recv(4096).endswith(b" INFO: saved: generation 3")
+
+
+def test_a_syslog_that_does_not_listen_keeps_nobody_waiting(shell: Shell, root: Path) -> None:
+    regions = ":".join(f"{number}M-{number * 1024 + 4}K" for number in range(40))
+    with syslog(shell):
+        mount(shell, root, shell.home / "image", "size=64M,banned=" + regions)
+        shell.run("umount", root).succeeded()
 
 
 # --- progress -----------------------------------------------------------------------------------
