@@ -32,7 +32,7 @@ def start_mount(
     def body(
         manager: ServiceManager, report: Callable[[int], None], open_log: Callable[[Path], int]
     ) -> int:
-        # FUSE is loaded by the process that serves, and only there.
+        # The core and FUSE are loaded by the process that serves, and only there.
         from pramfs.mount import serve  # noqa: PLC0415
 
         return serve(image, mountpoint, options, manager, report, open_log)

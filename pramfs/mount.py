@@ -1,36 +1,24 @@
-"""The life of a daemon: load, mount, say ready, serve, save, report.
+"""Mount an image: load its tree, then serve it.
 
-The tree is loaded before there is a mount, so nothing is ever to be seen half loaded; it is saved after the
-mount is gone, when nobody can change it any more. Signals only ever start an unmount.
+The tree is loaded before there is a mount, so nothing is ever to be seen half loaded. FUSE and trio take as
+long to load as a big tree does; they are loaded while other processors verify pages.
 """
 
+import importlib
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pyfuse3
-import trio
-
-from pramfs import kernel, mounts, rundir
-from pramfs.errors import EXIT_FAILED, EXIT_INTERNAL, PramError, SaveFailed
-from pramfs.frames import DROPPED, FRESH, PENDING
-from pramfs.fusefs import Operations
-from pramfs.notify import ServiceManager
+from pramfs import mounts
+from pramfs.errors import PramError
+from pramfs.notify import PLEA_PERIOD_S, ServiceManager
 from pramfs.options import MountOptions
-from pramfs.progress import Bar, Heartbeat, Pulse
-from pramfs.session import Session
+from pramfs.progress import Pulse
 from pramfs.stacks import dump_on_sigusr1
-from pramfs.volume import Volume, load_volume
+from pramfs.volume import load_volume
 
 log = logging.getLogger("pramfs")
-
-_STATE_PERIOD_S = 0.2
-_PLEA_PERIOD_S = 1.0
-# They mean: unmount, save, exit. SIGHUP is a terminal that is gone, and no reason to lose anything.
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(
@@ -52,13 +40,26 @@ def serve(
         volume = load_volume(
             image_path,
             options,
-            Pulse(_PLEA_PERIOD_S, lambda bar: _plead(manager, "verifying", bar)),
-            lambda path: dump_on_sigusr1(open_log(path)),
+            open_log=lambda path: dump_on_sigusr1(open_log(path)),
+            watch=Pulse(
+                PLEA_PERIOD_S,
+                lambda bar: manager.ask_for_patience("verifying", bar.done, bar.total),
+            ),
+            meanwhile=_load_fuse,
         )
     except PramError as exc:
         log.error("%s", exc)
         return exc.exit_code
-    return _Daemon(volume, mountpoint, options, manager, report).run()
+    from pramfs.daemon import Daemon  # noqa: PLC0415 - see above
+
+    return Daemon(volume, mountpoint, options, manager, report).run()
+
+
+def _load_fuse() -> None:
+    try:
+        importlib.import_module("pramfs.daemon")
+    except ImportError as exc:
+        raise PramError(f"FUSE cannot be loaded: {exc}") from exc
 
 
 def _check_mountpoint(mountpoint: Path) -> None:
@@ -67,251 +68,3 @@ def _check_mountpoint(mountpoint: Path) -> None:
         raise PramError(f"{mountpoint}: the mountpoint does not exist")
     if not mountpoint.is_dir():
         raise PramError(f"{mountpoint}: the mountpoint is not a directory")
-
-
-def _plead(manager: ServiceManager, work: str, bar: Bar) -> None:
-    done = min(bar.done / bar.total, 1.0) if bar.total else 0.0
-    manager.ask_for_patience(f"{work} {done:.0%}")
-
-
-class _Daemon:
-    """Serves one volume at one mountpoint."""
-
-    def __init__(
-        self,
-        volume: Volume,
-        mountpoint: Path,
-        options: MountOptions,
-        manager: ServiceManager,
-        report: Callable[[int], None],
-    ) -> None:
-        self._volume = volume
-        self._mountpoint = Path(os.path.realpath(mountpoint))
-        self._options = options
-        self._manager = manager
-        self._report = report
-        self._contact = trio.Event()
-        self._session = Session(volume.pram.arena.sum_some, self._contact.set)
-        self._publishing = trio.Lock()
-
-    def run(self) -> int:
-        # Signals wait until somebody is there to obey them, and again while saving: a save must not be
-        # stopped half way. The last one would stand, but this one would be lost.
-        # The mask is the main thread's; what reaches another thread is taken without notice.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
-        for number in _ENDING_SIGNALS:
-            signal.signal(number, lambda number, frame: None)
-        try:
-            self._mount()
-        except PramError as exc:
-            log.error("%s", exc)
-            self._volume.image.unmake()
-            return exc.exit_code
-        code = 0
-        try:
-            trio.run(self._main)
-        except Exception:
-            log.exception("internal error: the session ended")
-            self._volume.saver.suspect = True
-            code = EXIT_INTERNAL
-        pyfuse3.close(unmount=True)
-        return self._save() or code
-
-    def _mount(self) -> None:
-        volume, options = self._volume, self._options
-        operations = Operations(
-            volume.tree,
-            direct_io=options.direct_io,
-            noatime=options.noatime,
-            nodiratime=options.noatime or options.nodiratime,
-            status=self._status,
-            publish=self._publish,
-            on_internal_error=self._suspect,
-        )
-        words = {_FsName(volume.image.path.resolve()), "subtype=pramfs"}
-        words |= {"default_permissions", *options.mount_flags}
-        words |= {word for word in ("ro", "noatime") if getattr(options, word)}
-        words |= {"allow_other"} if options.allow_other else set()
-        try:
-            pyfuse3.init(operations, str(self._mountpoint), words)
-        except RuntimeError as exc:
-            # libfuse has said why on stderr.
-            raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
-        volume.image.mark_serving()
-        if not volume.read_only:
-            self._note(rundir.SERVING)
-
-    async def _main(self) -> None:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._obey_signals)
-            nursery.start_soon(self._announce)
-            if self._options.checkpoint:
-                nursery.start_soon(self._publish_at_intervals)
-            await self._session.run()
-            nursery.cancel_scope.cancel()
-
-    async def _announce(self) -> None:
-        """Say that the mount is usable, once the kernel has made contact."""
-        await self._contact.wait()
-        image = self._volume.image.path
-        await trio.to_thread.run_sync(
-            kernel.record_helper, str(image.resolve()), self._mountpoint, abandon_on_cancel=True
-        )
-        log.info("%s is mounted at %s", image, self._mountpoint)
-        self._manager.tell("READY=1", f"STATUS=serving {self._mountpoint}")
-        self._report(0)
-
-    async def _obey_signals(
-        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        with trio.open_signal_receiver(*_ENDING_SIGNALS) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
-            task_status.started()
-            try:
-                number = await anext(signals)
-            finally:
-                signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
-            log.info("%s: unmounting", signal.Signals(number).name)
-            self._manager.tell("STOPPING=1", "STATUS=unmounting")
-            # What the kernel has cached comes to us while it is flushed and unmounted.
-            await trio.to_thread.run_sync(self._flush_and_detach)
-            self._session.finish()
-
-    def _flush_and_detach(self) -> None:
-        kernel.flush(self._mountpoint)
-        try:
-            kernel.unmount(self._mountpoint, "-l")
-        except PramError as exc:
-            log.info("%s", exc)  # somebody was faster
-
-    async def _publish_at_intervals(self) -> None:
-        while True:
-            await trio.sleep(self._options.checkpoint)
-            await trio.to_thread.run_sync(kernel.flush, self._mountpoint)
-            if not self._volume.tree.changed:
-                continue
-            try:
-                await self._checkpoint()
-            except SaveFailed as exc:
-                log.error("%s", exc)
-
-    async def _publish(self) -> None:
-        """Make all that was written so far durable; that is nothing when only read. Raises SaveFailed."""
-        if self._volume.read_only:
-            return
-        self._session.serve_on()
-        await trio.to_thread.run_sync(kernel.flush, self._mountpoint)
-        await self._checkpoint()
-
-    async def _checkpoint(self) -> None:
-        saver = self._volume.saver
-        async with self._publishing:
-            bar = Bar("saving", saver.pages)
-            with Heartbeat(_STATE_PERIOD_S, lambda: self._note(rundir.SERVING, bar)):
-                saver.start(bar)
-                await trio.to_thread.run_sync(saver.wait)
-            saver.settle()
-            self._note(rundir.SERVING)
-            if saver.error is not None:
-                raise saver.error
-
-    def _suspect(self) -> None:
-        self._volume.saver.suspect = True
-
-    def _status(self) -> dict[str, object]:
-        """What the control attributes tell."""
-        volume, table = self._volume, self._volume.pram.arena.table
-        current = volume.pram.current
-        return {
-            "pid": os.getpid(),
-            "image": str(volume.image.path.resolve()),
-            "mountpoint": str(self._mountpoint),
-            "name": self._options.name,
-            "options": self._options.words,
-            "run": volume.pram.run.hex(),
-            "read_only": volume.read_only,
-            "generation": current.generation,
-            "pfn": f"{current.pfn:x}",
-            "saved_ns": current.saved_ns,
-            "changed": volume.tree.changed,
-            "unpublished_pages": sum(table.count(state) for state in (FRESH, PENDING, DROPPED)),
-            "suspect": volume.saver.suspect,
-            "error": str(volume.saver.error or ""),
-            "inodes": len(volume.tree.inodes),
-            "frames": table.summary(),
-            "state": str(volume.state_path),
-            "log": str(volume.log_path),
-        }
-
-    # --- save ------------------------------------------------------------------------------------
-
-    def _save(self) -> int:
-        """Publish the tree for good; returns the exit code."""
-        volume = self._volume
-        self._manager.tell("STOPPING=1")
-        if volume.read_only:
-            return 0
-        bar = Bar("saving", volume.saver.pages)
-        self._note(rundir.SAVING, bar)
-        volume.image.unmark_serving()
-        with (
-            bar,
-            Heartbeat(_STATE_PERIOD_S, lambda: self._note(rundir.SAVING, bar)),
-            Heartbeat(_PLEA_PERIOD_S, lambda: _plead(self._manager, "saving", bar)),
-        ):
-            error = self._publish_finally(bar)
-        if error:
-            log.error("%s", error)
-            self._note(rundir.FAILED, error=error)
-            return EXIT_FAILED
-        log.info("saved: generation %d", volume.pram.current.generation)
-        self._note(rundir.SAVED)
-        return 0
-
-    def _publish_finally(self, bar: Bar) -> str:
-        """Publish the last save of this run; returns why it failed, "" if it did not."""
-        # A disk that stands still holds the main thread; SIGUSR1 then goes to one that can tell of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-        saver = self._volume.saver
-        try:
-            saver.save(final=True, progress=bar)
-        except SaveFailed as exc:
-            return str(exc)
-        except Exception as exc:
-            log.exception("internal error while saving")
-            return str(SaveFailed(f"internal error: {exc}", self._volume.pram.current.generation))
-        return ""
-
-    def _note(self, phase: str, bar: Bar | None = None, error: str = "") -> None:
-        """Leave a word for the umount helper, the next mount, and `pramfs info`."""
-        volume = self._volume
-        state = rundir.State(
-            run=volume.pram.run.hex(),
-            image=str(volume.image.path.resolve()),
-            pid=os.getpid(),
-            phase=phase,
-            generation=volume.pram.current.generation,
-            error=error or str(volume.saver.error or ""),
-            pages_done=bar.done if bar else 0,
-            pages_total=bar.total if bar else 0,
-        )
-        try:
-            rundir.write_state(volume.state_path, state)
-        except OSError as exc:
-            log.warning("%s: cannot leave the state: %s", volume.state_path, exc.strerror)
-
-
-class _FsName(str):
-    r"""The option fsname=PATH as libfuse wants it: commas and backslashes escaped.
-
-    pyfuse3 encodes options as ASCII and nothing else; a path may hold any bytes, so this one encodes itself.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, path: Path) -> "_FsName":
-        escaped = str(path).replace("\\", "\\\\").replace(",", "\\,")
-        return super().__new__(cls, f"fsname={escaped}")
-
-    def encode(self, encoding: str = "", errors: str = "") -> bytes:
-        return os.fsencode(str(self))

@@ -5,13 +5,16 @@ all inodes, and the page stream NAME-data with the data pages of all regular fil
 order of the records. The data frames stay where they are and stay the tree's.
 """
 
+import bisect
+import contextlib
+import itertools
 import os
 import threading
 from array import array
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
-from pramfs import layout, records, verify
+from pramfs import layout, records
 from pramfs.arena import Progress
 from pramfs.chains import Chain
 from pramfs.errors import DamagedTree, NoSuchNode, PramError, SaveFailed
@@ -25,6 +28,7 @@ from pramfs.records import Decoded
 from pramfs.regions import Regions
 from pramfs.runs import count_up, runs_of
 from pramfs.tree import Tree
+from pramfs.verify import Verification
 
 META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
@@ -200,25 +204,27 @@ def load_tree(
     lazy: bool = False,
     recover: Recovered | None = None,
     progress: Progress = lambda frames: None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     """Fill the empty `tree` with the tree `name` of the image; all of it or nothing.
 
     Every data page is checked first, or with `lazy` when it is read first. Raises NoSuchNode when there is
     no such tree, DamagedTree, with the names of the files, when a page is damaged; with `recover` those
-    files are left out and listed there.
+    files are left out and listed there. `meanwhile` is called while other processes have begun to check.
     """
     if not has_tree(pram, name):
         raise NoSuchNode(name)
-    try:
+    with _damage_of(name):
         metadata = _read_metadata(pram, name)
-        decoded = records.decode_tree(metadata)
         data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
-    except (PramError, ValueError) as exc:
-        raise DamagedTree(name, exc) from exc
     data.keep()
     chain = data.chain
-    damaged = [] if lazy else verify.damaged_entries(pram.image, chain, progress)
-    bad_files = _distribute(name, decoded, chain, damaged)
+    with Verification(pram.image, Chain() if lazy else chain, progress) as verification:
+        meanwhile()
+        with _damage_of(name):
+            decoded = records.decode_tree(metadata)
+            _distribute(decoded, chain)
+        bad_files = _files_at(verification.damaged(), decoded)
     paths = _paths(decoded, bad_files)
     if paths and recover is None:
         raise DamagedTree(name, _listed(paths))
@@ -231,6 +237,15 @@ def load_tree(
     tree.account.relocations = _banned_pages(chain, pram.arena.table.banned)
 
 
+@contextlib.contextmanager
+def _damage_of(name: str) -> Iterator[None]:
+    """What cannot be read of a tree, or makes no sense, is DamagedTree."""
+    try:
+        yield
+    except (PramError, ValueError) as exc:
+        raise DamagedTree(name, exc) from exc
+
+
 def _read_metadata(pram: Pram, name: str) -> bytes:
     stream = pram.prepare_load(name + META_SUFFIX, BYTE_STREAM)
     try:
@@ -239,37 +254,32 @@ def _read_metadata(pram: Pram, name: str) -> bytes:
         stream.keep()
 
 
-def _distribute(name: str, decoded: Decoded, chain: Chain, damaged: list[int]) -> list[File]:
-    """Give every file its pages; returns the files that have damaged ones.
-
-    Raises DamagedTree when the entries are not those of the files.
-    """
+def _distribute(decoded: Decoded, chain: Chain) -> None:
+    """Give every file its pages. Raises ValueError when the entries are not those of the files."""
     entries = chain.entries
     if sum(decoded.pages) != len(entries) or entries.flags.count(PAGE_DATA) != len(entries):
-        raise DamagedTree(name, f"{len(entries)} data pages are not those of the files")
-    bad_files = []
+        raise ValueError(f"{len(entries)} data pages are not those of the files")
     at = 0
-    bad = iter(damaged)
-    next_bad = next(bad, len(entries))
     for file, pages in zip(decoded.files, decoded.pages, strict=True):
         if not pages:
             continue
         end = at + pages
         indices = entries.indices[at:end]
-        limit = -(-file.length // layout.PAGE_SIZE)
         file.pages = PageMap()
         try:
             file.pages.load(indices, entries.pfns[at:end])
         except ValueError as exc:
-            raise DamagedTree(name, f"inode {file.ino}: {exc}") from exc
-        if indices[-1] >= limit:
-            raise DamagedTree(name, f"inode {file.ino} has pages past its end")
-        if next_bad < end:
-            bad_files.append(file)
-            while next_bad < end:
-                next_bad = next(bad, len(entries))
+            raise ValueError(f"inode {file.ino}: {exc}") from exc
+        if indices[-1] >= -(-file.length // layout.PAGE_SIZE):
+            raise ValueError(f"inode {file.ino} has pages past its end")
         at = end
-    return bad_files
+
+
+def _files_at(positions: list[int], decoded: Decoded) -> list[File]:
+    """The files that have the data pages at these positions of the chain."""
+    ends = list(itertools.accumulate(decoded.pages))
+    numbers = dict.fromkeys(bisect.bisect_right(ends, at) for at in positions)
+    return [decoded.files[number] for number in numbers]
 
 
 def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:

@@ -3,9 +3,12 @@
 import faulthandler
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import trio
+if TYPE_CHECKING:
+    import trio
 
 
 def dump_on_sigusr1(descriptor: int) -> None:
@@ -14,9 +17,8 @@ def dump_on_sigusr1(descriptor: int) -> None:
     The threads are dumped by the signal handler itself, whatever they are waiting for; the tasks as soon as
     the main thread gets to it.
     """
-    faulthandler.unregister(
-        signal.SIGUSR1
-    )  # else it would keep its descriptor and lose its handler
+    # Else faulthandler would keep its descriptor and lose its handler.
+    faulthandler.unregister(signal.SIGUSR1)
     signal.signal(
         signal.SIGUSR1,
         lambda number, frame: _write(descriptor, "\n".join(["Tasks:", *_task_lines()])),
@@ -25,17 +27,23 @@ def dump_on_sigusr1(descriptor: int) -> None:
 
 
 def _task_lines() -> Iterator[str]:
-    try:
-        root = trio.lowlevel.current_root_task()
-    except RuntimeError:
-        root = None
+    root = _root_task()
     if root is None:
         yield "  none: no request is served any more, or none yet"
     else:
         yield from _lines_of(root, "  ")
 
 
-def _lines_of(task: trio.lowlevel.Task, indent: str) -> Iterator[str]:
+def _root_task() -> "trio.lowlevel.Task | None":
+    # trio is loaded late, and may be half loaded just now.
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    try:
+        return lowlevel.current_root_task() if lowlevel is not None else None
+    except RuntimeError:
+        return None
+
+
+def _lines_of(task: "trio.lowlevel.Task", indent: str) -> Iterator[str]:
     yield f"{indent}{task.name}"
     for frame, line in task.iter_await_frames():
         yield f"{indent}    {frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"

@@ -4,13 +4,11 @@ Pages are read through system calls in pieces: a medium that fails is then an er
 are shared out to forked processes, because Python threads would take turns at pages of 4 KiB.
 """
 
-import itertools
 import json
 import mmap
 import os
 from array import array
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -34,30 +32,52 @@ class _Piece(NamedTuple):
     frames: int
 
 
-def damaged_entries(
-    image: Image,
-    chain: Chain,
-    progress: Progress,
-    meanwhile: Callable[[], object] = lambda: None,
-) -> list[int]:
+def damaged_entries(image: Image, chain: Chain, progress: Progress) -> list[int]:
     """The positions, in the entries of `chain`, of data pages that fail their checksum or cannot be read.
 
-    `progress` is told the number of pages that have been checked since it was last told. `meanwhile` is
-    called when the other processors have begun: something that takes time and has to be done anyway. Forks
-    when there is much to do: not to be called while other threads run.
+    `progress` is told the number of pages that have been checked since it was last told. Forks: see
+    `Verification`.
     """
-    processors = len(os.sched_getaffinity(0))
-    helpers = min(processors - 1, len(chain.entries) // _SHARE_FRAMES)
-    queue = _Queue(_pieces(chain))
-    with _Tally(helpers, progress) as tally:
-        others = [_Helper(image, chain, queue, tally.counter(n)) for n in range(helpers)]
-        try:
-            meanwhile()
-            damaged = _check(image, chain, queue, tally)
-        finally:
-            queue.close()
-            found = [helper.result() for helper in others]
-    return sorted([*damaged, *itertools.chain.from_iterable(found)])
+    with Verification(image, chain, progress) as verification:
+        return verification.damaged()
+
+
+class Verification:
+    """The check of all data pages of a chain: other processors begin with it when it is entered.
+
+    Whoever has something else to do does that first, and then asks for what is `damaged`. Forks when there
+    is much to check: not to be entered while other threads run.
+    """
+
+    def __init__(self, image: Image, chain: Chain, progress: Progress) -> None:
+        self._image = image
+        self._chain = chain
+        self._progress = progress
+
+    def __enter__(self) -> "Verification":
+        image, chain = self._image, self._chain
+        processors = len(os.sched_getaffinity(0))
+        helpers = min(processors - 1, len(chain.entries) // _SHARE_FRAMES)
+        self._queue = _Queue(_pieces(chain))
+        self._tally = _Tally(helpers, self._progress)
+        self._others = [
+            _Helper(image, chain, self._queue, self._tally.counter(n)) for n in range(helpers)
+        ]
+        return self
+
+    def damaged(self) -> list[int]:
+        """The positions of damaged pages, sorted, once all have been checked. Raises SystemFault."""
+        damaged = _check(self._image, self._chain, self._queue, self._tally)
+        while self._others:
+            damaged += self._others.pop().result()
+        self._tally.tell()
+        return sorted(damaged)
+
+    def __exit__(self, *exc: object) -> None:
+        self._queue.close()
+        for helper in self._others:
+            helper.result()
+        self._tally.close()
 
 
 def _pieces(chain: Chain) -> list[_Piece]:
@@ -136,21 +156,16 @@ class _Tally:
 
     def __call__(self, frames: int) -> None:
         self._own += frames
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tell of what has been checked since it was last told."""
         done = self._own + sum(self._counters)
         self._progress(done - self._told)
         self._told = done
 
-    def __enter__(self) -> "_Tally":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._tell()
+    def close(self) -> None:
+        """Let go of the memory."""
         self._counters.release()
         self._memory.close()
 

@@ -45,12 +45,18 @@ class Volume:
 
 
 def load_volume(
-    image_path: Path, options: MountOptions, watch: Watch, open_log: Callable[[Path], None]
+    image_path: Path,
+    options: MountOptions,
+    *,
+    open_log: Callable[[Path], None],
+    watch: Watch,
+    meanwhile: Callable[[], object],
 ) -> Volume:
     """Load the tree that the options name. Raises PramError, and then nothing has changed.
 
-    `watch` is shown the progress of the verification, which forks: no thread may run beside it.
-    `open_log` is told where the log of this image belongs as soon as that is known.
+    `open_log` is told where the log of this image belongs as soon as that is known. `watch` is shown the
+    progress of the verification, which forks: no thread may run beside it. `meanwhile` is something else that
+    takes time and may fail; it is done while others verify.
     """
     image = _open_and_lock(image_path, options)
     try:
@@ -63,7 +69,7 @@ def load_volume(
         state_path = rundir.state_path(image, pram.current.uuid)
         _say_how_it_ended(image, pram, rundir.read_state(state_path), options)
         with _many_objects():
-            tree = _load_tree(pram, options, watch)
+            tree = _load_tree(pram, options, watch, meanwhile)
         saver = Saver(pram, options.name, tree)
         if not options.ro:
             _require_room(pram, tree)
@@ -204,7 +210,9 @@ def _new_frames(image: Image, options: MountOptions) -> int:
     return options.frames
 
 
-def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
+def _load_tree(
+    pram: Pram, options: MountOptions, watch: Watch, meanwhile: Callable[[], object]
+) -> Tree:
     tree = Tree(
         pram.arena,
         inodes_max=options.nr_inodes or len(pram.arena.table),
@@ -213,6 +221,7 @@ def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
     if options.noload and not options.ro:
         persist.drop_tree(pram, options.name)  # its frames come free with the first checkpoint
     if options.noload or not persist.has_tree(pram, options.name):
+        meanwhile()
         tree.make_root(options.mode, Owner(options.uid, options.gid))
     else:
         recovered = Recovered() if options.recover else None
@@ -226,7 +235,13 @@ def _load_tree(pram: Pram, options: MountOptions, watch: Watch) -> Tree:
 
             watch(bar)
             persist.load_tree(
-                pram, options.name, tree, lazy=lazy, recover=recovered, progress=progress
+                pram,
+                options.name,
+                tree,
+                lazy=lazy,
+                recover=recovered,
+                progress=progress,
+                meanwhile=meanwhile,
             )
         for path in recovered.left_out if recovered is not None else ():
             log.warning("left out, damaged: %s", path)

@@ -11,6 +11,7 @@ import pytest
 from tests.mounted import trees
 from tests.mounted.harness import (
     MIB,
+    MOUNT_FAILED,
     NOBODY,
     PAGE,
     USAGE,
@@ -74,6 +75,15 @@ IMPOSSIBLE = [  # options, and the words of the message
 @pytest.mark.parametrize("arena", ["image"], indirect=True)
 def test_impossible_options_are_refused(volume: Volume, option: str, words: list[str]) -> None:
     volume.refused(*words, options=[option], code=USAGE)
+    assert not volume.image.exists()
+
+
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_without_fuse_nothing_is_made(volume: Volume) -> None:
+    missing = "libfuse3.so.3: cannot open shared object file"
+    (volume.home / "pyfuse3.py").write_text(f"raise ImportError('{missing}')")  # found first there
+    outcome = pramfs("mount", volume.image, volume.root, cwd=volume.home)
+    outcome.refused(MOUNT_FAILED, "FUSE cannot be loaded", missing)
     assert not volume.image.exists()
 
 

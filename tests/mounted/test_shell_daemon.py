@@ -181,7 +181,7 @@ def test_sigusr1_dumps_threads_and_tasks_into_the_log(shell: Shell, root: Path, 
     log = Path(shell.status(root)["log"])
     os.kill(pid, signal.SIGUSR1)
     wait_until(lambda: "Tasks:" in log.read_text(), "the dump")
-    wait_until(lambda: "pramfs.mount._Daemon._main" in log.read_text(), "the dump of the tasks")
+    wait_until(lambda: "pramfs.daemon.Daemon._main" in log.read_text(), "the dump of the tasks")
     assert "most recent call first" in log.read_text()
     assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
 

@@ -70,10 +70,11 @@ ROOMS: dict[str, set[str]] = {
         *("image", "superblock", "frames", "pram", "tree", "persist", "options"),
         *("progress", "mounts", "rundir"),
     },
-    "mount": {
-        *("frames", "options", "volume", "fusefs", "session", "stacks"),
-        *("progress", "notify", "mounts", "kernel", "rundir"),
+    "daemon": {
+        *("frames", "options", "volume", "fusefs", "session"),
+        *("progress", "notify", "kernel", "rundir"),
     },
+    "mount": {"options", "volume", "stacks", "progress", "notify", "mounts", "daemon"},
     "umount": {"mounts", "kernel", "rundir", "control", "follow"},
     "inspect": {
         *("layout", "image", "superblock", "frames", "nodes", "reserve", "pram", "verify"),
@@ -119,7 +120,7 @@ ROOMS: dict[str, set[str]] = {
 FOR_EVERYBODY = {"errors"}
 
 FUSE_PACKAGES = {"pyfuse3", "trio"}
-FUSE_ROOMS = {"fusefs", "session", "stacks", "mount"}
+FUSE_ROOMS = {"fusefs", "session", "stacks", "daemon"}
 
 FOLDER = Path(pramfs.__file__).parent
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")

@@ -82,21 +82,14 @@ def test_pages_that_cannot_be_read_are_damaged_and_their_neighbours_are_not(
     assert verify.damaged_entries(image, chain, lambda pages: None) == list(range(589, 599))
 
 
-def test_work_that_has_to_be_done_anyway_is_done_once(image: WatchedImage) -> None:
-    done: list[str] = []
-    chain = chain_of(image, list(range(1, FRAMES)))
-    verify.damaged_entries(image, chain, lambda pages: None, lambda: done.append("work"))
-    assert done == ["work"]
-
-
-def test_an_interrupt_ends_the_helpers_too(image: WatchedImage) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
+def test_what_is_done_in_between_ends_the_helpers_when_it_fails(image: WatchedImage) -> None:
     chain = chain_of(image, list(range(1, FRAMES)))
     before = children()
-    with pytest.raises(KeyboardInterrupt):
-        verify.damaged_entries(image, chain, lambda pages: None, interrupt)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        verify.Verification(image, chain, lambda pages: None),
+    ):
+        raise KeyboardInterrupt
     assert children() == before
 
 
