@@ -102,9 +102,10 @@ class Arena(ABC):
             if offset or len(data) % PAGE_SIZE:
                 self.read(first, count)  # what is not written over must be sound
             self._unverified[first : first + count] = bytes(count)
-        self._store(start, data)
+        # Before the write: one that fails half way has changed the pages, too.
         self._csums[first : first + count] = array("I", bytes(4 * count))  # UNKNOWN_CSUM
         self._remember_unsummed(first, count)
+        self._store(start, data)
 
     def read(self, pfn: int, count: int = 1) -> bytes:
         """A copy of `count` frames. Raises DamagedPage for one that fails its first verification."""

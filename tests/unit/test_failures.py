@@ -187,6 +187,26 @@ def steps_until_it_works(arena: str) -> Iterator[tuple[Pram, int]]:
 KEPT = [f"kept {number}" for number in range(1, 24, 2)]
 
 
+@pytest.mark.parametrize("torn_bytes", [100, PAGE_SIZE, 3 * PAGE_SIZE - 1])
+def test_a_write_that_fails_half_way_leaves_a_tree_that_can_be_saved_and_mounted(
+    torn_bytes: int,
+) -> None:
+    """The pages have checksums already, of what was in them before."""
+    volume = Volume(arena="image")
+    before, after = b"before" * 4096, b"after!" * 4096
+    volume.create("file", before)
+    while volume.pram.arena.sum_some():
+        pass
+    with (
+        pytest.raises(OSError, match="Input/output"),
+        watched(volume.pram).failing(0, torn_bytes=torn_bytes),
+    ):
+        volume.tree.write(volume.file("file"), 0, after)
+    volume.save()
+    volume.reopen()
+    assert volume.read("file") == after[:torn_bytes] + before[torn_bytes:]
+
+
 def test_a_stream_that_cannot_be_written_is_discarded_and_gives_its_frames_back(arena: str) -> None:
     for pram, step in steps_until_it_works(arena):
         try:
