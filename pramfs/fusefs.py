@@ -223,8 +223,7 @@ class Operations(pyfuse3.Operations):
     @_net
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if inode == ROOT_INO and name.startswith(control.PREFIX):
-            if ctx.uid not in (0, self._tree.root.uid, os.geteuid()):
-                raise FUSEError(errno.EPERM)
+            self._require_control(ctx)
             if name != control.SAVE:
                 raise FUSEError(errno.EACCES)
             await self._publish()
@@ -238,6 +237,9 @@ class Operations(pyfuse3.Operations):
 
     @_net
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        if inode == ROOT_INO and name.startswith(control.PREFIX):
+            self._require_control(ctx)
+            raise FUSEError(errno.EACCES)
         self._tree.removexattr(self._tree.get(inode), name)
 
     @_net
@@ -343,6 +345,11 @@ class Operations(pyfuse3.Operations):
         """Attributes for a reply after which the kernel knows the inode."""
         inode.refs += 1
         return _attributes(inode)
+
+    def _require_control(self, ctx: RequestContext) -> None:
+        """Raise EPERM unless who asks may command the mount: root, the root directory's owner, its user."""
+        if ctx.uid not in (0, self._tree.root.uid, os.geteuid()):
+            raise FUSEError(errno.EPERM)
 
     def _opened(self, file: Inode, flags: int) -> FileInfo:
         file.refs += 1

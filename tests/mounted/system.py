@@ -31,6 +31,18 @@ def renameat2(source: Path, target: Path, flags: int) -> None:
     _check(_libc.renameat2(_AT_FDCWD, bytes(source), _AT_FDCWD, bytes(target), flags))
 
 
+def syncfs(path: Path) -> None:
+    """Let the kernel hand over what it has cached of the file system of `path`; raises OSError.
+
+    Not sync(2): that waits for every disk of the machine, one that another test has frozen among them.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        _check(_libc.syncfs(fd))
+    finally:
+        os.close(fd)
+
+
 def umount2(path: Path) -> None:
     """umount(2) and nothing else; raises OSError."""
     _check(_libc.umount2(bytes(path), 0))
