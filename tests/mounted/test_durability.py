@@ -20,7 +20,7 @@ from tests.mounted.harness import (
     stopped,
     wait_until,
 )
-from tests.mounted.system import loop_device, umount2
+from tests.mounted.system import loop_device, syncfs, umount2
 
 
 def publish_with_save(root: Path) -> None:
@@ -44,7 +44,7 @@ def change_everything(root: Path) -> None:
     (root / "d0").rename(root / "d1" / "moved")
     (root / "big").write_bytes(trees.noise(8 * MIB))
     os.setxattr(root / "d2", "user.new", b"value")
-    run("sync", "-f", root).succeeded()
+    syncfs(root)
 
 
 @pytest.mark.parametrize("publish", [publish_with_save, publish_with_fsync_of_root])
@@ -145,13 +145,13 @@ def test_a_memory_arena_leaves_the_image_alone_between_saves(volume: Volume) -> 
     volume.save()
 
     def touched() -> tuple[int, int]:
-        os.sync()
+        syncfs(volume.image)
         status = volume.image.stat()
         return status.st_mtime_ns, status.st_blocks
 
     before = touched()
     change_everything(root)
-    os.sync()
+    syncfs(root)
     assert touched() == before
     volume.save()
     assert touched() != before
@@ -205,7 +205,7 @@ def test_the_next_mount_waits_for_the_save(volume: Volume) -> None:
     volume.announce("waiting for it")
     root = volume.mount()
     trees.plant_files(root, 100)
-    run("sync", "-f", root).succeeded()
+    syncfs(root)
     before = trees.snapshot(root)
     old = volume.daemon
 

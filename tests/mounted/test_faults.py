@@ -36,7 +36,7 @@ from tests.mounted.harness import (
 from tests.mounted.medium import READ, RESIZE, SYNC, WRITE, Medium, new_medium
 from tests.mounted.pages import BYTE_STREAM, PAGE_STREAM, Pages
 from tests.mounted.shell import has_ended
-from tests.mounted.system import loop_device
+from tests.mounted.system import loop_device, syncfs
 
 SIZE_BYTES = 4 << 20
 SYSTEM_FAULT = 2
@@ -63,7 +63,7 @@ def volume(medium: Medium, new_volume: Callable[[str], Volume]) -> Volume:
 
 def plant(root: Path) -> trees.Snapshot:
     trees.plant_files(root, 20)
-    run("sync", "-f", root).succeeded()
+    syncfs(root)
     return trees.snapshot(root)
 
 
@@ -72,7 +72,7 @@ def change(root: Path, number: int) -> trees.Snapshot:
     (root / f"new {number}").write_bytes(trees.noise(3 * PAGE, seed=number))
     (root / "d1" / "f1").write_bytes(trees.noise(5 * PAGE, seed=number))
     (root / f"new {number - 1}").unlink(missing_ok=True)
-    run("sync", "-f", root).succeeded()
+    syncfs(root)
     return trees.snapshot(root)
 
 

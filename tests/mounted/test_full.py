@@ -10,6 +10,7 @@ import pytest
 
 from tests.mounted import trees
 from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, pramfs, run
+from tests.mounted.system import syncfs
 
 
 def fill(root: Path, size: int = MIB) -> int:
@@ -103,7 +104,7 @@ def test_a_full_disk_fails_the_save_loudly_and_the_last_one_stands(volume: Volum
         before = trees.snapshot(root)
         volume.remount()
         (root / "big").write_bytes(trees.noise(16 * MIB))
-        run("sync", "-f", root).succeeded()
+        syncfs(root)
 
         pramfs("save", root).refused(MOUNT_FAILED, "save failed", "no space left on device")
         assert (root / "big").read_bytes() == trees.noise(16 * MIB)
@@ -121,7 +122,7 @@ def test_a_save_succeeds_once_there_is_space_again(volume: Volume) -> None:
     with small_disk(volume, "8M") as disk:
         root = volume.mount()
         (root / "big").write_bytes(trees.noise(16 * MIB))
-        run("sync", "-f", root).succeeded()
+        syncfs(root)
         pramfs("save", root).refused(MOUNT_FAILED, "save failed")
         run("mount", "-o", "remount,size=64M", disk).succeeded()
         volume.save()

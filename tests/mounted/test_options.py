@@ -22,6 +22,7 @@ from tests.mounted.harness import (
     pramfs,
     run,
 )
+from tests.mounted.system import syncfs
 
 IMPOSSIBLE = [  # options, and the words of the message
     ("bogus", "bogus"),
@@ -361,5 +362,5 @@ def test_arena_auto_goes_by_where_the_image_lives(
     volume.save()
     before = content_of(volume.image)
     (root / "file").write_bytes(trees.noise(MIB))
-    run("sync", "-f", root).succeeded()
+    syncfs(root)
     assert (content_of(volume.image) == before) == (where == "disk")

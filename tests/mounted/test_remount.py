@@ -19,6 +19,7 @@ from tests.mounted.system import (
     handle_of,
     open_by_handle,
     renameat2,
+    syncfs,
 )
 
 TIB = 1 << 40
@@ -223,7 +224,7 @@ def test_statfs_tells_size_and_use(volume: Volume) -> None:
     assert empty.f_namemax == 255
 
     (root / "file").write_bytes(trees.noise(8 * MIB))
-    os.sync()
+    syncfs(root)
     after = os.statvfs(root)
     assert (empty.f_bfree - after.f_bfree) * PAGE == pytest.approx(8 * MIB, abs=MIB // 4)
     assert empty.f_ffree - after.f_ffree == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import KIB, MIB, Volume
+from tests.mounted.system import syncfs
 
 SOAK_S = 8
 SOAK_LONG_S = 1800  # in each arena
@@ -54,7 +55,7 @@ def _work(root: Path, rng: random.Random, seconds: float) -> None:
 
 
 def _frames(volume: Volume) -> dict[str, int]:
-    os.sync()
+    syncfs(volume.root)
     return dict(volume.status()["frames"])
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.mounted.harness import KIB, MIB, PAGE, run, wait_until
 from tests.mounted.posix.scene import ROOT, errno_of, fallocate, open_close, run_as
+from tests.mounted.system import syncfs
 
 FS_IOC_GETFLAGS = 0x80086601
 NOISE = random.Random(3).randbytes(2 * MIB)
@@ -102,11 +103,11 @@ def test_du_and_df_agree(fs: Path) -> None:
         du = run("du", "-s", "--block-size=4096", fs).succeeded()
         return (seen.f_blocks - seen.f_bfree), int(du.text.split()[0])
 
-    os.sync()
+    syncfs(fs)
     df_before, du_before = used()
     for number in range(20):
         (fs / f"f{number}").write_bytes(NOISE[: number * 10_000])
-    os.sync()
+    syncfs(fs)
     df_after, du_after = used()
     files = [path.stat().st_blocks // 8 for path in fs.iterdir()]
     assert du_after - du_before == sum(files) == sum(-(-n * 10_000 // PAGE) for n in range(20))

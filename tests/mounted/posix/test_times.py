@@ -13,7 +13,7 @@ import pytest
 
 from tests.mounted.harness import run, wait_until
 from tests.mounted.posix.scene import bind, open_close, table, write, write_direct
-from tests.mounted.system import RENAME_EXCHANGE, renameat2
+from tests.mounted.system import RENAME_EXCHANGE, renameat2, syncfs
 
 Times = tuple[int, int, int]  # atime, mtime, ctime
 
@@ -234,7 +234,7 @@ def test_a_set_mtime_outlives_the_writes_before_it(scene: Path) -> None:
     with (scene / "file").open("wb", buffering=0) as file:
         file.write(b"x" * 100_000)
         os.utime(file.fileno(), ns=(OLD_NS, OLD_NS + 1))
-    os.sync()
+    syncfs(scene)
     assert (scene / "file").stat().st_mtime_ns == OLD_NS + 1
 
 

@@ -26,7 +26,7 @@ from tests.mounted.posix.scene import (
     write,
     write_direct,
 )
-from tests.mounted.system import RENAME_EXCHANGE, renameat2
+from tests.mounted.system import RENAME_EXCHANGE, renameat2, syncfs
 
 # Who owns `file` and `dir` (with `dir/inner`), their modes, who calls what, and with what error.
 ALICES, BOBS, ROOTS = (1001, 1001), (1002, 1002), (0, 0)
@@ -271,7 +271,7 @@ def test_set_id_bits_outlive_data_that_is_still_cached(fs: Path) -> None:
     with (fs / "file").open("wb", buffering=0) as file:
         file.write(b"x" * 100_000)
         os.fchmod(file.fileno(), 0o6755)
-    os.sync()
+    syncfs(fs)
     assert stat.S_IMODE((fs / "file").stat().st_mode) == 0o6755
 
 
