@@ -164,6 +164,17 @@ class Rescue:
         }
 
 
+def outlook(image: Image, name: str) -> str:
+    """What can be had of a tree that is too damaged to be mounted, in words."""
+    try:
+        Rescue(image, name)
+    except PramError:
+        return (
+            f"the names of the files of tree '{printable(name)}' are lost: nothing can be recovered"
+        )
+    return f"the files of tree '{printable(name)}' that are whole can be had with: pramfs extract --recover"
+
+
 def children(entry: Entry) -> Iterator[Entry]:
     """What is in a directory, sorted by name; nothing for what is none."""
     if isinstance(entry.inode, Directory):

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs import mounts, persist, rundir, superblock
-from pramfs.errors import ImageInUse, ImageTooSmall, NotAnImage, PramError, TooMuchBanned
+from pramfs.errors import (
+    DamagedTree,
+    ImageInUse,
+    ImageTooSmall,
+    NotAnImage,
+    PramError,
+    ReservationFailed,
+    TooMuchBanned,
+)
 from pramfs.frames import BANNED, FREE
 from pramfs.image import Image, open_image
 from pramfs.options import MountOptions
@@ -60,7 +68,8 @@ def load_volume(
     """
     image = _open_and_lock(image_path, options)
     try:
-        pram = _open_pram(image, options)
+        with _outlook(image, options):
+            pram = _open_pram(image, options)
         log_path = rundir.log_path(image, pram.current.uuid)
         open_log(log_path)
         rundir.prune()
@@ -68,7 +77,7 @@ def load_volume(
             log.info("%s", line)
         state_path = rundir.state_path(image, pram.current.uuid)
         _say_how_it_ended(image, pram, rundir.read_state(state_path), options)
-        with _many_objects():
+        with _outlook(image, options), _many_objects():
             tree = _load_tree(pram, options, watch, meanwhile)
         saver = Saver(pram, options.name, tree)
         if not options.ro:
@@ -86,6 +95,19 @@ def load_volume(
         state_path=state_path,
         log_path=log_path,
     )
+
+
+@contextlib.contextmanager
+def _outlook(image: Image, options: MountOptions) -> Iterator[None]:
+    """Let the refusal of a damaged image say, to one who asked to recover it, what is left of the tree."""
+    try:
+        yield
+    except (ReservationFailed, DamagedTree) as exc:
+        if not options.recover:
+            raise
+        from pramfs import rescue  # noqa: PLC0415 - a mount that succeeds needs none
+
+        raise PramError(f"{exc}; {rescue.outlook(image, options.name)}") from exc
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from tests.mounted.harness import (
     CHECK_DAMAGED,
     CHECK_UNREADABLE,
     MIB,
+    MOUNT_FAILED,
     PAGE,
     Volume,
     content_of,
@@ -101,6 +102,23 @@ def test_a_lazy_mount_answers_eio_for_the_bad_page_only(damageable: Volume) -> N
     damageable.remount("verify=lazy")
     with (root / VICTIM).open("rb", buffering=0) as file:
         assert os.pread(file.fileno(), 10 * PAGE, 0) == CONTENT[: 10 * PAGE]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "data page"])
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_recover_says_what_is_left_of_what_it_cannot_mount(damageable: Volume, kind: str) -> None:
+    pages = Pages(damageable.image)
+    pages.flip(KINDS[kind](pages))
+    left = damageable.home / "left"
+    extracted = pramfs("extract", "--recover", "-C", left, damageable.image)
+    if "metadata" in kind:
+        told = ["names of the files of tree 'pramfs' are lost", "nothing can be recovered"]
+        assert extracted.code == MOUNT_FAILED
+    else:
+        told = ["files of tree 'pramfs' that are whole", "pramfs extract --recover"]
+        assert extracted.code == CHECK_DAMAGED
+        assert len(list(left.rglob("*"))) > 0
+    damageable.refused(*told, options=["recover"])
 
 
 def test_recover_mounts_what_is_whole(damageable: Volume) -> None:

@@ -66,9 +66,11 @@ ROOMS: dict[str, set[str]] = {
         *("layout", "frames", "inodes", "inodeops", "tree"),
         *("control", "listings", "answers"),
     },
+    "survey": {"layout", "frames", "runs", "image", "superblock", "chains", "nodes", "verify"},
+    "rescue": {"layout", "image", "chains", "inodes", "records", "persist", "survey"},
     "volume": {
         *("image", "superblock", "frames", "pram", "tree", "persist", "options"),
-        *("progress", "mounts", "rundir"),
+        *("progress", "mounts", "rundir", "rescue"),
     },
     "daemon": {
         *("frames", "options", "volume", "fusefs", "session"),
@@ -80,8 +82,6 @@ ROOMS: dict[str, set[str]] = {
         *("layout", "image", "superblock", "frames", "nodes", "reserve", "pram", "verify"),
         *("tree", "persist"),
     },
-    "survey": {"layout", "frames", "runs", "image", "superblock", "chains", "nodes", "verify"},
-    "rescue": {"layout", "image", "chains", "inodes", "records", "persist", "survey"},
     "dump": {"layout", "image", "superblock", "survey"},
     "picture": {
         *("layout", "image", "superblock", "frames", "inodes", "options", "progress"),
