@@ -24,12 +24,14 @@ COMMAND_LINE_MAX = 2047  # bytes: COMMAND_LINE_SIZE of x86, less the NUL
 _BOOT = Path("/boot")
 _DYNAMIC_DEBUG = Path("/proc/dynamic_debug/control")
 _KERNEL_LOG = Path("/dev/kmsg")
+_LOADED = Path("/sys/kernel/kexec_loaded")
 # "Loading segment 0: …" up to Linux 6.7, "segment[0]: …" from 6.8 on
 _SEGMENT = re.compile(r"\bsegment[ \[]\d+\]?: .*\bmem=0x([0-9a-f]+) memsz=0x([0-9a-f]+)")
 # A word of a command line may hold blanks between double quotes.
-_WORD = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
+_WORD = re.compile(r'(?:[^\s"]|"[^"]*")+')
 # What a boot loader says of the kernel that it loaded is not true of the next one.
 _OF_THE_LOADER = ("BOOT_IMAGE=", "initrd=")
+_READ_HERE = ("memmap=", "pram=", *_OF_THE_LOADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,15 @@ def load(plan: Plan) -> str:
     not tell where it lies, it is unloaded before that.
     """
     with _loading_is_logged() as segments_of:
-        _run(plan.load)
-        segments = segments_of()
-    try:
-        require_out_of_reach(segments, plan.span)
-    except PramError:
-        _run(["kexec", "-s", "-u"])
-        raise
+        try:
+            _run(plan.load)
+            segments = segments_of()
+            require_out_of_reach(segments, plan.span)
+        except (
+            BaseException
+        ):  # an interrupt, too: what nobody has looked at must not be started later
+            _unload()
+            raise
     return ", ".join(str(segment) for segment in segments)
 
 
@@ -151,12 +155,22 @@ def next_command_line(current: str, append: str, span: Span, use: str, pfn: int)
 
 
 def _split(line: str) -> tuple[list[str], list[str]]:
-    """The words for the kernel, and those after `--`, which are for init."""
-    words = _WORD.findall(line)
+    """The words for the kernel, and those after `--`, which are for init. Raises UsageError.
+
+    The kernel does without quotes around a word or its value: so do the words that matter here.
+    """
+    if line.count('"') % 2:
+        raise UsageError(f"a double quote without another, which would hide what follows: {line}")
+    words = [_unquoted(word) for word in _WORD.findall(line)]
     if "--" not in words:
         return words, []
     at = words.index("--")
     return words[:at], words[at + 1 :]
+
+
+def _unquoted(word: str) -> str:
+    plain = word.replace('"', "")
+    return plain if plain == "--" or plain.startswith(_READ_HERE) else word
 
 
 # --- the image, the kernel, their tools -----------------------------------------------------------
@@ -231,6 +245,12 @@ def parse_segments(records: Iterable[str]) -> Iterator[Span]:
         if match is not None:
             start, size = int(match[1], 16), int(match[2], 16)
             yield Span(start, start + size)
+
+
+def _unload() -> None:
+    """Unload whatever kernel is loaded. Raises PramError when it stays."""
+    if _LOADED.exists() and _LOADED.read_text(encoding="ascii").strip() != "0":
+        _run(["kexec", "-s", "-u"])
 
 
 def _run(command: Sequence[str]) -> None:

@@ -56,7 +56,10 @@ def span_of_device(device: Path, sys: Path = Path("/sys")) -> Span:
 
     Raises NoPhysicalRange for a device that has none.
     """
-    number = device.stat().st_rdev
+    try:
+        number = device.stat().st_rdev
+    except FileNotFoundError:
+        raise NoPhysicalRange(device, "no such device") from None
     block = sys / f"dev/block/{os.major(number)}:{os.minor(number)}"
     for folder in block.resolve().parents:
         if re.fullmatch(r"region\d+", folder.name):

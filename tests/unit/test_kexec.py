@@ -144,6 +144,11 @@ def test_a_device_without_a_range_is_refused(tmp_path: Path, device: Path, place
         physmem.span_of_device(device, tmp_path)
 
 
+def test_a_device_that_is_not_there_is_refused_with_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(NoPhysicalRange, match=r"no such device.*boot with memmap=SIZE!START"):
+        physmem.span_of_device(tmp_path / "pmem0", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("resource", "size"),
     [
@@ -205,17 +210,28 @@ class Kernel:
 
     def __init__(self, records: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.commands: list[list[str]] = []
+        self.error: BaseException | None = None  # of loading, which comes too late to stop it
         self._records = records
+        self._loaded = tmp_path / "kexec_loaded"
+        self._loaded.write_text("0\n")
         self._log = tmp_path / "kmsg"
         self._log.write_text("6,1,1,-;kexec_file: segment[0]: buf=0x0 mem=0x40000000 memsz=0x1\n")
         monkeypatch.setattr("pramfs.kexec._KERNEL_LOG", self._log)
         monkeypatch.setattr("pramfs.kexec._DYNAMIC_DEBUG", tmp_path / "none")
+        monkeypatch.setattr("pramfs.kexec._LOADED", self._loaded)
         monkeypatch.setattr("pramfs.kexec._run", self._run)
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._loaded.read_text() == "1\n"
 
     def _run(self, command: list[str]) -> None:
         self.commands.append(command[1:4])
+        self._loaded.write_text("0\n" if "-u" in command else "1\n")
         with self._log.open("a") as log:
             log.write(self._records)
+        if "-l" in command and self.error is not None:
+            raise self.error
 
 
 def make_plan() -> kexec.Plan:
@@ -229,6 +245,7 @@ def test_a_kernel_that_lies_elsewhere_stays_loaded(
     kernel = Kernel(NEWER_KERNEL_LOG.splitlines()[2], monkeypatch, tmp_path)
     assert kexec.load(make_plan()) == "9a000-9efff"
     assert kernel.commands == [["-s", "-d", "-l"]]
+    assert kernel.is_loaded
 
 
 @pytest.mark.parametrize(
@@ -252,6 +269,18 @@ def test_a_kernel_that_may_lie_over_the_image_is_unloaded(
     with pytest.raises(PramError, match=f"{why}.*: unloaded"):
         kexec.load(make_plan())
     assert kernel.commands == [["-s", "-d", "-l"], ["-s", "-u"]]
+    assert not kernel.is_loaded
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(), PramError("kexec failed")])
+def test_a_kernel_that_nobody_has_looked_at_does_not_stay_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
+) -> None:
+    kernel = Kernel(NEWER_KERNEL_LOG.splitlines()[2], monkeypatch, tmp_path)
+    kernel.error = error
+    with pytest.raises(type(error)):
+        kexec.load(make_plan())
+    assert not kernel.is_loaded
 
 
 def test_a_machine_without_kexec_tools_is_told_what_to_install(
@@ -292,6 +321,8 @@ def test_the_range_is_passed_on_exactly_once() -> None:
         "memmap=196608K!1024M",
         "memmap=96M!1G memmap=96M!1120M",
         "memmap=96M!1G,96M!1120M",
+        '"memmap=192M!1G"',
+        'memmap="192M!1G"',
         "",
     ],
 )
@@ -304,7 +335,9 @@ def test_other_ranges_stay_as_they_are() -> None:
     assert line == "memmap=64M$512M memmap=1G!8G memmap=192M!1G pram=1000"
 
 
-@pytest.mark.parametrize("part", ["192M!1100M", "4G!0", "192M@1G", "64M$1G", "4K#1G", "1G%1G-1+2"])
+@pytest.mark.parametrize(
+    "part", ["192M!1100M", "4G!0", '"4G!0"', "192M@1G", "64M$1G", "4K#1G", "1G%1G-1+2"]
+)
 @pytest.mark.parametrize("where", ["current", "append"])
 def test_a_memmap_at_odds_with_the_range_is_refused(part: str, where: str) -> None:
     with pytest.raises(PramError, match="at odds with the range"):
@@ -332,6 +365,18 @@ def test_appended_words_come_last_and_once() -> None:
 def test_words_between_quotes_stay_together() -> None:
     line = next_line('dyndbg="file a.c +p; file b.c +p" quiet')
     assert line == 'dyndbg="file a.c +p; file b.c +p" quiet memmap=192M!1G pram=1000'
+
+
+@pytest.mark.parametrize("where", ["current", "append"])
+def test_a_quote_that_would_hide_where_the_image_is_from_the_kernel_is_refused(where: str) -> None:
+    with pytest.raises(UsageError, match="a double quote without another"):
+        next_line(**{"current": "quiet", where: 'dyndbg="file a.c +p'})
+
+
+@pytest.mark.parametrize("dashes", ["--", '"--"'])
+def test_words_for_init_are_told_from_others_by_the_dashes(dashes: str) -> None:
+    line = next_line(f"quiet {dashes} memmap=1G!1G")
+    assert line == "quiet memmap=192M!1G pram=1000 -- memmap=1G!1G"
 
 
 def test_words_for_init_stay_behind_the_dashes() -> None:
