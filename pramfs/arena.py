@@ -103,7 +103,10 @@ class Arena(ABC):
                 self.read(first, count)  # what is not written over must be sound
             self._unverified[first : first + count] = bytes(count)
         # Before the write: one that fails half way has changed the pages, too.
-        self._csums[first : first + count] = array("I", bytes(4 * count))  # UNKNOWN_CSUM
+        if count == 1:
+            self._csums[first] = UNKNOWN_CSUM
+        else:
+            self._csums[first : first + count] = array("I", bytes(4 * count))
         self._remember_unsummed(first, count)
         self._store(start, data)
 
@@ -133,10 +136,10 @@ class Arena(ABC):
     def release(self, pfn: int, count: int) -> None:
         """Give frames up; their memory goes back to the system when no save needs them."""
         table = self.table
-        if not table.uniform(pfn, count):
-            fresh = list(table.runs(FRESH, first=pfn, count=count))
+        if table.writable(pfn, count):
+            fresh = [Run(pfn, count)]
         else:
-            fresh = [Run(pfn, count)] if table.state(pfn) == FRESH else []
+            fresh = list(table.runs(FRESH, first=pfn, count=count))
         table.release(pfn, count)
         for run in fresh:
             self._discard(run)

@@ -54,9 +54,14 @@ class FileData:
 
     def write(self, file: File, offset: int, data: bytes | memoryview) -> int:
         """Write all of `data` at `offset`. Raises OSError(ENOSPC); what was written till then stays."""
-        left = memoryview(data)
         if file.pages is None:
             file.pages = PageMap()
+        if len(data) <= PAGE_SIZE - (offset & _OFFSET_MASK):
+            if data:
+                self._write_page(file.pages, offset, data)
+                file.length = max(file.length, offset + len(data))
+            return len(data)
+        left = memoryview(data)
         while left:
             if offset & _OFFSET_MASK or len(left) < 2 * PAGE_SIZE:
                 done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(left))
@@ -149,12 +154,28 @@ class FileData:
             if extent.pfn:
                 arena.release(extent.pfn, extent.pages)
 
+    def _put_new_page(self, pages: PageMap, index: int, data: bytes | memoryview) -> None:
+        """What `_put_new` does, for one page: most files have one."""
+        arena = self._arena
+        pfn = arena.allocate(1, self._account.frames_to_keep_free(1))[0].pfn
+        try:
+            arena.write(pfn, data)
+        except BaseException:
+            arena.release(pfn, 1)
+            raise
+        replaced = pages.get(index)
+        pages.put(index, pfn, 1)
+        if replaced:
+            arena.release(replaced, 1)
+        else:
+            self._account.pages += 1
+
     def _fill(self, runs: list[Run], data: memoryview) -> None:
         for run in runs:
             self._arena.write(run.pfn, data[: run.frames << PAGE_SHIFT])
             data = data[run.frames << PAGE_SHIFT :]
 
-    def _write_page(self, pages: PageMap, offset: int, data: memoryview) -> None:
+    def _write_page(self, pages: PageMap, offset: int, data: bytes | memoryview) -> None:
         """Write one page or a part of it."""
         index, start = offset >> PAGE_SHIFT, offset & _OFFSET_MASK
         pfn = pages.get(index)
@@ -165,10 +186,10 @@ class FileData:
             page = bytearray(self._arena.read(pfn) if pfn else PAGE_SIZE)
             page[start : start + len(data)] = data
             data = memoryview(page)
-        self._put_new(pages, index, data)
+        self._put_new_page(pages, index, data)
 
     def _clear_tail(self, pages: PageMap, length: int) -> None:
         """Zero what follows `length` in its page."""
         if pages.get(length >> PAGE_SHIFT):
             zeros = bytes(PAGE_SIZE - (length & _OFFSET_MASK))
-            self._write_page(pages, length, memoryview(zeros))
+            self._write_page(pages, length, zeros)

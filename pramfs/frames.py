@@ -124,7 +124,9 @@ class FrameTable:
         if count > self._counts[FREE]:
             raise NoFrames(count, self._counts[FREE])
         if count == 1:
-            return [self._take(self._find_single(), 1)]
+            pfn = self._find_single()
+            self._replace_one(pfn, FREE, FRESH)
+            return [Run(pfn, 1)]
         runs = []
         while count:
             run = self._find_run(count)
@@ -134,11 +136,14 @@ class FrameTable:
 
     def release(self, pfn: int, count: int) -> None:
         """Give up frames that a tree or a node owned. Those of a published save stay held for it."""
-        states = self._states
-        before = states[pfn : pfn + count]
+        before = self._states[pfn : pfn + count]
         if before.translate(None, _OWNED):
             raise AssertionError(f"pfn:{pfn:x}: {count} frames released that nobody owned")
-        self._replace(pfn, before, before.translate(_RELEASE))
+        after = before.translate(_RELEASE)
+        if count == 1:
+            self._replace_one(pfn, before[0], after[0])
+        else:
+            self._replace(pfn, before, after)
 
     def reserve(self, pfn: int, count: int, what: str) -> None:
         """Take frames that a published save names; they are SAVED.
@@ -224,8 +229,16 @@ class FrameTable:
         if FREE in after:
             self._lower_hints(pfn, len(after))
 
+    def _replace_one(self, pfn: int, before: int, after: int) -> None:
+        """What `_replace` does, for one frame: most files have one."""
+        self._states[pfn] = after
+        self._counts[before] -= 1
+        self._counts[after] += 1
+        if after == FREE:
+            self._lower_hints(pfn, 1)
+
     def _lower_hints(self, pfn: int, count: int) -> None:
-        if self.banned.overlaps(pfn, count):
+        if self.banned and self.banned.overlaps(pfn, count):
             self._ban_free()
         self._single_hint = min(self._single_hint, pfn)
         if count >= _RUN_WORTH_A_RESCAN:

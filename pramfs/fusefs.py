@@ -47,27 +47,44 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _net(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
-    """Turn what a handler raises into the errno that the caller sees."""
+def _net(handler: Callable[_P, _R]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """Answer with what `handler` returns, or with the errno of what it raises."""
 
     @functools.wraps(handler)
-    async def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return handler(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - it is the net
+            raise _failure(exc, handler.__name__, args[0]) from None
+
+    return answer
+
+
+def _waiting_net(handler: Callable[_P, Awaitable[_R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """`_net` for a handler that waits for something."""
+
+    @functools.wraps(handler)
+    async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return await handler(*args, **kwargs)
-        except FUSEError:
-            raise
-        except OSError as exc:
-            raise FUSEError(exc.errno or errno.EIO) from None
-        except PramError as exc:
-            log.error("%s", exc)
-            raise FUSEError(errno.EIO) from None
-        except Exception as exc:
-            log.exception("internal error in %s", handler.__name__)
-            operations: Any = args[0]
-            operations.on_internal_error()
-            raise FUSEError(errno.EIO) from exc
+        except Exception as exc:  # noqa: BLE001 - it is the net
+            raise _failure(exc, handler.__name__, args[0]) from None
 
-    return guarded
+    return answer
+
+
+def _failure(exc: Exception, handler: str, operations: Any) -> FUSEError:
+    """The answer of a handler that raised `exc`."""
+    if isinstance(exc, FUSEError):
+        return exc
+    if isinstance(exc, OSError):
+        return FUSEError(exc.errno or errno.EIO)
+    if isinstance(exc, PramError):
+        log.error("%s", exc)
+    else:
+        log.error("internal error in %s", handler, exc_info=exc)
+        operations.on_internal_error()
+    return FUSEError(errno.EIO)
 
 
 class Operations(pyfuse3.Operations):
@@ -102,7 +119,7 @@ class Operations(pyfuse3.Operations):
     # --- names -----------------------------------------------------------------------------------
 
     @_net
-    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+    def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         tree = self._tree
         directory = tree.directory(parent_inode) if name != b"." else tree.get(parent_inode)
         if not isinstance(directory, Directory):
@@ -113,28 +130,28 @@ class Operations(pyfuse3.Operations):
             return _no_entry()
 
     @_net
-    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
             inode = self._tree.inodes.get(ino)
             if inode is not None:
                 self._tree.forget(inode, count)
 
     @_net
-    async def mknod(
+    def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self._tree.directory(parent_inode)
         return self._entry(self._tree.create(parent, name, mode, _owner(ctx), rdev=rdev))
 
     @_net
-    async def mkdir(
+    def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self._tree.directory(parent_inode)
         return self._entry(self._tree.create(parent, name, mode | stat.S_IFDIR, _owner(ctx)))
 
     @_net
-    async def symlink(
+    def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self._tree.directory(parent_inode)
@@ -142,7 +159,7 @@ class Operations(pyfuse3.Operations):
         return self._entry(self._tree.create(parent, name, mode, _owner(ctx), target=target))
 
     @_net
-    async def link(
+    def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         target = self._tree.get(inode)
@@ -150,15 +167,15 @@ class Operations(pyfuse3.Operations):
         return self._entry(target)
 
     @_net
-    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+    def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         self._tree.unlink(self._tree.directory(parent_inode), name)
 
     @_net
-    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+    def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         self._tree.rmdir(self._tree.directory(parent_inode), name)
 
     @_net
-    async def rename(
+    def rename(
         self,
         parent_inode_old: int,
         name_old: bytes,
@@ -172,7 +189,7 @@ class Operations(pyfuse3.Operations):
         self._tree.rename(old, name_old, new, name_new, flags)
 
     @_net
-    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+    def readlink(self, inode: int, ctx: RequestContext) -> bytes:
         link = self._tree.get(inode)
         atime = link.atime
         target = self._tree.readlink(link)
@@ -183,11 +200,11 @@ class Operations(pyfuse3.Operations):
     # --- attributes ------------------------------------------------------------------------------
 
     @_net
-    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+    def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         return _attributes(self._tree.get(inode))
 
     @_net
-    async def setattr(
+    def setattr(
         self,
         inode: int,
         attr: EntryAttributes,
@@ -215,12 +232,12 @@ class Operations(pyfuse3.Operations):
         return _attributes(target)
 
     @_net
-    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+    def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if inode == ROOT_INO and name.startswith(control.PREFIX):
             return self._answers.read(name)
         return self._tree.getxattr(self._tree.get(inode), name)
 
-    @_net
+    @_waiting_net
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if inode == ROOT_INO and name.startswith(control.PREFIX):
             self._require_control(ctx)
@@ -232,18 +249,18 @@ class Operations(pyfuse3.Operations):
         self._tree.setxattr(target, name, value, in_group=_in_group(ctx, target))
 
     @_net
-    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+    def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         return list(self._tree.get(inode).xattrs or ())
 
     @_net
-    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+    def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         if inode == ROOT_INO and name.startswith(control.PREFIX):
             self._require_control(ctx)
             raise FUSEError(errno.EACCES)
         self._tree.removexattr(self._tree.get(inode), name)
 
     @_net
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
         tree, table = self._tree, self._tree.arena.table
         free = sum(table.count(state) for state in (FREE, HELD, OLD, DROPPED))
         stats = StatvfsData()
@@ -259,7 +276,7 @@ class Operations(pyfuse3.Operations):
     # --- files -----------------------------------------------------------------------------------
 
     @_net
-    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+    def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         file = self._tree.file(inode)
         if flags & os.O_TRUNC:
             changes = Changes(size=0, drop_setid=ctx.uid != 0, in_group=_in_group(ctx, file))
@@ -268,7 +285,7 @@ class Operations(pyfuse3.Operations):
         return self._opened(file, flags)
 
     @_net
-    async def create(
+    def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._tree.directory(parent_inode)
@@ -277,14 +294,14 @@ class Operations(pyfuse3.Operations):
         return self._opened(file, flags), self._entry(file)
 
     @_net
-    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes any buffer
+    def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes any buffer
         file = self._tree.file(fh & _INO)
         if not fh & _NOATIME:
             self._tree.touch_atime(file)
         return self._tree.data.read(file, off, size)
 
     @_net
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
+    def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._tree.file(fh & _INO)
         if self._direct_io and file.mode & (stat.S_ISUID | stat.S_ISGID):
             # Nobody says whether the writer may keep them.
@@ -293,12 +310,12 @@ class Operations(pyfuse3.Operations):
         return self._tree.write(file, off, buf, set_times=self._direct_io)
 
     @_net
-    async def flush(self, fh: int) -> None:
+    def flush(self, fh: int) -> None:
         """Nothing waits here: what a program has written is in the tree. ENOSYS: ask no more."""
         raise FUSEError(errno.ENOSYS)
 
     @_net
-    async def fsync(self, fh: int, datasync: bool) -> None:
+    def fsync(self, fh: int, datasync: bool) -> None:
         """As on tmpfs: a file is durable with the whole tree, see docs/guarantees.md.
 
         ENOSYS: programs are told that it worked, and the kernel asks no more.
@@ -306,19 +323,19 @@ class Operations(pyfuse3.Operations):
         raise FUSEError(errno.ENOSYS)
 
     @_net
-    async def release(self, fh: int) -> None:
+    def release(self, fh: int) -> None:
         self._tree.forget(self._tree.get(fh & _INO))
 
     # --- directories -----------------------------------------------------------------------------
 
     @_net
-    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+    def opendir(self, inode: int, ctx: RequestContext) -> int:
         handle = next(self._handles)
         self._listings[handle] = Listing(self._tree.directory(inode))
         return handle
 
     @_net
-    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         listing = self._listings[fh]
         if start_id == 0:
             listing.rewind()
@@ -331,10 +348,10 @@ class Operations(pyfuse3.Operations):
                 inode.refs += 1
 
     @_net
-    async def releasedir(self, fh: int) -> None:
+    def releasedir(self, fh: int) -> None:
         del self._listings[fh]
 
-    @_net
+    @_waiting_net
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         if self._listings[fh].directory is self._tree.root:
             await self._publish()

@@ -95,9 +95,9 @@ class PageMap:
         """Unmap all pages from `first` on; returns the frames they were in."""
         number, at = first >> CHUNK_SHIFT, first & _MASK
         gone: list[int] = []
-        for later in sorted(n for n in (self._rest or ()) if n > number):
-            assert self._rest is not None
-            gone.extend(self._rest.pop(later))
+        if self._rest:
+            for later in sorted(n for n in self._rest if n > number):
+                gone.extend(self._rest.pop(later))
         if number > 0 or at > 0:
             chunk = self._chunk(number)
             if chunk is not None:
