@@ -186,7 +186,10 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         old = self._tree.directory(parent_inode_old)
         new = self._tree.directory(parent_inode_new)
-        self._tree.rename(old, name_old, new, name_new, flags)
+        if flags:
+            self._tree.rename(old, name_old, new, name_new, flags, _owner(ctx))
+        else:
+            self._tree.rename(old, name_old, new, name_new)
 
     @_net
     def readlink(self, inode: int, ctx: RequestContext) -> bytes:

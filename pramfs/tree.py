@@ -29,6 +29,15 @@ from pramfs.names import check_new_name, check_replaceable, check_target, refuse
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+_RENAME_FLAGS = (
+    0,
+    RENAME_NOREPLACE,
+    RENAME_EXCHANGE,
+    RENAME_WHITEOUT,
+    RENAME_WHITEOUT | RENAME_NOREPLACE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +135,7 @@ class Tree(InodeOperations):
             raise posix_error(errno.EINVAL)
         if stat.S_ISLNK(mode):
             check_target(target)
-        default_acl = None if stat.S_ISLNK(mode) else default_acl_of(parent)
-        own_bytes = layout.INODE.size + len(target) + layout.DIRENT.size + len(name)
-        self.account.require_metadata(own_bytes + inherited_acl_bytes(default_acl))
-        if parent.mode & stat.S_ISGID:
-            owner = replace(owner, gid=parent.gid)
-            if stat.S_ISDIR(mode):
-                mode |= stat.S_ISGID
-        inode = self._new_inode(mode, owner)
+        inode = self._make(parent, mode, owner, more_bytes=len(target) + len(name))
         if isinstance(inode, Directory):
             inode.parent = parent
             parent.nlink += 1
@@ -142,8 +144,6 @@ class Tree(InodeOperations):
             self.account.metadata_bytes += len(target)
         elif isinstance(inode, Special):
             inode.rdev = rdev
-        if not isinstance(inode, Symlink):
-            self._inherit_permissions(inode, default_acl, owner.umask)
         self._add_entry(parent, name, inode, inode.ctime)
         return inode
 
@@ -181,13 +181,19 @@ class Tree(InodeOperations):
         self._remove_entry(parent, name, clock.now_ns())
 
     def rename(
-        self, parent: Directory, name: bytes, new_parent: Directory, new_name: bytes, flags: int = 0
+        self,
+        parent: Directory,
+        name: bytes,
+        new_parent: Directory,
+        new_name: bytes,
+        flags: int = 0,
+        owner: Owner | None = None,
     ) -> None:
-        """Move a name, with renameat2(2)'s RENAME_NOREPLACE or RENAME_EXCHANGE.
+        """Move a name, with the flags of renameat2(2); a whiteout in its old place is `owner`'s.
 
         Raises ENOENT, EBUSY, EEXIST, EINVAL, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, ENOSPC.
         """
-        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+        if flags not in _RENAME_FLAGS:
             raise posix_error(errno.EINVAL)
         if name in (b".", b".."):
             raise posix_error(errno.EBUSY)
@@ -200,7 +206,7 @@ class Tree(InodeOperations):
             refuse_loop(target, parent)
             self._exchange(parent, name, inode, new_parent, new_name, target)
             return
-        if target is not None and flags == RENAME_NOREPLACE:
+        if target is not None and flags & RENAME_NOREPLACE:
             raise posix_error(errno.EEXIST)
         if target is inode:
             return
@@ -211,7 +217,13 @@ class Tree(InodeOperations):
             check_replaceable(inode, target)
         if len(new_name) > len(name):
             self.account.require_metadata(len(new_name) - len(name))
-        self._move(parent, name, inode, new_parent, new_name, target)
+        if flags & RENAME_WHITEOUT:
+            assert owner is not None
+            whiteout = self._make(parent, stat.S_IFCHR, owner, more_bytes=len(new_name))
+            self._move(parent, name, inode, new_parent, new_name, target)
+            self._add_entry(parent, name, whiteout, whiteout.ctime)
+        else:
+            self._move(parent, name, inode, new_parent, new_name, target)
 
     # --- references ------------------------------------------------------------------------------
 
@@ -227,6 +239,20 @@ class Tree(InodeOperations):
         return len(self.inodes) - self._orphans
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _make(self, parent: Directory, mode: int, owner: Owner, *, more_bytes: int) -> Inode:
+        """An inode that is to get a name in `parent`; name and contents take `more_bytes` of metadata."""
+        default_acl = None if stat.S_ISLNK(mode) else default_acl_of(parent)
+        own_bytes = layout.INODE.size + layout.DIRENT.size + more_bytes
+        self.account.require_metadata(own_bytes + inherited_acl_bytes(default_acl))
+        if parent.mode & stat.S_ISGID:
+            owner = replace(owner, gid=parent.gid)
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        inode = self._new_inode(mode, owner)
+        if not isinstance(inode, Symlink):
+            self._inherit_permissions(inode, default_acl, owner.umask)
+        return inode
 
     def _new_inode(self, mode: int, owner: Owner) -> Inode:
         if self.named_inodes() >= self.inodes_max or self.next_ino > INO_MAX:

@@ -8,7 +8,7 @@ import os
 import stat
 from dataclasses import dataclass, field
 
-NOREPLACE, EXCHANGE = 1, 2
+NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 
 
 @dataclass
@@ -114,6 +114,8 @@ class Reference:
             self._place(parent, name, other)
         else:
             del self.nodes[parent].entries[name]
+        if flags == WHITEOUT:
+            self.create(parent, name, stat.S_IFCHR, 0, 0, 0, b"")
         self._count_directories()
 
     def write(self, ino: int, offset: int, data: bytes) -> None:

@@ -36,7 +36,7 @@ from pramfs.publish import Publication
 from pramfs.regions import Region, Regions
 from pramfs.tree import Owner
 from tests.conftest import LONG
-from tests.model.reference import EXCHANGE, NOREPLACE, Node, Reference
+from tests.model.reference import EXCHANGE, NOREPLACE, WHITEOUT, Node, Reference
 from tests.unit.audit import check_bans, check_owners, check_pram
 from tests.unit.images import WatchedImage, image_of, new_pram, replay
 from tests.unit.volume import NAME, Facts, Volume, new_tree
@@ -182,7 +182,7 @@ class TreeMachine(RuleBasedStateMachine):
         name=names,
         new_parent=which,
         new_name=names,
-        flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]),
+        flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE, WHITEOUT]),
     )
     def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
@@ -190,7 +190,9 @@ class TreeMachine(RuleBasedStateMachine):
         source, goal = self._directory(parent), self._directory(new_parent)
         self._both(
             lambda: self.model.rename(source, name, goal, new_name, flags),
-            lambda: self._tree.rename(self._dir(source), name, self._dir(goal), new_name, flags),
+            lambda: self._tree.rename(
+                self._dir(source), name, self._dir(goal), new_name, flags, Owner(0, 0)
+            ),
         )
         self._note_orphans()
 

@@ -10,6 +10,7 @@ from tests.mounted.harness import run, wait_until
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
 
 _AT_FDCWD = -100
 _HANDLE_BYTES_MAX = 128

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from tests.conftest import LONG
 from tests.mounted.harness import KIB, MIB, PAGE, Volume, run
 from tests.mounted.posix.scene import errno_of
-from tests.mounted.system import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from tests.mounted.system import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
 
 SIZES = ("32M", "40M", "48M")
 
@@ -40,6 +40,9 @@ contents = st.builds(
     st.integers(0, 255),
     offsets,
 )
+renames = st.sampled_from([
+    0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE,
+])  # fmt: skip
 modes = st.sampled_from([0o000, 0o644, 0o755, 0o1777, 0o2755, 0o4711])
 regions = st.tuples(st.integers(0, 20), st.integers(1, 6)).map(
     lambda region: f"banned={region[0]}M-{region[0] + region[1]}M"
@@ -123,7 +126,7 @@ class Twins(RuleBasedStateMachine):
     def rmdir(self, path: str) -> None:
         self._both(lambda root: (root / path).rmdir())
 
-    @rule(path=paths, new=paths, flags=st.sampled_from([0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE]))
+    @rule(path=paths, new=paths, flags=renames)
     def rename(self, path: str, new: str, flags: int) -> None:
         self._both(lambda root: renameat2(root / path, root / new, flags))
 

@@ -5,6 +5,7 @@ import hashlib
 import mmap
 import os
 import sqlite3
+import stat
 import sys
 import zipfile
 from collections.abc import Callable
@@ -39,6 +40,45 @@ def copy_with_tar(source: Path, target: Path) -> None:
     target.mkdir()
     archive = run("tar", *every_attribute, "-C", source, "-c", ".").succeeded().out
     run("tar", *every_attribute, "-C", target, "-xp", stdin=archive).succeeded()
+
+
+def test_an_overlayfs_keeps_its_upper_layer_on_a_pramfs(volume: Volume, tmp_path: Path) -> None:
+    """Whiteouts, opaque directories and copies are what it makes there; all of it survives a remount."""
+    lower, merged = tmp_path / "lower", tmp_path / "merged"
+    for directory in (lower / "kept", lower / "gone", merged):
+        directory.mkdir(parents=True)
+    for path in ("file", "moved", "deleted", "kept/inner", "gone/inner"):
+        (lower / path).write_text(f"lower {path}\n")
+
+    def mount_overlay(root: Path) -> None:
+        layers = f"lowerdir={lower},upperdir={root / 'upper'},workdir={root / 'work'}"
+        options = f"{layers},redirect_dir=on,index=on"
+        run("mount", "-t", "overlay", "-o", options, "overlay", merged).succeeded()
+
+    root = volume.mount()
+    (root / "upper").mkdir()
+    (root / "work").mkdir()
+    mount_overlay(root)
+    try:
+        with (merged / "file").open("a") as file:
+            file.write("upper\n")
+        (merged / "deleted").unlink()
+        (merged / "moved").rename(merged / "new place")
+        (merged / "kept").rename(merged / "renamed")
+        run("rm", "-r", merged / "gone").succeeded()
+        (merged / "gone").mkdir()
+        before = trees.portable(trees.snapshot(merged))
+        assert stat.S_ISCHR((root / "upper" / "deleted").lstat().st_mode)
+    finally:
+        run("umount", merged).succeeded()
+    mount_overlay(volume.remount())
+    try:
+        trees.assert_same(trees.portable(trees.snapshot(merged)), before)
+        assert (merged / "file").read_text() == "lower file\nupper\n"
+        assert (merged / "renamed" / "inner").read_text() == "lower kept/inner\n"
+        assert not list((merged / "gone").iterdir())
+    finally:
+        run("umount", merged).succeeded()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pramfs.inodes import Directory, File, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.pagemap import CHUNK_PAGES
 from pramfs.regions import Region, Regions
-from pramfs.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, Owner
+from pramfs.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Owner
 from tests.unit.audit import check_bans, check_owners
 from tests.unit.images import new_pram
 from tests.unit.volume import NAME, USER, Volume
@@ -389,7 +389,30 @@ def test_exchange_needs_both(volume: Volume) -> None:
         volume.rename("two", "one", RENAME_EXCHANGE)
 
 
-@pytest.mark.parametrize("flags", [3, 4, 8])
+def test_a_whiteout_takes_the_place_of_what_moves(volume: Volume) -> None:
+    volume.mkdir("dir")
+    volume.create("dir/one", b"1")
+    volume.rename("dir/one", "two", RENAME_WHITEOUT)
+    volume.save()
+    volume.reopen()
+    whiteout = volume.inode("dir/one")
+    assert (whiteout.mode, whiteout.rdev, whiteout.nlink) == (stat.S_IFCHR, 0, 1)
+    assert (whiteout.uid, whiteout.gid) == (USER.uid, USER.gid)
+    assert volume.read("two") == b"1"
+    volume.check()
+
+
+def test_without_room_for_a_whiteout_nothing_moves(volume: Volume) -> None:
+    volume.create("one", b"1")
+    volume.tree.inodes_max = 2
+    with refused(errno.ENOSPC):
+        volume.rename("one", "two", RENAME_WHITEOUT)
+    assert list(volume.tree.root.entries) == [b"one"]
+    volume.rename("one", "two")
+    volume.check()
+
+
+@pytest.mark.parametrize("flags", [3, 6, 8])
 def test_unknown_flags_of_a_rename_are_invalid(volume: Volume, flags: int) -> None:
     volume.create("one")
     with refused(errno.EINVAL):

@@ -122,7 +122,7 @@ class Volume:
         self.tree.rmdir(*self.parent(path))
 
     def rename(self, path: str, new_path: str, flags: int = 0) -> None:
-        self.tree.rename(*self.parent(path), *self.parent(new_path), flags)
+        self.tree.rename(*self.parent(path), *self.parent(new_path), flags, USER)
 
     def read(self, path: str) -> bytes:
         file = self.file(path)

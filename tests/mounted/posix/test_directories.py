@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.posix.scene import errno_of, open_close
-from tests.mounted.system import handle_of, open_by_handle
+from tests.mounted.posix.scene import ALICE, errno_of, open_close, run_as
+from tests.mounted.system import RENAME_WHITEOUT, handle_of, open_by_handle, renameat2
 
 
 class Stream:
@@ -227,6 +227,21 @@ def test_dot_dot_follows_a_moved_directory(fs: Path) -> None:
     (fs / "b").mkdir()
     (fs / "a" / "sub").rename(fs / "b" / "sub")
     assert os.stat(f"{fs}/b/sub/..").st_ino == (fs / "b").stat().st_ino
+
+
+def test_a_whiteout_is_a_device_of_no_number_that_nobody_may_open(fs: Path) -> None:
+    """What an overlayfs leaves for a name of its lower layer that is gone; see renameat2(2)."""
+    (fs / "dir").mkdir()
+    os.chown(fs / "dir", ALICE.uid, ALICE.gid)
+    (fs / "dir" / "name").mkdir()
+    os.chown(fs / "dir" / "name", ALICE.uid, ALICE.gid)
+    before = (fs / "dir").stat().st_nlink
+    run_as(ALICE, lambda: renameat2(fs / "dir" / "name", fs / "dir" / "new", RENAME_WHITEOUT))
+    seen = (fs / "dir" / "name").lstat()
+    assert (seen.st_mode, seen.st_rdev, seen.st_nlink) == (stat.S_IFCHR, 0, 1)
+    assert (seen.st_uid, seen.st_gid) == (ALICE.uid, ALICE.gid)
+    assert (fs / "dir" / "new").is_dir()
+    assert (fs / "dir").stat().st_nlink == before
 
 
 def test_hard_links_are_one_file(fs: Path) -> None:

@@ -18,7 +18,12 @@ import pytest
 
 from tests.mounted.harness import MIB, PAGE
 from tests.mounted.posix.scene import ROOT, bind, errno_of, open_close, run_as, table
-from tests.mounted.system import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from tests.mounted.system import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    renameat2,
+)
 
 EiB = 1 << 60
 LONGEST = "n" * 255
@@ -203,6 +208,24 @@ ERRORS = {
     ),
     "RENAME_EXCHANGE with its own directory": (
         lambda d: renameat2(d / "full" / "inner", d / "full", RENAME_EXCHANGE), "EINVAL",
+    ),
+    "RENAME_WHITEOUT of what is missing": (
+        lambda d: renameat2(d / "missing", d / "new", RENAME_WHITEOUT), "ENOENT",
+    ),
+    "RENAME_WHITEOUT over a file": (
+        lambda d: renameat2(d / "file", d / "other", RENAME_WHITEOUT), "",
+    ),
+    "RENAME_WHITEOUT over a full directory": (
+        lambda d: renameat2(d / "dir", d / "full", RENAME_WHITEOUT), "ENOTEMPTY",
+    ),
+    "RENAME_WHITEOUT and RENAME_NOREPLACE over a file": (
+        lambda d: renameat2(d / "file", d / "other", RENAME_WHITEOUT | RENAME_NOREPLACE), "EEXIST",
+    ),
+    "RENAME_WHITEOUT and RENAME_NOREPLACE to a new name": (
+        lambda d: renameat2(d / "file", d / "new", RENAME_WHITEOUT | RENAME_NOREPLACE), "",
+    ),
+    "RENAME_WHITEOUT and RENAME_EXCHANGE": (
+        lambda d: renameat2(d / "file", d / "other", RENAME_WHITEOUT | RENAME_EXCHANGE), "EINVAL",
     ),
     "renameat2 with two flags that exclude each other": (
         lambda d: renameat2(d / "file", d / "new", RENAME_NOREPLACE | RENAME_EXCHANGE), "EINVAL",

@@ -13,7 +13,7 @@ import pytest
 
 from tests.mounted.harness import run, wait_until
 from tests.mounted.posix.scene import bind, open_close, table, write, write_direct
-from tests.mounted.system import RENAME_EXCHANGE, renameat2, syncfs
+from tests.mounted.system import RENAME_EXCHANGE, RENAME_WHITEOUT, renameat2, syncfs
 
 Times = tuple[int, int, int]  # atime, mtime, ctime
 
@@ -66,6 +66,10 @@ CHANGES = {
     "exchange in one directory": (
         lambda d: renameat2(d / "file", d / "link", RENAME_EXCHANGE),
         {".": "mc", "file": "c", "link": "c"},
+    ),
+    "leave a whiteout": (
+        lambda d: renameat2(d / "file", d / "dir" / "file", RENAME_WHITEOUT),
+        {".": "mc", "dir": "mc", "file": "c"},
     ),
     "look up": (lambda d: (d / "full" / "inner").stat(), {}),
     "look up what is missing": (lambda d: (d / "full" / "missing").exists(), {}),

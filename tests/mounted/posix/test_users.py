@@ -26,7 +26,7 @@ from tests.mounted.posix.scene import (
     write,
     write_direct,
 )
-from tests.mounted.system import RENAME_EXCHANGE, renameat2, syncfs
+from tests.mounted.system import RENAME_EXCHANGE, RENAME_WHITEOUT, renameat2, syncfs
 
 # Who owns `file` and `dir` (with `dir/inner`), their modes, who calls what, and with what error.
 ALICES, BOBS, ROOTS = (1001, 1001), (1002, 1002), (0, 0)
@@ -145,6 +145,14 @@ PERMISSIONS = {
     "exchange another's in a sticky directory with one's own": (
         ROOTS, 0o644, 0o755, BOB,
         lambda d: renameat2(d / "sticky" / "alices", d / "open" / "bobs", RENAME_EXCHANGE), "EPERM",
+    ),
+    "leave a whiteout, which needs no right to make devices": (
+        ROOTS, 0o644, 0o755, BOB,
+        lambda d: renameat2(d / "open" / "bobs", d / "open" / "x", RENAME_WHITEOUT), "",
+    ),
+    "leave a whiteout for another's in a sticky directory": (
+        ROOTS, 0o644, 0o755, BOB,
+        lambda d: renameat2(d / "sticky" / "alices", d / "open" / "x", RENAME_WHITEOUT), "EPERM",
     ),
     # chmod, chown, utimensat
     "chmod one's own": (ALICES, 0o644, 0o755, ALICE, lambda d: (d / "file").chmod(0o600), ""),
