@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pramfs import cmd_files, cmd_images, cmd_kexec, cmd_mounts, cmd_nodes, helptext
+from pramfs import cmd_files, cmd_images, cmd_kexec, cmd_mounts, cmd_nodes, helptext, mounts
 from pramfs.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SYSTEM, PramError
 from pramfs.parser import Parser
 from pramfs.show import complain
@@ -23,10 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Names of files may be any bytes, and what is said of them must not fail over that.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _refuse_mounts(args)
         return int(args.run(args))
     except PramError as exc:
         complain(str(exc))
-        return exc.exit_code
+        return int(args.failure_code or exc.exit_code)
     except BrokenPipeError:
         # Whoever read our output has enough; say nothing more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -36,6 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_SYSTEM
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _refuse_mounts(args: argparse.Namespace) -> None:
+    """Raise PramError for a dead mount, and for a mount where only an image will do."""
+    if hasattr(args, "image"):
+        mounts.refuse_as_image(args.image)
+    elif hasattr(args, "target"):
+        mounts.refuse_dead(args.target)
 
 
 def build_parser() -> Parser:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pramfs.errors import CHECK_CLEAN, CHECK_DAMAGED, CHECK_UNREADABLE, CHECK_USAGE, PramError
 from pramfs.parser import Commands, add_command
-from pramfs.show import complain, frame_counts, node_lines, printable, when
+from pramfs.show import frame_counts, node_lines, printable, when
 
 if TYPE_CHECKING:
     from pramfs.image import Image
@@ -22,6 +22,7 @@ def add_commands(commands: Commands) -> None:
     map_ = add_command(commands, "map", _map, "draw where everything lies in an image or a mount")
     dump = add_command(commands, "dump", _dump, "print the structures of an image field by field")
     check.usage_code = CHECK_USAGE
+    check.set_defaults(failure_code=CHECK_UNREADABLE)
     for command in (info, check, map_):
         command.add_argument("--json", action="store_true", help="for programs")
     map_.add_argument("--svg", metavar="FILE", type=Path, help="write the picture there instead")
@@ -104,12 +105,8 @@ def _check(args: argparse.Namespace) -> int:
     from pramfs.inspect import check_image
     from pramfs.progress import Bar
 
-    try:
-        with open_image(args.image, writable=False) as image:
-            check = check_image(image, Bar)
-    except PramError as exc:
-        complain(str(exc))
-        return CHECK_UNREADABLE
+    with open_image(args.image, writable=False) as image:
+        check = check_image(image, Bar)
     if args.json:
         print(
             json.dumps(

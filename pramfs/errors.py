@@ -55,7 +55,7 @@ class NotMounted(PramError):
 
 
 class DeadMount(PramError):
-    """{0}: a dead mount: its daemon is gone, the last save stands; clear it with: pramfs umount {1}"""
+    """{0}: a dead mount: its daemon is gone, the last save stands; clear it with: {1}"""
 
     errno = errno.ENOTCONN
 

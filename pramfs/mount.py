@@ -6,6 +6,7 @@ long to load as a big tree does; they are loaded while other processors verify p
 
 import importlib
 import logging
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,11 @@ def _load_fuse() -> None:
 
 def _check_mountpoint(mountpoint: Path) -> None:
     mounts.refuse_dead(mountpoint)
-    if not mountpoint.exists():
-        raise PramError(f"{mountpoint}: the mountpoint does not exist")
-    if not mountpoint.is_dir():
+    try:
+        mode = mountpoint.stat().st_mode
+    except FileNotFoundError:
+        raise PramError(f"{mountpoint}: the mountpoint does not exist") from None
+    except OSError as exc:
+        raise PramError(f"{mountpoint}: cannot mount there: {exc.strerror}") from exc
+    if not stat.S_ISDIR(mode):
         raise PramError(f"{mountpoint}: the mountpoint is not a directory")

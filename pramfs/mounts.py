@@ -4,14 +4,16 @@ import errno
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pramfs.errors import DeadMount, NotMounted
+from pramfs.errand import Errand
+from pramfs.errors import DeadMount, NotMounted, PramError
 
 FSTYPE = "fuse.pramfs"
 
+_DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -25,6 +27,22 @@ class Mount:
     user: int
     group: int
     shared: bool  # other users may talk to it too
+
+    @property
+    def asked_as(self) -> tuple[int, int] | None:
+        """As whom root has to ask the daemon, which the kernel shows to its user alone, not even to root."""
+        if self.shared or self.user == os.geteuid() or os.geteuid() != 0:
+            return None
+        return self.user, self.group
+
+    @property
+    def masters(self) -> str:
+        """Who may unmount it, and ask its daemon, in words."""
+        return f"root and user {self.user}" if self.user else "root"
+
+    def ask(self, act: Callable[[], bytes]) -> bytes:
+        """Call `act`, which asks the daemon something. Raises what it raises, OSErrors at most."""
+        return act() if self.asked_as is None else Errand(act, self.asked_as).result()
 
 
 def pramfs_mounts(process: int | str = "self") -> list[Mount]:
@@ -41,7 +59,7 @@ def mount_at(mountpoint: Path) -> Mount | None:
     absolute = Path(os.path.abspath(mountpoint))  # noqa: PTH100 - see above
     wanted = Path(os.path.realpath(absolute.parent)) / absolute.name
     at = [line for line in _mountinfo() if _mountpoint(line) in (wanted, absolute)]
-    if not at and wanted.is_symlink():
+    if not at and os.path.islink(wanted):  # noqa: PTH114 - False, no error, where a daemon is dead
         return mount_at(wanted.parent / wanted.readlink())
     return _parse(at[-1]) if at and _filesystem(at[-1])[0] == FSTYPE else None
 
@@ -62,32 +80,52 @@ def require_mount(mountpoint: Path) -> Mount:
 
 def require_alive(mountpoint: Path) -> Mount:
     """The pramfs mount at `mountpoint`. Raises NotMounted, or DeadMount when its daemon is gone."""
-    mount = require_mount(mountpoint)
     refuse_dead(mountpoint)
-    return mount
+    return require_mount(mountpoint)
 
 
-def refuse_dead(mountpoint: Path) -> None:
-    """Raise DeadMount, with the command that clears it, when there is a mount without a daemon."""
-    if is_dead(mountpoint):
-        raise DeadMount(mountpoint, shlex.quote(str(mountpoint)))
+def refuse_dead(path: Path) -> None:
+    """Raise DeadMount, with the command that clears it, for a path on a mount without a daemon."""
+    if not is_dead(path):
+        return
+    around = _around(path)
+    if around is None:
+        raise PramError(f"{path}: on a dead mount, not of pramfs: its daemon is gone; unmount it")
+    command = f"pramfs umount {shlex.quote(str(around.mountpoint))}"
+    if os.geteuid() not in (0, around.user):
+        command += f" (only {around.masters} can)"
+    raise DeadMount(around.mountpoint, command)
 
 
-def is_dead(mountpoint: Path) -> bool:
-    """Whether `mountpoint` is a FUSE mount whose daemon is gone."""
-    try:
+def refuse_as_image(path: Path) -> None:
+    """Raise PramError, which names the image, for a mountpoint where an image is needed."""
+    refuse_dead(path)
+    mount = mount_at(path)
+    if mount is not None:
+        raise PramError(f"{path}: not an image, but where one is mounted: {mount.image}")
+
+
+def is_dead(path: Path) -> bool:
+    """Whether `path` is on a FUSE mount whose daemon is gone. False where this user must not ask."""
+
+    def probe() -> bytes:
         # Not stat: the kernel answers that from what it has cached of a daemon that is gone.
-        os.statvfs(mountpoint)
+        os.statvfs(path)
+        return b""
+
+    around = _around(path)
+    try:
+        probe() if around is None else around.ask(probe)
     except OSError as exc:
-        return exc.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+        return exc.errno in _DEAD
     return False
 
 
 def _around(path: Path) -> Mount | None:
-    """The pramfs mount that `path` lies in."""
+    """The pramfs mount that `path` is, or lies in."""
     real = Path(os.path.realpath(path))
     inside = [mount for mount in pramfs_mounts() if real.is_relative_to(mount.mountpoint)]
-    return inside[-1] if inside else None
+    return max(inside, key=lambda mount: len(mount.mountpoint.parts), default=None)
 
 
 def _mountinfo(process: int | str = "self") -> Iterator[str]:

@@ -53,5 +53,5 @@ def add_command(
     """A new command that `run` carries out; its text is in `helptext`."""
     description = helptext.wrapped(helptext.TEXTS[name])
     parser = commands.add_parser(name, help=summary, description=description)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, failure_code=None)
     return parser

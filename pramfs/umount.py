@@ -17,6 +17,8 @@ def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
     be unmounted, when the save failed, or when nobody knows.
     """
     mount = mounts.require_mount(mountpoint)
+    if os.geteuid() not in (0, mount.user):
+        raise PramError(f"{mountpoint}: only {mount.masters} can unmount it")
     if mounts.is_dead(mountpoint):
         kernel.unmount(mount.mountpoint, *flags)
         raise PramError(

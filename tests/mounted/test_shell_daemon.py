@@ -17,8 +17,16 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import trees
-from tests.mounted.harness import MIB, MOUNT_FAILED, REPOSITORY, run, wait_until
-from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended
+from tests.mounted.harness import (
+    CHECK_UNREADABLE,
+    MIB,
+    MOUNT_FAILED,
+    NOBODY,
+    REPOSITORY,
+    run,
+    wait_until,
+)
+from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended, open_to_nobody
 
 PRAMFS = str(VENV / "bin" / "pramfs")
 UNITS = REPOSITORY / "scripts/systemd"
@@ -111,19 +119,69 @@ def test_status_tells_what_is_not_published_yet(shell: Shell, root: Path, pid: i
         assert word in text
 
 
-@pytest.mark.parametrize("command", ["status", "save", "info", "mount", "umount"])
+# What is asked of a dead mount {m} of the image {i}, and by what exit code that is refused.
+ASKED = {
+    "mount {i} {m}": MOUNT_FAILED,
+    "mount {i} {m}/below": MOUNT_FAILED,
+    "mount {m}/image {elsewhere}": MOUNT_FAILED,
+    "save {m}": MOUNT_FAILED,
+    "status {m}": MOUNT_FAILED,
+    "status {m}/below": MOUNT_FAILED,
+    "info {m}": MOUNT_FAILED,
+    "map {m}": MOUNT_FAILED,
+    "check {m}": CHECK_UNREADABLE,
+    "ls {m}": MOUNT_FAILED,
+    "ls {m}/below": MOUNT_FAILED,
+    "extract -C {elsewhere} {m}": MOUNT_FAILED,
+    "put {m} node": MOUNT_FAILED,
+}
+
+
+@pytest.mark.parametrize(
+    ("mounts", "options", "asks"),
+    [
+        (0, "", 0),
+        (0, "", NOBODY),
+        (0, ",allow_other", NOBODY),
+        (NOBODY, "", NOBODY),
+        (NOBODY, "", 0),
+    ],
+)
 def test_a_dead_mount_is_named_with_the_command_that_clears_it(
-    shell: Shell, root: Path, image: Path, pid: int, command: str
+    shell: Shell, mounts: int, options: str, asks: int
 ) -> None:
+    """Also to another user, if the kernel lets that user ask; and root clears everybody's."""
+    home = open_to_nobody(shell.home / "user")
+    words = {"i": home / "image", "m": home / "mnt", "elsewhere": home / "elsewhere"}
+    for name in ("m", "elsewhere"):
+        shell.run("mkdir", words[name], user=mounts).succeeded()
+    shell.pramfs(
+        "mount", "-o", f"size=16M{options}", words["i"], words["m"], user=mounts
+    ).succeeded()
+    pid = shell.status(words["m"])["pid"]
+    shell.pramfs("save", words["m"]).succeeded()
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: has_ended(pid), "the daemon to die")
-    outcome = shell.pramfs(command, *([image] if command == "mount" else []), root)
-    if command == "umount":
-        outcome.refused(MOUNT_FAILED, "the daemon was dead", "the last save stands")
-    else:
-        outcome.refused(MOUNT_FAILED, "dead mount", f"pramfs umount {root}")
-        shell.pramfs("umount", root)
+    may_look = asks in (0, mounts) or options
+    told = ["dead mount", f"pramfs umount {words['m']}"] if may_look else []
+    if asks not in (0, mounts) and may_look:
+        told.append("only root can")
+    for line, code in ASKED.items():
+        shell.pramfs(*line.format(**words).split(), user=asks).refused(code, *told)
+    outcome = shell.pramfs("umount", words["m"], user=asks)
+    if asks not in (0, mounts):
+        outcome.refused(MOUNT_FAILED, "only root can unmount it")
+        outcome = shell.pramfs("umount", words["m"])
+    outcome.refused(MOUNT_FAILED, "the daemon was dead", "the last save stands")
     assert not shell.pramfs_mounts()
+
+
+@pytest.mark.parametrize("command", [["check"], ["ls"], ["put", "node"]], ids=str)
+def test_where_an_image_is_needed_a_mountpoint_names_it(
+    shell: Shell, root: Path, image: Path, pid: int, command: list[str]
+) -> None:
+    outcome = shell.pramfs(command[0], root, *command[1:])
+    outcome.refused(CHECK_UNREADABLE if command == ["check"] else MOUNT_FAILED, f"mounted: {image}")
 
 
 def test_mount_8_and_umount_8_name_a_dead_mount(

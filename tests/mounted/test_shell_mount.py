@@ -130,7 +130,7 @@ def test_a_user_mounts_by_fstab_and_unmounts(shell: Shell) -> None:
     assert "saved to" in shell.run("umount", root, user=NOBODY).succeeded().text
 
 
-def test_a_user_mounts_without_root_and_root_may_unmount(shell: Shell) -> None:
+def test_a_user_mounts_without_root_and_root_may_save_and_unmount(shell: Shell) -> None:
     """No `user_allow_other` is needed. Root cannot look into it, and still its umount waits."""
     home = open_to_nobody(shell.home / "user")
     root = home / "mnt"
@@ -139,6 +139,7 @@ def test_a_user_mounts_without_root_and_root_may_unmount(shell: Shell) -> None:
     shell.run("touch", root / "file", user=NOBODY).succeeded()
     pid = shell.status(root)["pid"]
     assert shell.run("touch", root / "file2").code, "FUSE lets root in after all"
+    assert "generation 3" in shell.pramfs("save", root).succeeded().text
     assert "saved to" in shell.run("umount", "-c", root).succeeded().text
     assert has_ended(pid)
     shell.pramfs("mount", home / "image", root, user=NOBODY).succeeded()

@@ -1,0 +1,60 @@
+"""Have something done by a child process: as another user, or while the caller goes on.
+
+A child and no thread: it can be another user, and no lock is held by somebody who is not there after a fork.
+"""
+
+import errno
+import os
+import signal
+import struct
+from collections.abc import Callable
+from typing import NoReturn
+
+from pramfs.errors import posix_error
+
+_ERRNO = struct.Struct("=i")
+
+
+class Errand:
+    """A call of `act` in a child, as `user` (uid and gid) if one is given. Can be passed to select(2)."""
+
+    def __init__(self, act: Callable[[], bytes], user: tuple[int, int] | None = None) -> None:
+        self._pipe, write_end = os.pipe()
+        self._child = os.fork()
+        if not self._child:
+            _run(act, user, write_end)
+        os.close(write_end)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable once the child is done."""
+        return self._pipe
+
+    def result(self) -> bytes:
+        """What `act` has returned. Raises the OSError that it raised."""
+        with os.fdopen(self._pipe, "rb") as pipe:
+            answer = pipe.read()
+        os.waitpid(self._child, 0)
+        if len(answer) < _ERRNO.size:
+            raise ChildProcessError(errno.ECHILD, "the process that was to do it was killed")
+        (number,) = _ERRNO.unpack_from(answer)
+        if number:
+            raise posix_error(number)
+        return answer[_ERRNO.size :]
+
+
+def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int) -> NoReturn:
+    answer = b""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent alone says that it is over
+        if user is not None:
+            uid, gid = user
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        answer = _ERRNO.pack(0) + act()
+    except OSError as exc:
+        answer = _ERRNO.pack(exc.errno or errno.EIO)
+    finally:
+        with os.fdopen(write_end, "wb") as pipe:
+            pipe.write(answer)
+        os._exit(0)  # not sys.exit: the parent's cleanups are not the child's to run
