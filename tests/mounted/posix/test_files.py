@@ -346,7 +346,15 @@ def test_fifos_connect_processes(fs: Path) -> None:
     assert (fs / "fifo").stat().st_size == 0
 
 
-# What pyfuse3 has no call for: what tmpfs answers, and pramfs. "" = it works.
+def _seek_to_end(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.lseek(fd, 0, os.SEEK_END)
+    finally:
+        os.close(fd)
+
+
+# What never reaches the daemon, or not whole: what tmpfs answers, and pramfs. "" = it works.
 UNSUPPORTED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "O_TMPFILE": (lambda d: open_close(d, os.O_TMPFILE | os.O_RDWR), "", "ENOTSUP"),
     "fallocate": (lambda d: fallocate(d / "file", 0, MIB), "", "ENOTSUP"),
@@ -356,6 +364,12 @@ UNSUPPORTED: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "",
         "ENOTTY",
     ),
+    "setxattr with XATTR_CREATE and XATTR_REPLACE of what is missing": (
+        lambda d: os.setxattr(d / "file", "user.x", b"", os.XATTR_CREATE | os.XATTR_REPLACE),
+        "ENODATA",
+        "",
+    ),
+    "lseek to the end of a directory": (_seek_to_end, "EINVAL", ""),
     # The C library and the kernel do these by reading and writing.
     "posix_fallocate": (lambda d: _with(d, lambda fd: os.posix_fallocate(fd, 0, MIB)), "", ""),
     "copy_file_range": (lambda d: _with(d, lambda fd: os.copy_file_range(fd, fd, 1, 0, 5)), "", ""),
