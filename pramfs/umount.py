@@ -57,15 +57,16 @@ def _pidfd(pid: int) -> int | None:
 def _verdict(mountpoint: Path, status: dict[str, Any]) -> str:
     state = rundir.read_state(Path(status["state"]))
     image = status["image"]
-    if (
-        state is None
-        or state.run != status["run"]
-        or state.phase in {rundir.SERVING, rundir.SAVING}
-    ):
+    if state is None or state.run != status["run"]:
         raise PramError(
-            f"{mountpoint}: unmounted, but the daemon ended without a word on its save: it is unknown what "
-            f"is durable; see: pramfs info {image}"
+            f"{mountpoint}: unmounted, but the daemon left no word on its save at {status['state']}: "
+            f"it is unknown what is durable; see: pramfs info {image}"
         )
     if state.phase == rundir.FAILED:
         raise PramError(f"{mountpoint}: unmounted, but the {state.error}")
+    if state.phase != rundir.SAVED:
+        raise PramError(
+            f"{mountpoint}: unmounted, but the daemon ended while it saved: it is unknown what is durable; "
+            f"see: pramfs info {image}"
+        )
     return f"{mountpoint}: unmounted; saved to {image}, generation {state.generation}"

@@ -93,7 +93,7 @@ def test_a_save_that_is_killed_is_unknown_and_the_next_mount_says_so(
         os.kill(pid, signal.SIGKILL)
     _, err = command.communicate()
     assert command.returncode == MOUNT_FAILED
-    assert b"it is unknown what is durable" in err
+    assert b"ended while it saved: it is unknown what is durable" in err
     assert "ended while it saved" in shell.pramfs("info", image).succeeded().text
     assert "ended while it saved" in shell.pramfs("mount", image, root).succeeded().err
 
