@@ -24,6 +24,11 @@ def posix_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def words_of(error: BaseException) -> str:
+    """What an error says: of the system's own the words, without number and quotes."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 class PramError(Exception):
     """{0}"""
 
@@ -31,7 +36,8 @@ class PramError(Exception):
     exit_code = EXIT_FAILED
 
     def __str__(self) -> str:
-        return " ".join((self.__doc__ or "").format(*self.args).split())
+        args = [words_of(arg) if isinstance(arg, OSError) else arg for arg in self.args]
+        return " ".join((self.__doc__ or "").format(*args).split())
 
 
 class UsageError(PramError):

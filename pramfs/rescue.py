@@ -21,7 +21,7 @@ from crc32c import crc32c
 
 from pramfs import records
 from pramfs.chains import Entries
-from pramfs.errors import DamagedPage, DamagedTree, PramError, posix_error
+from pramfs.errors import DamagedPage, DamagedTree, PramError, posix_error, words_of
 from pramfs.image import Image
 from pramfs.inodes import ROOT_INO, Directory, File, Inode, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
@@ -279,8 +279,7 @@ class _Extractor:
                 self._make_new(path, inode)
                 self._made[inode.ino] = path
         except (OSError, PramError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-            self.left_out.append(f"{file_name(entry.path)}: {reason}")
+            self.left_out.append(f"{file_name(entry.path)}: {words_of(exc)}")
         else:
             self.names += 1
 

@@ -65,6 +65,7 @@ class Outcome:
         assert self.code == code, f"exit code {self.code}, not {code}: {self.err}"
         lines = [line for line in self.err.splitlines() if not _ASIDE.match(line)]
         assert len(lines) == 1, f"not one clear line: {self.err!r}"
+        assert "[Errno" not in self.err, f"words for Python, not for people: {self.err!r}"
         missing = [word for word in words if word.lower() not in self.err.lower()]
         assert not missing, f"{missing} not in {self.err!r}"
         return self

@@ -53,6 +53,11 @@ def test_an_error_has_a_template_an_errno_and_an_exit_code(cls: type[PramError])
         (errors.InvalidPfn(0x2A, "link"), errno.EINVAL, "pfn:2a invalid (link)"),
         (errors.CorruptedPage(0x2A, "node"), errno.EINVAL, "pfn:2a corrupted (node)"),
         (errors.BusyPfn(0x2A, "link"), errno.EBUSY, "pfn:2a busy (link)"),
+        (
+            errors.SaveFailed(OSError(errno.EIO, "Input/output error", "/image"), 7),
+            errno.EIO,
+            "save failed: Input/output error; the previous save (generation 7) stands",
+        ),
     ],
 )
 def test_a_message_has_the_words_and_the_number_of_the_seeds(
