@@ -42,6 +42,9 @@ class Daemon:
         report: Callable[[int], None],
     ) -> None:
         self._volume = volume
+        # Asked for before there is a mount: who mounts over the directory that the image lies in hides it,
+        # and this process must not ask itself.
+        self._image = volume.image.path.resolve()
         self._mountpoint = Path(os.path.realpath(mountpoint))
         self._options = options
         self._manager = manager
@@ -85,7 +88,7 @@ class Daemon:
             publish=self._publish,
             on_internal_error=self._suspect,
         )
-        words = {_FsName(volume.image.path.resolve()), "subtype=pramfs"}
+        words = {_FsName(self._image), "subtype=pramfs"}
         words |= {"default_permissions", *options.mount_flags}
         words |= {word for word in ("ro", "noatime") if getattr(options, word)}
         words |= {"allow_other"} if options.allow_other else set()
@@ -110,11 +113,10 @@ class Daemon:
     async def _announce(self) -> None:
         """Say that the mount is usable, once the kernel has made contact."""
         await self._contact.wait()
-        image = self._volume.image.path
         await trio.to_thread.run_sync(
-            kernel.record_helper, str(image.resolve()), self._mountpoint, abandon_on_cancel=True
+            kernel.record_helper, str(self._image), self._mountpoint, abandon_on_cancel=True
         )
-        log.info("%s is mounted at %s", image, self._mountpoint)
+        log.info("%s is mounted at %s", self._volume.image.path, self._mountpoint)
         self._manager.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         self._report(0)
 
@@ -181,7 +183,7 @@ class Daemon:
         current = volume.pram.current
         return {
             "pid": os.getpid(),
-            "image": str(volume.image.path.resolve()),
+            "image": str(self._image),
             "mountpoint": str(self._mountpoint),
             "name": self._options.name,
             "options": self._options.words,
@@ -247,7 +249,7 @@ class Daemon:
         volume = self._volume
         state = rundir.State(
             run=volume.pram.run.hex(),
-            image=str(volume.image.path.resolve()),
+            image=str(self._image),
             pid=os.getpid(),
             phase=phase,
             generation=volume.pram.current.generation,
