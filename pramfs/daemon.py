@@ -13,7 +13,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from pramfs import kernel, rundir
+from pramfs import kernel, mounts, rundir
 from pramfs.errors import EXIT_FAILED, EXIT_INTERNAL, PramError, SaveFailed
 from pramfs.frames import DROPPED, FRESH, PENDING
 from pramfs.fusefs import Operations
@@ -49,6 +49,7 @@ class Daemon:
         self._options = options
         self._manager = manager
         self._report = report
+        self._device = ""  # number of the file system
         self._contact = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._contact.set)
         self._publishing = trio.Lock()
@@ -74,7 +75,7 @@ class Daemon:
             log.exception("internal error: the session ended")
             self._volume.saver.suspect = True
             code = EXIT_INTERNAL
-        pyfuse3.close(unmount=True)
+        pyfuse3.close(unmount=self._mountpoint in mounts.places_of(self._device))
         return self._save() or code
 
     def _mount(self) -> None:
@@ -97,6 +98,7 @@ class Daemon:
         except RuntimeError as exc:
             # libfuse has said why on stderr.
             raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
+        self._device = mounts.require_mount(self._mountpoint).device
         volume.image.mark_serving()
         if not volume.read_only:
             self._note(rundir.SERVING)
@@ -137,16 +139,21 @@ class Daemon:
             self._session.finish()
 
     def _flush_and_detach(self) -> None:
-        kernel.flush(self._mountpoint)
-        try:
-            kernel.unmount(self._mountpoint, "-l")
-        except PramError as exc:
-            log.info("%s", exc)  # somebody was faster
+        self._flush()
+        for place in mounts.places_of(self._device):
+            try:
+                kernel.unmount(place, "-l")
+            except PramError as exc:
+                log.info("%s", exc)  # somebody was faster
+
+    def _flush(self) -> None:
+        """Let the kernel hand over what programs have written, those too that use what is detached."""
+        kernel.flush(next(iter(mounts.places_of(self._device)), None))
 
     async def _publish_at_intervals(self) -> None:
         while True:
             await trio.sleep(self._options.checkpoint)
-            await trio.to_thread.run_sync(kernel.flush, self._mountpoint)
+            await trio.to_thread.run_sync(self._flush)
             if not self._volume.tree.changed:
                 continue
             try:
@@ -159,7 +166,7 @@ class Daemon:
         if self._volume.read_only:
             return
         self._session.serve_on()
-        await trio.to_thread.run_sync(kernel.flush, self._mountpoint)
+        await trio.to_thread.run_sync(self._flush)
         await self._checkpoint()
 
     async def _checkpoint(self) -> None:

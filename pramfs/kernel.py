@@ -3,6 +3,7 @@
 mount(8) and umount(8) are called with -i, so that they call no helper, least of all ours.
 """
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Sequence
@@ -14,10 +15,29 @@ HELPER = "pramfs"  # umount(8) then calls /sbin/umount.pramfs
 
 _UTAB = Path("/run/mount/utab")
 
+# open_tree(2), which C libraries do not know yet.
+_OPEN_TREE = 428
+_OPEN_TREE_CLONE = 1
+_AT_FDCWD = -100
+_libc = ctypes.CDLL(None, use_errno=True)
 
-def flush(mountpoint: Path) -> None:
-    """Let the kernel hand over what programs have written. Not to be called from the daemon's main thread."""
-    subprocess.run(["sync", "-f", "--", mountpoint], check=False, capture_output=True)
+
+def flush(mountpoint: Path | None) -> None:
+    """Let the kernel hand over what programs have written. Not to be called from the daemon's main thread.
+
+    Without a mountpoint, because it is detached, that takes a sync of everything.
+    """
+    if mountpoint is None:
+        _sync()
+        return
+    private = _private_mount(mountpoint)
+    if private < 0:
+        _sync("-f", "--", str(mountpoint))
+        return
+    try:
+        _sync("-f", "--", f"/proc/self/fd/{private}", pass_fds=(private,))
+    finally:
+        os.close(private)
 
 
 def unmount(mountpoint: Path, *flags: str) -> None:
@@ -47,6 +67,20 @@ def record_helper(source: str, mountpoint: Path) -> None:
         _try(["umount", "-i", "--fake", "--", str(mountpoint)])
     fake = ["mount", "-i", "--fake", "-t", "fuse.pramfs", "-o", f"helper={HELPER}"]
     _try([*fake, "--", source, str(mountpoint)])
+
+
+def _private_mount(mountpoint: Path) -> int:
+    """A descriptor of the same file system as a mount of its own; negative where that cannot be made.
+
+    Whoever has a file system open by way of `mountpoint` keeps that from being unmounted.
+    """
+    path = os.fsencode(mountpoint)
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return int(_libc.syscall(_OPEN_TREE, _AT_FDCWD, ctypes.c_char_p(path), ctypes.c_uint(flags)))
+
+
+def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> None:
+    subprocess.run(["sync", *arguments], check=False, capture_output=True, pass_fds=pass_fds)
 
 
 def _is_recorded(mountpoint: Path) -> bool:

@@ -22,6 +22,7 @@ class Mount:
     """One pramfs mount: where it is, what its image is called, and who may talk to its daemon."""
 
     id: int
+    device: str  # number of the file system, in all places where it is mounted
     mountpoint: Path
     image: str
     user: int
@@ -62,6 +63,13 @@ def mount_at(mountpoint: Path) -> Mount | None:
     if not at and os.path.islink(wanted):  # noqa: PTH114 - False, no error, where a daemon is dead
         return mount_at(wanted.parent / wanted.readlink())
     return _parse(at[-1]) if at and _filesystem(at[-1])[0] == FSTYPE else None
+
+
+def places_of(device: str) -> list[Path]:
+    """Where the file system with that number is to be seen: not where another one has been mounted since."""
+    places = [mount.mountpoint for mount in pramfs_mounts() if mount.device == device]
+    seen = [mount_at(place) for place in places]
+    return [mount.mountpoint for mount in seen if mount is not None and mount.device == device]
 
 
 def require_mount(mountpoint: Path) -> Mount:
@@ -139,6 +147,7 @@ def _parse(line: str) -> Mount:
     values = dict(word.partition("=")[::2] for word in options.split(","))
     return Mount(
         id=int(line.split(" ", 1)[0]),
+        device=line.split(" ", 3)[2],
         mountpoint=_mountpoint(line),
         image=_unescape(source),
         user=int(values.get("user_id", "0")),

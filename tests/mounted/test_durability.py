@@ -256,3 +256,27 @@ def test_a_signal_saves_and_ends(volume: Volume, number: signal.Signals) -> None
 
     volume.mount()
     trees.assert_same(trees.snapshot(root), before)
+
+
+def test_a_signal_to_a_detached_mount_saves_it_and_leaves_what_is_mounted_there_now(
+    volume: Volume, new_volume: Callable[[str], Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A sync of everything would wait for what other tests have frozen: tell it what is to be synced.
+    still_open, sync = volume.home / "open", volume.home / "sync"
+    sync.write_text(f'#!/bin/sh\n[ $# = 0 ] && set -- -f "{still_open}"\nexec /bin/sync "$@"\n')
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{volume.home}:{os.environ['PATH']}")
+    root, later = volume.mount(), new_volume("later")
+    later.root = root
+    with (root / "file").open("wb", buffering=0) as file:
+        still_open.symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        run("umount", "-i", "-l", root).succeeded()
+        later.mount()
+        (root / "theirs").write_bytes(b"theirs")
+        file.write(b"cached by the kernel")
+        os.kill(volume.pid, signal.SIGTERM)
+        volume.daemon.wait()
+    assert (root / "theirs").read_bytes() == b"theirs"
+    later.umount()
+    volume.ended()
+    assert (volume.mount() / "file").read_bytes() == b"cached by the kernel"

@@ -15,6 +15,7 @@ from tests.mounted.harness import (
     detach,
     mounts_below,
     pramfs,
+    run,
 )
 
 
@@ -72,6 +73,24 @@ def test_umount_of_a_busy_mount_is_refused(volume: Volume) -> None:
         file.write(b"still written")
     volume.remount()
     assert (root / "open").read_bytes() == b"still written"
+
+
+def test_a_checkpoint_under_way_does_not_keep_a_mount_busy(
+    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the kernel hand over what programs have written: here that takes as long as we want."""
+    began, end = tmp_path / "began", tmp_path / "end"
+    os.mkfifo(began)
+    os.mkfifo(end)
+    sync = tmp_path / "sync"
+    sync.write_text(f'#!/bin/sh\nexec 3< "$3"\necho > "{began}"\ncat "{end}"\n')
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    root = volume.mount("checkpoint=1")
+    began.read_bytes()
+    run("umount", "-i", root).succeeded()
+    end.write_bytes(b"")
+    volume.ended()
 
 
 @pytest.mark.parametrize("command", ["umount", "save"])

@@ -75,7 +75,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "daemon": {
         *("frames", "options", "volume", "fusefs", "session"),
-        *("progress", "notify", "kernel", "rundir"),
+        *("progress", "notify", "mounts", "kernel", "rundir"),
     },
     "mount": {"options", "volume", "stacks", "progress", "notify", "mounts", "daemon"},
     "umount": {"mounts", "kernel", "rundir", "control", "follow"},
