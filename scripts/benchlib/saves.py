@@ -4,9 +4,10 @@ A save is timed from umount2(2) to the end of the daemon, a load from the start 
 its return. "Over an empty one" takes away what the same costs in the same round with no file in it.
 """
 
+import time
 from pathlib import Path
 
-from benchlib import peers
+from benchlib import mounts, peers
 from benchlib.bench import MIB, Bench
 from benchlib.commands import CommandError, remove_tree, sync_and_time, timed
 from benchlib.figures import PRAMFS, Row, cost, faster
@@ -32,6 +33,8 @@ def saves(bench: Bench) -> list[Row]:
             _TAR: lambda: _tar_round(directory, tree),
             _CRC: lambda: dict.fromkeys(_OVER_EMPTY, bench.module("crcpass", size)),
         }
+        if bench.passthrough_ll is not None:
+            measured[peers.PASSTHROUGH] = lambda: _kernel_round(bench, size)
         if bench.scale.thorough:
             measured[_CP] = lambda: _copy_round(directory, tree, ["cp", "-a"])
             measured[_RSYNC] = lambda: _copy_round(directory, tree, ["rsync", "-a"])
@@ -39,7 +42,7 @@ def saves(bench: Bench) -> list[Row]:
     result = [Row(name, samples.get(name, {})) for name in (*_ARCHIVERS, *_OVER_EMPTY)]
     for row in result:
         row.targets.append(_ARCHIVERS.get(row.name) or _OVER_EMPTY[row.name])
-    return result
+    return [*result, Row(_UMOUNT2, samples.get(_UMOUNT2, {}))]
 
 
 _ARCHIVERS = {
@@ -53,6 +56,7 @@ _OVER_EMPTY = {
     "load, verify=full, over an empty one": cost(_CRC, 1.3),
     "load, verify=lazy, over an empty one": cost(_CRC, 0.2),
 }
+_UMOUNT2 = "umount2(2) alone"  # the kernel's part of a save, which it takes of any FUSE mount
 
 
 def start(bench: Bench) -> list[Row]:
@@ -80,6 +84,7 @@ def _pramfs_round(bench: Bench, size: int) -> dict[str, float]:
         empty_load = image.mount()
         _write_files(bench, image.mountpoint, size)
         save = image.save()
+        umount2 = image.detached_s
         full = image.mount("verify=full")
         _require(image.mountpoint, size)
         image.unmount()
@@ -95,7 +100,19 @@ def _pramfs_round(bench: Bench, size: int) -> dict[str, float]:
         "save again after 1 %, over an empty one": again - empty_save,
         "load, verify=full, over an empty one": full - empty_load,
         "load, verify=lazy, over an empty one": lazy - empty_load,
+        _UMOUNT2: umount2,
     }
+
+
+def _kernel_round(bench: Bench, size: int) -> dict[str, float]:
+    """What umount2(2) takes of a mount with as much in the page cache, whoever serves it."""
+    assert bench.passthrough_ll is not None
+    peer = peers.passthrough(peers.PASSTHROUGH, bench.work, bench.passthrough_ll)
+    with peer.mounted() as root:
+        _write_files(bench, root.path, size)
+        start = time.perf_counter()
+        mounts.unmount(root.path)
+        return {_UMOUNT2: time.perf_counter() - start}
 
 
 def _tar_round(directory: Path, tree: Path) -> dict[str, float]:
