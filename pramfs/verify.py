@@ -20,7 +20,7 @@ from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
 
 _PIECE_FRAMES = 64  # small enough to stay in a processor's cache
 _SHARE_FRAMES = 16384  # fewer are not worth a process
-_BATCH_PIECES = 16
+_BATCH_FRAMES = 1024
 _BATCHES_MAX = 1024  # so that their numbers fit into any pipe, with 4 bytes each
 
 Progress = Callable[[int], None]
@@ -58,7 +58,7 @@ class Verification:
         image, chain = self._image, self._chain
         processors = len(os.sched_getaffinity(0))
         helpers = min(processors - 1, len(chain.entries) // _SHARE_FRAMES)
-        self._queue = _Queue(_pieces(chain))
+        self._queue = _Queue(_batches(chain))
         self._tally = _Tally(helpers, self._progress)
         self._others = [
             _Helper(image, chain, self._queue, self._tally.counter(n)) for n in range(helpers)
@@ -80,15 +80,22 @@ class Verification:
         self._tally.close()
 
 
-def _pieces(chain: Chain) -> list[_Piece]:
-    pieces = []
-    at = 0
-    for run in chain.runs:
-        for start in range(0, run.frames, _PIECE_FRAMES):
-            frames = min(_PIECE_FRAMES, run.frames - start)
-            pieces.append(_Piece(at + start, run.pfn + start, frames))
-        at += run.frames
-    return pieces
+def _batches(chain: Chain) -> list[list[_Piece]]:
+    """All pages of the chain, in batches of as many pages each."""
+    most = max(_BATCH_FRAMES, -(-len(chain.entries) // _BATCHES_MAX))
+    batches: list[list[_Piece]] = [[]]
+    at, room = 0, most
+    for pfn, frames in chain.runs:
+        end = at + frames
+        while at < end:
+            if not room:
+                batches.append([])
+                room = most
+            part = min(end - at, room)
+            batches[-1].append(_Piece(at, pfn + frames - (end - at), part))
+            at += part
+            room -= part
+    return batches
 
 
 def _check(image: Image, chain: Chain, queue: "_Queue", progress: Progress) -> list[int]:
@@ -115,19 +122,21 @@ def _damaged_pages(image: Image, pfn: int, expected: list[int]) -> list[int]:
 
 
 class _Queue:
-    """Batches of pieces. Whichever process is done with one takes the next: a pipe holds their numbers."""
+    """Batches of pages. Whichever process is done with one takes the next: a pipe holds their numbers."""
 
-    def __init__(self, pieces: list[_Piece]) -> None:
-        size = max(_BATCH_PIECES, -(-len(pieces) // _BATCHES_MAX))
-        self._batches = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+    def __init__(self, batches: list[list[_Piece]]) -> None:
+        self._batches = batches
         self._numbers, write_end = os.pipe()
-        os.write(write_end, array("I", range(len(self._batches))).tobytes())
+        os.write(write_end, array("I", range(len(batches))).tobytes())
         os.close(write_end)
 
     def pieces(self) -> Iterator[_Piece]:
-        """Pieces that no other process has taken, until there are no more."""
+        """Pieces of what no other process has taken, until there is no more."""
         while number := os.read(self._numbers, 4):
-            yield from self._batches[int.from_bytes(number, "little")]
+            for at, pfn, frames in self._batches[int.from_bytes(number, "little")]:
+                for start in range(0, frames, _PIECE_FRAMES):
+                    count = min(_PIECE_FRAMES, frames - start)
+                    yield _Piece(at + start, pfn + start, count)
 
     def close(self) -> None:
         """There is no more to do, for the others either: after an error or an interrupt there was."""

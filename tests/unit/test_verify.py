@@ -44,6 +44,7 @@ def _sharing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Let small checks be shared out too."""
     if request.param == "several":
         monkeypatch.setattr(verify, "_SHARE_FRAMES", 10)
+        monkeypatch.setattr(verify, "_BATCH_FRAMES", 70)
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
 
 
