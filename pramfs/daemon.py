@@ -115,12 +115,16 @@ class Daemon:
     async def _announce(self) -> None:
         """Say that the mount is usable, once the kernel has made contact."""
         await self._contact.wait()
-        await trio.to_thread.run_sync(
-            kernel.record_helper, str(self._image), self._mountpoint, abandon_on_cancel=True
-        )
+        await trio.to_thread.run_sync(self._tell_the_system, abandon_on_cancel=True)
         log.info("%s is mounted at %s", self._volume.image.path, self._mountpoint)
         self._manager.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         self._report(0)
+
+    def _tell_the_system(self) -> None:
+        kernel.record_helper(str(self._image), self._mountpoint)
+        mount = mounts.mount_at(self._mountpoint)
+        if mount is not None:  # nobody was faster
+            kernel.read_further_ahead(mount.device)
 
     async def _obey_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

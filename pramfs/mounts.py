@@ -22,7 +22,7 @@ class Mount:
     """One pramfs mount: where it is, what its image is called, and who may talk to its daemon."""
 
     id: int
-    device: str  # number of the file system, in all places where it is mounted
+    device: str  # MAJOR:MINOR of the file system, in all places where it is mounted
     mountpoint: Path
     image: str
     user: int
@@ -145,9 +145,10 @@ def _mountinfo(process: int | str = "self") -> Iterator[str]:
 def _parse(line: str) -> Mount:
     _, source, options = _filesystem(line)
     values = dict(word.partition("=")[::2] for word in options.split(","))
+    number, _, device, _ = line.split(" ", maxsplit=3)
     return Mount(
-        id=int(line.split(" ", 1)[0]),
-        device=line.split(" ", 3)[2],
+        id=int(number),
+        device=device,
         mountpoint=_mountpoint(line),
         image=_unescape(source),
         user=int(values.get("user_id", "0")),

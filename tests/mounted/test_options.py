@@ -21,6 +21,7 @@ from tests.mounted.harness import (
     mount_entry,
     pramfs,
     run,
+    wait_until,
 )
 from tests.mounted.system import syncfs
 
@@ -166,6 +167,12 @@ def test_how_the_mount_is_listed(volume: Volume) -> None:
     assert source == str(volume.image)
     assert options >= {"rw", "nosuid", "nodev", "default_permissions"}
     assert "allow_other" not in options
+
+
+def test_files_are_read_far_ahead(volume: Volume) -> None:
+    device = volume.mount().stat().st_dev
+    bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}")
+    wait_until(lambda: (bdi / "read_ahead_kb").read_text() == "512\n", "the kernel to be told")
 
 
 def test_a_new_image_is_private_and_sparse(volume: Volume) -> None:

@@ -1,4 +1,4 @@
-"""What administrators do to mounts that nobody thinks of: over the image, moved, bound, hidden, half closed."""
+"""What administrators do to mounts that nobody thinks of: over the image, moved, bound, hidden."""
 
 from pathlib import Path
 
