@@ -122,9 +122,7 @@ class Daemon:
 
     def _tell_the_system(self) -> None:
         kernel.record_helper(str(self._image), self._mountpoint)
-        mount = mounts.mount_at(self._mountpoint)
-        if mount is not None:  # nobody was faster
-            kernel.read_further_ahead(mount.device)
+        kernel.read_further_ahead(self._device)
 
     async def _obey_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
