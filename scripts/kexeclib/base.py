@@ -7,7 +7,6 @@ import gzip
 import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
 
 from kexeclib.shell import FailureError, run
@@ -40,7 +39,8 @@ def build(result: Path) -> None:
         raise FailureError(f"the guest gets this system's kernel and Python: {SUITE} is needed")
     work = result.parent
     tree = work / "tree"
-    run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, tree)
+    include = f"--include={','.join(PACKAGES)}"
+    run("debootstrap", "--variant=minbase", include, SUITE, tree, confined=True)
     kernel = _unpack_kernel(work)
     release = next((kernel / "lib/modules").iterdir()).name
     run("depmod", "--basedir", kernel, release)
@@ -83,14 +83,9 @@ def _make_initrd(kernel: Path, release: str, busybox: Path, tree: Path, initrd: 
     order = _copy_modules(kernel, release, DISK_MODULES, tree)
     (tree / "modules").write_text("".join(f"/{path}\n" for path in order))
     names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
-    archive = subprocess.run(
-        [busybox, "cpio", "-o", "-H", "newc"],
-        cwd=tree,
-        input=names.encode(),
-        capture_output=True,
-        check=True,
-    ).stdout
-    initrd.write_bytes(gzip.compress(archive, compresslevel=6))
+    archive = tree.with_name("initramfs.cpio")
+    run(busybox, "cpio", "-o", "-H", "newc", "-F", archive, cwd=tree, text=names)
+    initrd.write_bytes(gzip.compress(archive.read_bytes(), compresslevel=6))
 
 
 def _copy_modules(kernel: Path, release: str, names: tuple[str, ...], tree: Path) -> list[Path]:

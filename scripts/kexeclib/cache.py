@@ -42,9 +42,9 @@ def artefact(kind: str, inputs: Iterable[Path], build: Callable[[Path], None]) -
     """
     with _locked(kind):
         wanted = directory() / f"{kind}-{digest(inputs)}"
+        for unfinished in directory().glob(f"building-{kind}.*"):
+            shutil.rmtree(unfinished)  # by a run that was killed: the lock is ours
         if not wanted.is_dir():
-            for unfinished in directory().glob(f"building-{kind}.*"):
-                shutil.rmtree(unfinished)  # of a build that was killed: the lock is ours
             with tempfile.TemporaryDirectory(
                 prefix=f"building-{kind}.", dir=directory()
             ) as temporary:
@@ -56,16 +56,20 @@ def artefact(kind: str, inputs: Iterable[Path], build: Callable[[Path], None]) -
         fcntl.flock(os.open(wanted, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
         for old in directory().glob(f"{kind}-*"):
             if old != wanted:
-                _remove_unused(old)
+                _remove_unused(old, directory() / f"building-{kind}.old")
         return wanted
 
 
-def _remove_unused(old: Path) -> None:
-    """Remove an artefact, unless a run of another checkout uses it now."""
+def _remove_unused(old: Path, aside: Path) -> None:
+    """Remove an artefact, unless a run of another checkout uses it now.
+
+    It is moved aside first: half of one under its own name would be used.
+    """
     descriptor = os.open(old, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(old)
+        old.rename(aside)
+        shutil.rmtree(aside)
     except BlockingIOError:
         pass
     finally:

@@ -31,10 +31,12 @@ class Guest:
 
 def prepare() -> Guest:
     """The guest for this checkout, built as far as it is not in the cache. Raises FailureError."""
-    with ThreadPoolExecutor() as pool:  # both wait for the network most of the time
-        building = pool.submit(cache.artefact, "guest-debian", base.INPUTS, base.build)
-        packages = cache.artefact("guest-packages", package_inputs(), _build_packages)
-        debian = building.result()
+    # Both wait for the network most of the time. What takes longest is done by this thread, since it
+    # can be interrupted.
+    with ThreadPoolExecutor() as pool:
+        building = pool.submit(cache.artefact, "guest-packages", package_inputs(), _build_packages)
+        debian = cache.artefact("guest-debian", base.INPUTS, base.build)
+        packages = building.result()
     inputs = [*package_inputs(), *pramfs_inputs()]
     pramfs = cache.artefact("guest-pramfs", inputs, lambda result: _build_pramfs(packages, result))
     return Guest(

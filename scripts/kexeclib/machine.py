@@ -5,6 +5,7 @@ a file, so that it outlives a power cut and can be damaged from outside, as real
 """
 
 import base64
+import os
 import re
 import select
 import socket
@@ -45,7 +46,9 @@ class Machine:
     """A machine that is off until `boot`. A context manager: leaving it, however, ends QEMU."""
 
     def __init__(self, guest: Guest, directory: Path) -> None:
-        self.memory = directory / "memory"
+        # A file without a name: nothing of that size is left behind, even when we are killed.
+        self._memory_fd = os.memfd_create("guest")
+        self.memory = Path(f"/proc/{os.getpid()}/fd/{self._memory_fd}")
         self._guest = guest
         self._console = directory / "console.log"
         self._disk = directory / "srv.ext4"
@@ -66,7 +69,7 @@ class Machine:
         traceback: TracebackType | None,
     ) -> None:
         self.cut_power()
-        self.memory.unlink()
+        os.close(self._memory_fd)
 
     @property
     def is_on(self) -> bool:
@@ -126,8 +129,8 @@ class Machine:
 
     def forget(self) -> None:
         """Empty the memory, as a power cut of some length does. The machine is off."""
-        with self.memory.open("wb") as memory:
-            memory.truncate(MEMORY_MIB << 20)
+        os.truncate(self._memory_fd, 0)
+        os.truncate(self._memory_fd, MEMORY_MIB << 20)
 
     def console(self) -> str:
         """The end of what the guest's kernels have said."""

@@ -30,6 +30,11 @@ class Workload:
     pid: int
 
     @property
+    def command(self) -> str:
+        """What runs it, and its children."""
+        return shlex.join(["python3", "/opt/workload.py", *self.arguments])
+
+    @property
     def images(self) -> str:
         """Where its dump is."""
         return f"{MOUNTPOINT}/{self.name}"
@@ -70,12 +75,11 @@ class Session:
 
     def start(self, workload: Workload) -> None:
         """Start a workload with the pid it is to have; returns when it can report."""
-        program = shlex.join(["python3", "/opt/workload.py", *workload.arguments])
         self.machine.run(
             # An earlier process of this pid may have left its report.
             f"rm -f /run/workload/{workload.pid}\n"
             f"echo {workload.pid - 1} >/proc/sys/kernel/ns_last_pid\n"
-            f"setsid {program} </dev/null >/dev/null 2>&1 &"
+            f"setsid {workload.command} </dev/null >/dev/null 2>&1 &"
         )
         self._read_reports(workload)
 
@@ -83,7 +87,8 @@ class Session:
         """What the processes of a workload say of themselves now."""
         # Fresh ones of all: a process that is not there any more leaves none.
         self.machine.run("rm -f /run/workload/*")
-        self.machine.run(f"pkill -USR1 --session {workload.pid}")
+        # By their command: in a pid namespace of their own they have other pids here.
+        self.machine.run(f"pkill -USR1 --full {shlex.quote(f'^{workload.command}$')}")
         return self._read_reports(workload)
 
     def dump(self, workload: Workload, step: Step | None = None) -> None:

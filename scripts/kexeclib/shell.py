@@ -1,26 +1,42 @@
 """Run a command of the host: quietly when it works, with all it said when it does not."""
 
-import os
 import subprocess
 from pathlib import Path
+
+# What it starts and mounts ends with it, and it with us, even when we are killed.
+_CONFINED = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
 
 
 class FailureError(Exception):
     """The scenario cannot go on; the message says why."""
 
 
-def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    """Run a command; returns its standard output. Raises FailureError with its words."""
-    result = subprocess.run(
-        command,
+def run(
+    *command: str | Path, cwd: Path | None = None, text: str = "", confined: bool = False
+) -> str:
+    """Run a command, with `text` as its input; returns its standard output. Raises FailureError.
+
+    `confined` is for commands that start and mount more: nothing of that stays when we are interrupted.
+    Takes root.
+    """
+    with subprocess.Popen(
+        [*_CONFINED, *command] if confined else command,
         cwd=cwd,
-        env=os.environ | env if env else None,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    if result.returncode:
-        words = (result.stdout + result.stderr).strip()
-        raise FailureError(f"{command[0]} exited with {result.returncode}: {words}")
-    return result.stdout
+    ) as process:
+        try:
+            output, errors = process.communicate(text)
+        except BaseException:
+            process.kill()
+            process.communicate()  # comes to an end when all that could still write has ended
+            raise
+    if process.returncode:
+        words = (output + errors).strip()
+        raise FailureError(f"{command[0]} exited with {process.returncode}: {words}")
+    return output

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from demolib.shell import make_place
 from kexeclib import guest
 from kexeclib.guest import Guest
-from kexeclib.machine import MEMORY_MIB, Machine
+from kexeclib.machine import Machine
 from kexeclib.session import COMMAND_LINE, Session
 
-TOOLS = ("qemu-system-x86_64", "debootstrap", "modprobe", "mke2fs", "setpriv")
+TOOLS = ("qemu-system-x86_64", "debootstrap", "modprobe", "mke2fs", "setpriv", "unshare")
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +28,10 @@ def guest_files() -> Guest:
 
 
 @pytest.fixture(scope="session")
-def machine(guest_files: Guest) -> Iterator[Machine]:
+def machine(guest_files: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """The machine of all tests, on or off: a boot takes as long as most tests do."""
-    directory = make_place(MEMORY_MIB << 20)
-    try:
-        with Machine(guest_files, directory) as machine:
-            yield machine
-    finally:
-        shutil.rmtree(directory)
+    with Machine(guest_files, tmp_path_factory.mktemp("machine")) as machine:
+        yield machine
 
 
 @pytest.fixture

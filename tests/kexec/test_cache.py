@@ -1,9 +1,11 @@
 """The cache of what the virtual machine is made of. Builds no machine."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,21 +41,32 @@ def content(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def use_from_another_process(workshop: Workshop) -> "subprocess.Popen[bytes]":
-    """A process that has got the artefact from the cache, and uses it until it is killed."""
-    program = (
+def another_process(workshop: Workshop, program: str) -> "subprocess.Popen[str]":
+    """A process that runs this with a function `artefact`, which gets the workshop's thing from the cache."""
+    prelude = (
         "import sys; from pathlib import Path; from kexeclib import cache\n"
-        "cache.artefact('thing', [Path(name) for name in sys.argv[1:]], lambda result: None)\n"
-        "print(flush=True); sys.stdin.read()"
+        "inputs = [Path(name) for name in sys.argv[1:]]\n"
+        "artefact = lambda build: cache.artefact('thing', inputs, build)\n"
     )
-    user = subprocess.Popen(
-        [sys.executable, "-c", program, *workshop.inputs],
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", prelude + program, *workshop.inputs],
         env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        text=True,
     )
-    assert user.stdout is not None
-    assert user.stdout.readline() == b"\n"
+
+
+def line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def use_from_another_process(workshop: Workshop) -> "subprocess.Popen[str]":
+    """A process that has got the artefact from the cache, and uses it until it is killed."""
+    program = "artefact(lambda result: None); print('has it'); sys.stdin.read()"
+    user = another_process(workshop, program)
+    assert line(user) == "has it\n"
     return user
 
 
@@ -88,6 +101,21 @@ def test_what_nobody_uses_any_more_is_removed(workshop: Workshop) -> None:
     assert last.is_dir()
 
 
+def test_of_two_that_want_the_same_at_once_one_builds_it(workshop: Workshop) -> None:
+    program = (
+        "print('asks')\n"
+        "artefact(lambda result: (print('builds'), sys.stdin.readline()))\n"
+        "print('has it')"
+    )
+    first = another_process(workshop, program)
+    assert line(first) == "asks\n"
+    assert line(first) == "builds\n"
+    second = another_process(workshop, program)
+    assert line(second) == "asks\n"
+    assert first.communicate("\n")[0] == "has it\n"
+    assert second.communicate("\n")[0] == "has it\n"
+
+
 def test_a_build_that_failed_leaves_nothing_behind(workshop: Workshop) -> None:
     def fail(result: Path) -> None:
         (result / "half").touch()
@@ -103,6 +131,30 @@ def test_a_build_that_was_killed_is_cleared_away(workshop: Workshop) -> None:
     (cache.directory() / "building-thing.abc/result").mkdir(parents=True)
     wanted = workshop.artefact()
     assert content(cache.directory()) == [wanted.name, "thing.lock"]
+
+
+def test_a_removal_that_was_interrupted_leaves_nothing_that_would_be_used(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_half(path: Path, **options: Any) -> None:
+        if not (Path(path) / "half").exists():
+            return remove(path, **options)
+        (path / "half").unlink()
+        raise KeyboardInterrupt
+
+    remove = shutil.rmtree
+    user = use_from_another_process(workshop)
+    (unused,) = cache.directory().glob("thing-*")
+    (unused / "half").touch()
+    user.kill()
+    user.communicate()
+    workshop.inputs[0].write_text("other")
+    with monkeypatch.context() as patch:
+        patch.setattr("kexeclib.cache.shutil.rmtree", remove_half)
+        with pytest.raises(KeyboardInterrupt):
+            workshop.artefact()
+    workshop.inputs[0].write_text("first")
+    assert content(workshop.artefact()) == ["made"]
 
 
 def test_all_that_goes_into_the_guest_is_an_input_of_it() -> None:

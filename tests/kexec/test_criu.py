@@ -151,6 +151,7 @@ def test_criu_ns_restores_into_a_pid_namespace_of_its_own(
     machine: Machine, session: Session
 ) -> None:
     session.start(SMALL)
+    before = session.report(SMALL)
     session.dump(SMALL)
     # The pid is taken here: in a namespace of its own it is free. Without -d, since the namespace
     # goes, and takes the restored process with it, when criu-ns ends.
@@ -162,3 +163,5 @@ def test_criu_ns_restores_into_a_pid_namespace_of_its_own(
         "done\n"
         "exit 1"
     )
+    machine.run(f"kill -KILL {SMALL.pid}")  # so that it does not answer for the other
+    require_same(before, session.report(SMALL))

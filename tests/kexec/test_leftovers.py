@@ -1,0 +1,51 @@
+"""What building the virtual machine must not leave on the host when it is interrupted. Builds none."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kexeclib.shell import FailureError, run
+
+ROOT = Path(__file__).parents[2]
+# Stands for debootstrap: it mounts, and starts what goes on when it is killed itself.
+BUILD = "exec >'{pipe}' && mount -t tmpfs none '{place}' && echo mounted && sleep 1000 & wait"
+PROGRAM = (
+    "import signal, sys; from kexeclib.shell import run\n"
+    "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+    "run('sh', '-c', sys.argv[1], confined=True)"
+)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_stays_running_or_mounted_when_a_build_is_ended(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    pipe, place = tmp_path / "pipe", tmp_path / "place"
+    os.mkfifo(pipe)
+    place.mkdir()
+    builder = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, BUILD.format(pipe=pipe, place=place)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
+        stderr=subprocess.DEVNULL,
+    )
+    with pipe.open("rb") as output:
+        assert output.readline() == b"mounted\n"
+        builder.send_signal(number)
+        assert builder.wait() != 0
+        # Its end comes when nobody is left who could write.
+        assert output.read() == b""
+    assert str(place) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_command_that_fails_is_reported_with_its_words() -> None:
+    with pytest.raises(FailureError, match=r"^sh exited with 3: no room\nleft$"):
+        run("sh", "-c", "echo no room; echo left >&2; exit 3")
+
+
+def test_a_command_reads_what_it_is_given() -> None:
+    assert run("tr", "a-z", "A-Z", text="abc") == "ABC"
