@@ -73,7 +73,8 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     age = duration(status["saved_age_seconds"])
     yield f"mountpoint:  {printable(status['mountpoint'])}"
     yield f"image:       {printable(status['image'])}, tree {printable(status['name'])}"
-    yield f"process:     {status['pid']}, log {printable(status['log'])}"
+    log = printable(status["log"]) or "on its standard error"
+    yield f"process:     {status['pid']}, log {log}"
     yield f"last save:   {age} ago, generation {status['generation']}, super block pfn {status['pfn']}"
     if status["read_only"]:
         yield "unpublished: nothing, the mount is read-only"

@@ -208,7 +208,7 @@ class Daemon:
             "inodes": len(volume.tree.inodes),
             "frames": table.summary(),
             "state": str(volume.state_path),
-            "log": str(volume.log_path),
+            "log": str(volume.log_path or ""),
         }
 
     # --- save ------------------------------------------------------------------------------------

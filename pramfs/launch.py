@@ -30,7 +30,9 @@ def start_mount(
     os.umask(0o077)
 
     def body(
-        manager: ServiceManager, report: Callable[[int], None], open_log: Callable[[Path], int]
+        manager: ServiceManager,
+        report: Callable[[int], None],
+        open_log: Callable[[Path], logs.Destination],
     ) -> int:
         # The core and FUSE are loaded by the process that serves, and only there.
         from pramfs.mount import serve  # noqa: PLC0415
@@ -38,6 +40,6 @@ def start_mount(
         return serve(image, mountpoint, options, manager, report, open_log)
 
     if foreground:
-        return body(manager, lambda code: None, lambda path: logs.foreground_descriptor())
+        return body(manager, lambda code: None, logs.to_foreground)
     # A daemon is nobody's service: whoever listens there waits for another process.
     return run_in_background(lambda report: body(ServiceManager(), report, logs.to_background))

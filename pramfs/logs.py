@@ -11,6 +11,7 @@ import socket
 import sys
 import syslog
 from pathlib import Path
+from typing import NamedTuple
 
 log = logging.getLogger("pramfs")
 
@@ -29,23 +30,27 @@ def to_stderr(level: int) -> None:
     log.addHandler(handler)
 
 
-def to_background(path: Path) -> int:
-    """Log to the file at `path`, and to syslog or the journal where there is one.
+class Destination(NamedTuple):
+    """Where the words go: a descriptor, for what must be written without Python's help, and its file."""
 
-    Returns a descriptor of the file, for what must be written without Python's help.
-    """
+    descriptor: int
+    path: Path | None  # None for standard error
+
+
+def to_background(path: Path) -> Destination:
+    """Log to the file at `path`, and to syslog or the journal where there is one."""
     file = BoundedFile(path, encoding="utf-8", errors="backslashreplace")  # paths hold any bytes
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
     log.addHandler(Syslog())
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH)  # it is in use: see `rundir.prune`
-    return descriptor
+    return Destination(descriptor, path)
 
 
-def foreground_descriptor() -> int:
-    """The descriptor that `to_stderr` writes to."""
-    return sys.stderr.fileno()
+def to_foreground(path: Path) -> Destination:
+    """Log where `to_stderr` does, and leave the file alone."""
+    return Destination(sys.stderr.fileno(), None)
 
 
 class BoundedFile(logging.FileHandler):

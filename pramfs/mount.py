@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pramfs import mounts
 from pramfs.errors import PramError
+from pramfs.logs import Destination
 from pramfs.notify import PLEA_PERIOD_S, ServiceManager
 from pramfs.options import MountOptions
 from pramfs.progress import Pulse
@@ -28,20 +29,26 @@ def serve(
     options: MountOptions,
     manager: ServiceManager,
     report: Callable[[int], None],
-    open_log: Callable[[Path], int],
+    open_log: Callable[[Path], Destination],
 ) -> int:
     """Mount the image and serve it until it is unmounted; returns the exit code.
 
     `report` is called with 0 as soon as the mount is usable. `open_log` is told where the log of this image
-    belongs, and returns the descriptor that SIGUSR1 is to write to.
+    belongs, and returns where it is; SIGUSR1 writes there, too.
     """
     dump_on_sigusr1(sys.stderr.fileno())  # till it is known where the log belongs
+
+    def open_it(path: Path) -> Path | None:
+        log_file = open_log(path)
+        dump_on_sigusr1(log_file.descriptor)
+        return log_file.path
+
     try:
         _check_mountpoint(mountpoint)
         volume = load_volume(
             image_path,
             options,
-            open_log=lambda path: dump_on_sigusr1(open_log(path)),
+            open_log=open_it,
             watch=Pulse(
                 PLEA_PERIOD_S,
                 lambda bar: manager.ask_for_patience("verifying", bar.done, bar.total),

@@ -49,29 +49,28 @@ class Volume:
     saver: Saver
     read_only: bool
     state_path: Path
-    log_path: Path
+    log_path: Path | None  # None when the log is no file
 
 
 def load_volume(
     image_path: Path,
     options: MountOptions,
     *,
-    open_log: Callable[[Path], None],
+    open_log: Callable[[Path], Path | None],
     watch: Watch,
     meanwhile: Callable[[], object],
 ) -> Volume:
     """Load the tree that the options name. Raises PramError, and then nothing has changed.
 
-    `open_log` is told where the log of this image belongs as soon as that is known. `watch` is shown the
-    progress of the verification, which forks: no thread may run beside it. `meanwhile` is something else that
-    takes time and may fail; it is done while others verify.
+    `open_log` is told where the log of this image belongs as soon as that is known, and returns in which file
+    it is. `watch` is shown the progress of the verification, which forks: no thread may run beside it.
+    `meanwhile` is something else that takes time and may fail; it is done while others verify.
     """
     image = _open_and_lock(image_path, options)
     try:
         with _outlook(image, options):
             pram = _open_pram(image, options)
-        log_path = rundir.log_path(image, pram.current.uuid)
-        open_log(log_path)
+        log_path = open_log(rundir.log_path(image, pram.current.uuid))
         rundir.prune()
         for line in options.banned.table():
             log.info("%s", line)

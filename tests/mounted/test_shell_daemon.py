@@ -270,6 +270,21 @@ def test_the_log_has_the_banned_regions_and_stays_small(
     assert log.read_text().rstrip().splitlines()[-1].endswith("saved: generation 3")
 
 
+def test_status_names_no_log_that_is_not_written(shell: Shell, root: Path, image: Path) -> None:
+    daemon = subprocess.Popen(
+        [*shell.prefix(), PRAMFS, "mount", "-f", "-o", "size=16M", image, root],
+        stderr=subprocess.PIPE,
+    )
+    wait_until(shell.pramfs_mounts, "the mount")
+    status = shell.status(root)
+    assert status["log"] == ""
+    assert not Path(status["state"]).with_suffix(".log").exists()
+    told = shell.pramfs("status", root).succeeded().text
+    assert f"process:     {daemon.pid}, log on its standard error" in told
+    daemon.terminate()
+    assert b"saved: generation" in daemon.communicate()[1]
+
+
 _A_DEV_OF_OUR_OWN = """
 set -e
 mkdir dev

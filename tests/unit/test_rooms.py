@@ -77,7 +77,7 @@ ROOMS: dict[str, set[str]] = {
         *("frames", "options", "volume", "fusefs", "session"),
         *("progress", "notify", "mounts", "kernel", "rundir"),
     },
-    "mount": {"options", "volume", "stacks", "progress", "notify", "mounts", "daemon"},
+    "mount": {"options", "volume", "stacks", "logs", "progress", "notify", "mounts", "daemon"},
     "umount": {"mounts", "kernel", "rundir", "control", "follow"},
     "inspect": {
         *("layout", "image", "superblock", "frames", "nodes", "reserve", "pram", "verify"),
