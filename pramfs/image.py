@@ -21,6 +21,7 @@ _SCAN_BYTES = 4 << 20
 _MEMORY_FILESYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
 _MEMORY_DEVICES = ("pmem", "ram")
 _DEVICES = Path("/dev")
+_BLOCK_DEVICES = Path("/sys/dev/block")
 # struct flock: l_type, l_whence, l_start, l_len, l_pid
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -34,6 +35,7 @@ class Image:
         self._made = made
         self._fd = fd
         self._status = os.fstat(fd)
+        self._guard = _open_guard(self._status, fd) if self.is_block_device else fd
         self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
 
     @property
@@ -145,7 +147,7 @@ class Image:
         With `shared` others may take it so too, and nobody may take it alone: for who only reads.
         """
         try:
-            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(self._guard, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         # Whoever had it may have removed the file, or put another in its place.
@@ -155,27 +157,32 @@ class Image:
 
     def mark_serving(self) -> None:
         """Let `serving_pid` of other processes name this one, until `unmark_serving` or its end."""
-        fcntl.lockf(self._fd, fcntl.LOCK_EX if self.writable else fcntl.LOCK_SH, 1)
+        fcntl.lockf(self._guard, fcntl.LOCK_SH, 1)
 
     def unmark_serving(self) -> None:
         """Say that only the save is left to do."""
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1)
+        fcntl.lockf(self._guard, fcntl.LOCK_UN, 1)
 
     def serving_pid(self) -> int | None:
         """The process that has the image mounted right now, if there is one."""
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-        reply = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, query))
+        reply = _FLOCK.unpack(fcntl.fcntl(self._guard, fcntl.F_GETLK, query))
         return None if reply[0] == fcntl.F_UNLCK else reply[4]
 
     def lock_holder(self) -> int | None:
         """The process that `try_lock` failed over; None if it is not to be seen from here."""
-        device = self._status.st_dev
-        wanted = f"{os.major(device):02x}:{os.minor(device):02x}:{self._status.st_ino}"
+        status = os.fstat(self._guard)
+        device = status.st_dev
+        wanted = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()
             if words[1] == "FLOCK" and words[5] == wanted:
                 return int(words[4])
         return None
+
+    def is_same_as(self, other: "Image") -> bool:
+        """Whether who locks the one has the other, too, whatever names and nodes they were opened by."""
+        return identity_of(os.fstat(self._guard)) == identity_of(os.fstat(other._guard))
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -186,6 +193,8 @@ class Image:
 
     def close(self) -> None:
         os.close(self._fd)
+        if self._guard != self._fd:
+            os.close(self._guard)
 
     def __enter__(self) -> "Image":
         return self
@@ -276,6 +285,21 @@ def _create(path: Path) -> Image:
     finally:
         os.close(directory)
     return Image(path, fd, writable=True, made=True)
+
+
+def _open_guard(status: os.stat_result, fd: int) -> int:
+    """What to lock for a block device: nodes are many. A loop device's is the file that all of it lies in.
+
+    Without sysfs that is the node that was opened, after all.
+    """
+    device = _BLOCK_DEVICES / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    with contextlib.suppress(OSError):
+        if int((device / "loop" / "offset").read_text()) == 0:
+            return os.open((device / "loop" / "backing_file").read_bytes().rstrip(b"\n"), flags)
+    with contextlib.suppress(OSError):
+        return os.open(device / "dev", flags)
+    return fd
 
 
 def identity_of(status: os.stat_result) -> str:

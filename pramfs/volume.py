@@ -181,8 +181,11 @@ def _what_keeps_it(image: Image) -> str:
 
 
 def _same_image(name: str, image: Image) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(name).samefile(image.path)
+    with (
+        contextlib.suppress(OSError, PramError),
+        open_image(Path(name), writable=False) as mounted,
+    ):
+        return mounted.is_same_as(image)
     return False
 
 

@@ -1,9 +1,10 @@
 """Two daemons never have one image, by whatever name each knows it."""
 
+import contextlib
 import copy
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,16 +40,35 @@ def test_an_image_in_use_is_refused(volume: Volume, name: Callable[[Path], Path]
 
 
 def test_a_device_in_use_is_refused_through_another_node(volume: Volume) -> None:
-    with loop_device(volume.home / "disk", 64 * MIB) as device:
+    with loop_device(volume.home / "disk", 64 * MIB) as device, _another_node(device) as other:
         volume.image = device
         volume.mount()
-        other = Path(f"/dev/pramfs-test-{os.getpid()}")
-        os.mknod(other, stat.S_IFBLK | 0o600, device.stat().st_rdev)
-        try:
-            _refuse_second(volume, other)
-        finally:
-            other.unlink()
+        _refuse_second(volume, other)
+        _refuse_second(volume, other, "-o", "ro")
         volume.umount()
+
+
+def test_a_writer_is_kept_from_a_device_that_is_read_through_another_node(volume: Volume) -> None:
+    with loop_device(volume.home / "disk", 64 * MIB) as device, _another_node(device) as other:
+        volume.image = device
+        volume.mount()
+        volume.remount("ro")
+        _refuse_second(volume, other)
+        volume.umount()
+
+
+@pytest.mark.parametrize("options", [(), ("ro",)], ids=["", "ro"])
+def test_a_file_and_the_loop_device_upon_it_are_one_image(
+    volume: Volume, options: tuple[str, ...]
+) -> None:
+    file = volume.home / "disk"
+    with loop_device(file, 64 * MIB) as device:
+        for image, other in ((device, file), (file, device)):
+            volume.image = image
+            volume.mount()
+            volume.remount(*options)
+            _refuse_second(volume, other)
+            volume.umount()
 
 
 def test_a_writer_is_kept_from_under_a_read_only_mount(volume: Volume) -> None:
@@ -89,9 +109,19 @@ def test_of_many_that_start_at_once_one_serves(volume: Volume) -> None:
     volume.check()
 
 
+@contextlib.contextmanager
+def _another_node(device: Path) -> Iterator[Path]:
+    node = Path(f"/dev/pramfs-test-{os.getpid()}")
+    os.mknod(node, stat.S_IFBLK | 0o600, device.stat().st_rdev)
+    try:
+        yield node
+    finally:
+        node.unlink()
+
+
 def _refuse_second(volume: Volume, image: Path, *options: str) -> None:
     point = volume.home / "second"
-    point.mkdir()
+    point.mkdir(exist_ok=True)
     outcome = pramfs("mount", *options, image, point)
     assert outcome.code == 32
     assert "in use" in outcome.err
