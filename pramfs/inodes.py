@@ -10,7 +10,7 @@ from pramfs import layout
 from pramfs.pagemap import PageMap
 
 ROOT_INO = 1
-INO_MAX = (1 << 64) - 2  # so that the number after it can be saved
+INO_MAX = (1 << 63) - 1  # the bit that is left is used in file handles, see `fusefs`
 NAME_MAX_BYTES = 255
 SYMLINK_MAX_BYTES = 4095
 FILE_MAX_BYTES = (1 << 63) - 1

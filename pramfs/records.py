@@ -14,6 +14,7 @@ from typing import Any
 from pramfs import layout
 from pramfs.inodes import (
     FILE_MAX_BYTES,
+    INO_MAX,
     KINDS,
     NAME_MAX_BYTES,
     SYMLINK_MAX_BYTES,
@@ -181,6 +182,8 @@ class _Decoder:
             raise ValueError(f"the files have not {header.pages} pages in all")
         if self._inodes and max(self._inodes) >= header.next_ino:
             raise ValueError(f"next inode {header.next_ino} is taken")
+        if header.next_ino > INO_MAX + 1:
+            raise ValueError(f"next inode {header.next_ino} is out of range")
         self._link_entries()
         return Decoded(header.next_ino, self._inodes, self._files, self._pages)
 

@@ -288,6 +288,7 @@ def read_tree(nodes: dict[bytes, Node], name: bytes) -> Tree:
     _require(metadata.u32() == 1, "version of a tree")
     _require(metadata.u32() == 0, "flags of a tree")
     tree = Tree(metadata.u64(), {})
+    _require(tree.next_ino <= 1 << 63, f"next_ino {tree.next_ino}")
     inodes, pages = metadata.u64(), metadata.u64()
     _require(inodes * 88 <= metadata.left, f"{inodes} inodes")
     counts: dict[int, int] = {}

@@ -351,6 +351,7 @@ TREES: dict[str, bytes] = {
     "another version": tree(header={"version": 2}),
     "flags": tree(header={"flags": 1}),
     "next_ino that is taken": tree(header={"next_ino": 6}),
+    "next_ino of more than 63 bits": tree(header={"next_ino": (1 << 63) + 1}),
     "more inodes than there are": tree(header={"inodes": 7}),
     "fewer inodes than there are": tree(header={"inodes": 5}),
     "2^64 - 1 inodes": tree(header={"inodes": U64_MAX}),
