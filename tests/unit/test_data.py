@@ -1,6 +1,7 @@
 """The data of files: what is written is read, zeros elsewhere, and a saved frame is never written."""
 
 import errno
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -256,6 +257,31 @@ def test_a_full_arena_is_enospc_and_keeps_what_was_written(disk: Disk) -> None:
     disk.check()
     disk.data.truncate(file, 0)
     assert disk.data.write(file, 0, pattern(230 * PAGE_SIZE)) == 230 * PAGE_SIZE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda disk, file: disk.data.write(file, 0, b"changed"),
+        lambda disk, file: disk.data.truncate(file, PAGE_SIZE + 1),
+    ],
+    ids=["write", "truncate"],
+)
+def test_a_change_of_saved_pages_is_enospc_when_all_is_full_and_leaves_the_file(
+    disk: Disk, change: Callable[[Disk, File], None]
+) -> None:
+    content = pattern(5 * PAGE_SIZE)
+    file, other = disk.file(content), disk.file()
+    disk.data.write(other, 0, bytes(PAGE_SIZE) * disk.arena.table.count(FREE))
+    disk.save()
+    with pytest.raises(OSError, match="No space left"):
+        change(disk, file)
+    assert disk.read(file) == content
+    disk.data.discard(other)
+    disk.save()
+    change(disk, file)
+    assert disk.read(file) != content
+    disk.check()
 
 
 def test_frames_for_the_next_save_are_kept_free() -> None:
