@@ -79,7 +79,7 @@ def _last_run(image: "Image") -> str:
     """What is known of the run that had the image last; "" when nothing is."""
     from pramfs import rundir, superblock
 
-    state = rundir.read_state(rundir.state_path(image, superblock.require(image).uuid))
+    state = rundir.last_state(image, superblock.require(image).uuid)
     pid = image.serving_pid()
     if pid is not None:
         return (

@@ -48,6 +48,11 @@ class Image:
         return stat.S_ISBLK(self._status.st_mode)
 
     @property
+    def owner(self) -> int:
+        """The uid that the file, or the node of the device, belongs to."""
+        return self._status.st_uid
+
+    @property
     def identity(self) -> str:
         """What tells it from every other image there is, its copies included."""
         return identity_of(self._status)

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from pramfs.errors import SystemFault
@@ -73,31 +73,26 @@ class State:
 def run_directory() -> Path:
     """The directory, made if needed. Raises SystemFault when it cannot be trusted or made."""
     uid = os.geteuid()
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if uid == 0:
-        path = Path("/run/pramfs")
-    elif base:
-        path = Path(base) / "pramfs"
-    else:
-        path = Path(tempfile.gettempdir()) / f"pramfs-{uid}"
+    in_session, otherwise = _directories(uid)
+    path = in_session if os.environ.get("XDG_RUNTIME_DIR") else otherwise
     try:
         path.mkdir(mode=0o700, exist_ok=True)
-        status = path.lstat()
+        trusted = _is_directory_of(path, uid)
     except OSError as exc:
         raise SystemFault(f"{path}: cannot make the run directory: {exc.strerror}") from exc
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
+    if not trusted:
         raise SystemFault(f"{path}: is not a directory of yours")
     return path
 
 
 def log_path(image: Image, uuid: bytes) -> Path:
     """The log of the daemons that serve this image."""
-    return run_directory() / f"{uuid.hex()}-{image.identity}.log"
+    return run_directory() / _file_name(image, uuid, ".log")
 
 
 def state_path(image: Image, uuid: bytes) -> Path:
     """The state of the last run of this image."""
-    return log_path(image, uuid).with_suffix(".state")
+    return run_directory() / _file_name(image, uuid, ".state")
 
 
 def write_state(path: Path, state: State) -> None:
@@ -113,9 +108,27 @@ def read_state(path: Path) -> State | None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
-            return State(**json.loads(file.read(_STATE_BYTES_MAX)))
+            state = State(**json.loads(file.read(_STATE_BYTES_MAX)))
     except (OSError, ValueError, TypeError):
         return None
+    right = all(type(getattr(state, field.name)) is field.type for field in fields(State))
+    return state if right else None
+
+
+def last_state(image: Image, uuid: bytes) -> State | None:
+    """What the last run of this image left, None when that is not to be seen.
+
+    Root sees what the image's owner left, too, if that user has the usual run directory.
+    """
+    name = _file_name(image, uuid, ".state")
+    found: list[tuple[int, State]] = []
+    for uid in {os.geteuid(), image.owner} if os.geteuid() == 0 else {os.geteuid()}:
+        for directory in _directories(uid):
+            with contextlib.suppress(OSError):
+                state = read_state(directory / name) if _is_directory_of(directory, uid) else None
+                if state is not None:
+                    found.append(((directory / name).lstat().st_mtime_ns, state))
+    return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
 def prune() -> None:
@@ -133,6 +146,24 @@ def prune() -> None:
     for base in sorted(gone, key=lambda base: times[base], reverse=True)[GONE_KEPT:]:
         for suffix in (".state", ".log", ".new"):
             base.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _directories(uid: int) -> tuple[Path, Path]:
+    """Where daemons of a user leave things: those of a session, and others."""
+    if uid == 0:
+        return Path("/run/pramfs"), Path("/run/pramfs")
+    own = os.environ.get("XDG_RUNTIME_DIR") if uid == os.geteuid() else None
+    in_session = Path(own or f"/run/user/{uid}") / "pramfs"
+    return in_session, Path(tempfile.gettempdir()) / f"pramfs-{uid}"
+
+
+def _is_directory_of(path: Path, uid: int) -> bool:
+    status = path.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid
+
+
+def _file_name(image: Image, uuid: bytes, suffix: str) -> str:
+    return f"{uuid.hex()}-{image.identity}{suffix}"
 
 
 def _is_wanted(base: Path) -> bool:

@@ -75,7 +75,7 @@ def load_volume(
         for line in options.banned.table():
             log.info("%s", line)
         state_path = rundir.state_path(image, pram.current.uuid)
-        _say_how_it_ended(image, pram, rundir.read_state(state_path), options)
+        _say_how_it_ended(image, pram, rundir.last_state(image, pram.current.uuid), options)
         with _outlook(image, options), _many_objects():
             tree = _load_tree(pram, options, watch, meanwhile)
         saver = Saver(pram, options.name, tree)
@@ -174,7 +174,7 @@ def _what_keeps_it(image: Image) -> str:
     if image.serving_pid() is not None:
         return f"it is detached, but process {holder} still serves programs that use it"
     with contextlib.suppress(PramError):
-        state = rundir.read_state(rundir.state_path(image, superblock.require(image).uuid))
+        state = rundir.last_state(image, superblock.require(image).uuid)
         if state is not None and (state.pid, state.phase) == (holder, rundir.SAVING):
             return f"the last daemon (process {holder}) still saves"
     return f"process {holder} loads it, or writes nodes to it"

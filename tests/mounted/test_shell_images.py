@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import MOUNT_FAILED, USAGE, wait_until
-from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended
+from tests.mounted.harness import MOUNT_FAILED, NOBODY, USAGE, wait_until
+from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended, open_to_nobody
 
 PRAMFS = str(VENV / "bin" / "pramfs")
 
@@ -37,6 +37,33 @@ def test_a_copy_of_an_image_is_another_image(shell: Shell, root: Path, image: Pa
     assert "saved to" in shell.pramfs("umount", root).succeeded().text
     assert "saved at unmount" in shell.pramfs("info", image).succeeded().text
     assert "ended without a final save" in shell.pramfs("mount", copy, root).succeeded().err
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+def test_root_sees_how_another_users_last_run_ended(shell: Shell, in_session: bool) -> None:
+    home = open_to_nobody(shell.home / "user")
+    image, root = home / "image", home / "mnt"
+    shell.run("mkdir", root, user=NOBODY).succeeded()
+    env = {}
+    if in_session:
+        session = Path(f"/run/user/{NOBODY}")
+        shell.run("mount", "-t", "tmpfs", "tmpfs", "/run").succeeded()  # only here
+        shell.run("mkdir", "-p", session).succeeded()
+        shell.run("chown", str(NOBODY), session).succeeded()
+        env["XDG_RUNTIME_DIR"] = str(session)
+    words: list[str | Path] = [PRAMFS, "mount", "-o", "size=16M", image, root]
+    shell.run(*words, user=NOBODY, env=env).succeeded()
+    pid = shell.status(root)["pid"]
+    shell.pramfs("umount", root).succeeded()
+    assert f"saved at unmount by process {pid}" in shell.pramfs("info", image).succeeded().text
+    shell.run(*words, user=NOBODY, env=env).succeeded()
+    pid = shell.status(root)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: has_ended(pid), "the daemon to die")
+    shell.pramfs("umount", root)
+    told = f"process {pid}) ended without a final save"
+    assert told in shell.pramfs("info", image).succeeded().text
+    assert told in shell.pramfs("mount", image, root).succeeded().err
 
 
 # --- who has it ---------------------------------------------------------------------------------
