@@ -80,8 +80,9 @@ def _rescue(args: argparse.Namespace) -> "Iterator[Rescue]":
     from pramfs.image import open_image
     from pramfs.options import DEFAULT_NAME
     from pramfs.rescue import Rescue
+    from pramfs.superblock import steady
 
-    with open_image(args.image, writable=False) as image:
+    with open_image(args.image, writable=False) as image, steady(image):
         yield Rescue(image, args.name or DEFAULT_NAME)
 
 

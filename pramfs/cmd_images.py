@@ -46,10 +46,13 @@ def _info(args: argparse.Namespace) -> int:
     from pramfs import control, mounts
     from pramfs.image import open_image
     from pramfs.inspect import image_info
+    from pramfs.superblock import steady
 
     status = control.read_status(args.target) if mounts.mount_at(args.target) else None
     with open_image(str(status["image"]) if status else args.target, writable=False) as image:
-        info = image_info(image) | {"last_run": _last_run(image)}
+        with steady(image):
+            info = image_info(image)
+        info["last_run"] = _last_run(image)
     if status is not None:
         info |= {"frames": status["frames"], "mount": status}
     if args.json:

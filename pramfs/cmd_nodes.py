@@ -5,7 +5,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,8 +109,12 @@ def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram
     from pramfs.image import open_image
     from pramfs.options import MountOptions
     from pramfs.pram import Pram
+    from pramfs.superblock import steady
 
-    with open_image(path, writable=writable, create=create) as image:
+    with (
+        open_image(path, writable=writable, create=create) as image,
+        nullcontext() if writable else steady(image),
+    ):
         if writable and not image.try_lock():
             raise ImageInUse(path, "a mount or another command")
         try:

@@ -94,6 +94,12 @@ class ImageInUse(PramError):
     errno = errno.EBUSY
 
 
+class SavedMeanwhile(PramError):
+    """{0}: a save was published while it was read; try again"""
+
+    errno = errno.EAGAIN
+
+
 class ImageTooSmall(PramError):
     """{0}: too small: {1}"""
 

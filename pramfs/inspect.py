@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pramfs import persist, superblock, verify
-from pramfs.errors import DamagedTree, ReservationFailed
+from pramfs.errors import DamagedTree, ReservationFailed, SavedMeanwhile
 from pramfs.frames import SAVED, FrameTable
 from pramfs.image import Image
 from pramfs.layout import PAGE_SIZE, STREAM_TYPES, SUPER_FINAL, SUPER_SUSPECT
@@ -65,7 +65,7 @@ def node_info(node: Node) -> dict[str, object]:
 
 
 def check_image(image: Image, progress: Progress) -> Check:
-    """Verify all that the last published save holds. Raises PramError for what is no pram image.
+    """Verify all that the last published save holds. Raises SavedMeanwhile; PramError for what is no image.
 
     `progress` makes a progress counter of a label and a number of pages. A daemon may publish meanwhile
     and reuse frames: what seems damaged is looked at again when the generation has moved on.
@@ -75,6 +75,8 @@ def check_image(image: Image, progress: Progress) -> Check:
         if not check.damage or superblock.require(image).generation == check.generation:
             break
         check = _check_once(image, progress)
+    if check.damage and superblock.require(image).generation != check.generation:
+        raise SavedMeanwhile(image.path)
     return check
 
 

@@ -5,6 +5,7 @@ only, and nothing else ever does (see layout): looking into those finds the newe
 in the tree can be mistaken for one. A slot that has become banned is left for another one.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pramfs.errors import (
     NoSuperBlock,
     NotAnImage,
     PramError,
+    SavedMeanwhile,
     TooMuchBanned,
     UnsupportedFeatures,
     UnsupportedVersion,
@@ -65,6 +67,21 @@ def require(image: Image, pfn: int | None = None) -> SuperBlock:
         if pfn is not None:
             raise
         raise NotAnImage(image.path, "no super block found") from exc
+
+
+@contextlib.contextmanager
+def steady(image: Image) -> Iterator[None]:
+    """Read an image that a daemon may have mounted: what it publishes meanwhile is not taken for damage.
+
+    Frames of the save that was in force are used again then. Raises SavedMeanwhile instead of the error.
+    """
+    before = require(image).generation
+    try:
+        yield
+    except PramError as exc:
+        if require(image).generation != before:
+            raise SavedMeanwhile(image.path) from exc
+        raise
 
 
 def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> SuperBlock:

@@ -104,10 +104,10 @@ ROOMS: dict[str, set[str]] = {
         *("parser", "show", "image", "superblock", "inspect", "progress", "dump", "picture"),
         *("mounts", "control", "rundir"),
     },
-    "cmd_files": {"parser", "show", "image", "options", "rescue"},
+    "cmd_files": {"parser", "show", "image", "superblock", "options", "rescue"},
     "cmd_nodes": {
         *("parser", "show", "layout", "image", "pram", "persist", "options", "progress"),
-        "inspect",
+        *("superblock", "inspect"),
     },
     "cmd_kexec": {"parser", "kexec"},
     "cli": {
