@@ -240,7 +240,10 @@ def _append_run(runs: list[Run], run: Run) -> None:
 
 
 class ReadAhead:
-    """Reads pages of an image one at a time, but from it several at once: links often follow each other."""
+    """Reads pages of an image one at a time, but from it several at once while they follow each other.
+
+    As links often do. Where they do not, that would read many times what there is.
+    """
 
     def __init__(self, image: Image) -> None:
         self._image = image
@@ -251,7 +254,8 @@ class ReadAhead:
         """The page at `pfn`. Raises SystemFault when it cannot be read."""
         at = (pfn - self._first) << PAGE_SHIFT
         if not 0 <= at < len(self._pages):
-            count = min(_READ_AHEAD, self._image.frames - pfn)
+            in_order = at == len(self._pages)
+            count = min(_READ_AHEAD, self._image.frames - pfn) if in_order else 1
             self._pages = memoryview(self._image.read(pfn, count))
             self._first, at = pfn, 0
         return self._pages[at : at + PAGE_SIZE]

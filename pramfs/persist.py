@@ -13,6 +13,7 @@ import threading
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from pramfs import layout, records
 from pramfs.arena import Progress
@@ -34,6 +35,11 @@ META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
 
 _NAMED_PATHS = 10  # that a refusal lists
+_PATH_MAX_BYTES = 4096
+
+_Trail = (
+    tuple[Any, bytes] | None
+)  # the trail to a directory, and a name in it; whole paths take too much
 
 
 @dataclass(slots=True)
@@ -314,16 +320,25 @@ def _paths(decoded: Decoded, files: list[File]) -> list[str]:
     if not wanted:
         return []
     paths = []
-    unvisited: list[tuple[str, Inode]] = [("", decoded.inodes[ROOT_INO])]
+    unvisited: list[tuple[_Trail, Inode]] = [(None, decoded.inodes[ROOT_INO])]
     while unvisited:
-        path, inode = unvisited.pop()
+        trail, inode = unvisited.pop()
         if inode.ino in wanted:
-            paths.append(path)
+            paths.append(_path(trail))
         elif isinstance(inode, Directory):
-            unvisited.extend(
-                (f"{path}/{os.fsdecode(name)}", child) for name, child in inode.entries.items()
-            )
+            unvisited.extend(((trail, name), child) for name, child in inode.entries.items())
     return sorted(paths)
+
+
+def _path(trail: _Trail) -> str:
+    """The path of a name; its end, if it is longer than paths can be: there may be many of those."""
+    names: list[bytes] = []
+    size = 0
+    while trail is not None and size <= _PATH_MAX_BYTES:
+        trail, name = trail
+        names.append(b"/" + name)
+        size += len(name) + 1
+    return ("…" if trail is not None else "") + os.fsdecode(b"".join(reversed(names)))
 
 
 def _listed(paths: list[str]) -> str:

@@ -31,6 +31,7 @@ from pramfs.survey import Surveyed, file_name, printable, survey
 _PIECE_FRAMES = 256
 _NS = 10**9
 _NAMED_PATHS = 10  # that a refusal lists
+_PATH_MAX_BYTES = 4096
 
 
 class Entry(NamedTuple):
@@ -99,12 +100,17 @@ class Rescue:
         return Entry(b"/".join(names), inode)
 
     def walk(self, start: Entry) -> Iterator[Entry]:
-        """`start` and all that is below it; a directory before what is in it."""
+        """`start` and all that is below it; a directory before what is in it.
+
+        What is in a directory is left out when its path is longer than a path can be: paths of a deep tree
+        would take the square of its depth.
+        """
         unvisited = [start]
         while unvisited:
             entry = unvisited.pop()
             yield entry
-            unvisited += reversed(list(children(entry)))
+            if len(entry.path) <= _PATH_MAX_BYTES:
+                unvisited += reversed(list(children(entry)))
 
     def frames(self, file: File) -> "array[int]":
         """The pfns of a file's data pages, as far as they are known."""

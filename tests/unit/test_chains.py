@@ -76,6 +76,27 @@ def test_what_was_built_is_what_is_read(count: int) -> None:
     assert table.count(SAVED) == count + len(links)
 
 
+def test_pages_are_read_many_at_once_only_while_they_follow_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = image_of(bytes(500 * PAGE_SIZE))
+    read, counts = image.read, list[int]()
+
+    def counted(pfn: int, count: int = 1) -> bytes:
+        counts.append(count)
+        return read(pfn, count)
+
+    monkeypatch.setattr(image, "read", counted)
+    ahead = ReadAhead(image)
+    for pfn in range(400, 100, -1):
+        ahead.read(pfn)
+    assert counts == [1] * 300
+    counts.clear()
+    for pfn in range(100, 400):
+        ahead.read(pfn)
+    assert len(counts) < 10
+
+
 def test_the_rest_of_a_link_that_is_not_full_is_zero() -> None:
     entries = Entries()
     for column in (entries.flags, entries.csums, entries.pfns, entries.indices):

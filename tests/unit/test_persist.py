@@ -11,6 +11,7 @@ import pytest
 from pramfs.errors import DamagedPage, DamagedTree, NoSuchNode, SaveFailed
 from pramfs.frames import FREE, SAVED
 from pramfs.inodeops import Changes
+from pramfs.inodes import Directory, File
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE, SUPER_FINAL, SUPER_SUSPECT
 from pramfs.persist import (
     DATA_SUFFIX,
@@ -247,6 +248,27 @@ def test_many_damaged_files_are_counted_and_some_are_named(volume: Volume) -> No
     damage(volume, *names)
     pram = reopen(volume.pram, arena=volume.arena)
     with pytest.raises(DamagedTree, match=r"30 damaged: /file 00, .*/file 09 and 20 more$"):
+        load_tree(pram, NAME, new_tree(pram))
+
+
+def test_a_damaged_file_at_the_end_of_a_very_long_path_is_named_by_the_end_of_that(
+    volume: Volume,
+) -> None:
+    tree = volume.tree
+    directory = tree.root
+    for _ in range(100):
+        made = tree.create(directory, b"d" * 250, stat.S_IFDIR | 0o755, USER)
+        assert isinstance(made, Directory)
+        directory = made
+    file = tree.create(directory, b"deep", stat.S_IFREG | 0o644, USER)
+    assert isinstance(file, File)
+    tree.write(file, 0, b"x")
+    assert file.pages is not None
+    volume.save()
+    volume.image.guarded = False
+    volume.image.write(file.pages.get(0) * PAGE_SIZE, b"y")
+    pram = reopen(volume.pram, arena=volume.arena)
+    with pytest.raises(DamagedTree, match=r"1 damaged: …(/d{250}){17}/deep$"):
         load_tree(pram, NAME, new_tree(pram))
 
 

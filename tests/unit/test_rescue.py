@@ -8,8 +8,14 @@ import pytest
 
 from pramfs.cli import main
 from pramfs.errors import CHECK_DAMAGED, EXIT_FAILED
+from pramfs.image import open_image
+from pramfs.inodes import Directory
 from pramfs.layout import PAGE_SIZE
+from pramfs.persist import Saver
+from pramfs.pram import Pram
+from pramfs.rescue import Rescue, extract
 from pramfs.survey import file_name
+from pramfs.tree import Owner, Tree
 from tests.golden.specimen import NS
 from tests.unit.trees import BIG, flip, frames_of, links_of, make_image
 
@@ -128,6 +134,26 @@ def test_extract_refuses_a_damaged_tree_and_recovers_the_rest(
     err = capsys.readouterr().err
     assert "left out: twice: " in err
     assert "left out: sub/again: " in err
+
+
+def test_extract_says_what_is_too_deep_for_a_path(tmp_path: Path, out: Path) -> None:
+    image = tmp_path / "deep"
+    with open_image(image, writable=True, create=True) as opened:
+        pram = Pram.create(opened, 512)
+        tree = Tree(pram.arena, inodes_max=10_000, generation=1)
+        owner = Owner(os.getuid(), os.getgid())
+        directory = tree.make_root(0o755, owner)
+        for _ in range(100):
+            made = tree.create(directory, b"d" * 250, stat.S_IFDIR | 0o755, owner)
+            assert isinstance(made, Directory)
+            directory = made
+        Saver(pram, "pramfs", tree).save(final=True, progress=lambda pages: None)
+        pram.close()
+    with open_image(image, writable=False) as opened:
+        extracted = extract(Rescue(opened, "pramfs"), [], out)
+    assert 10 < extracted.names < 18
+    assert extracted.left_out[-1] == "/".join(["d" * 250] * 17) + ": File name too long"
+    assert extracted.names + len(extracted.left_out) == 1 + 17
 
 
 def test_a_damaged_link_costs_the_files_behind_it(image: Path, out: Path) -> None:
