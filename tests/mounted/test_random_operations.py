@@ -197,13 +197,18 @@ class Twins(RuleBasedStateMachine):
     @invariant()
     def they_look_alike(self) -> None:
         if hasattr(self, "_roots"):
-            model, mount = (_tree(root) for root in self._roots)
+            model, mount = (_tree(root, ignored=self._ignored) for root in self._roots)
             assert mount == model
             for fds in self._open:
                 on_model, on_mount = (_content(fd) for fd in fds)
                 assert on_mount == on_model
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    @property
+    def _ignored(self) -> int:
+        """Mode bits of files that may differ: see docs/limits.md."""
+        return stat.S_ISUID | stat.S_ISGID if "direct_io" in self._options else 0
 
     def _both(self, call: Callable[[Path], object]) -> None:
         on_model, on_mount = (errno_of(lambda root=root: call(root)) for root in self._roots)  # type: ignore[misc]
@@ -260,8 +265,8 @@ def _open_file(path: Path, flags: int) -> int:
     return fd
 
 
-def _tree(root: Path, *, times: bool = False) -> dict[str, tuple[object, ...]]:
-    """All that can be seen below `root`, by path."""
+def _tree(root: Path, *, times: bool = False, ignored: int = 0) -> dict[str, tuple[object, ...]]:
+    """All that can be seen below `root`, by path; but for mode bits of files that are `ignored`."""
     found: dict[str, tuple[object, ...]] = {}
     first_of_inode: dict[int, str] = {}
     unvisited = [root]
@@ -272,15 +277,17 @@ def _tree(root: Path, *, times: bool = False) -> dict[str, tuple[object, ...]]:
             seen = path.lstat()
             where = str(path.relative_to(root))
             body: object = None
+            mode = seen.st_mode
             if path.is_symlink():
                 body = os.readlink(path)
             elif stat.S_ISDIR(seen.st_mode):
                 unvisited.append(path)
             elif stat.S_ISREG(seen.st_mode):
                 body = hashlib.sha256(path.read_bytes()).hexdigest()
+                mode &= ~ignored
             xattrs = {n: os.getxattr(path, n, follow_symlinks=False) for n in _xattrs(path)}
             same_as = first_of_inode.setdefault(seen.st_ino, where)
-            fields = (seen.st_mode, seen.st_nlink, seen.st_uid, seen.st_gid, seen.st_size)
+            fields = (mode, seen.st_nlink, seen.st_uid, seen.st_gid, seen.st_size)
             found[where] = (*fields, seen.st_rdev, same_as, sorted(xattrs.items()), body)
             if times:
                 found[where] += (seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, seen.st_blocks)
