@@ -132,8 +132,6 @@ class Twins(RuleBasedStateMachine):
 
     @rule(path=paths, mode=modes)
     def chmod(self, path: str, mode: int) -> None:
-        if self._options:
-            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # writes clear them then: see docs/limits.md
         self._both(lambda root: (root / path).chmod(mode))
 
     @rule(path=paths, uid=st.integers(0, 3), gid=st.integers(0, 3))
