@@ -155,13 +155,14 @@ class Daemon:
     async def _publish_at_intervals(self) -> None:
         while True:
             await trio.sleep(self._options.checkpoint)
-            await trio.to_thread.run_sync(self._flush)
-            if not self._volume.tree.changed:
-                continue
             try:
-                await self._checkpoint()
+                await trio.to_thread.run_sync(self._flush)
+                if self._volume.tree.changed:
+                    await self._checkpoint()
             except SaveFailed as exc:
                 log.error("%s", exc)
+            except OSError as exc:  # no process can be started: some day again, perhaps
+                log.error("no checkpoint: %s", exc)
 
     async def _publish(self) -> None:
         """Make all that was written so far durable; that is nothing when only read. Raises SaveFailed."""

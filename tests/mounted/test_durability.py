@@ -138,6 +138,19 @@ def test_a_checkpoint_publishes_by_itself(volume: Volume) -> None:
     trees.assert_same_below(trees.snapshot(root), planted)
 
 
+def test_a_mount_that_can_start_no_process_lives_on_and_saves_in_the_end(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setenv("PATH", str(volume.home))
+        root = volume.mount("checkpoint=1")
+    volume.announce("no checkpoint: .*sync")
+    (root / "file").write_bytes(b"kept")
+    wait_until(lambda: "no checkpoint" in volume.log, "a checkpoint")
+    volume.umount()
+    assert (volume.mount() / "file").read_bytes() == b"kept"
+
+
 @pytest.mark.parametrize("arena", ["memory"], indirect=True)
 def test_a_memory_arena_leaves_the_image_alone_between_saves(volume: Volume) -> None:
     root = volume.mount()
