@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kexeclib import base, cache
+from kexeclib import base, cache, shell
 from kexeclib.shell import run
 
 CHECKOUT = Path(__file__).parents[2]
@@ -31,12 +31,14 @@ class Guest:
 
 def prepare() -> Guest:
     """The guest for this checkout, built as far as it is not in the cache. Raises FailureError."""
-    # Both wait for the network most of the time. What takes longest is done by this thread, since it
-    # can be interrupted.
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:  # both wait for the network most of the time
         building = pool.submit(cache.artefact, "guest-packages", package_inputs(), _build_packages)
-        debian = cache.artefact("guest-debian", base.INPUTS, base.build)
-        packages = building.result()
+        try:
+            debian = cache.artefact("guest-debian", base.INPUTS, base.build)
+            packages = building.result()
+        except BaseException:
+            shell.kill_all()
+            raise
     inputs = [*package_inputs(), *pramfs_inputs()]
     pramfs = cache.artefact("guest-pramfs", inputs, lambda result: _build_pramfs(packages, result))
     return Guest(

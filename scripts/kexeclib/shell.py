@@ -8,6 +8,7 @@ _CONFINED = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
+_running: set[subprocess.Popen[str]] = set()
 
 
 class FailureError(Exception):
@@ -30,13 +31,22 @@ def run(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        _running.add(process)
         try:
             output, errors = process.communicate(text)
         except BaseException:
             process.kill()
             process.communicate()  # comes to an end when all that could still write has ended
             raise
+        finally:
+            _running.remove(process)
     if process.returncode:
         words = (output + errors).strip()
         raise FailureError(f"{command[0]} exited with {process.returncode}: {words}")
     return output
+
+
+def kill_all() -> None:
+    """End what other threads run: an interrupt is for the main thread only."""
+    for process in list(_running):
+        process.kill()
