@@ -28,7 +28,7 @@ from pramfs import control
 from pramfs.answers import Answers
 from pramfs.errors import PramError
 from pramfs.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
-from pramfs.inodeops import Changes
+from pramfs.inodeops import Changes, lends_rights
 from pramfs.inodes import NAME_MAX_BYTES, ROOT_INO, Directory, Inode
 from pramfs.layout import PAGE_SIZE
 from pramfs.listings import Listing
@@ -306,7 +306,7 @@ class Operations(pyfuse3.Operations):
     @_net
     def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._tree.file(fh & _INO)
-        if self._direct_io and file.mode & (stat.S_ISUID | stat.S_ISGID):
+        if self._direct_io and lends_rights(file):
             # Nobody says whether the writer may keep them.
             self._tree.setattr(file, Changes(drop_setid=True, in_group=False))
             pyfuse3.invalidate_inode(file.ino, attr_only=True)

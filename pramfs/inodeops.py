@@ -23,6 +23,7 @@ from pramfs.inodes import (
     Symlink,
 )
 
+CAPABILITY = b"security.capability"
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
 
 _RELATIME_NS = 24 * 3600 * 10**9
@@ -32,8 +33,8 @@ _RELATIME_NS = 24 * 3600 * 10**9
 class Changes:
     """What `Tree.setattr` is to change; None is left as it is. Times in nanoseconds.
 
-    `drop_setid`: the content changes, by somebody who may not keep set-id bits. `in_group`: who asks is in
-    the file's group, or root.
+    `drop_setid`: the content changes, by somebody who may not keep set-id bits and capabilities. `in_group`:
+    who asks is in the file's group, or root.
     """
 
     mode: int | None = None
@@ -65,6 +66,8 @@ class InodeOperations:
             self._set_owner(inode, changes)
         if changes.drop_setid:
             _clear_setid(inode, changes.in_group)
+            if CAPABILITY in (inode.xattrs or {}):
+                self._put_xattr(inode, CAPABILITY, None)
         if changes.mode is not None:
             self._set_mode(inode, changes.mode)
         if changes.atime is not None:
@@ -194,6 +197,11 @@ class InodeOperations:
             self.account.metadata_bytes += inode.record_bytes() - before_bytes
         inode.ctime = clock.now_ns()
         self.changed = True
+
+
+def lends_rights(inode: Inode) -> bool:
+    """Whether a program that is in it runs with rights that are not its caller's."""
+    return bool(inode.mode & (stat.S_ISUID | stat.S_ISGID)) or CAPABILITY in (inode.xattrs or {})
 
 
 def default_acl_of(parent: Directory) -> bytes | None:

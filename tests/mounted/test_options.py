@@ -160,6 +160,20 @@ def test_what_reading_does_to_access_times(
     assert atimes_that_reading_changes(root) == changed
 
 
+@pytest.mark.parametrize("options", [(), ("direct_io",)], ids=["cached", "direct_io"])
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_a_program_that_is_written_to_loses_its_capabilities(
+    volume: Volume, options: tuple[str, ...]
+) -> None:
+    program = volume.mount(*options) / "program"
+    program.write_bytes(b"program")
+    os.setxattr(program, "security.capability", trees.XATTRS["security.capability"])
+    assert "security.capability" in os.listxattr(program)
+    with program.open("ab") as file:
+        file.write(b"another")
+    assert "security.capability" not in os.listxattr(program)
+
+
 def test_how_the_mount_is_listed(volume: Volume) -> None:
     root = volume.mount()
     kind, source, options = mount_entry(root)
