@@ -261,4 +261,4 @@ def _run(command: Sequence[str]) -> None:
     if result.returncode:
         words = (result.stderr or result.stdout).strip().splitlines()
         why = words[-1] if words else f"exited with {result.returncode}"
-        raise PramError(f"{shlex.join(command[:3])} failed: {why}")
+        raise PramError(f"{command[0]} failed: {why}")

@@ -1,4 +1,4 @@
-"""Run a command of the host: quietly when it works, with all it said when it does not."""
+"""Run a command of the host: quietly when it works, with what it complained of when it does not."""
 
 import subprocess
 from pathlib import Path
@@ -41,7 +41,7 @@ def run(
         finally:
             _running.remove(process)
     if process.returncode:
-        words = (output + errors).strip()
+        words = (errors or output).strip()
         raise FailureError(f"{command[0]} exited with {process.returncode}: {words}")
     return output
 
