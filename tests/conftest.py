@@ -3,8 +3,10 @@
 Fixtures that mount belong to the tier that mounts.
 """
 
+import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -24,6 +26,18 @@ def long() -> bool:
     return LONG
 
 
+@pytest.fixture(autouse=True)
+def no_process_is_left_behind() -> Iterator[None]:
+    """Fail a test that starts a process and does not wait for its end.
+
+    What a fixture of a wider scope started is there before the test, and may stay.
+    """
+    before = _children()
+    yield
+    left = {pid: name for pid, name in _children().items() if pid not in before}
+    assert not left, f"processes left behind, running or not waited for: {left}"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Report a skipped test as failed in CI: there everything that a test needs is installed."""
@@ -40,6 +54,16 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     if report.skipped:
         _fail_in_ci(report)
     return report
+
+
+def _children() -> dict[int, str]:
+    """The child processes of this one, those that have ended among them, with their names."""
+    found = {}
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            for pid in Path(f"/proc/self/task/{task}/children").read_text().split():
+                found[int(pid)] = Path(f"/proc/{pid}/comm").read_text().strip()
+    return found
 
 
 def _fail_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -226,8 +226,8 @@ class Volume:
 
     def mount_in_background(self, *options: str) -> Path:
         """Mount as users do: the command returns, a daemon stays behind (its log is elsewhere)."""
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # its exit status comes to us
-        pramfs("mount", "-o", self.options(*options), self.image, self.root).succeeded()
+        with _orphans_come_to_us():  # and so does its exit status
+            pramfs("mount", "-o", self.options(*options), self.image, self.root).succeeded()
         self._log_start = self._log.stat().st_size
         self._daemon = _grandchild(self.status()["pid"])
         self._started.append(self._daemon)
@@ -366,6 +366,17 @@ def _grandchild(pid: int) -> Daemon:
         return status
 
     return Daemon(pid, poll)
+
+
+@contextlib.contextmanager
+def _orphans_come_to_us() -> Iterator[None]:
+    """Processes whose parent ends inside the block become children of this one."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def _program(*arguments: str | Path) -> list[str | Path]:
