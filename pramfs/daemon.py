@@ -14,7 +14,7 @@ import pyfuse3
 import trio
 
 from pramfs import kernel, mounts, rundir
-from pramfs.errors import EXIT_FAILED, EXIT_INTERNAL, PramError, SaveFailed
+from pramfs.errors import EXIT_FAILED, EXIT_INTERNAL, PramError, SaveFailed, SaveIncomplete
 from pramfs.frames import DROPPED, FRESH, PENDING
 from pramfs.fusefs import Operations
 from pramfs.notify import PLEA_PERIOD_S, ServiceManager
@@ -53,6 +53,7 @@ class Daemon:
         self._contact = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._contact.set)
         self._publishing = trio.Lock()
+        self._incomplete: SaveIncomplete | None = None  # what the last flush could not bring
 
     def run(self) -> int:
         """Serve until it is unmounted, and save; returns the exit code."""
@@ -137,26 +138,26 @@ class Daemon:
             log.info("%s: unmounting", signal.Signals(number).name)
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # What the kernel has cached comes to us while it is flushed and unmounted.
-            await trio.to_thread.run_sync(self._flush_and_detach)
+            incomplete = await self._flush()
+            if incomplete is not None:
+                log.error("%s", incomplete)
+            await trio.to_thread.run_sync(self._detach)
             self._session.finish()
 
-    def _flush_and_detach(self) -> None:
-        self._flush()
+    def _detach(self) -> None:
         for place in mounts.places_of(self._device):
             try:
                 kernel.unmount(place, "-l")
             except PramError as exc:
                 log.info("%s", exc)  # somebody was faster
 
-    def _flush(self) -> None:
-        """Let the kernel hand over what programs have written, those too that use what is detached."""
-        kernel.flush(next(iter(mounts.places_of(self._device)), None))
-
     async def _publish_at_intervals(self) -> None:
         while True:
             await trio.sleep(self._options.checkpoint)
             try:
-                await trio.to_thread.run_sync(self._flush)
+                incomplete = await self._flush()
+                if incomplete is not None:
+                    log.error("%s", incomplete)
                 if self._volume.tree.changed:
                     await self._checkpoint()
             except SaveFailed as exc:
@@ -165,12 +166,30 @@ class Daemon:
                 log.error("no checkpoint: %s", exc)
 
     async def _publish(self) -> None:
-        """Make all that was written so far durable; that is nothing when only read. Raises SaveFailed."""
+        """Make all that was written so far durable; that is nothing when only read.
+
+        Raises SaveFailed, or SaveIncomplete when what was taken has been saved.
+        """
         if self._volume.read_only:
             return
         self._session.serve_on()
-        await trio.to_thread.run_sync(self._flush)
+        incomplete = await self._flush()
         await self._checkpoint()
+        if incomplete is not None:
+            raise incomplete
+
+    async def _flush(self) -> SaveIncomplete | None:
+        """Let the kernel hand over what programs have written; returns what to say unless all was taken."""
+        self._incomplete = None
+        try:
+            await trio.to_thread.run_sync(self._hand_over)
+        except PramError as exc:
+            self._incomplete = SaveIncomplete(exc)
+        return self._incomplete
+
+    def _hand_over(self) -> None:
+        """Flush, for programs too that use what is detached."""
+        kernel.flush(next(iter(mounts.places_of(self._device)), None))
 
     async def _checkpoint(self) -> None:
         saver = self._volume.saver
@@ -205,7 +224,7 @@ class Daemon:
             "changed": volume.tree.changed,
             "unpublished_pages": sum(table.count(state) for state in (FRESH, PENDING, DROPPED)),
             "suspect": volume.saver.suspect,
-            "error": str(volume.saver.error or ""),
+            "error": str(volume.saver.error or self._incomplete or ""),
             "inodes": len(volume.tree.inodes),
             "frames": table.summary(),
             "state": str(volume.state_path),

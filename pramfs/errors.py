@@ -210,6 +210,12 @@ class DamagedTree(PramError):
     errno = errno.EFAULT
 
 
+class SaveIncomplete(PramError):
+    """save is incomplete: not all that programs have written since the last one was taken: {0}"""
+
+    errno = errno.EIO
+
+
 class SaveFailed(PramError):
     """save failed: {0}; the previous save (generation {1}) stands"""
 

@@ -6,6 +6,7 @@ mount(8) and umount(8) are called with -i, so that they call no helper, least of
 import contextlib
 import ctypes
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def flush(mountpoint: Path | None) -> None:
     """Let the kernel hand over what programs have written. Not to be called from the daemon's main thread.
 
-    Without a mountpoint, because it is detached, that takes a sync of everything.
+    Without a mountpoint, because it is detached, that takes a sync of everything. Raises PramError when some
+    of it was refused, now or at any time since this was asked last: programs that were killed, or have not
+    closed their files, have not heard of that.
     """
     if mountpoint is None:
         _sync()
@@ -82,7 +85,12 @@ def _private_mount(mountpoint: Path) -> int:
 
 
 def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> None:
-    subprocess.run(["sync", *arguments], check=False, capture_output=True, pass_fds=pass_fds)
+    try:
+        _require(_try(["sync", *arguments], pass_fds))
+    except PramError as exc:
+        raise PramError(
+            str(exc).rpartition(": ")[2]
+        ) from exc  # what it was that failed is no use to know
 
 
 def read_further_ahead(device: str) -> None:
@@ -111,14 +119,18 @@ def mangle(text: str) -> str:
 
 
 def _run(command: list[str], mountpoint: Path) -> None:
-    result = _try([*command, "--", str(mountpoint)])
-    if result.returncode:
-        lines = (result.stderr or result.stdout).strip().splitlines()
-        raise PramError(lines[0] if lines else f"{mountpoint}: {command[0]} failed")
+    _require(_try([*command, "--", str(mountpoint)]))
 
 
-def _try(command: list[str]) -> "subprocess.CompletedProcess[str]":
+def _require(ended: "subprocess.CompletedProcess[str]") -> None:
+    """Raise PramError with the program's own words unless it has done its work."""
+    if ended.returncode:
+        lines = (ended.stderr or ended.stdout).strip().splitlines()
+        raise PramError(lines[0] if lines else f"{shlex.join(ended.args)} failed")
+
+
+def _try(command: list[str], pass_fds: Sequence[int] = ()) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, check=False, capture_output=True, text=True, errors="surrogateescape",
-        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}, pass_fds=pass_fds,
     )  # fmt: skip

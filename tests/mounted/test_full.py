@@ -71,15 +71,39 @@ def test_a_full_arena_of_small_files(volume: Volume) -> None:
 
 def test_a_full_arena_can_be_deleted_from(volume: Volume) -> None:
     volume.size = "8M"
-    volume.announce("no free frames", "no space")
+    volume.announce("no free frames", "no space", "save is incomplete")
     root = volume.mount()
     count = fill(root)
-    volume.save()
+    pramfs("save", root).refused(MOUNT_FAILED, "save is incomplete")
     for number in range(count):
         (root / f"fill {number}").unlink()
     assert fill(root) == count
     volume.remount()
     assert_filled(root, count)
+
+
+def test_a_save_tells_of_what_was_written_and_could_not_be_taken(volume: Volume) -> None:
+    """Once, as a sync of any file system; the rest is saved."""
+    volume.size = "16M"
+    volume.announce("no free frames", "no space", "save is incomplete")
+    root = volume.mount()
+    write_durably(root / "kept", trees.noise(8 * MIB))
+    descriptor = os.open(root / "lost", os.O_WRONLY | os.O_CREAT)
+    try:
+        os.write(descriptor, trees.noise(12 * MIB))  # the kernel keeps it for now
+        generation = volume.generation
+        pramfs("save", root).refused(MOUNT_FAILED, "the save is incomplete", "no space left")
+        assert volume.generation > generation
+        with pytest.raises(OSError, match="No space left"):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    (root / "lost").unlink()
+    volume.save()
+    volume.kill()
+    volume.mount()
+    assert [path.name for path in root.iterdir()] == ["kept"]
+    assert (root / "kept").read_bytes() == trees.noise(8 * MIB)
 
 
 @contextlib.contextmanager
