@@ -13,6 +13,8 @@ import syslog
 from pathlib import Path
 from typing import NamedTuple
 
+from pramfs.show import printable
+
 log = logging.getLogger("pramfs")
 
 LOG_BYTES_MAX = 256 << 10
@@ -25,7 +27,7 @@ def to_stderr(level: int) -> None:
     """Say on standard error what is at least that important."""
     handler = logging.StreamHandler()
     handler.setLevel(level)
-    handler.setFormatter(logging.Formatter("pramfs: %(levelname)s: %(message)s"))
+    handler.setFormatter(_Printable("pramfs: %(levelname)s: %(message)s"))
     log.setLevel(logging.INFO)
     log.addHandler(handler)
 
@@ -40,7 +42,7 @@ class Destination(NamedTuple):
 def to_background(path: Path) -> Destination:
     """Log to the file at `path`, and to syslog or the journal where there is one."""
     file = BoundedFile(path, encoding="utf-8", errors="backslashreplace")  # paths hold any bytes
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
     log.addHandler(Syslog())
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -51,6 +53,14 @@ def to_background(path: Path) -> Destination:
 def to_foreground(path: Path) -> Destination:
     """Log where `to_stderr` does, and leave the file alone."""
     return Destination(sys.stderr.fileno(), None)
+
+
+class _Printable(logging.Formatter):
+    """Each message is one line that can be shown: names of files, which images hold, are of any bytes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name for it
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 class BoundedFile(logging.FileHandler):
@@ -78,7 +88,7 @@ class Syslog(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(f"pramfs[{os.getpid()}]: %(levelname)s: %(message)s"))
+        self.setFormatter(_Printable(f"pramfs[{os.getpid()}]: %(levelname)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one line; it is lost if nobody takes it."""

@@ -21,7 +21,8 @@ from pramfs.layout import PAGE_SIZE
 from pramfs.options import DEFAULT_NAME
 from pramfs.progress import Bar
 from pramfs.rescue import Rescue
-from pramfs.survey import Survey, printable, survey
+from pramfs.show import printable
+from pramfs.survey import Survey, survey
 
 
 class Kind(NamedTuple):

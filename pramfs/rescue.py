@@ -26,7 +26,8 @@ from pramfs.image import Image
 from pramfs.inodes import ROOT_INO, Directory, File, Inode, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
 from pramfs.persist import DATA_SUFFIX, META_SUFFIX, tree_names
-from pramfs.survey import Surveyed, file_name, printable, survey
+from pramfs.show import printable
+from pramfs.survey import Surveyed, file_name, survey
 
 _PIECE_FRAMES = 256
 _NS = 10**9

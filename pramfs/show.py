@@ -8,12 +8,13 @@ from typing import Any
 
 def complain(message: str) -> None:
     """Say on standard error what is wrong."""
-    print(f"pramfs: {message}", file=sys.stderr)
+    print(f"pramfs: {printable(message)}", file=sys.stderr)
 
 
-def printable(name: str) -> str:
-    """A name of any bytes as text that can be printed."""
-    return name.encode(errors="backslashreplace").decode()
+def printable(text: str) -> str:
+    """Text as it may be printed: bytes of names that are no UTF-8, and control characters, escaped."""
+    text = text.encode(errors="backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def frame_counts(frames: dict[str, int]) -> str:

@@ -15,6 +15,7 @@ from pramfs.image import Image
 from pramfs.layout import SuperBlock
 from pramfs.nodes import Node, check_chain, read_node
 from pramfs.runs import runs_of
+from pramfs.show import printable
 
 # A truncated image may name frames past its end, but not so many that they alone fill the memory.
 _TRUNCATED_TIMES = 16
@@ -83,12 +84,6 @@ def survey(image: Image) -> Survey:
     if len(found.nodes) != current.nodes:
         found.damage.append(f"{len(found.nodes)} nodes in the list, not {current.nodes}")
     return found
-
-
-def printable(name: str) -> str:
-    """The name as it may be printed: bytes that are no UTF-8, and control characters, escaped."""
-    text = name.encode(errors="backslashreplace").decode()
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def file_name(name: bytes) -> str:

@@ -55,7 +55,8 @@ ROOMS: dict[str, set[str]] = {
     "mounts": {"errand"},
     "rundir": {"image"},
     "kernel": set(),
-    "logs": set(),
+    "show": set(),
+    "logs": {"show"},
     "stacks": set(),
     "control": {"errand", "mounts"},
     "follow": {"control", "errand", "progress", "rundir"},
@@ -67,8 +68,10 @@ ROOMS: dict[str, set[str]] = {
         *("layout", "frames", "inodes", "inodeops", "tree"),
         *("control", "listings", "answers"),
     },
-    "survey": {"layout", "frames", "runs", "image", "superblock", "chains", "nodes", "verify"},
-    "rescue": {"layout", "image", "chains", "inodes", "records", "persist", "survey"},
+    "survey": {
+        *("layout", "frames", "runs", "image", "superblock", "chains", "nodes", "verify", "show"),
+    },
+    "rescue": {"layout", "image", "chains", "inodes", "records", "persist", "show", "survey"},
     "volume": {
         *("image", "superblock", "frames", "pram", "tree", "persist", "options"),
         *("progress", "mounts", "rundir", "rescue"),
@@ -86,7 +89,7 @@ ROOMS: dict[str, set[str]] = {
     "dump": {"layout", "image", "superblock", "survey"},
     "picture": {
         *("layout", "image", "superblock", "frames", "inodes", "options", "progress"),
-        *("mounts", "control", "survey", "rescue"),
+        *("mounts", "control", "show", "survey", "rescue"),
     },
     "daemonize": set(),
     "launch": {"daemonize", "logs", "notify", "options", "mount"},
@@ -95,7 +98,6 @@ ROOMS: dict[str, set[str]] = {
     "kexec": {"image", "superblock", "mounts", "physmem"},
     "helptext": {"options"},
     "versions": {"layout"},
-    "show": set(),
     "parser": {"helptext"},
     "cmd_mounts": {
         *("parser", "show", "helptext", "options", "control", "follow", "launch", "umount"),

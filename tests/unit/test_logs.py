@@ -1,0 +1,46 @@
+"""What is logged is one line each that can be shown, whatever names an image holds."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pramfs import logs
+
+NAME = os.fsdecode(b"/evil\x1b]0;title\x07\xff\nERROR all is lost")
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    handlers, level = logs.log.handlers[:], logs.log.level
+    yield
+    for handler in set(logs.log.handlers) - set(handlers):
+        logs.log.removeHandler(handler)
+        handler.close()
+    logs.log.setLevel(level)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[str]:
+    """The lines of the log of what is logged, once that has been asked for."""
+    descriptor, path = logs.to_background(tmp_path / "log")
+    assert path is not None
+    logs.log.setLevel(logging.INFO)
+    logs.log.warning("left out, damaged: %s", NAME)
+    try:
+        raise OSError(5, NAME)
+    except OSError:
+        logs.log.exception("internal error")
+    os.close(descriptor)
+    return path.read_text().splitlines()
+
+
+def test_a_name_makes_no_line_of_its_own_and_no_escape_sequence(lines: list[str]) -> None:
+    assert lines[0].endswith(r"damaged: /evil\x1b]0;title\x07\udcff\nERROR all is lost")
+
+
+def test_a_traceback_keeps_its_lines(lines: list[str]) -> None:
+    assert lines[1].endswith("internal error")
+    assert lines[2].startswith("Traceback")
