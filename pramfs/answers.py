@@ -1,4 +1,4 @@
-"""What a running mount answers to `control`: the values of the attributes of its root that no listing shows.
+"""What a running mount answers to `control`: the values of the attributes that no listing shows.
 
 Who may ask for a save, and the save itself, are the business of `fusefs`.
 """

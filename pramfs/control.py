@@ -1,4 +1,4 @@
-"""Control of a running mount, as extended attributes of its root that no listing shows.
+"""Control of a running mount, as extended attributes that no listing shows.
 
     user.pramfs.status      JSON: everything below, and the state of the arena
     user.pramfs.pid         of the daemon
@@ -8,7 +8,8 @@
     user.pramfs.frames.N    the states of the frames N*65536..., a byte each, deflated (see `frames`)
     user.pramfs.save        set it to publish a checkpoint
 
-They are not listed, so that cp -a and rsync -X leave them be. Nothing here needs FUSE.
+They are not listed, so that cp -a and rsync -X leave them be. Everything in the mount has them: what is bound
+to another place may be any part of it. Nothing here needs FUSE.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any
 
 from pramfs.errand import Errand
 from pramfs.errors import PramError
-from pramfs.mounts import Mount, require_alive
+from pramfs.mounts import Mount, require_alive, views_of
 
 PREFIX = b"user.pramfs."
 SAVE = PREFIX + b"save"
@@ -31,14 +32,14 @@ FRAMES_AT_ONCE = 65536  # even incompressible, they fit into the 64 KiB of an ex
 
 def read_status(mountpoint: Path) -> dict[str, Any]:
     """The status of the pramfs mounted at `mountpoint`. Raises NotMounted, DeadMount, PramError."""
-    mount = require_alive(mountpoint)
+    mount = _door(mountpoint)
     with _what_cannot_be_asked(mountpoint, mount):
         return dict(json.loads(_read(mount, PREFIX + b"status")))
 
 
 def read_frames(mountpoint: Path, frames: int) -> bytes:
     """The states of all frames of the pramfs mounted at `mountpoint`. Raises as `read_status` does."""
-    mount = require_alive(mountpoint)
+    mount = _door(mountpoint)
     numbers = range(-(-frames // FRAMES_AT_ONCE))
     with _what_cannot_be_asked(mountpoint, mount):
         parts = [_read(mount, FRAMES + str(number).encode()) for number in numbers]
@@ -50,8 +51,8 @@ def request_save(mountpoint: Path, wait: Callable[[Errand], object] = lambda err
 
     `wait` is shown the errand under way, and may wait for it in its own manner.
     """
-    mount = require_alive(mountpoint)
-    errand = Errand(lambda: _sync_root(mount), mount.asked_as)
+    mount = _door(mountpoint)
+    errand = Errand(lambda: _save(mount), mount.asked_as)
     wait(errand)
     try:
         errand.result()
@@ -62,8 +63,17 @@ def request_save(mountpoint: Path, wait: Callable[[Errand], object] = lambda err
         raise PramError(f"{mountpoint}: the {why}") from exc
 
 
-def _sync_root(mount: Mount) -> bytes:
-    # fsync of the root does the same as SAVE, and is allowed where a remount has forbidden to write.
+def _door(mountpoint: Path) -> Mount:
+    """The mount to ask through: one that shows the root, where there is one."""
+    mount = require_alive(mountpoint)
+    return (*views_of(mount.device), mount)[0]
+
+
+def _save(mount: Mount) -> bytes:
+    if mount.part != "/":
+        os.setxattr(mount.mountpoint, SAVE, b"")
+        return b""
+    # fsync of the root does the same, and is allowed where a remount has forbidden to write.
     root = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(root)

@@ -2,6 +2,8 @@
 
 import os
 import select
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,29 @@ from pramfs.errors import PramError
 from pramfs.progress import Bar
 
 _PERIOD_S = 0.1
+_NOTICE_S = 2.0
 
 
 def wait_for_end(daemon: int, status: dict[str, Any]) -> None:
-    """Wait until the process behind the pidfd `daemon` is gone, showing how it saves meanwhile."""
+    """Wait until the process behind the pidfd `daemon` is gone, showing how it saves meanwhile.
+
+    Says so if it does not begin to save: then it serves others, to whom nothing was unmounted.
+    """
+    end_s = time.monotonic() + _NOTICE_S
+    while not select.select([daemon], [], [], _PERIOD_S)[0] and not _saves(status):
+        if time.monotonic() > end_s:
+            print(
+                f"process {status['pid']} still serves {status['image']}: it is mounted in another "
+                "mount namespace, too, such as a container's; waiting until it is unmounted there",
+                file=sys.stderr,
+            )
+            break
     _show(status, daemon)
+
+
+def _saves(status: dict[str, Any]) -> bool:
+    state = rundir.read_state(Path(os.fspath(status["state"])))
+    return state is not None and (state.run, state.phase) == (status["run"], rundir.SAVING)
 
 
 def save(mountpoint: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from pramfs.answers import Answers
 from pramfs.errors import PramError
 from pramfs.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
 from pramfs.inodeops import Changes, lends_rights
-from pramfs.inodes import NAME_MAX_BYTES, ROOT_INO, Directory, Inode
+from pramfs.inodes import NAME_MAX_BYTES, Directory, Inode
 from pramfs.layout import PAGE_SIZE
 from pramfs.listings import Listing
 from pramfs.tree import Owner, Tree
@@ -236,13 +236,13 @@ class Operations(pyfuse3.Operations):
 
     @_net
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        if inode == ROOT_INO and name.startswith(control.PREFIX):
+        if name.startswith(control.PREFIX):
             return self._answers.read(name)
         return self._tree.getxattr(self._tree.get(inode), name)
 
     @_waiting_net
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        if inode == ROOT_INO and name.startswith(control.PREFIX):
+        if name.startswith(control.PREFIX):
             self._require_control(ctx)
             if name != control.SAVE:
                 raise FUSEError(errno.EACCES)
@@ -257,7 +257,7 @@ class Operations(pyfuse3.Operations):
 
     @_net
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        if inode == ROOT_INO and name.startswith(control.PREFIX):
+        if name.startswith(control.PREFIX):
             self._require_control(ctx)
             raise FUSEError(errno.EACCES)
         self._tree.removexattr(self._tree.get(inode), name)

@@ -24,6 +24,7 @@ class Mount:
     id: int
     device: str  # MAJOR:MINOR of the file system, in all places where it is mounted
     mountpoint: Path
+    part: str  # what of the file system is to be seen there, from its root: / is all of it
     image: str
     user: int
     group: int
@@ -67,9 +68,15 @@ def mount_at(mountpoint: Path) -> Mount | None:
 
 def places_of(device: str) -> list[Path]:
     """Where the file system with that number is to be seen: not where another one has been mounted since."""
+    return [view.mountpoint for view in views_of(device)]
+
+
+def views_of(device: str) -> list[Mount]:
+    """The mounts of the file system with that number that are to be seen, those of all of it first."""
     places = [mount.mountpoint for mount in pramfs_mounts() if mount.device == device]
     seen = [mount_at(place) for place in places]
-    return [mount.mountpoint for mount in seen if mount is not None and mount.device == device]
+    views = [mount for mount in seen if mount is not None and mount.device == device]
+    return sorted(views, key=lambda view: view.part != "/")
 
 
 def require_mount(mountpoint: Path) -> Mount:
@@ -145,11 +152,12 @@ def _mountinfo(process: int | str = "self") -> Iterator[str]:
 def _parse(line: str) -> Mount:
     _, source, options = _filesystem(line)
     values = dict(word.partition("=")[::2] for word in options.split(","))
-    number, _, device, _ = line.split(" ", maxsplit=3)
+    number, _, device, part, _ = line.split(" ", maxsplit=4)
     return Mount(
         id=int(number),
         device=device,
         mountpoint=_mountpoint(line),
+        part=_unescape(part),
         image=_unescape(source),
         user=int(values.get("user_id", "0")),
         group=int(values.get("group_id", "0")),

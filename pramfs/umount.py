@@ -8,6 +8,7 @@ from typing import Any
 
 from pramfs import control, follow, kernel, mounts, rundir
 from pramfs.errors import PramError
+from pramfs.mounts import Mount
 
 
 def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
@@ -27,6 +28,9 @@ def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
         )
     status = control.read_status(mountpoint)
     daemon = _pidfd(int(status["pid"]))
+    before = (
+        mounts.pramfs_mounts()
+    )  # the number of the file system may be another's when it is gone
     try:
         kernel.unmount(mount.mountpoint, *flags)
         if "-r" in flags and mount in mounts.pramfs_mounts():
@@ -37,6 +41,9 @@ def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
                 f"{mountpoint}: detached; it is saved when nobody uses it any more, "
                 f"process {status['pid']} then ends; see: pramfs info {status['image']}"
             )
+        views = [view for view in mounts.views_of(mount.device) if view in before]
+        if views:
+            return _still_mounted(mountpoint, views, status)
         if daemon is not None:
             follow.wait_for_end(daemon, status)
     finally:
@@ -45,6 +52,18 @@ def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
     if status["read_only"]:
         return f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
     return _verdict(mountpoint, status)
+
+
+def _still_mounted(mountpoint: Path, views: Sequence[Mount], status: dict[str, Any]) -> str:
+    """Save what is mounted at other places too, and serves on; returns what there is to say."""
+    for view in views:
+        kernel.record_helper(view.image, view.mountpoint)  # who unmounts the last has to wait
+    where = ", ".join(str(view.mountpoint) for view in views)
+    if status["read_only"]:
+        return f"{mountpoint}: unmounted; still mounted at {where}"
+    generation = follow.save(views[0].mountpoint)["generation"]
+    saved = f"saved to {status['image']}, generation {generation}"
+    return f"{mountpoint}: unmounted; {saved}; still mounted at {where}"
 
 
 def _pidfd(pid: int) -> int | None:
