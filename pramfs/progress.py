@@ -3,12 +3,14 @@
 Also the pulse of work that somebody else wants to follow: see `Pulse` and `Heartbeat`.
 """
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 
 _WIDTH = 30
+_COLUMNS = 80  # of a terminal that does not know
 _PERIOD_S = 0.1
 _QUIET_S = 0.5  # work that is done sooner needs no bar
 _PAGE_BYTES = 4096
@@ -49,17 +51,23 @@ class Bar:
 
     def _draw(self) -> None:
         self._drawn = True
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
+        text = self._text(columns)[: columns - 1]  # in one line: the next is drawn over it
+        text = "".join(char if char.isprintable() else "?" for char in text)  # names hold anything
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _text(self, columns: int) -> str:
         elapsed = time.monotonic() - self._start
         done_bytes = self.done * self._unit_bytes
         rate = f"{done_bytes / elapsed / (1 << 20):,.0f} MiB/s"
         if not self.total:
-            text = f"{done_bytes / (1 << 20):,.0f} MiB, {rate}"
-        else:
-            part = min(1.0, self.done / self.total)
-            left = f"{elapsed / part - elapsed:.0f} s left" if part else "just begun"
-            end = left if part < 1 else "waiting for the disk"
-            text = f"[{'#' * int(part * _WIDTH):<{_WIDTH}}] {part:4.0%} {rate}, {end}"
-        print(f"\r{self._label} {text}\x1b[K", end="", file=sys.stderr, flush=True)
+            return f"{self._label} {done_bytes / (1 << 20):,.0f} MiB, {rate}"
+        part = min(1.0, self.done / self.total)
+        left = f"{elapsed / part - elapsed:.0f} s left" if part else "just begun"
+        end = f"{part:4.0%} {rate}, {left if part < 1 else 'waiting for the disk'}"
+        width = min(_WIDTH, columns - len(f"{self._label} [] {end} "))
+        bar = f"[{'#' * int(part * width):<{width}}] " if width > 0 else ""
+        return f"{self._label} {bar}{end}"
 
 
 class Pulse:
