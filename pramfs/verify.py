@@ -4,6 +4,7 @@ Pages are read through system calls in pieces: a medium that fails is then an er
 are shared out to forked processes, because Python threads would take turns at pages of 4 KiB.
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -76,7 +77,10 @@ class Verification:
     def __exit__(self, *exc: object) -> None:
         self._queue.close()
         for helper in self._others:
-            helper.result()
+            with contextlib.suppress(
+                SystemFault
+            ):  # ^C ends them, too, and is what is to be heard of
+                helper.result()
         self._tally.close()
 
 

@@ -1,8 +1,10 @@
 """Verification of data pages: every damaged one is found, by one process or by several."""
 
 import os
+import signal
 from array import array
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from crc32c import crc32c
@@ -92,6 +94,22 @@ def test_what_is_done_in_between_ends_the_helpers_when_it_fails(image: WatchedIm
     ):
         raise KeyboardInterrupt
     assert children() == before
+
+
+def interrupt(pids: str) -> NoReturn:
+    """What ^C does."""
+    for pid in pids.split():
+        os.kill(int(pid), signal.SIGKILL)
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_that_ends_the_helpers_too_stays_an_interrupt(image: WatchedImage) -> None:
+    chain = chain_of(image, list(range(1, FRAMES)))
+    with (
+        pytest.raises(KeyboardInterrupt),
+        verify.Verification(image, chain, lambda pages: None),
+    ):
+        interrupt(children())
 
 
 def test_nothing_to_verify_is_no_damage(image: WatchedImage) -> None:
