@@ -1,42 +1,31 @@
 """The program: finds the command, runs it, and turns what went wrong into a line and an exit code."""
 
 import argparse
-import io
-import os
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from pramfs import cmd_files, cmd_images, cmd_kexec, cmd_mounts, cmd_nodes, helptext, mounts
-from pramfs.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SYSTEM, PramError
+from pramfs.errors import PramError
 from pramfs.parser import Parser
-from pramfs.show import complain
+from pramfs.show import complain, with_standard_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `pramfs` with these arguments; returns the exit code."""
+    return with_standard_streams(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.run is None:
         parser.error("a command is needed")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files may be any bytes, and what is said of them must not fail over that.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _refuse_mounts(args)
         return int(args.run(args))
     except PramError as exc:
         complain(str(exc))
         return int(args.failure_code or exc.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has enough; say nothing more, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except OSError as exc:
-        complain(f"{exc.filename or 'standard input or output'}: {exc.strerror}")
-        return EXIT_SYSTEM
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
 
 
 def _refuse_mounts(args: argparse.Namespace) -> None:

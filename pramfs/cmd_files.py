@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pramfs.errors import CHECK_DAMAGED
-from pramfs.parser import Commands, add_command
+from pramfs.parser import Commands, a_path, add_command
 from pramfs.show import complain
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ def add_commands(commands: Commands) -> None:
     extract.add_argument(
         *("-C", "--directory"),
         metavar="DIR",
-        type=Path,
+        type=a_path,
         default=Path(),
         help="where to: a new or empty directory (default: this one)",
     )
     for command in (list_, cat, extract):
         command.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
         command.add_argument("--recover", action="store_true", help="take what is whole")
-        command.add_argument("image", metavar="IMAGE", type=Path)
+        command.add_argument("image", metavar="IMAGE", type=a_path)
         many = "+" if command is cat else "*"
         command.add_argument("paths", metavar="PATH", nargs=many)
 

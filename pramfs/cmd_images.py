@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pramfs.errors import CHECK_CLEAN, CHECK_DAMAGED, CHECK_UNREADABLE, CHECK_USAGE, PramError
-from pramfs.parser import Commands, add_command
+from pramfs.parser import Commands, a_path, add_command
 from pramfs.show import frame_counts, node_lines, printable, when
 
 if TYPE_CHECKING:
@@ -25,21 +25,25 @@ def add_commands(commands: Commands) -> None:
     check.set_defaults(failure_code=CHECK_UNREADABLE)
     for command in (info, check, map_):
         command.add_argument("--json", action="store_true", help="for programs")
-    map_.add_argument("--svg", metavar="FILE", type=Path, help="write the picture there instead")
+    map_.add_argument("--svg", metavar="FILE", type=a_path, help="write the picture there instead")
     map_.add_argument("--file", metavar="PATH", help="show the frames of this file of the tree")
     map_.add_argument("--name", metavar="TREE", help="which tree it is in (default: pramfs)")
     map_.add_argument("--node", metavar="NAME", help="show the frames of this node")
-    dump.add_argument("--node", metavar="NAME", help="this node only")
+    which = dump.add_mutually_exclusive_group()
+    which.add_argument("--node", metavar="NAME", help="this node only")
     dump.add_argument("--links", action="store_true", help="with the links and their entries")
-    dump.add_argument("--pfn", metavar="PFN", type=_pfn, help="only this frame, hexadecimal")
+    which.add_argument("--pfn", metavar="PFN", type=_pfn, help="only this frame, hexadecimal")
     for command in (info, map_):
-        command.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=Path)
+        command.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=a_path)
     for command in (check, dump):
-        command.add_argument("image", metavar="IMAGE", type=Path)
+        command.add_argument("image", metavar="IMAGE", type=a_path)
 
 
 def _pfn(text: str) -> int:
-    return int(text, 16)
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a hexadecimal pfn expected, not '{text}'") from None
 
 
 def _info(args: argparse.Namespace) -> int:

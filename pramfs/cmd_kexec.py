@@ -1,9 +1,8 @@
 """The command kexec."""
 
 import argparse
-from pathlib import Path
 
-from pramfs.parser import Commands, add_command
+from pramfs.parser import Commands, a_path, add_command
 
 
 def add_commands(commands: Commands) -> None:
@@ -15,12 +14,12 @@ def add_commands(commands: Commands) -> None:
     kexec.add_argument(
         "--dry-run", action="store_true", help="check, say what would be done, do nothing"
     )
-    kexec.add_argument("--kernel", metavar="FILE", type=Path, help="default: the one that runs")
-    kexec.add_argument("--initrd", metavar="FILE", type=Path, help="default: the kernel's")
+    kexec.add_argument("--kernel", metavar="FILE", type=a_path, help="default: the one that runs")
+    kexec.add_argument("--initrd", metavar="FILE", type=a_path, help="default: the kernel's")
     kexec.add_argument(
         "--append", metavar="WORDS", default="", help="for its command line, after the present one"
     )
-    kexec.add_argument("device", metavar="IMAGE-DEVICE", type=Path)
+    kexec.add_argument("device", metavar="IMAGE-DEVICE", type=a_path)
 
 
 def _kexec(args: argparse.Namespace) -> int:

@@ -4,12 +4,11 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pramfs import helptext
-from pramfs.parser import Commands, add_command
-from pramfs.show import duration, frame_counts, printable
+from pramfs.parser import Commands, a_path, add_command
+from pramfs.show import duration, frame_counts, printable, say
 
 
 def add_commands(commands: Commands) -> None:
@@ -24,13 +23,13 @@ def add_commands(commands: Commands) -> None:
         help="see below; may be given several times",
     )
     mount.epilog = helptext.mount_options()
-    mount.add_argument("image", metavar="IMAGE", type=Path)
+    mount.add_argument("image", metavar="IMAGE", type=a_path)
     umount = add_command(commands, "umount", _umount, "unmount and wait until the save is durable")
     save = add_command(commands, "save", _save, "publish a checkpoint of a mount now")
     status = add_command(commands, "status", _status, "say how a running mount does")
     status.add_argument("--json", action="store_true", help="for programs")
     for command in (mount, umount, save, status):
-        command.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+        command.add_argument("mountpoint", metavar="MOUNTPOINT", type=a_path)
 
 
 def _mount(args: argparse.Namespace) -> int:
@@ -44,7 +43,7 @@ def _mount(args: argparse.Namespace) -> int:
 def _umount(args: argparse.Namespace) -> int:
     from pramfs.umount import umount
 
-    print(umount(args.mountpoint))
+    say(umount(args.mountpoint))
     return 0
 
 
@@ -52,7 +51,7 @@ def _save(args: argparse.Namespace) -> int:
     from pramfs import follow
 
     status = follow.save(args.mountpoint)
-    print(f"{args.mountpoint}: saved to {status['image']}, generation {status['generation']}")
+    say(f"{args.mountpoint}: saved to {status['image']}, generation {status['generation']}")
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pramfs.errors import UsageError
-from pramfs.parser import Commands, add_command
+from pramfs.parser import Commands, a_path, add_command
 from pramfs.show import node_lines
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add_commands(commands: Commands) -> None:
     get = add_command(commands, "get", _get, "write a node to standard output")
     free = add_command(commands, "free", _free, "free a node or tree, or all of them")
     for command in (nodes, put, get, free):
-        command.add_argument("image", metavar="IMAGE", type=Path)
+        command.add_argument("image", metavar="IMAGE", type=a_path)
     for command in (put, get):
         command.add_argument("name", metavar="NAME")
     free.add_argument("name", metavar="NAME", nargs="?")
@@ -45,8 +45,6 @@ def _put(args: argparse.Namespace) -> int:
     from pramfs.persist import DATA_SUFFIX, META_SUFFIX
     from pramfs.progress import Bar
 
-    if sys.stdin is None:
-        raise UsageError("put: standard input is closed")
     if args.name.endswith((DATA_SUFFIX, META_SUFFIX)):
         raise UsageError(f"'{args.name}': names in {META_SUFFIX} and {DATA_SUFFIX} are for trees")
     with _open(args.image, writable=True, create=True) as pram:
@@ -67,8 +65,6 @@ def _get(args: argparse.Namespace) -> int:
     from pramfs.layout import BYTE_STREAM, PAGE_SHIFT
     from pramfs.progress import Bar
 
-    if sys.stdout is None:
-        raise UsageError("get: standard output is closed")
     with _open(args.image, writable=False) as pram:
         stream = pram.prepare_load(args.name, pram.node(args.name).type)
         node = pram.node(args.name)

@@ -15,6 +15,7 @@ from pramfs import control, kernel
 from pramfs.errors import PramError, UsageError
 from pramfs.launch import start_mount
 from pramfs.options import MountOptions, parse_options
+from pramfs.show import say, with_standard_streams
 from pramfs.umount import umount
 
 _NO_NAMESPACE = "-N is not for helpers that leave a daemon behind; use: nsenter --mount=NAMESPACE"
@@ -22,12 +23,12 @@ _NO_NAMESPACE = "-N is not for helpers that leave a daemon behind; use: nsenter 
 
 def mount_helper() -> int:
     """The command mount.pramfs, also called mount.fuse.pramfs."""
-    return _run("mount.pramfs", _mount)
+    return with_standard_streams(lambda: _run("mount.pramfs", _mount))
 
 
 def umount_helper() -> int:
     """The command umount.pramfs, also called umount.fuse.pramfs."""
-    return _run("umount.pramfs", _umount)
+    return with_standard_streams(lambda: _run("umount.pramfs", _umount))
 
 
 def _run(name: str, command: Callable[[Sequence[str]], int]) -> int:
@@ -71,7 +72,7 @@ def _remount(mountpoint: Path, options: MountOptions) -> None:
 def _umount(argv: Sequence[str]) -> int:
     flags, _, (directory,) = _parse(argv, "flnrvN:t:", ["DIR"])
     told = umount(Path(directory), sorted({"-f", "-l", "-n", "-r"} & flags))
-    print(told)
+    say(told)
     return 0
 
 

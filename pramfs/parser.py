@@ -5,6 +5,7 @@ What commands there are is not known here: each room of commands adds its own, w
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from pramfs import helptext
@@ -45,6 +46,13 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction)
             for name, parser in action.choices.items()
         }
+
+
+def a_path(text: str) -> Path:
+    """A path that somebody has typed. An empty one is a variable that is not set, not this directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text)
 
 
 def add_command(

@@ -93,12 +93,12 @@ ROOMS: dict[str, set[str]] = {
     },
     "daemonize": set(),
     "launch": {"daemonize", "logs", "notify", "options", "mount"},
-    "helpers": {"control", "kernel", "options", "launch", "umount"},
     "physmem": {"regions"},
     "kexec": {"image", "superblock", "mounts", "physmem"},
     "helptext": {"options"},
     "versions": {"layout"},
     "parser": {"helptext"},
+    "helpers": {"show", "control", "kernel", "options", "launch", "umount"},
     "cmd_mounts": {
         *("parser", "show", "helptext", "options", "control", "follow", "launch", "umount"),
     },
