@@ -18,6 +18,8 @@ from pramfs.options import MountOptions, parse_options
 from pramfs.show import say, with_standard_streams
 from pramfs.umount import umount
 
+# mount(8) tells of the flags that are to be; asked by us, it keeps those that are, unless told the opposite.
+_OPPOSITES = {"noexec": "exec", "sync": "async"}
 _NO_NAMESPACE = "-N is not for helpers that leave a daemon behind; use: nsenter --mount=NAMESPACE"
 
 
@@ -64,7 +66,8 @@ def _remount(mountpoint: Path, options: MountOptions) -> None:
         raise PramError(
             f"{mountpoint}: the image is open read-only; unmount and mount again to write to it"
         )
-    kernel.remount(mountpoint, ["ro" if options.ro else "rw", *options.mount_flags])
+    ended = [word for flag, word in _OPPOSITES.items() if flag not in options.mount_flags]
+    kernel.remount(mountpoint, ["ro" if options.ro else "rw", *options.mount_flags, *ended])
     if options.ro and not status["read_only"]:
         control.request_save(mountpoint)
 

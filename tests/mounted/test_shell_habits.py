@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import MOUNT_FAILED, wait_until
+from tests.mounted.harness import MOUNT_FAILED, USAGE, wait_until
 from tests.mounted.shell import VENV, Shell, has_ended
 
 PRAMFS = str(VENV / "bin" / "pramfs")
@@ -141,3 +141,24 @@ def test_a_signal_leaves_alone_what_is_mounted_over_it(
     assert saved(shell, image) == b"kept\nmore\n"
     shell.run("umount", "-i", root).succeeded()
     shell.run("umount", root).refused(MOUNT_FAILED, "the daemon was dead")
+
+
+@pytest.mark.parametrize(("flag", "opposite"), [("noexec", "exec"), ("sync", "async")])
+def test_a_flag_can_be_taken_back_by_a_remount(
+    shell: Shell, root: Path, image: Path, flag: str, opposite: str
+) -> None:
+    def flags() -> list[str]:
+        return shell.run("findmnt", "-n", "-o", "OPTIONS", root).succeeded().text.strip().split(",")
+
+    shell.run("mount", "-t", "pramfs", "-o", f"size=16M,{flag}", image, root).succeeded()
+    shell.run("mount", "-o", "remount,ro", root).succeeded()
+    assert {flag, "ro"} <= set(flags())
+    shell.run("mount", "-o", f"remount,rw,{opposite}", root).succeeded()
+    assert flag not in flags()
+    assert {"rw", "nosuid", "nodev"} <= set(flags())
+
+
+def test_an_empty_path_is_not_this_directory(shell: Shell, root: Path, image: Path) -> None:
+    shell.pramfs("mount", image, "").refused(USAGE, "MOUNTPOINT", "an empty path")
+    shell.pramfs("mount", "", root).refused(USAGE, "IMAGE", "an empty path")
+    assert not image.exists()
