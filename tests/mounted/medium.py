@@ -88,7 +88,9 @@ def new_medium(root: Path) -> Iterator[Medium]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.mounted.medium", root],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE,
     )
+    assert process.stdin is not None
     try:
         wait_until(lambda: mounts_below(root) or process.poll() is not None, "the medium")
         yield Medium(root, process)
@@ -97,6 +99,7 @@ def new_medium(root: Path) -> Iterator[Medium]:
             detach(point)
         process.kill()
         process.wait()
+        process.stdin.close()
 
 
 class _Faults:
@@ -261,9 +264,22 @@ class _FileSystem(pyfuse3.Operations):
 def _serve(root: str) -> None:
     pyfuse3.init(_FileSystem(), root, {"fsname=medium"})
     try:
-        trio.run(pyfuse3.main)
+        trio.run(_main)
     finally:
         pyfuse3.close(unmount=False)
+
+
+async def _main() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_with_the_test)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+
+
+async def _end_with_the_test() -> None:
+    """Hold nobody up for good: a test that is killed answers no more, but its end of the pipe is closed."""
+    await trio.lowlevel.wait_readable(sys.stdin.fileno())
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,13 @@ class Shell:
         self._holder.wait()
 
 
+_FREEZE = """
+fsfreeze --freeze "$1" && echo frozen
+cat  # until our end of the pipe is closed, in whatever way
+fsfreeze --unfreeze "$1"
+"""
+
+
 class Disk:
     """An ext4 on a loop device that can be frozen: whoever writes to it then waits, and no signal helps."""
 
@@ -126,11 +133,20 @@ class Disk:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        self._shell.run("fsfreeze", "--freeze", self.root).succeeded()
+        """Let it stand still inside the block, and not longer than this process lives."""
+        freezer = subprocess.Popen(
+            [*self._shell.prefix(), "sh", "-c", _FREEZE, "sh", self.root],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # out of reach of Ctrl-C
+        )
+        assert freezer.stdout is not None
+        assert freezer.stdout.readline() == b"frozen\n"
         try:
             yield
         finally:
-            self._shell.run("fsfreeze", "--unfreeze", self.root).succeeded()
+            freezer.communicate()
+            assert freezer.returncode == 0
 
     def close(self) -> None:
         self._shell.unmount_all()

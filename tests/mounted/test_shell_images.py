@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import MOUNT_FAILED, NOBODY, USAGE, wait_until
+from tests.mounted.medium import WRITE, new_medium
 from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended, open_to_nobody
+from tests.mounted.system import loop_device
 
 PRAMFS = str(VENV / "bin" / "pramfs")
 
@@ -136,6 +138,28 @@ def test_a_save_in_another_pid_namespace_is_waited_for(
         mounting = Mounting(shell, image, root, prefix=ANOTHER_PID_NAMESPACE)
         assert "not to be seen from here; waiting" in mounting.says()
     mounting.succeeds()
+
+
+def test_a_mount_waits_for_a_device_whose_daemon_still_saves(
+    shell: Shell, tmp_path: Path, root: Path
+) -> None:
+    """The kernel lets nobody else open a device for writing that a daemon has claimed."""
+    with (
+        new_medium(tmp_path / "medium") as medium,
+        loop_device(medium.image, 16 << 20) as device,
+    ):
+        shell.pramfs("mount", device, root).succeeded()
+        pid = shell.status(root)["pid"]
+        with medium.holding(WRITE):  # no longer than it takes to stop the daemon in its save
+            shell.run("fusermount3", "-u", root).succeeded()
+            medium.wait_until_held()
+            os.kill(pid, signal.SIGSTOP)
+        mounting = Mounting(shell, device, root)
+        assert f"the last daemon (process {pid}) still saves; waiting for it" in mounting.says()
+        assert mounting.command.poll() is None
+        os.kill(pid, signal.SIGCONT)
+        mounting.succeeds()
+        assert "saved to" in shell.pramfs("umount", root).succeeded().text
 
 
 # --- an image that nothing came of --------------------------------------------------------------
