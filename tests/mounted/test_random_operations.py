@@ -67,8 +67,9 @@ class Twins(RuleBasedStateMachine):
     )
     def mount(self, arena: str, direct_io: tuple[str, ...]) -> None:
         self._volume = Volume(self._home, arena, SIZES[0])
-        self._options = direct_io
-        self._volume.mount(*direct_io)
+        # A whiteout is a device: without `dev` it cannot even be tried to open.
+        self._options = ("dev", *direct_io)
+        self._volume.mount(*self._options)
         self._roots = (self._model, self._volume.root)
         self._publish()
 
