@@ -42,12 +42,14 @@ def _nodes(args: argparse.Namespace) -> int:
 
 def _put(args: argparse.Namespace) -> int:
     from pramfs.layout import BYTE_STREAM
-    from pramfs.persist import DATA_SUFFIX, META_SUFFIX
+    from pramfs.persist import DATA_SUFFIX, META_SUFFIX, tree_names
     from pramfs.progress import Bar
 
     if args.name.endswith((DATA_SUFFIX, META_SUFFIX)):
         raise UsageError(f"'{args.name}': names in {META_SUFFIX} and {DATA_SUFFIX} are for trees")
     with _open(args.image, writable=True, create=True) as pram:
+        if args.name in tree_names(pram.nodes):
+            raise UsageError(f"'{args.name}': a tree has that name")
         status = os.fstat(sys.stdin.fileno())
         total = status.st_size if stat.S_ISREG(status.st_mode) else 0
         with (
@@ -83,19 +85,25 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _free(args: argparse.Namespace) -> int:
-    from pramfs.persist import DATA_SUFFIX, META_SUFFIX, tree_names
-
     with _open(args.image, writable=True) as pram:
-        if args.name is None:
-            names = list(pram.nodes)
-        elif args.name in tree_names(pram.nodes):
-            names = [args.name + META_SUFFIX, args.name + DATA_SUFFIX]
-        else:
-            names = [args.name]
+        names = list(pram.nodes) if args.name is None else _named(args.name, pram)
         for name in names:
             pram.free(name)
         pram.publish()
     return 0
+
+
+def _named(name: str, pram: "Pram") -> list[str]:
+    """The nodes that `name` means: one, or those of a tree. Raises UsageError for half of a tree."""
+    from pramfs.persist import DATA_SUFFIX, META_SUFFIX, tree_names
+
+    trees = tree_names(pram.nodes)
+    stem = name.removesuffix(META_SUFFIX).removesuffix(DATA_SUFFIX)
+    if stem != name and stem in trees:
+        raise UsageError(f"'{name}' is half of the tree '{stem}'; free that")
+    if name in trees and name not in pram.nodes:
+        return [name + META_SUFFIX, name + DATA_SUFFIX]
+    return [name]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import trees
-from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, content_of, pramfs
+from tests.mounted.harness import MIB, MOUNT_FAILED, USAGE, Volume, content_of, pramfs
 
 PAYLOADS = {"empty": b"", "a byte": b"x", "a page": trees.noise(4096), "big": trees.noise(3 * MIB)}
 
@@ -87,6 +87,26 @@ def test_free_one_node(volume: Volume, image: Path) -> None:
     assert pramfs("get", image, "keep").succeeded().out == b"kept"
     pramfs("free", image, "keep").succeeded()
     assert volume.info()["frames"]["used"] == used
+
+
+def test_free_takes_no_half_of_a_tree(volume: Volume, image: Path) -> None:
+    for half in ("pramfs-meta", "pramfs-data"):
+        pramfs("free", image, half).refused(USAGE, half, "half of the tree")
+    volume.check()
+    pramfs("free", image, "pramfs").succeeded()
+    assert names_in(image) == set()
+
+
+def test_a_node_and_a_tree_of_one_name_are_told_apart(volume: Volume, image: Path) -> None:
+    trees = names_in(image)
+    pramfs("put", image, "pramfs", stdin=b"mine").refused(USAGE, "a tree has that name")
+    pramfs("put", image, "later", stdin=b"mine").succeeded()
+    volume.mount("name=later")
+    volume.umount()
+    pramfs("free", image, "later").succeeded()
+    assert names_in(image) == trees | {"later-meta", "later-data"}
+    pramfs("free", image, "later").succeeded()
+    assert names_in(image) == trees
 
 
 def test_free_everything(volume: Volume, image: Path) -> None:
