@@ -231,11 +231,10 @@ def list_line(entry: Entry, name: bytes) -> str:
     size = f"{inode.size}"
     if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
         size = f"{os.major(inode.rdev)}, {os.minor(inode.rdev)}"
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(inode.mtime / _NS))
     target = f" -> {file_name(inode.target)}" if isinstance(inode, Symlink) else ""
     return (
         f"{stat.filemode(inode.mode)} {inode.nlink:>4} {inode.uid:>6} {inode.gid:>6} {size:>14} "
-        f"{when} {file_name(name)}{target}"
+        f"{_when(inode.mtime // _NS)} {file_name(name)}{target}"
     )
 
 
@@ -336,6 +335,14 @@ class _Extractor:
         except OSError as exc:
             reason = f"{what}: {exc.strerror}"
             self.not_set[reason] = self.not_set.get(reason, 0) + 1
+
+
+def _when(seconds: int) -> str:
+    """A time as people write it; those that no calendar has as a number, as ls(1) shows them."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
 
 
 def _chosen(rescue: Rescue, paths: Sequence[str]) -> list[Entry]:

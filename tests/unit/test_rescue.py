@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ import pytest
 from pramfs.cli import main
 from pramfs.errors import CHECK_DAMAGED, EXIT_FAILED
 from pramfs.image import open_image
-from pramfs.inodes import Directory
+from pramfs.inodes import Directory, File
 from pramfs.layout import PAGE_SIZE
 from pramfs.persist import Saver
 from pramfs.pram import Pram
-from pramfs.rescue import Rescue, extract
+from pramfs.rescue import Entry, Rescue, extract, list_line
 from pramfs.survey import file_name
 from pramfs.tree import Owner, Tree
 from tests.golden.specimen import NS
@@ -60,6 +61,22 @@ def test_another_tree_is_named_with_those_that_are_there(
 ) -> None:
     assert run("ls", "--name", "other", image) == EXIT_FAILED
     assert "no tree 'other'; there are: pramfs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mtime", "shown"),
+    [
+        (2 * NS - 1, "1970-01-01 00:00:01"),
+        (-1, "1969-12-31 23:59:59"),
+        (((1 << 63) - 1) * NS, str((1 << 63) - 1)),
+        (-(1 << 63) * NS, str(-(1 << 63))),
+    ],
+)
+def test_any_time_can_be_listed(mtime: int, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    inode = File(2, 0, stat.S_IFREG | 0o644, 0, 0, mtime)
+    assert list_line(Entry(b"file", inode), b"file").endswith(f" {shown} file")
 
 
 def test_names_are_printed_without_control_characters() -> None:
