@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 BUILD = "exec >'{pipe}' && mount -t tmpfs none '{place}' && echo mounted && sleep 1000 & wait"
 PROGRAM = (
     "import signal, sys; from kexeclib.shell import run\n"
-    "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+    "for number in (signal.SIGINT, signal.SIGTERM):\n"  # which a job in the background ignores
+    "    signal.signal(number, signal.default_int_handler)\n"
     "run('sh', '-c', sys.argv[1], confined=True)"
 )
 
