@@ -18,7 +18,12 @@ class Listing:
         self._names = [b".", b"..", *self.directory.entries]
 
     def entries(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:
-        """The entries from position `start` on that are still there."""
+        """The entries from position `start` on that are still there.
+
+        Who begins in the middle goes on where another open directory was: CRIU restores processes so.
+        """
+        if not self._names:
+            self.rewind()
         return itertools.chain(self._dots(start), self._rest(max(start, 2)))
 
     def _dots(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:

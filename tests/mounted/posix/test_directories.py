@@ -136,6 +136,18 @@ def test_seekdir_returns_to_where_telldir_was(fs: Path) -> None:
     stream.close()
 
 
+def test_a_position_is_good_for_another_stream_while_nothing_changes(fs: Path) -> None:
+    for number in range(500):
+        (fs / f"n{number}").touch()
+    first, second = Stream(fs), Stream(fs)
+    for _ in range(100):
+        first.read()
+    second.seek(first.tell())
+    assert second.rest() == first.rest()
+    first.close()
+    second.close()
+
+
 def test_seekdir_returns_past_what_is_gone(fs: Path) -> None:
     for number in range(500):
         (fs / f"n{number}").touch()
