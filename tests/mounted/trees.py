@@ -5,6 +5,7 @@ sha256 of every file. Names are text with surrogates for bytes that are not UTF-
 """
 
 import hashlib
+import itertools
 import os
 import random
 import stat
@@ -239,7 +240,9 @@ def _plant_xattrs(root: Path) -> None:
 def _age(root: Path) -> None:
     """Give everything below `root` a time of the table, what lies deepest first."""
     times_ns = list(TIMES_NS.values())
-    paths = sorted(root.rglob("*"), key=lambda path: (len(path.parts), path), reverse=True)
+    # Not rglob: Python 3.11.2, Debian's, stumbles over the targets of the long symbolic links.
+    paths = [Path(at, name) for at, *names in os.walk(root) for name in itertools.chain(*names)]
+    paths.sort(key=lambda path: (len(path.parts), path), reverse=True)
     for number, path in enumerate(paths):
         atime_ns, mtime_ns = times_ns[number % len(times_ns)], times_ns[number % len(times_ns) - 1]
         os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=False)
