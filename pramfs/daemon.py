@@ -5,10 +5,12 @@ unmount.
 """
 
 import logging
+import mmap
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pyfuse3
 import trio
@@ -26,6 +28,7 @@ from pramfs.volume import Volume
 log = logging.getLogger("pramfs")
 
 _STATE_PERIOD_S = 0.2
+_BALLAST_BYTES = 32 << 20
 # They mean: unmount, save, exit. SIGHUP is a terminal that is gone, and no reason to lose anything.
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -53,6 +56,8 @@ class Daemon:
         self._contact = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._contact.set)
         self._publishing = trio.Lock()
+        # Room for the last save where memory is limited. It is not touched, so it takes none.
+        self._ballast = mmap.mmap(-1, _BALLAST_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._incomplete: SaveIncomplete | None = None  # what the last flush could not bring
 
     def run(self) -> int:
@@ -76,8 +81,19 @@ class Daemon:
             log.exception("internal error: the session ended")
             self._volume.saver.suspect = True
             code = EXIT_INTERNAL
+        return self._end() or code
+
+    def _end(self) -> int:
+        """Let go of the mount, and save; returns the exit code."""
         pyfuse3.close(unmount=self._mountpoint in mounts.places_of(self._device))
-        return self._save() or code
+        return self._save()
+
+    def _end_at_once(self) -> NoReturn:
+        """End here and now: without memory trio does not come to its own end, it waits for ever."""
+        self._ballast.close()
+        log.exception("internal error: the session ended")
+        self._volume.saver.suspect = True
+        os._exit(self._end() or EXIT_INTERNAL)
 
     def _mount(self) -> None:
         volume, options = self._volume, self._options
@@ -110,7 +126,10 @@ class Daemon:
             nursery.start_soon(self._announce)
             if self._options.checkpoint:
                 nursery.start_soon(self._publish_at_intervals)
-            await self._session.run()
+            try:
+                await self._session.run()
+            except Exception:  # noqa: BLE001 - what pyfuse3 itself could not bear
+                self._end_at_once()
             nursery.cancel_scope.cancel()
 
     async def _announce(self) -> None:
@@ -162,7 +181,7 @@ class Daemon:
                     await self._checkpoint()
             except SaveFailed as exc:
                 log.error("%s", exc)
-            except OSError as exc:  # no process can be started: some day again, perhaps
+            except (OSError, RuntimeError) as exc:  # no process or thread can be started, for now
                 log.error("no checkpoint: %s", exc)
 
     async def _publish(self) -> None:

@@ -26,6 +26,8 @@ def posix_error(number: int) -> OSError:
 
 def words_of(error: BaseException) -> str:
     """What an error says: of the system's own the words, without number and quotes."""
+    if isinstance(error, MemoryError):
+        return os.strerror(errno.ENOMEM)
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
@@ -36,7 +38,7 @@ class PramError(Exception):
     exit_code = EXIT_FAILED
 
     def __str__(self) -> str:
-        args = [words_of(arg) if isinstance(arg, OSError) else arg for arg in self.args]
+        args = [words_of(arg) if isinstance(arg, Exception) else arg for arg in self.args]
         return " ".join((self.__doc__ or "").format(*args).split())
 
 

@@ -79,6 +79,10 @@ def _failure(exc: Exception, handler: str, operations: Any) -> FUSEError:
         return exc
     if isinstance(exc, OSError):
         return FUSEError(exc.errno or errno.EIO)
+    if isinstance(exc, MemoryError):
+        log.error("out of memory in %s", handler)
+        operations.on_internal_error()  # nobody knows how far it has come
+        return FUSEError(errno.ENOMEM)
     if isinstance(exc, PramError):
         log.error("%s", exc)
     else:

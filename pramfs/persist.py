@@ -128,7 +128,11 @@ class Saver:
         Raises SaveFailed when it cannot even begin.
         """
         self.settle()
-        self._running = _BackgroundWrite(self._begin(False, progress), progress)
+        publication = self._begin(False, progress)
+        try:
+            self._running = _BackgroundWrite(publication, progress)
+        except RuntimeError:  # no thread can be started
+            self._finish(publication, publication.write(progress))
 
     def wait(self) -> None:
         """Wait for the thread of a checkpoint. Callable from any thread; changes nothing."""

@@ -3,6 +3,7 @@
 Also the pulse of work that somebody else wants to follow: see `Pulse` and `Heartbeat`.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -86,7 +87,10 @@ class Pulse:
 
 
 class Heartbeat:
-    """Calls `beat` now and every `period_s` seconds from a thread, as long as it is entered."""
+    """Calls `beat` now and every `period_s` seconds from a thread, as long as it is entered.
+
+    Where no thread can be started, it is silent: what it tells of must go on.
+    """
 
     def __init__(self, period_s: float, beat: Callable[[], None]) -> None:
         self._period_s = period_s
@@ -95,12 +99,14 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="pramfs-heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):
+            self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         while True:

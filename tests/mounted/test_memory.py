@@ -1,0 +1,100 @@
+"""A daemon that gets no more memory: nobody waits for ever, and no save is lost.
+
+Address space is limited for a process; its memory by a control group, whose out-of-memory killer ends it.
+"""
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import trees
+from tests.mounted.harness import MIB, Volume, detach, run, wait_until
+
+EXIT_INTERNAL = 4
+CGROUPS = Path("/sys/fs/cgroup")
+
+# Names and attributes are in the daemon's own memory. Each line of output is a file that is whole.
+_FILL_WITH_NAMES = """
+import os, sys
+for number in range(100_000):
+    path = f"{sys.argv[1]}/{number}"
+    open(path, "x").close()
+    os.setxattr(path, "user.x", bytes([number % 256]) * 60_000)
+    print(number, flush=True)
+"""
+
+_FILL_WITH_DATA = """
+import sys
+for number in range(100_000):
+    with open(f"{sys.argv[1]}/{number}", "xb") as file:
+        file.write(bytes([number % 256]) * (1 << 20))
+"""
+
+
+def test_a_daemon_that_is_out_of_address_space_saves_and_ends(volume: Volume) -> None:
+    """What pyfuse3 has no room for it cannot answer; so the mount ends, with all that was written."""
+    volume.announce("error", "traceback", "exception")
+    root = volume.mount("size=256M")
+    (root / "saved").write_bytes(trees.noise(MIB))
+    volume.save()
+    _, hard = resource.prlimit(volume.pid, resource.RLIMIT_AS)
+    status = Path(f"/proc/{volume.pid}/status").read_text()
+    taken = int(re.findall(r"VmSize:\s+(\d+) kB", status)[0]) << 10
+    resource.prlimit(volume.pid, resource.RLIMIT_AS, (taken + 4 * MIB, hard))
+    writer = run(sys.executable, "-c", _FILL_WITH_NAMES, root)
+    assert writer.code
+    assert re.search("ENOMEM|memory|connect", writer.err)
+    volume.ended(EXIT_INTERNAL)
+
+    volume.mount("size=256M")
+    assert (root / "saved").read_bytes() == trees.noise(MIB)
+    whole = [int(line) for line in writer.text.splitlines()]
+    assert whole
+    for number in whole:
+        assert os.getxattr(root / f"{number}", "user.x") == bytes([number % 256]) * 60_000
+    volume.umount()
+
+
+def test_a_daemon_that_the_kernel_kills_for_memory_leaves_the_last_save(volume: Volume) -> None:
+    root = volume.mount("size=256M")
+    trees.plant_files(root, 20)
+    volume.save()
+    saved = trees.snapshot(root)
+    with memory_limit(volume.pid, 16 * MIB):
+        writer = run(sys.executable, "-c", _FILL_WITH_DATA, root)
+        assert writer.code
+        assert volume.daemon.wait() == -signal.SIGKILL
+    detach(root)
+    volume.ended(-signal.SIGKILL)
+    volume.mount("size=256M")
+    trees.assert_same(trees.snapshot(root), saved)
+    volume.umount()
+
+
+@contextlib.contextmanager
+def memory_limit(pid: int, size_bytes: int) -> Iterator[None]:
+    """Let a process take that much memory from now on, and no swap, and be killed when it wants more."""
+    old = CGROUPS / "memory"  # version 1 has a hierarchy for each controller
+    group = (old if old.is_dir() else CGROUPS) / f"pramfs-test-{os.getpid()}"
+    limits = {"memory.limit_in_bytes": size_bytes, "memory.swappiness": 0}
+    if not old.is_dir():
+        limits = {"memory.max": size_bytes, "memory.swap.max": 0}
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    try:
+        for name, value in limits.items():
+            (group / name).write_text(f"{value}")
+        (group / "cgroup.procs").write_text(f"{pid}")
+        yield
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty")
+        group.rmdir()
