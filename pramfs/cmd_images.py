@@ -62,7 +62,7 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(info, indent=2))
     else:
-        print("\n".join(_info_lines(info)))
+        print("\n".join(map(printable, _info_lines(info))))
     return 0
 
 
@@ -74,7 +74,7 @@ def _info_lines(info: dict[str, Any]) -> Iterator[str]:
     yield f"generation:  {info['generation']}, super block pfn {info['pfn']}"
     yield f"saved:       {when(info['saved_ns'])} by {info['saved_by']}, {_kind_of_save(info)}"
     yield f"trees:       {', '.join(info['trees']) or 'none'}"
-    yield f"last run:    {printable(info['last_run'] or 'nothing is known of it')}"
+    yield f"last run:    {info['last_run'] or 'nothing is known of it'}"
     mount = info.get("mount")
     if mount is not None:
         state = "changed since the last save" if mount["changed"] else "as saved"

@@ -83,6 +83,14 @@ def test_names_are_printed_without_control_characters() -> None:
     assert file_name(b"a\x1b[31m\n\xff") == "a\\x1b[31m\\n\\udcff"
 
 
+def test_info_shows_no_control_characters_of_who_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pramfs.superblock.__version__", "1\x1b[31m\n")
+    assert run("info", make_image(tmp_path / "odd")) == 0
+    assert r"by pramfs 1\x1b[31m\n, at unmount" in capsys.readouterr().out
+
+
 def test_cat_writes_files_with_their_holes(
     image: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
