@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+LONG_TIMEOUT_S = 36_000
 LONG = os.environ.get("PRAMFS_LONG") == "1"
 SKIPS_FAIL = os.environ.get("CI") == "true"
 
@@ -36,6 +37,13 @@ def no_process_is_left_behind() -> Iterator[None]:
     yield
     left = {pid: name for pid, name in _children().items() if pid not in before}
     assert not left, f"processes left behind, running or not waited for: {left}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let long forms take hours: pyproject.toml's limit is made for the short ones."""
+    for item in items if LONG else ():
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
 
 
 @pytest.hookimpl(wrapper=True)
