@@ -97,7 +97,7 @@ class Daemon:
 
     def _mount(self) -> None:
         volume, options = self._volume, self._options
-        operations = Operations(
+        self._operations = Operations(
             volume.tree,
             direct_io=options.direct_io,
             noatime=options.noatime,
@@ -111,7 +111,7 @@ class Daemon:
         words |= {word for word in ("ro", "noatime") if getattr(options, word)}
         words |= {"allow_other"} if options.allow_other else set()
         try:
-            pyfuse3.init(operations, str(self._mountpoint), words)
+            pyfuse3.init(self._operations, str(self._mountpoint), words)
         except RuntimeError as exc:
             # libfuse has said why on stderr.
             raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
@@ -199,16 +199,19 @@ class Daemon:
 
     async def _flush(self) -> SaveIncomplete | None:
         """Let the kernel hand over what programs have written; returns what to say unless all was taken."""
-        self._incomplete = None
-        try:
-            await trio.to_thread.run_sync(self._hand_over)
-        except PramError as exc:
-            self._incomplete = SaveIncomplete(exc)
+        complaint = ""
+        for _ in range(kernel.flushes_needed()):
+            others = self._operations.open_directories()
+            flushed = await trio.to_thread.run_sync(self._hand_over)
+            # Not every kernel waits for what it has queued for us. A close is queued behind that.
+            await self._operations.closed_by(flushed.pid, but=others)
+            complaint = complaint or flushed.complaint
+        self._incomplete = SaveIncomplete(complaint) if complaint else None
         return self._incomplete
 
-    def _hand_over(self) -> None:
+    def _hand_over(self) -> kernel.Flushed:
         """Flush, for programs too that use what is detached."""
-        kernel.flush(next(iter(mounts.places_of(self._device)), None))
+        return kernel.flush(next(iter(mounts.places_of(self._device)), None))
 
     async def _checkpoint(self) -> None:
         saver = self._volume.saver

@@ -11,10 +11,11 @@ import itertools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence, Set
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
+import trio
 from pyfuse3 import (
     EntryAttributes,
     FileInfo,
@@ -118,7 +119,22 @@ class Operations(pyfuse3.Operations):
         self._nodiratime = nodiratime
         self._publish = publish
         self._listings: dict[int, Listing] = {}
+        self._closed = trio.Event()  # a directory, since somebody began to wait for that
         self._handles = itertools.count(1)
+
+    def open_directories(self) -> Set[int]:
+        """The handles of all directories that are open."""
+        return frozenset(self._listings)
+
+    async def closed_by(self, pid: int, *, but: Set[int]) -> None:
+        """Wait until a process has no directory open any more, whatever becomes of those in `but`."""
+        while any(
+            listing.opener == pid and handle not in but
+            for handle, listing in self._listings.items()
+        ):
+            if self._closed.is_set():
+                self._closed = trio.Event()
+            await self._closed.wait()
 
     # --- names -----------------------------------------------------------------------------------
 
@@ -338,7 +354,7 @@ class Operations(pyfuse3.Operations):
     @_net
     def opendir(self, inode: int, ctx: RequestContext) -> int:
         handle = next(self._handles)
-        self._listings[handle] = Listing(self._tree.directory(inode))
+        self._listings[handle] = Listing(self._tree.directory(inode), ctx.pid)
         return handle
 
     @_net
@@ -357,6 +373,7 @@ class Operations(pyfuse3.Operations):
     @_net
     def releasedir(self, fh: int) -> None:
         del self._listings[fh]
+        self._closed.set()
 
     @_waiting_net
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

@@ -6,10 +6,12 @@ mount(8) and umount(8) are called with -i, so that they call no helper, least of
 import contextlib
 import ctypes
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pramfs.errors import PramError
 
@@ -25,24 +27,39 @@ _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def flush(mountpoint: Path | None) -> None:
-    """Let the kernel hand over what programs have written. Not to be called from the daemon's main thread.
+class Flushed(NamedTuple):
+    """What came of a flush: the process that had the mount open for it, and the complaint, "" for none."""
 
-    Without a mountpoint, because it is detached, that takes a sync of everything. Raises PramError when some
-    of it was refused, now or at any time since this was asked last: programs that were killed, or have not
-    closed their files, have not heard of that.
+    pid: int
+    complaint: str
+
+
+def flush(mountpoint: Path | None) -> Flushed:
+    """Have the kernel hand over what programs have written. Not to be called from the daemon's main thread.
+
+    Without a mountpoint, because it is detached, that takes a sync of everything. The complaint is about what
+    was refused, now or at any time since this was asked last: programs that were killed, or have not closed
+    their files, have not heard of that.
     """
     if mountpoint is None:
-        _sync()
-        return
+        return _sync()
     private = _private_mount(mountpoint)
     if private < 0:
-        _sync("-f", "--", str(mountpoint))
-        return
+        return _sync("-f", "--", str(mountpoint))
     try:
-        _sync("-f", "--", f"/proc/self/fd/{private}", pass_fds=(private,))
+        return _sync("-f", "--", f"/proc/self/fd/{private}", pass_fds=(private,))
     finally:
         os.close(private)
+
+
+def flushes_needed() -> int:
+    """How often to flush so that all has come.
+
+    Before Linux 6.16 the kernel hands over copies of pages, and what was written to a page after it was
+    copied is handed over by the next flush.
+    """
+    release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+    return 1 if release >= (6, 16) else 2
 
 
 def unmount(mountpoint: Path, *flags: str) -> None:
@@ -84,13 +101,14 @@ def _private_mount(mountpoint: Path) -> int:
     return int(_libc.syscall(_OPEN_TREE, _AT_FDCWD, ctypes.c_char_p(path), ctypes.c_uint(flags)))
 
 
-def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> None:
-    try:
-        _require(_try(["sync", *arguments], pass_fds))
-    except PramError as exc:
-        raise PramError(
-            str(exc).rpartition(": ")[2]
-        ) from exc  # what it was that failed is no use to know
+def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> Flushed:
+    with subprocess.Popen(
+        ["sync", *arguments], pass_fds=pass_fds, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, errors="replace", env={**os.environ, "LC_ALL": "C"},
+    ) as process:  # fmt: skip
+        _, said = process.communicate()
+    failed = "sync failed" if process.returncode else ""
+    return Flushed(process.pid, said.strip().rpartition(": ")[2] or failed)
 
 
 def read_further_ahead(device: str) -> None:
@@ -129,8 +147,8 @@ def _require(ended: "subprocess.CompletedProcess[str]") -> None:
         raise PramError(lines[0] if lines else f"{shlex.join(ended.args)} failed")
 
 
-def _try(command: list[str], pass_fds: Sequence[int] = ()) -> "subprocess.CompletedProcess[str]":
+def _try(command: list[str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, check=False, capture_output=True, text=True, errors="surrogateescape",
-        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}, pass_fds=pass_fds,
+        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"},
     )  # fmt: skip

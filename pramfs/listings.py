@@ -9,8 +9,9 @@ from pramfs.inodes import Directory, Inode
 class Listing:
     """An open directory: the names there were when reading began, so that each comes once."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, opener: int) -> None:
         self.directory = directory
+        self.opener = opener  # the pid of whoever has opened it
         self._names: list[bytes] = []
 
     def rewind(self) -> None:
