@@ -45,15 +45,26 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ENDING_NAMES = [number.name for number in ENDING]
 
 
-@pytest.fixture
-def medium(tmp_path: Path) -> Iterator[Medium]:
-    with new_medium(tmp_path / "medium") as medium:
+@pytest.fixture(scope="module")
+def one_medium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Medium]:
+    with new_medium(tmp_path_factory.mktemp("medium") / "medium") as medium:
         yield medium
+
+
+@pytest.fixture
+def medium(one_medium: Medium) -> Iterator[Medium]:
+    """A medium without an image."""
+    yield one_medium
+    one_medium.image.unlink(missing_ok=True)
 
 
 @pytest.fixture
 def volume(medium: Medium, new_volume: Callable[[str], Volume]) -> Volume:
     """A volume whose image is on the medium."""
+    return volume_on(medium, new_volume)
+
+
+def volume_on(medium: Medium, new_volume: Callable[[str], Volume]) -> Volume:
     volume = new_volume("volume")
     volume.size = str(SIZE_BYTES)
     volume.image = medium.image
@@ -84,12 +95,14 @@ def change(root: Path, number: int) -> trees.Snapshot:
 )
 @pytest.mark.parametrize("then", ["it works again", "the daemon is killed"])
 def test_a_save_that_fails_at_any_write_or_sync(
-    volume: Volume, medium: Medium, kind: str, error: int, then: str
+    volume: Volume, medium: Medium, kind: str, error: int, then: str, long: bool
 ) -> None:
+    """In the short form every other write fails with EIO, and those between with ENOSPC."""
     root = volume.mount()
     saved = plant(root)
     volume.save()
-    for at in range(100):
+    steps = range(error == errno.ENOSPC, 100, 2) if kind == WRITE and not long else range(100)
+    for at in steps:
         changed = change(root, at)
         generation = volume.generation
         with medium.failing(kind, at, error):
@@ -185,20 +198,24 @@ def test_a_writer_hears_of_an_image_that_takes_no_data(volume: Volume, medium: M
     trees.assert_same(trees.snapshot(root), changed)
 
 
-def test_a_medium_that_vanishes_is_the_end_of_saves_only(volume: Volume, medium: Medium) -> None:
-    volume.damaged = True  # it is gone
-    volume.announce("endpoint is not connected")
-    root = volume.mount()
-    plant(root)
-    volume.save()
-    medium.vanish()
-    pramfs("save", root).refused(MOUNT_FAILED, "save failed", "not connected")
-    (root / "directory").mkdir()
-    assert (root / "directory").is_dir()
-    told = pramfs("status", root).succeeded().text
-    assert "save failed" in told
-    pramfs("umount", root).refused(MOUNT_FAILED, "unmounted, but the save failed")
-    volume.ended(MOUNT_FAILED)
+def test_a_medium_that_vanishes_is_the_end_of_saves_only(
+    tmp_path: Path, new_volume: Callable[[str], Volume]
+) -> None:
+    with new_medium(tmp_path / "medium") as medium:
+        volume = volume_on(medium, new_volume)
+        volume.damaged = True  # it is gone
+        volume.announce("endpoint is not connected")
+        root = volume.mount()
+        plant(root)
+        volume.save()
+        medium.vanish()
+        pramfs("save", root).refused(MOUNT_FAILED, "save failed", "not connected")
+        (root / "directory").mkdir()
+        assert (root / "directory").is_dir()
+        told = pramfs("status", root).succeeded().text
+        assert "save failed" in told
+        pramfs("umount", root).refused(MOUNT_FAILED, "unmounted, but the save failed")
+        volume.ended(MOUNT_FAILED)
 
 
 # --- loads ---------------------------------------------------------------------------------------
@@ -206,11 +223,11 @@ def test_a_medium_that_vanishes_is_the_end_of_saves_only(volume: Volume, medium:
 
 @pytest.mark.parametrize("arena", ["memory"], indirect=True)
 def test_an_image_with_a_page_that_cannot_be_read_is_refused(
-    volume: Volume, medium: Medium
+    volume: Volume, medium: Medium, long: bool
 ) -> None:
     """Whatever page it is; and it is as it was when the medium works again."""
     root = volume.mount()
-    trees.plant_files(root, 5)
+    trees.plant_files(root, 5 if long else 2)
     saved = trees.snapshot(root)
     volume.umount()
     before = content_of(volume.image)
@@ -396,12 +413,12 @@ def test_a_mount_that_is_asked_while_it_loads_tells_and_goes_on(
 
 
 @pytest.mark.parametrize("arena", ["memory"], indirect=True)
-def test_a_signal_at_any_moment_of_a_mount(volume: Volume) -> None:
+def test_a_signal_at_any_moment_of_a_mount(volume: Volume, long: bool) -> None:
     """Before the fork, after it, before the mount is ready or after: it is there, or it is not."""
     saved = plant(volume.mount())
     volume.umount()
     rng = random.Random(1)
-    for number in (*ENDING, *ENDING) * 3:
+    for number in ENDING * (50 if long else 2):
         command = start_pramfs(
             "mount", "-o", volume.options(), volume.image, volume.root, stderr=subprocess.PIPE
         )
