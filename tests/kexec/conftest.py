@@ -34,6 +34,11 @@ def machine(guest_files: Guest, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield machine
 
 
+@pytest.fixture(autouse=True)
+def no_process_is_left_behind() -> None:
+    """Let the machine go on from test to test; leaving it ends its process."""
+
+
 @pytest.fixture
 def session(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Session]:
     """The machine, on. A test leaves it with an empty image and nothing running, or off."""
