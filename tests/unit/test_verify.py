@@ -29,9 +29,9 @@ def chain_of(image: WatchedImage, pfns: list[int]) -> Chain:
     return chain
 
 
-def children() -> str:
-    """The process ids of what this thread has forked and not waited for."""
-    return Path("/proc/thread-self/children").read_text()
+def children() -> set[int]:
+    """The process ids of what this thread has forked and not waited for, other tests' among them."""
+    return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()}
 
 
 @pytest.fixture
@@ -96,20 +96,21 @@ def test_what_is_done_in_between_ends_the_helpers_when_it_fails(image: WatchedIm
     assert children() == before
 
 
-def interrupt(pids: str) -> NoReturn:
+def interrupt(pids: set[int]) -> NoReturn:
     """What ^C does."""
-    for pid in pids.split():
-        os.kill(int(pid), signal.SIGKILL)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
     raise KeyboardInterrupt
 
 
 def test_an_interrupt_that_ends_the_helpers_too_stays_an_interrupt(image: WatchedImage) -> None:
     chain = chain_of(image, list(range(1, FRAMES)))
+    before = children()
     with (
         pytest.raises(KeyboardInterrupt),
         verify.Verification(image, chain, lambda pages: None),
     ):
-        interrupt(children())
+        interrupt(children() - before)
 
 
 def test_nothing_to_verify_is_no_damage(image: WatchedImage) -> None:
