@@ -23,6 +23,7 @@ SAVING = "saving"  # the final save is under way; or was, when the process is go
 SAVED = "saved"
 FAILED = "failed"
 
+_SUFFIXES = (".state", ".log", ".new")
 GONE_KEPT = 20  # images that are gone, of which logs and states are kept
 
 _STATE_BYTES_MAX = 64 << 10
@@ -139,12 +140,14 @@ def prune() -> None:
     """
     times: dict[Path, int] = {}
     for file in run_directory().iterdir():
+        if file.suffix not in _SUFFIXES:
+            continue
         with contextlib.suppress(FileNotFoundError):  # another mount prunes too
             base = file.with_suffix("")
             times[base] = max(times.get(base, 0), file.stat().st_mtime_ns)
     gone = [base for base in times if not _is_wanted(base)]
     for base in sorted(gone, key=lambda base: times[base], reverse=True)[GONE_KEPT:]:
-        for suffix in (".state", ".log", ".new"):
+        for suffix in _SUFFIXES:
             base.with_suffix(suffix).unlink(missing_ok=True)
 
 
