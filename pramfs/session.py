@@ -2,9 +2,8 @@
 
 pyfuse3 makes a trip through trio's scheduler before every request, and starts tasks as requests come. Here
 one task reads all requests. After a request it looks for the next one without sleeping for a moment, for
-that is how long a program takes that makes small requests one after the other; then it does what is to be
-done in idle time; then it sleeps in poll(2) for up to a millisecond; only then does it park in trio. Looking
-stops by itself when it does not pay.
+that is how long a program takes that makes small requests one after the other; then it sleeps in poll(2) for
+up to a millisecond; only then does it park in trio. Looking stops by itself when it does not pay.
 docs/performance.md has the measurements.
 
 A handler that takes long calls `serve_on`, and another task reads requests until that handler is done.
@@ -120,13 +119,14 @@ class Session:
 
     async def _next_request(self) -> bool:
         await self._let_others_run()
-        if self._is_readable() or self._look():
-            return True
-        while self._idle_work():
-            if self._is_readable():
-                return True
+        while not self._is_readable():
+            # Before it looks: a save that follows a burst of small files would have all checksums to do.
+            if not self._idle_work():
+                break
             await self._let_others_run()
-        if self._doze():
+        else:
+            return True
+        if self._look() or self._doze():
             return True
         if self._closing:
             return False  # `finish` may have come while others ran: nobody would wake us
