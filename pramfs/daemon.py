@@ -77,10 +77,8 @@ class Daemon:
         code = 0
         try:
             trio.run(self._main)
-        except Exception:
-            log.exception("internal error: the session ended")
-            self._volume.saver.suspect = True
-            code = EXIT_INTERNAL
+        except Exception:  # noqa: BLE001 - whatever it was, there is a tree to be saved
+            code = self._internal_error()
         return self._end() or code
 
     def _end(self) -> int:
@@ -91,9 +89,14 @@ class Daemon:
     def _end_at_once(self) -> NoReturn:
         """End here and now: without memory trio does not come to its own end, it waits for ever."""
         self._ballast.close()
+        code = self._internal_error()
+        os._exit(self._end() or code)
+
+    def _internal_error(self) -> int:
+        """Take note of the exception that ended the session; returns the exit code."""
         log.exception("internal error: the session ended")
-        self._volume.saver.suspect = True
-        os._exit(self._end() or EXIT_INTERNAL)
+        self._suspect()
+        return EXIT_INTERNAL
 
     def _mount(self) -> None:
         volume, options = self._volume, self._options

@@ -91,6 +91,15 @@ def record_helper(source: str, mountpoint: Path) -> None:
     _try([*fake, "--", source, str(mountpoint)])
 
 
+def read_further_ahead(device: str) -> None:
+    """Let the kernel ask the mount `device` (MAJOR:MINOR) for more at once when files are read in order.
+
+    By itself it asks for 128 KiB. Does nothing where that cannot be said: it takes root.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(_READ_AHEAD_KIB))
+
+
 def _private_mount(mountpoint: Path) -> int:
     """A descriptor of the same file system as a mount of its own; negative where that cannot be made.
 
@@ -109,15 +118,6 @@ def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> Flushed:
         _, said = process.communicate()
     failed = "sync failed" if process.returncode else ""
     return Flushed(process.pid, said.strip().rpartition(": ")[2] or failed)
-
-
-def read_further_ahead(device: str) -> None:
-    """Let the kernel ask the mount `device` (MAJOR:MINOR) for more at once when files are read in order.
-
-    By itself it asks for 128 KiB. Does nothing where that cannot be said: it takes root.
-    """
-    with contextlib.suppress(OSError):
-        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(_READ_AHEAD_KIB))
 
 
 def _is_recorded(mountpoint: Path) -> bool:
