@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from crc32c import crc32c
 
-from pramfs.errors import DamagedPage, PramError, posix_error
+from pramfs.errors import DamagedPage, LostPages, PramError, posix_error
 from pramfs.frames import DROPPED, FREE, FRESH, HELD, OLD, PENDING, FrameTable, Run
 from pramfs.image import Image, punch, write_all
 from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
@@ -54,6 +54,7 @@ class Arena(ABC):
         self._unpunched_frames = 0
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
         self._unverified: bytearray | None = None
+        self._distrusted = False  # what was written may have been lost, see ImageArena
         self._unsummed: deque[Run] = deque(maxlen=_UNSUMMED_MAX)
 
     # --- what a tree does with frames ------------------------------------------------------------
@@ -98,7 +99,7 @@ class Arena(ABC):
         start = (pfn << PAGE_SHIFT) + offset
         first = start >> PAGE_SHIFT
         count = ((start + len(data) + PAGE_SIZE - 1) >> PAGE_SHIFT) - first
-        if self._unverified is not None and self._unverified.find(1, first, first + count) >= 0:
+        if self._unverified is not None and self._is_doubtful(first, count):
             if offset or len(data) % PAGE_SIZE:
                 self.read(first, count)  # what is not written over must be sound
             self._unverified[first : first + count] = bytes(count)
@@ -113,7 +114,8 @@ class Arena(ABC):
     def read(self, pfn: int, count: int = 1) -> bytes:
         """A copy of `count` frames. Raises DamagedPage for one that fails its first verification."""
         data = b"".join(self._load(run) for run in self._uniform_runs(pfn, count))
-        self._verify_first_read(pfn, count, data)
+        if self._unverified is not None and self._is_doubtful(pfn, count):
+            self._verify(pfn, data, self._unverified)
         return data
 
     def view(self, pfn: int, count: int) -> memoryview | bytes:
@@ -121,7 +123,7 @@ class Arena(ABC):
 
         Raises DamagedPage as `read` does.
         """
-        if self._unverified is not None and self._unverified.find(1, pfn, pfn + count) >= 0:
+        if self._unverified is not None and self._is_doubtful(pfn, count):
             return self.read(pfn, count)
         if self._same_store(pfn, count):
             return self._mapping(pfn)[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT]
@@ -282,53 +284,56 @@ class Arena(ABC):
     def _is_unverified(self, pfn: int) -> bool:
         return self._unverified is not None and bool(self._unverified[pfn])
 
-    def _verify_first_read(self, pfn: int, count: int, data: bytes) -> None:
-        unverified = self._unverified
-        if unverified is None or unverified.find(1, pfn, pfn + count) < 0:
-            return
-        pages = memoryview(data)
-        for at in range(count):
-            if unverified[pfn + at]:
-                if (
-                    crc32c(pages[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT])
-                    != self._csums[pfn + at]
-                ):
-                    raise DamagedPage(pfn + at, "found on first read")
-                unverified[pfn + at] = 0
+    def _is_doubtful(self, pfn: int, count: int) -> bool:
+        """Whether one of these frames must be checked before it is used."""
+        assert self._unverified is not None
+        return self._distrusted or self._unverified.find(1, pfn, pfn + count) >= 0
+
+    def _verify(self, pfn: int, data: bytes, unverified: bytearray) -> None:
+        for at, page in enumerate(_pages(data)):
+            csum = self._csums[pfn + at]
+            lost = self._distrusted and csum != UNKNOWN_CSUM
+            if (unverified[pfn + at] or lost) and csum != crc32c(page):
+                why = "the medium failed and lost it" if lost else "found on first read"
+                raise DamagedPage(pfn + at, why)
+            unverified[pfn + at] = 0
 
 
 class ImageArena(Arena):
-    """Fresh frames are written to their place in the image at once."""
+    """Fresh frames are written to their place in the image at once.
 
-    def __init__(self, image: Image, table: FrameTable) -> None:
-        super().__init__(image, table)
-        self._distrusted = False
+    After a failed sync the kernel takes pages for written that are not, may drop them, and the next sync
+    succeeds. Until a save has succeeded, nothing is taken from fresh frames without a look at its checksum.
+    """
 
     def write_back(self, progress: Progress) -> None:
         if self._distrusted:
-            for run in self.table.runs(PENDING, DROPPED):
-                self._write_again(run)
+            lost = [
+                pfn for run in self.table.runs(PENDING, DROPPED) for pfn in self._write_again(run)
+            ]
+            if lost:
+                raise LostPages(lost)
         progress(self.table.count(PENDING))
 
     def abort_save(self) -> None:
-        # After a failed sync the kernel takes pages for written that are not, and a sync succeeds.
         super().abort_save()
+        self.verify_on_first_read(())
         self._distrusted = True
 
     def commit_save(self) -> None:
         super().commit_save()
         self._distrusted = False
 
-    def _write_again(self, run: Run) -> None:
-        """Hand pages to the medium once more, if the kernel still has what was written there."""
+    def _write_again(self, run: Run) -> Iterator[int]:
+        """Hand pages to the medium once more; yields the frames that have lost what was written there."""
         for start in range(run.pfn, run.pfn + run.frames, _COPY_FRAMES):
             count = min(_COPY_FRAMES, run.pfn + run.frames - start)
-            data = memoryview(self.image.read(start, count))
-            for at, csum in enumerate(self._csums[start : start + count].tolist()):
-                page = data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]
+            data = self.image.read(start, count)
+            for at, page in enumerate(_pages(data)):
+                csum = self._csums[start + at]
                 known = csum != UNKNOWN_CSUM and not self._is_unverified(start + at)
                 if known and csum != crc32c(page):
-                    raise DamagedPage(start + at, "lost when the medium failed")
+                    yield start + at
             self.image.write(start << PAGE_SHIFT, data)
 
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
@@ -414,6 +419,12 @@ def open_arena(kind: str, image: Image, table: FrameTable) -> Arena:
     if kind == "auto":
         kind = "image" if image.in_memory() else "memory"
     return ImageArena(image, table) if kind == "image" else MemoryArena(image, table)
+
+
+def _pages(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for start in range(0, len(view), PAGE_SIZE):
+        yield view[start : start + PAGE_SIZE]
 
 
 def _merged(runs: list[Run]) -> Iterator[Run]:

@@ -6,6 +6,7 @@ has fsck(8)'s bits instead and maps to them itself. POSIX errors of a tree are p
 
 import errno
 import os
+from collections.abc import Sequence
 
 EXIT_USAGE = 1
 EXIT_SYSTEM = 2
@@ -197,6 +198,16 @@ class DamagedPage(PramError):
     errno = errno.EFAULT
 
 
+class LostPages(PramError):
+    """the medium failed and lost pages that no save holds yet ({0} of them)"""
+
+    errno = errno.EIO
+
+    def __init__(self, pfns: Sequence[int]) -> None:
+        super().__init__(len(pfns))
+        self.pfns = pfns
+
+
 class ReadOnlyImage(PramError):
     """the image is open read-only"""
 
@@ -210,6 +221,12 @@ class DamagedTree(PramError):
     """tree '{0}' is damaged: {1}"""
 
     errno = errno.EFAULT
+
+
+class LostFiles(PramError):
+    """the medium failed and lost what was written to {0}; remove these files or write them anew"""
+
+    errno = errno.EIO
 
 
 class SaveIncomplete(PramError):

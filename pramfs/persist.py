@@ -18,7 +18,7 @@ from typing import Any
 from pramfs import layout, records
 from pramfs.arena import Progress
 from pramfs.chains import Chain
-from pramfs.errors import DamagedTree, NoSuchNode, PramError, SaveFailed
+from pramfs.errors import DamagedTree, LostFiles, LostPages, NoSuchNode, PramError, SaveFailed
 from pramfs.frames import FRESH
 from pramfs.inodes import ROOT_INO, Directory, File, Inode
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
@@ -167,7 +167,22 @@ class Saver:
             self._account()
         else:
             self._tree.changed = True
+            if isinstance(error, LostPages):
+                error = self._name_files(error)
             self.error = SaveFailed(error, self._pram.current.generation)
+
+    def _name_files(self, error: LostPages) -> PramError:
+        """The error in the user's words, unless the files have gone in the meantime."""
+        lost = set(error.pfns)
+        files = [
+            inode
+            for inode in self._tree.inodes.values()
+            if isinstance(inode, File)
+            and inode.pages is not None
+            and any(not lost.isdisjoint(pfns) for _, pfns in inode.pages.chunks())
+        ]
+        paths = _paths(self._tree.inodes[ROOT_INO], files)
+        return LostFiles(_listed(paths)) if paths else error
 
     def _account(self) -> None:
         """Tell the tree what the save in force takes besides data, and what the node list will take."""
@@ -235,9 +250,9 @@ def load_tree(
             decoded = records.decode_tree(metadata)
             _distribute(decoded, chain)
         bad_files = _files_at(verification.damaged(), decoded)
-    paths = _paths(decoded, bad_files)
+    paths = _paths(decoded.inodes[ROOT_INO], bad_files)
     if paths and recover is None:
-        raise DamagedTree(name, _listed(paths))
+        raise DamagedTree(name, f"{len(paths)} damaged: {_listed(paths)}")
     _take_over(pram, name, chain, lazy)
     if recover is not None:
         recover.left_out += paths
@@ -318,13 +333,13 @@ def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
             pram.arena.release(run.pfn, run.frames)
 
 
-def _paths(decoded: Decoded, files: list[File]) -> list[str]:
-    """The paths, from the root of the tree, of all names of `files`, sorted."""
+def _paths(root: Inode, files: list[File]) -> list[str]:
+    """The paths, from the `root` of the tree, of all names of `files`, sorted."""
     wanted = {file.ino for file in files}
     if not wanted:
         return []
     paths = []
-    unvisited: list[tuple[_Trail, Inode]] = [(None, decoded.inodes[ROOT_INO])]
+    unvisited: list[tuple[_Trail, Inode]] = [(None, root)]
     while unvisited:
         trail, inode = unvisited.pop()
         if inode.ino in wanted:
@@ -350,7 +365,7 @@ def _listed(paths: list[str]) -> str:
     names = ", ".join(
         path.encode(errors="backslashreplace").decode() for path in paths[:_NAMED_PATHS]
     )
-    return f"{len(paths)} damaged: {names}" + (f" and {more} more" if more > 0 else "")
+    return names + (f" and {more} more" if more > 0 else "")
 
 
 def _banned_pages(chain: Chain, banned: Regions) -> int:

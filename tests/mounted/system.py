@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,23 @@ def loop_device(file: Path, size_bytes: int) -> Iterator[Path]:
         yield Path(device)
     finally:
         run("losetup", "--detach", device).succeeded()
+
+
+@contextlib.contextmanager
+def kept_in_memory(device: Path, size_bytes: int) -> Iterator[None]:
+    """Let the kernel drop nothing of what it has cached of a device, however short memory is."""
+    with device.open("r+b") as file, mmap.mmap(file.fileno(), size_bytes) as mapping:
+        start = ctypes.c_char.from_buffer(mapping)
+        _check(_libc.mlock(ctypes.byref(start), ctypes.c_size_t(size_bytes)))
+        try:
+            yield
+        finally:
+            del start
+
+
+def drop_cache(device: Path) -> None:
+    """Let the kernel drop all that it has cached of a device and takes for written."""
+    run("blockdev", "--flushbufs", device).succeeded()
 
 
 def _check(result: int) -> int:

@@ -36,7 +36,7 @@ from tests.mounted.harness import (
 from tests.mounted.medium import READ, RESIZE, SYNC, WRITE, Medium, new_medium
 from tests.mounted.pages import BYTE_STREAM, PAGE_STREAM, Pages
 from tests.mounted.shell import has_ended
-from tests.mounted.system import loop_device, syncfs
+from tests.mounted.system import drop_cache, kept_in_memory, loop_device, syncfs
 
 SIZE_BYTES = 4 << 20
 SYSTEM_FAULT = 2
@@ -135,10 +135,11 @@ def test_a_device_that_fails_at_any_step_of_a_save(
         plant(root)
         for at in range(100):
             changed = change(root, at)
-            with medium.failing(kind, at):
-                outcome = pramfs("save", root)
-            trees.assert_same(trees.snapshot(root), changed)
-            volume.save()
+            with kept_in_memory(device, SIZE_BYTES):
+                with medium.failing(kind, at):
+                    outcome = pramfs("save", root)
+                trees.assert_same(trees.snapshot(root), changed)
+                volume.save()
             volume.kill()  # and with the daemon goes what the kernel has cached of the device
             volume.mount()
             trees.assert_same(trees.snapshot(root), changed)
@@ -147,6 +148,55 @@ def test_a_device_that_fails_at_any_step_of_a_save(
             outcome.refused(MOUNT_FAILED, "save failed", "input/output error", "stands")
         assert at >= 2
         volume.umount()
+
+
+@pytest.mark.parametrize("arena", ["image"])  # the other one has its own copy until a save succeeds
+@pytest.mark.parametrize("then", ["write anew", "remove"])
+def test_what_a_device_has_lost_is_never_served_or_saved_but_named(
+    volume: Volume, medium: Medium, then: str
+) -> None:
+    """What could not be written and is dropped from memory is gone: the device has what was there before."""
+    volume.announce("lost")
+    medium.image.touch()
+    with loop_device(medium.image, SIZE_BYTES) as device:
+        volume.image = device
+        root = volume.mount("direct_io")
+        plant(root)
+        volume.save()
+        files = [root / "d1" / "f1", root / "new 0"]
+        for file in files:
+            file.write_bytes(trees.noise(64 * PAGE, seed=0))  # not read: what is mapped stays
+        with medium.failing(WRITE):
+            pramfs("save", root).refused(MOUNT_FAILED, "save failed", "input/output error")
+        drop_cache(device)
+        for file in files:
+            assert require_whole_pages(file, trees.noise(64 * PAGE, seed=0)) > 0
+        outcome = pramfs("save", root)
+        outcome.refused(MOUNT_FAILED, "lost what was written to /d1/f1, /new 0; remove", "stands")
+        for file in files:
+            file.unlink()
+            if then == "write anew":
+                file.write_bytes(trees.noise(3 * PAGE, seed=1))
+        volume.save()
+        wanted = trees.snapshot(root)
+        volume.kill()
+        volume.mount()
+        trees.assert_same(trees.snapshot(root), wanted)
+        volume.umount()
+
+
+def require_whole_pages(file: Path, content: bytes) -> int:
+    """Require that each page is as it was written or refused; returns how many are refused."""
+    refused = 0
+    with file.open("r+b", buffering=0) as opened:
+        for start in range(0, len(content), PAGE):
+            try:
+                assert os.pread(opened.fileno(), PAGE, start) == content[start : start + PAGE]
+            except OSError:
+                refused += 1
+                with pytest.raises(OSError, match="Input/output error"):
+                    os.pwrite(opened.fileno(), b"a part", start)
+    return refused
 
 
 @pytest.mark.parametrize("kind", [WRITE, SYNC])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pramfs.errors import SaveFailed
+from pramfs.errors import DamagedPage, SaveFailed
 from pramfs.image import Image, open_image
-from pramfs.layout import BYTE_STREAM
+from pramfs.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.pram import Pram
 
 DATA = bytes(range(256)) * 160
@@ -47,5 +47,38 @@ def test_after_a_failed_sync_the_next_save_writes_every_page_again(tmp_path: Pat
     assert not pages & set(medium.written)
     pram.publish()
     assert pages <= set(medium.written)
+    pram.close()
+    plain.close()
+
+
+def test_a_page_that_was_lost_with_a_failed_sync_is_refused_until_it_is_written_anew(
+    tmp_path: Path,
+) -> None:
+    """And a save that holds it is refused: the one before has what the page was then."""
+    plain = open_image(tmp_path / "image", writable=True, create=True)
+    medium = Medium(plain.path, plain._fd, writable=True)
+    medium.written = []
+    pram = Pram.create(medium, 1000, arena="image")
+    arena = pram.arena
+    (run,) = arena.allocate(1)
+    arena.write(run.pfn, DATA[:PAGE_SIZE])
+    arena.csums(run.pfn, 1)
+    medium.fails = True
+    with pytest.raises(SaveFailed, match="Input/output error"):
+        pram.publish()
+    assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
+    plain.write(run.pfn * PAGE_SIZE, bytes(PAGE_SIZE))
+    for touch in (
+        lambda: arena.read(run.pfn),
+        lambda: arena.view(run.pfn, 1),
+        lambda: arena.write(run.pfn, b"a part", 100),
+    ):
+        with pytest.raises(DamagedPage, match="the medium failed"):
+            touch()
+    with pytest.raises(SaveFailed, match="lost pages that no save holds"):
+        pram.publish()
+    arena.write(run.pfn, DATA[:PAGE_SIZE])
+    pram.publish()
+    assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
     pram.close()
     plain.close()
