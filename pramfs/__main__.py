@@ -2,6 +2,6 @@
 
 import sys
 
-from pramfs.cli import main
+from pramfs.entry import pramfs
 
-sys.exit(main())
+sys.exit(pramfs())

@@ -6,6 +6,7 @@ long to load as a big tree does; they are loaded while other processors verify p
 
 import importlib
 import logging
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -64,10 +65,14 @@ def serve(
 
 
 def _load_fuse() -> None:
+    # Ctrl-C waits: others verify, and are to be told that it is over.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         importlib.import_module("pramfs.daemon")
     except ImportError as exc:
         raise PramError(f"FUSE cannot be loaded: {exc}") from exc
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _check_mountpoint(mountpoint: Path) -> None:

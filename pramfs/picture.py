@@ -8,9 +8,9 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 from pramfs import control, layout, mounts, superblock
 from pramfs.errors import PramError

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pramfs.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SYSTEM
+from pramfs.errors import EXIT_FAILED, EXIT_SYSTEM
 
 
 def with_standard_streams(command: Callable[[], int]) -> int:
     """Run a command; returns its exit code, or that of what went wrong with its input and output.
 
-    What it could not say to the end is a failure. Whoever interrupts it knows, and needs no words.
+    What it could not say to the end is a failure.
     """
     _hold_standard_streams()
     try:
@@ -28,8 +28,6 @@ def with_standard_streams(command: Callable[[], int]) -> int:
         complain(f"{exc.filename or 'standard input or output'}: {exc.strerror}")
         _drop_output()
         return EXIT_SYSTEM
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
 
 
 def say(message: str) -> None:

@@ -118,7 +118,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "completion": {"options", "cli"},
     "manual": {"layout", "options", "helptext", "cli", "completion"},
-    "__main__": {"cli"},
+    "entry": {"cli", "helpers"},
+    "__main__": {"entry"},
 }
 FOR_EVERYBODY = {"errors"}
 
