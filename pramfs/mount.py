@@ -4,6 +4,7 @@ The tree is loaded before there is a mount, so nothing is ever to be seen half l
 long to load as a big tree does; they are loaded while other processors verify pages.
 """
 
+import gc
 import importlib
 import logging
 import signal
@@ -73,6 +74,8 @@ def _load_fuse() -> None:
         raise PramError(f"FUSE cannot be loaded: {exc}") from exc
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    # Importing trio leaves a cycle of frames, which has hold of all that our callers have: a tree's metadata.
+    gc.collect()
 
 
 def _check_mountpoint(mountpoint: Path) -> None:

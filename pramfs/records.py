@@ -151,6 +151,7 @@ class _Decoder:
         self._files: list[File] = []
         self._pages = array("Q")
         self._directories: list[Directory] = []
+        self._alike = (0, 0, 0, 0)
 
     def take_inode(self) -> None:
         # Plain names, no named tuple: there may be millions of records.
@@ -166,7 +167,11 @@ class _Decoder:
             raise ValueError(f"inode {ino} has mode {mode:o}")
         if not ino or ino in self._inodes:
             raise ValueError(f"inode {ino} twice")
-        inode = kind(ino, generation, mode, uid, gid, 0)
+        # Most are as in the record before, and numbers of one's own take 32 bytes each.
+        alike = generation, mode, uid, gid
+        if alike != self._alike:
+            self._alike = alike
+        inode = kind(ino, *self._alike, 0)
         inode.nlink = nlink
         _set_times(inode, times)
         self._inodes[ino] = inode
