@@ -6,9 +6,9 @@ Paragraphs are wrapped here; lines that begin with blanks are examples and stay 
 import difflib
 import re
 import textwrap
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
-from pramfs.options import OPTIONS
+from pramfs.options import FOR_OTHERS, KERNEL_FLAGS, OPTIONS, WITHOUT_EFFECT
 
 PROGRAM = """\
 A filesystem in memory, like tmpfs, whose files survive: unmount it, end its daemon, start another kernel,
@@ -105,6 +105,16 @@ passed on, and nothing is loaded into the range. Unmount first.
 """,
 }
 
+# Options of -o that are not pramfs's own, and what becomes of them.
+_FOREIGN_OPTIONS = (
+    (
+        KERNEL_FLAGS,
+        "for the kernel, as with any file system; nosuid and nodev are on from the start",
+    ),
+    (WITHOUT_EFFECT, "taken, and change nothing"),
+    (FOR_OTHERS, "taken; what they mean is the business of mount(8), fstab(5) and systemd"),
+)
+
 _WIDTH = 90
 
 
@@ -120,11 +130,18 @@ def wrapped(text: str) -> str:
 def mount_options() -> str:
     """All options of `-o`, with what they do."""
     lines = ["options of -o:"]
-    for option in OPTIONS:
-        word = f"{option.name}={option.value}" if option.value else option.name
-        lines.append(f"  {word}")
-        lines.append(textwrap.indent(textwrap.fill(option.help, _WIDTH - 8), " " * 8))
+    for words, meaning in option_items():
+        lines.append(textwrap.indent(textwrap.fill(words, _WIDTH - 2), " " * 2))
+        lines.append(textwrap.indent(textwrap.fill(meaning, _WIDTH - 8), " " * 8))
     return "\n".join(lines)
+
+
+def option_items() -> Iterator[tuple[str, str]]:
+    """What `-o` takes, as (words, meaning): its own options one by one, then those of others."""
+    for option in OPTIONS:
+        yield f"{option.name}={option.value}" if option.value else option.name, option.help
+    for words, meaning in _FOREIGN_OPTIONS:
+        yield ", ".join(words), meaning
 
 
 def corrected(message: str, commands: Iterable[str], options: Collection[str]) -> str:

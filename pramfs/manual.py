@@ -14,7 +14,6 @@ from typing import NamedTuple
 from pramfs import __version__, helptext, layout
 from pramfs.cli import build_parser
 from pramfs.completion import MADE_BY, completion_files, flags, operands
-from pramfs.options import OPTIONS
 
 _EXIT_STATUS = (
     ("0", "done; of umount and save: and durable"),
@@ -150,8 +149,8 @@ def _format() -> Iterator[str]:
 
 
 def _mount_options() -> Iterator[str]:
-    for option in OPTIONS:
-        yield from _item(f"{option.name}={option.value}".removesuffix("="), option.help)
+    for words, meaning in helptext.option_items():
+        yield from _item(words, meaning)
 
 
 def _text(text: str) -> Iterator[str]:

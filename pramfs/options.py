@@ -16,6 +16,7 @@ DEFAULT_NAME = "pramfs"
 NAME_MAX_BYTES = layout.NAME_MAX - 1 - len("-meta")
 
 _BARE_REGION = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)[kKmMgGtTpPeE]?-.*")
+_DECIMALS = re.compile(r"[0-9]+\s*[a-zA-Z]{0,3}")
 _ID_MAX = (1 << 32) - 2
 
 
@@ -91,25 +92,45 @@ def ram_bytes() -> int:
 
 
 def _words(lists: Sequence[str]) -> list[str]:
-    """The single options. A bare X-Y belongs to the `banned=` before it: the comma separates both."""
+    """The single options. The comma separates the regions of a `banned=`, too."""
     words: list[str] = []
     for text in lists:
         for word in text.split(","):
-            if words and words[-1].startswith("banned=") and _BARE_REGION.fullmatch(word):
-                words[-1] += ":" + word
+            joint = _joint(words[-1], word) if words else ""
+            if joint:
+                words[-1] += joint + word
             elif word:
                 words.append(word)
     return words
 
 
+def _joint(before: str, word: str) -> str:
+    """What joins `word` to the option before it, "" if it is one of its own.
+
+    A bare X-Y is one more region. The decimals of a number are refused with it, so that the message tells of
+    the whole.
+    """
+    name, _, value = before.partition("=")
+    if name == "banned" and _BARE_REGION.fullmatch(word):
+        return ":"
+    is_number = name in _BY_NAME and value[-1:].isdigit()
+    return "," if is_number and _DECIMALS.fullmatch(word) else ""
+
+
 def _take_foreign(options: MountOptions, word: str, name: str, sloppy: bool) -> None:
     """Take an option that is mount(8)'s business, or refuse an unknown one."""
-    if word in _KERNEL_FLAGS:
+    if name in {*KERNEL_FLAGS, *WITHOUT_EFFECT} and word != name:
+        raise UsageError(f"option '{name}' takes no value, not '{word.partition('=')[2]}'")
+    if word in KERNEL_FLAGS:
         options.mount_flags.append(word)
-    elif name not in _IGNORED and not sloppy and not name.startswith(("x-", "X-", "comment")):
-        close = difflib.get_close_matches(name, [*_BY_NAME, *_KERNEL_FLAGS], n=1)
+    elif not sloppy and not _is_harmless(name):
+        close = difflib.get_close_matches(name, [*_BY_NAME, *KERNEL_FLAGS, *WITHOUT_EFFECT], n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise UsageError(f"unknown option '{name}'{hint}")
+
+
+def _is_harmless(name: str) -> bool:
+    return name in {*WITHOUT_EFFECT, *FOR_OTHERS, *_NOTES} or name.startswith(("x-", "X-"))
 
 
 def _set(attribute: str, parse: Callable[[str], object]) -> Callable[[MountOptions, str], None]:
@@ -276,16 +297,24 @@ OPTIONS = (
 )
 
 _BY_NAME = {option.name: option for option in OPTIONS}
-# What mount(8) and fstab pass on: flags for the kernel's mount, and words that concern others.
-_KERNEL_FLAGS = {
+# Words of mount(8). For the kernel's mount:
+KERNEL_FLAGS = (
     *("suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync"),
     "atime",
-}
-_IGNORED = {
-    # The kernel leaves atimes to us, and libfuse does not know these. Not among them is strictatime: what
-    # the page cache answers is a read that nobody hears of.
-    *("diratime", "relatime", "norelatime"),
+)
+# Taken, for they are at home in an fstab, and change nothing: libfuse can pass none of them on. FUSE counts
+# no versions of inodes and has no mandatory locks. Access times are kept here, and a read that the page
+# cache answers nobody hears of, whatever is asked for.
+WITHOUT_EFFECT = (
+    *("diratime", "relatime", "norelatime", "strictatime", "nostrictatime"),
+    *("lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand", "silent", "loud"),
+)
+# Taken: what mount(8) and fstab(5) have them for is done by others.
+FOR_OTHERS = (
     *("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"),
-    *("_netdev", "helper", "uhelper", "fsname", "subtype", "default_permissions"),
-    *("remount", "user_id", "group_id"),  # of a remount, which mount.pramfs sees to
+    *("_netdev", "comment", "x-…"),
+)
+_NOTES = {  # of mount(8) to its helpers, and of libfuse to mount(8)
+    *("remount", "helper", "uhelper", "fsname", "subtype", "default_permissions"),
+    *("user_id", "group_id"),
 }

@@ -3,9 +3,11 @@
 Numbers here are pfns unless a name ends in `_bytes`. Nothing here knows about images or frames in use.
 """
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import NamedTuple
 
 from pramfs.errors import RegionSyntaxError
@@ -14,6 +16,8 @@ from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
 # 64 bits and no more: Python itself refuses to read numbers of thousands of digits.
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([kKmMgGtTpPeE]?)")
+# What people write elsewhere: 1.5G, 1,5G, 10 G, 1TB, 1GiB.
+_FREE_FORM = re.compile(r"\s*([0-9]{1,20})(?:[.,]([0-9]{1,20}))?\s*([kKmMgGtTpPeE]?)i?[bB]?\s*")
 
 
 class Region(NamedTuple):
@@ -87,11 +91,13 @@ class Regions:
 def memparse(text: str) -> int:
     """The bytes that `text` names: decimal or 0x hex, with a binary suffix K M G T P E.
 
-    Mirrors the kernel's memparse(). Raises ValueError when `text` is not a whole memory value.
+    Mirrors the kernel's memparse(). Raises ValueError, which says how it is written, when `text` is not a
+    whole memory value.
     """
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise ValueError(f"memory value expected, not '{text}'")
+        rule = "a whole number with a suffix K M G T P E or none"
+        raise ValueError(f"memory value expected, not '{text}': {rule}{_example(text)}")
     return _value_bytes(match)
 
 
@@ -102,6 +108,19 @@ def parse_regions(text: str) -> list[Region]:
     the seed's words: memory value expected, '-' expected, end <= start.
     """
     return [_parse_region(part, text) for part in re.split("[,:]", text)]
+
+
+def _example(text: str) -> str:
+    """What may have been meant by a memory value that is none, rounded up."""
+    match = _FREE_FORM.fullmatch(text)
+    if match is None:
+        return ""
+    whole, decimals, suffix = match.groups()
+    if not decimals:
+        return f", such as {whole}{suffix.upper()}"
+    below = dict(zip("KMGTPE", " KMGTP", strict=True)).get(suffix.upper(), "")
+    number = Fraction(f"{whole}.{decimals}") * (1024 if below else 1)
+    return f", such as {math.ceil(number)}{below.strip()}"
 
 
 def _parse_region(part: str, text: str) -> Region:

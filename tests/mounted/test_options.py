@@ -66,7 +66,15 @@ IMPOSSIBLE = [  # options, and the words of the message
     ("recover=yes", "recover"),
     ("direct_io=1", "direct_io"),
     ("mode=999", "option 'mode': an octal number from 0 to 7777 expected, not '999'"),
-    ("strictatime", "strictatime"),
+    ("strictatime=1", "option 'strictatime' takes no value"),
+    ("lazytim", "unknown option 'lazytim'; did you mean 'lazytime'?"),
+    ("size=1.5G", "option 'size'", "not '1.5G'", "a whole number", "such as 1536M"),
+    ("size=1,5G", "option 'size'", "not '1,5G'", "such as 1536M"),
+    ("size=10 G", "option 'size'", "such as 10G"),
+    ("size=1TB", "option 'size'", "such as 1T"),
+    ("nr_inodes=0.3k", "option 'nr_inodes'", "such as 308"),
+    ("banned=0-1M,5G", "unknown option '5G'"),
+    ("mode=755,5", "an octal number", "not '755,5'"),
 ]
 
 
@@ -116,6 +124,7 @@ def test_wrong_words_are_a_usage_error(arguments: list[str]) -> None:
         "relatime,nodiratime,exec,suid,dev,async",
         "noexec,nosuid,nodev,sync,dirsync",
         "noatime,norelatime,diratime,users,owner,group,auto",
+        "silent,loud,mand,nomand,iversion,noiversion,lazytime,nolazytime,strictatime,nostrictatime",
     ],
 )
 @pytest.mark.parametrize("arena", ["image"], indirect=True)

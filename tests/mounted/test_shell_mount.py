@@ -98,6 +98,27 @@ def test_wrong_words_are_refused_and_forgiven_with_s(shell: Shell, root: Path, i
     assert shell.status(root)["frames"]["banned"] == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["silent", "loud", "mand,iversion,lazytime,strictatime", "nomand,noiversion,nolazytime,nostrictatime"],
+)  # fmt: skip
+def test_what_mount_8_takes_for_a_tmpfs_changes_nothing_here(
+    shell: Shell, root: Path, image: Path, words: str
+) -> None:
+    def options() -> str:
+        return shell.run("findmnt", "-n", "-o", "OPTIONS", root).succeeded().text
+
+    shell.run("mount", "-t", "tmpfs", "-o", f"size=16M,{words}", "tmpfs", root).succeeded()
+    shell.run("umount", root).succeeded()
+    shell.run("mount", "-t", "pramfs", "-o", "size=16M", image, root).succeeded()
+    before = options()
+    shell.run("mount", "-o", f"remount,{words}", root).succeeded()
+    assert options() == before
+    shell.run("umount", root).succeeded()
+    shell.run("mount", "-t", "pramfs", "-o", f"size=16M,{words}", image, root).succeeded()
+    assert options() == before
+
+
 def test_a_fake_mount_checks_the_options_and_mounts_nothing(
     shell: Shell, root: Path, image: Path
 ) -> None:

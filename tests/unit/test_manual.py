@@ -10,7 +10,7 @@ from pramfs import errors
 from pramfs.cli import build_parser, main
 from pramfs.helptext import TEXTS
 from pramfs.manual import manual_files
-from pramfs.options import OPTIONS
+from pramfs.options import KERNEL_FLAGS, OPTIONS, WITHOUT_EFFECT
 
 SHARE = Path(__file__).parents[2] / "share"
 FILES = manual_files()
@@ -48,6 +48,8 @@ def test_help_of_mount_describes_every_option() -> None:
     text = COMMANDS["mount"].format_help()
     for option in OPTIONS:
         assert f"\n  {option.name}" in text
+    for word in (*KERNEL_FLAGS, *WITHOUT_EFFECT):
+        assert re.search(rf"\b{word}(,|\n)", text)
 
 
 def test_the_manual_describes_every_command_option_and_exit_code() -> None:
