@@ -11,6 +11,9 @@ _FRAME_BYTES = 4096
 _DIRECT = "pramfs, direct_io"
 _FLAT_BYTES = 64 * MIB
 _PER_GIB_BYTES = MIB
+_WORKER_ENDS_S = 10
+"""After how long trio lets a thread go that has done its work; it does that once."""
+
 _LINEAR = 1.1
 """What a cost per GiB may grow by from 1 GiB to 8 and still count as linear: noise, no more."""
 
@@ -40,7 +43,8 @@ def idle(bench: Bench) -> list[Row]:
             bench.client("cool", image.mountpoint)
             # Else the kernel hands the times of the files over while we watch.
             run("sync", "-f", image.mountpoint)
-            time.sleep(1)  # nothing tells that a daemon has come to rest: that is what is measured
+            # Nothing tells that a daemon has come to rest: that is what is measured.
+            time.sleep(_WORKER_ENDS_S + 1)
             before = image.daemon.cpu_seconds()
             time.sleep(bench.scale.idle_s)
             return {"idle": image.daemon.cpu_seconds() - before}
