@@ -45,7 +45,7 @@ STANDARD = Scale(
     rounds=5,
     bulk_bytes=GIB,
     saved_bytes=GIB,
-    small_writes_bytes=256 * MIB,
+    small_writes_bytes=128 * MIB,
     random_bytes=32 * MIB,
     files=3_000,
     listed_files=10_000,
@@ -94,23 +94,22 @@ class Bench:
     def pramfs(self, size_bytes: int, *options: str) -> peers.Pramfs:
         return peers.Pramfs(self.python, self.work, size_bytes, *options)
 
-    def compared(self, size_bytes: int, *, variants: bool = False) -> list[peers.Peer]:
+    def compared(self, size_bytes: int, *variants: str) -> list[peers.Peer]:
         """The peers of a workload that needs a real file system; pramfs with so big an arena.
 
-        *variants*: passthrough_ll with other options too, where that tells something.
+        *variants*: names of passthrough_ll with other options, where those tell something.
         """
         result: list[peers.Peer] = [peers.Tmpfs(self.work), self.pramfs(size_bytes)]
         if self.passthrough_ll is not None:
-            every = variants and self.scale.thorough
-            names = list(peers.PASSTHROUGH_OPTIONS) if every else [peers.PASSTHROUGH]
+            names = [peers.PASSTHROUGH, *(variants if self.scale.thorough else ())]
             result += [peers.passthrough(name, self.work, self.passthrough_ll) for name in names]
         if self.scale.thorough:
             result.append(peers.bindfs(self.work))
         return result
 
-    def floors(self, file_size_bytes: int) -> list[peers.Peer]:
-        """The constant-answer file systems: under pramfs's own waiting, and plain."""
-        names = [peers.FLOOR_WAITING, peers.FLOOR][: 2 if self.scale.thorough else 1]
+    def floors(self, file_size_bytes: int, *, plain: bool = True) -> list[peers.Peer]:
+        """The constant-answer file systems: under pramfs's own waiting, and *plain*."""
+        names = [peers.FLOOR_WAITING, peers.FLOOR][: 2 if plain and self.scale.thorough else 1]
         return [peers.floor(name, self.work, self.python, file_size_bytes) for name in names]
 
     def module(self, name: str, *args: int) -> float:

@@ -25,7 +25,7 @@ def small_files(bench: Bench) -> list[Row]:
         return dict(zip(_PHASES, seconds, strict=True))
 
     arena = 4 * count * _FILE_BYTES + 64 * MIB
-    compared = bench.compared(arena, variants=True) + bench.floors(_FILE_BYTES)
+    compared = bench.compared(arena, peers.PASSTHROUGH_NO_WRITEBACK) + bench.floors(_FILE_BYTES)
     samples = bench.on_each(compared, one_round)
     return [Row(name, samples.get(name, {}), targets=_targets(0.7)) for name in _PHASES]
 

@@ -22,6 +22,8 @@ from benchlib.figures import PRAMFS
 
 TMPFS = "tmpfs"
 PASSTHROUGH = "passthrough_ll"
+PASSTHROUGH_XATTR = "passthrough_ll, xattr"
+PASSTHROUGH_NO_WRITEBACK = "passthrough_ll, no writeback"
 BINDFS = "bindfs"
 FLOOR = "pyfuse3"
 FLOOR_WAITING = "pyfuse3, waiting"
@@ -30,8 +32,8 @@ FLOOR_WAITING = "pyfuse3, waiting"
 # attributes, which spares it the kernel's question for security.capability before every write.
 PASSTHROUGH_OPTIONS = {
     PASSTHROUGH: "cache=always,writeback",
-    "passthrough_ll, xattr": "cache=always,writeback,xattr",
-    "passthrough_ll, no writeback": "cache=always",
+    PASSTHROUGH_XATTR: "cache=always,writeback,xattr",
+    PASSTHROUGH_NO_WRITEBACK: "cache=always",
 }
 
 GONE_TIMEOUT_S = 600.0

@@ -53,7 +53,7 @@ def small_writes(bench: Bench) -> list[Row]:
         file.unlink()
         return {"4 KiB writes": seconds}
 
-    compared = _peers(bench, size)
+    compared = _peers(bench, size, peers.PASSTHROUGH_XATTR)
     targets = {"4 KiB writes": faster(peers.PASSTHROUGH, 1.0, must=0.6)}
     return rows(bench.on_each(compared, one_round), targets)
 
@@ -81,10 +81,11 @@ def random_access(bench: Bench) -> list[Row]:
     return rows(samples, dict.fromkeys(samples, faster(peers.PASSTHROUGH, 1.0)))
 
 
-def _peers(bench: Bench, file_size: int) -> list[peers.Peer]:
-    """All peers, with room for the file and its shadow; the floors only where it may take long."""
-    floors = bench.floors(file_size) if bench.scale.thorough else []
-    return bench.compared(2 * file_size + 64 * MIB, variants=True) + floors
+def _peers(bench: Bench, file_size: int, *variants: str) -> list[peers.Peer]:
+    """All peers, with room for the file and its shadow; the floor only where it may take long."""
+    variants = (*variants, peers.PASSTHROUGH_NO_WRITEBACK)
+    floors = bench.floors(file_size, plain=False) if bench.scale.thorough else []
+    return bench.compared(2 * file_size + 64 * MIB, *variants) + floors
 
 
 def _fio_kinds() -> Iterator[tuple[str, int]]:
