@@ -41,10 +41,11 @@ def _ls(args: argparse.Namespace) -> int:
     from pramfs import rescue
 
     with _rescue(args) as tree:
-        listed = rescue.listing(tree, args.paths)
-        damaged = tree.damaged([entry for entry, _ in listed]) if args.recover else {}
-    for entry, shown in listed:
-        print(rescue.list_line(entry, shown))
+        sections = rescue.listing(tree, args.paths)
+        listed = [entry for section in sections for entry, _ in section.entries]
+        damaged = tree.damaged(listed) if args.recover else {}
+    for line in rescue.listing_lines(sections):
+        print(line)
     for line in rescue.damage_lines(damaged):
         complain(f"damaged: {line}")
     return CHECK_DAMAGED if damaged else 0

@@ -65,18 +65,21 @@ marked. Also shows pages that a mount would refuse.
 """,
     "ls": """\
 List what is in directories of the tree, or files, as 'ls -ln' does, without mounting: no root and no FUSE
-needed. With --recover the data of what is listed is verified, damaged files are named, and the exit code is
-then 4.
+needed. A symbolic link is followed on the way, and at the end of a path with a slash behind it, but never
+out of the tree. With --recover the data of what is listed is verified, damaged files are named, and the exit
+code is then 4.
 """,
     "cat": """\
-Write files of the tree to standard output, without mounting. They are verified first, and nothing is
-written if one is damaged; with --recover those are left out, and the exit code is then 4.
+Write files of the tree to standard output, without mounting. Symbolic links are followed, but never out of
+the tree. The files are verified first, and nothing is written if one is damaged; with --recover those are
+left out, and the exit code is then 4.
 """,
     "extract": """\
-Copy the tree, or what is at the paths, into a new or empty directory, without mounting. Keeps hard links,
-holes, modes, times, extended attributes and, for root, owners and devices; says what it could not set. If a
-file is damaged nothing is made; with --recover everything that is whole is made, the rest is named, and the
-exit code is then 4.
+Copy the tree, or what is at the paths, into a new or empty directory, without mounting. A symbolic link at
+the end of a path stays one; one on the way is followed, but never out of the tree. Keeps hard links, holes,
+modes, times, extended attributes and, for root, owners and devices; says what it could not set. If a file is
+damaged nothing is made; with --recover everything that is whole is made, the rest is named, and the exit
+code is then 4.
 
   pramfs extract --recover -C rescued /dev/shm/keep.pram
 """,

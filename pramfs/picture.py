@@ -218,7 +218,7 @@ def _look(
 
 def _frames_of_file(image: Image, tree: str, path: str) -> set[int]:
     rescue = Rescue(image, tree)
-    inode = rescue.find(path).inode
+    inode = rescue.find(path, follow=True).inode
     if not isinstance(inode, File):
         raise PramError(f"{printable(path)}: not a regular file: it has no data pages")
     return set(rescue.frames(inode))

@@ -25,6 +25,7 @@ from pramfs.errors import DamagedPage, DamagedTree, PramError, posix_error, word
 from pramfs.image import Image
 from pramfs.inodes import ROOT_INO, Directory, File, Inode, Special, Symlink
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
+from pramfs.paths import Entry, resolve
 from pramfs.persist import DATA_SUFFIX, META_SUFFIX, tree_names
 from pramfs.show import printable
 from pramfs.survey import Surveyed, file_name, survey
@@ -35,11 +36,11 @@ _NAMED_PATHS = 10  # that a refusal lists
 _PATH_MAX_BYTES = 4096
 
 
-class Entry(NamedTuple):
-    """One name in the tree: its path from the root, without a slash at the front, and what it names."""
+class Section(NamedTuple):
+    """A part of a listing: its heading, "" for none, and entries with how to call each."""
 
-    path: bytes
-    inode: Inode
+    heading: str
+    entries: list[tuple[Entry, bytes]]
 
 
 class _Pages(NamedTuple):
@@ -89,16 +90,13 @@ class Rescue:
         if at < len(self._entries):
             raise DamagedTree(name, f"{len(self._entries)} data pages are not those of the files")
 
-    def find(self, path: str) -> Entry:
-        """What the path, from the root of the tree, names; no symbolic link is followed. Raises PramError."""
-        inode: Inode = self._root
-        names = [name for name in os.fsencode(path).split(b"/") if name not in {b"", b"."}]
-        for name in names:
-            child = inode.entries.get(name) if isinstance(inode, Directory) else None
-            if child is None:
-                raise PramError(f"{printable(path)}: no such file or directory in the tree")
-            inode = child
-        return Entry(b"/".join(names), inode)
+    def way(self, path: str, *, follow: bool = False) -> list[Entry]:
+        """What a path leads through, and at the end what it names, as `paths.resolve` finds it."""
+        return resolve(self._root, path, follow=follow)
+
+    def find(self, path: str, *, follow: bool = False) -> Entry:
+        """What a path names."""
+        return self.way(path, follow=follow)[-1]
 
     def walk(self, start: Entry) -> Iterator[Entry]:
         """`start` and all that is below it; a directory before what is in it.
@@ -185,28 +183,29 @@ def outlook(image: Image, name: str) -> str:
 def children(entry: Entry) -> Iterator[Entry]:
     """What is in a directory, sorted by name; nothing for what is none."""
     if isinstance(entry.inode, Directory):
-        prefix = entry.path + b"/" if entry.path else b""
         for name in sorted(entry.inode.entries):
-            yield Entry(prefix + name, entry.inode.entries[name])
+            yield entry.child(name, entry.inode.entries[name])
 
 
-def listing(rescue: Rescue, paths: Sequence[str]) -> list[tuple[Entry, bytes]]:
-    """What `ls` shows for the paths (none: the root), and how to call it: directories as what is in them."""
-    listed = []
+def listing(rescue: Rescue, paths: Sequence[str]) -> list[Section]:
+    """What `ls` shows for the paths (none: the root): files first, then what is in each directory."""
+    files: list[tuple[Entry, bytes]] = []
+    directories = []
     for path in paths or [""]:
         entry = rescue.find(path)
         if isinstance(entry.inode, Directory):
-            listed += [(child, os.path.basename(child.path)) for child in children(entry)]  # noqa: PTH119
+            inside = [(child, os.path.basename(child.path)) for child in children(entry)]  # noqa: PTH119
+            directories.append(Section(f"{printable(path)}:" if len(paths) > 1 else "", inside))
         else:
-            listed.append((entry, entry.path))
-    return listed
+            files.append((entry, os.fsencode(path)))
+    return [Section("", files), *directories] if files else directories
 
 
 def files(rescue: Rescue, paths: Sequence[str]) -> list[tuple[Entry, File]]:
     """The regular files at the paths. Raises PramError for what is none."""
     found = []
     for path in paths:
-        entry = rescue.find(path)
+        entry = rescue.find(path, follow=True)
         if not isinstance(entry.inode, File):
             raise PramError(f"{printable(path)}: not a regular file")
         found.append((entry, entry.inode))
@@ -223,6 +222,17 @@ def refuse_damaged(rescue: Rescue, damaged: dict[bytes, str]) -> None:
 def damage_lines(damaged: dict[bytes, str]) -> list[str]:
     """A line for each damaged file."""
     return [f"{file_name(path)}: {why}" for path, why in damaged.items()]
+
+
+def listing_lines(sections: Sequence[Section]) -> Iterator[str]:
+    """The lines of a listing, as `ls -ln` has them."""
+    for number, section in enumerate(sections):
+        if number:
+            yield ""
+        if section.heading:
+            yield section.heading
+        for entry, name in section.entries:
+            yield list_line(entry, name)
 
 
 def list_line(entry: Entry, name: bytes) -> str:
@@ -346,16 +356,15 @@ def _when(seconds: int) -> str:
 
 
 def _chosen(rescue: Rescue, paths: Sequence[str]) -> list[Entry]:
-    """All entries at and below the paths, and the directories above them; each once, parents first."""
-    chosen: dict[bytes, Entry] = {b"": rescue.find("")}
+    """What the paths lead through, and all that is at and below them; each once, parents first.
+
+    So a path through a symbolic link names the same where it has been extracted.
+    """
+    chosen: dict[bytes, Entry] = {}
     for path in paths or [""]:
-        entry = rescue.find(path)
-        names = entry.path.split(b"/")
-        for depth in range(1, len(names)):
-            above = rescue.find(os.fsdecode(b"/".join(names[:depth])))
-            chosen.setdefault(above.path, above)
-        for below in rescue.walk(entry):
-            chosen.setdefault(below.path, below)
+        *way, entry = rescue.way(path)
+        for part in (*way, *rescue.walk(entry)):
+            chosen.setdefault(part.path, part)
     return list(chosen.values())
 
 

@@ -12,9 +12,10 @@ from pramfs.errors import CHECK_DAMAGED, EXIT_FAILED
 from pramfs.image import open_image
 from pramfs.inodes import Directory, File
 from pramfs.layout import PAGE_SIZE
+from pramfs.paths import Entry
 from pramfs.persist import Saver
 from pramfs.pram import Pram
-from pramfs.rescue import Entry, Rescue, extract, list_line
+from pramfs.rescue import Rescue, extract, list_line
 from pramfs.survey import file_name
 from pramfs.tree import Owner, Tree
 from tests.golden.specimen import NS
@@ -45,10 +46,16 @@ def test_ls_lists_the_root(image: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert lines[3].endswith("link -> sub/again")
 
 
-def test_ls_lists_a_directory_and_a_file(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("ls", image, "/sub", "small") == 0
-    names = [line.split()[7] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["again", "tagged", "small"]
+def test_ls_lists_files_and_then_directories_by_their_names(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("ls", image, "/sub", "small", ".") == 0
+    lines = [line.split()[-1:] for line in capsys.readouterr().out.splitlines()]
+    assert lines[:6] == [["small"], [], ["/sub:"], ["again"], ["tagged"], []]
+    assert lines[6:8] == [[".:"], ["big"]]
+    assert run("ls", image, "sub") == 0
+    lines = [line.split()[-1:] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["again"], ["tagged"]]
 
 
 def test_ls_names_what_is_not_there(image: Path, capsys: pytest.CaptureFixture[str]) -> None:

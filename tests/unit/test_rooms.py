@@ -71,7 +71,10 @@ ROOMS: dict[str, set[str]] = {
     "survey": {
         *("layout", "frames", "runs", "image", "superblock", "chains", "nodes", "verify", "show"),
     },
-    "rescue": {"layout", "image", "chains", "inodes", "records", "persist", "show", "survey"},
+    "paths": {"inodes", "show"},
+    "rescue": {
+        *("layout", "image", "chains", "inodes", "records", "persist", "show", "survey", "paths"),
+    },
     "volume": {
         *("image", "superblock", "frames", "pram", "tree", "persist", "options"),
         *("progress", "mounts", "rundir", "rescue"),

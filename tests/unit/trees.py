@@ -36,14 +36,14 @@ def some_tree() -> Specimen:
     )
 
 
-def make_image(path: Path, *, frames: int = 512) -> Path:
-    """An image with `some_tree` and a byte stream `note` in it, owned by who runs the test."""
+def make_image(path: Path, *, frames: int = 512, root: Specimen | None = None) -> Path:
+    """An image with a tree, `some_tree`, and a byte stream `note` in it, owned by who runs the test."""
     with open_image(path, writable=True, create=True) as image:
         pram = Pram.create(image, frames)
         with pram.prepare_save("note", BYTE_STREAM) as stream:
             stream.write(b"a note of its own")
         tree = Tree(pram.arena, inodes_max=100, generation=1)
-        root = some_tree()
+        root = root or some_tree()
         _own(root)
         plant(tree, root)
         Saver(pram, "pramfs", tree).save(final=True, progress=lambda pages: None)
