@@ -74,7 +74,7 @@ def _remount(mountpoint: Path, options: MountOptions) -> None:
 
 def _umount(argv: Sequence[str]) -> int:
     flags, _, (directory,) = _parse(argv, "flnrvN:t:", ["DIR"])
-    told = umount(Path(directory), sorted({"-f", "-l", "-n", "-r"} & flags))
+    told = umount(Path(directory), sorted({"-f", "-l", "-n", "-r"} & flags), for_umount=True)
     say(told)
     return 0
 

@@ -77,18 +77,20 @@ def remount(mountpoint: Path, words: Sequence[str]) -> None:
     _run(["mount", "-i", "-o", ",".join(["remount", *words])], mountpoint)
 
 
-def record_helper(source: str, mountpoint: Path) -> None:
+def record_helper(source: str, mountpoint: Path, *, times: int = 1) -> None:
     """Let umount(8) know, through libmount's utab, that unmounting `mountpoint` is our helper's work.
 
     Without that `umount /absolute/path` by root looks at the superblock's magic alone, which says "fuse",
-    and calls no helper. Does nothing where that cannot be written or nobody would be called.
+    and calls no helper. Does nothing where that cannot be written or nobody would be called. There will be
+    `times` entries: each umount(8) of the place strikes out one.
     """
     if os.geteuid() != 0 or not Path(f"/sbin/umount.{HELPER}").exists():
         return
-    if _is_recorded(mountpoint):  # by a mount that fusermount3 has undone: it leaves the entry
+    for _ in range(_times_recorded(mountpoint)):  # fusermount3 leaves the entries of what it undoes
         _try(["umount", "-i", "--fake", "--", str(mountpoint)])
     fake = ["mount", "-i", "--fake", "-t", "fuse.pramfs", "-o", f"helper={HELPER}"]
-    _try([*fake, "--", source, str(mountpoint)])
+    for _ in range(times):
+        _try([*fake, "--", source, str(mountpoint)])
 
 
 def read_further_ahead(device: str) -> None:
@@ -120,13 +122,13 @@ def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> Flushed:
     return Flushed(process.pid, said.strip().rpartition(": ")[2] or failed)
 
 
-def _is_recorded(mountpoint: Path) -> bool:
+def _times_recorded(mountpoint: Path) -> int:
     try:
         lines = os.fsdecode(_UTAB.read_bytes()).splitlines()
     except OSError:
-        return False
+        return 0
     wanted = f"TARGET={mangle(str(mountpoint))}"
-    return any(wanted in line.split(" ") for line in lines)
+    return sum(wanted in line.split(" ") for line in lines)
 
 
 def mangle(text: str) -> str:

@@ -11,11 +11,11 @@ from pramfs.errors import PramError
 from pramfs.mounts import Mount
 
 
-def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
+def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = False) -> str:
     """Unmount, wait until the daemon is gone; returns what there is to say of the save.
 
-    `flags` are umount(8)'s -l (detach now, and wait for nothing), -f, -r, -n. Raises PramError when it cannot
-    be unmounted, when the save failed, or when nobody knows.
+    `flags` are umount(8)'s -l (detach now, and wait for nothing), -f, -r, -n; `for_umount` if it is umount(8)
+    that called. Raises PramError when it cannot be unmounted, when the save failed, or when nobody knows.
     """
     mount = mounts.require_mount(mountpoint)
     if os.geteuid() not in (0, mount.user):
@@ -43,7 +43,8 @@ def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
             )
         views = [view for view in mounts.views_of(mount.device) if view in before]
         if views:
-            return _still_mounted(mountpoint, views, status)
+            strikes_out = mount.mountpoint if for_umount and "-n" not in flags else None
+            return _still_mounted(mountpoint, views, status, strikes_out)
         if daemon is not None:
             follow.wait_for_end(daemon, status)
     finally:
@@ -54,10 +55,17 @@ def umount(mountpoint: Path, flags: Sequence[str] = ()) -> str:
     return _verdict(mountpoint, status)
 
 
-def _still_mounted(mountpoint: Path, views: Sequence[Mount], status: dict[str, Any]) -> str:
-    """Save what is mounted at other places too, and serves on; returns what there is to say."""
+def _still_mounted(
+    mountpoint: Path, views: Sequence[Mount], status: dict[str, Any], strikes_out: Path | None
+) -> str:
+    """Save what is mounted at other places too, and serves on; returns what there is to say.
+
+    Who unmounts the last has to wait. Of the place `strikes_out` umount(8) takes one record away when we are
+    done: it may be bound to itself.
+    """
     for view in views:
-        kernel.record_helper(view.image, view.mountpoint)  # who unmounts the last has to wait
+        times = 2 if view.mountpoint == strikes_out else 1
+        kernel.record_helper(view.image, view.mountpoint, times=times)
     where = ", ".join(str(view.mountpoint) for view in views)
     if status["read_only"]:
         return f"{mountpoint}: unmounted; still mounted at {where}"

@@ -61,16 +61,33 @@ def test_a_mount_that_is_bound_elsewhere_is_saved_and_serves_on(
     assert "new" in shell.pramfs("ls", image).succeeded().text
 
 
-def test_a_mount_that_is_bound_to_its_own_place_takes_two_umounts(
-    shell: Shell, root: Path, image: Path, pid: int
+@pytest.mark.parametrize("words", [["umount"], ["umount", "-c"], [PRAMFS, "umount"]], ids=str)
+def test_a_mount_that_is_bound_to_its_own_place_takes_as_many_umounts_and_each_waits(
+    shell: Shell, root: Path, image: Path, pid: int, words: list[str]
 ) -> None:
-    shell.run("mount", "--bind", root, root).succeeded()
-    assert f"still mounted at {root}" in shell.run("umount", root).succeeded().text
-    assert (
-        "still" not in shell.pramfs("umount", root).succeeded().text
-    )  # umount(8) forgot the helper
+    for _ in range(2):
+        shell.run("mount", "--bind", root, root).succeeded()
+    for _ in range(2):
+        told = shell.run(*words, root).succeeded().text
+        assert "saved to" in told
+        assert f"still mounted at {root}" in told
+        assert not has_ended(pid)
+    told = shell.run(*words, root).succeeded().text
+    assert "saved to" in told
+    assert "still" not in told
     assert has_ended(pid)
     assert saved(shell, image) == b"kept\n"
+
+
+@pytest.mark.parametrize("words", [["umount"], [PRAMFS, "umount"]], ids=str)
+def test_umount_records_nothing_for_good(
+    shell: Shell, root: Path, pid: int, words: list[str]
+) -> None:
+    shell.run("mount", "--bind", root, root).succeeded()
+    for _ in range(2):
+        shell.run(*words, root).succeeded()
+    assert has_ended(pid)
+    assert str(root) not in (shell.utab / "utab").read_text()
 
 
 @pytest.mark.parametrize("part", ["part", "part/file"])
