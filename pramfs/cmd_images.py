@@ -137,11 +137,11 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _map(args: argparse.Namespace) -> int:
-    from pramfs import picture
+    from pramfs import picture, svg
 
     drawn = picture.picture_of(args.target, file=args.file, node=args.node, name=args.name)
     if args.svg is not None:
-        _write_file(args.svg, picture.as_svg(drawn))
+        _write_file(args.svg, svg.as_svg(drawn))
     if args.json:
         print(json.dumps(picture.as_json(drawn)))
     elif args.svg is None:
@@ -151,7 +151,7 @@ def _map(args: argparse.Namespace) -> int:
 
 def _write_file(path: Path, text: str) -> None:
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as exc:
         raise PramError(f"{path}: {exc.strerror}") from exc
 

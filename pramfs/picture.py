@@ -1,4 +1,4 @@
-"""Pictures of where everything lies in an image: what each frame is for, on a terminal, as SVG, for programs.
+"""Pictures of where everything lies in an image: what each frame is for, on a terminal and for programs.
 
 For an image that is what its last save says. A mount knows more, frame by frame: what is new since then, what
 only the last save still needs, and what is banned.
@@ -6,9 +6,8 @@ only the last save still needs, and what is banned.
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,13 +66,6 @@ _OF_STATE = {
 
 _STRETCH = re.compile(rb"(.)\1*", re.DOTALL)
 
-_SVG_XMLNS = "http://www.w3.org/2000/svg"
-_SVG_COLUMNS = 128
-_SVG_ROWS_MAX = 128
-_SVG_CELL = 8
-_SVG_LINE = 18
-
-
 _TRIES = 3  # of a look at a mount that publishes meanwhile
 
 
@@ -91,8 +83,27 @@ class Picture:
 
     def runs(self) -> Iterator[tuple[str, Run]]:
         """The runs of frames of one kind, in order."""
-        for kind, first, count in _stretches(self.kinds):
+        for kind, first, count in stretches(self.kinds):
             yield _NAMES[kind], Run(first, count)
+
+    def cells(self, per_cell: int) -> bytes:
+        """The kinds to show where as many frames share a place: of each the first in the legend."""
+        kinds = self.kinds
+        return bytes(min(kinds[at : at + per_cell]) for at in range(0, len(kinds), per_cell))
+
+    def legend(self) -> Iterator[tuple[Kind, str]]:
+        """The kinds that there are, and words for each."""
+        for kind, count in zip(KINDS, self.counts().values(), strict=True):
+            if count:
+                yield kind, f"{kind.words}: {_amount(count)}"
+
+    def scale(self, place: str, per_cell: int) -> str:
+        """What a place of the picture stands for, in words."""
+        return f"a {place} for {per_cell} ({per_cell * PAGE_SIZE >> 10:,} KiB)"
+
+
+def _amount(frames: int) -> str:
+    return f"{frames} {'frame' if frames == 1 else 'frames'}, {frames * PAGE_SIZE >> 10:,} KiB"
 
 
 def picture_of(
@@ -138,20 +149,18 @@ def on_terminal(picture: Picture, *, colour: bool) -> Iterator[str]:
     A sign stands for as many frames as have to share it, and shows the first in the legend that is there.
     """
     columns, lines = shutil.get_terminal_size()
-    legend = list(_legend(picture, colour))
+    legend = list(picture.legend())
     label = len(f"{len(picture.kinds):x}")
     width = max(8, columns - label - 2)
     height = max(4, lines - len(legend) - 4)
     per_cell = -(-len(picture.kinds) // (width * height))
-    cells = _cells(picture.kinds, per_cell)
-    yield (
-        f"{picture.title}: {len(picture.kinds)} frames, a sign for "
-        f"{per_cell} ({per_cell * PAGE_SIZE >> 10:,} KiB)"
-    )
+    cells = picture.cells(per_cell)
+    title = printable(picture.title)
+    yield f"{title}: {len(picture.kinds)} frames, {picture.scale('sign', per_cell)}"
     for start in range(0, len(cells), width):
         row = cells[start : start + width]
         yield f"{start * per_cell:>{label}x}  {_row(row, colour)}"
-    yield from legend
+    yield from (f"{_painted(kind) if colour else kind.sign} {words}" for kind, words in legend)
     yield from (f"damage: {line}" for line in picture.damage)
 
 
@@ -169,29 +178,10 @@ def as_json(picture: Picture) -> dict[str, object]:
     }
 
 
-def as_svg(picture: Picture) -> str:
-    """The picture as an SVG document of its own."""
-    total = len(picture.kinds)
-    per_cell = -(-total // (_SVG_COLUMNS * _SVG_ROWS_MAX))
-    cells = _cells(picture.kinds, per_cell)
-    rows = [cells[start : start + _SVG_COLUMNS] for start in range(0, len(cells), _SVG_COLUMNS)]
-    shown = [(kind, count) for kind, count in zip(KINDS, _counts(picture), strict=True) if count]
-    top = 2 * _SVG_LINE
-    below = top + len(rows) * _SVG_CELL + _SVG_LINE
-    height, width = below + len(shown) * _SVG_LINE, _SVG_COLUMNS * _SVG_CELL
-    title = escape(f"{printable(picture.title)}: {total} frames, a square for {per_cell}")
-    parts = [
-        f'<svg xmlns="{_SVG_XMLNS}" width="{width}" height="{height}" font-size="13">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="2" y="{_SVG_LINE}">{title}</text>',
-    ]
-    for number, row in enumerate(rows):
-        parts += _svg_row(row, top + number * _SVG_CELL)
-    for number, (kind, count) in enumerate(shown):
-        y = below + number * _SVG_LINE
-        parts.append(f'<rect x="2" y="{y - 11}" width="12" height="12" fill="{kind.colour}"/>')
-        parts.append(f'<text x="20" y="{y}">{kind.words}: {_amount(count)}</text>')
-    return "\n".join([*parts, "</svg>", ""])
+def stretches(kinds: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
+    """(kind, first, count) of equal neighbours."""
+    for match in _STRETCH.finditer(kinds):
+        yield match[0][0], match.start(), match.end() - match.start()
 
 
 def _look(
@@ -230,44 +220,11 @@ def _set(kinds: bytearray, pfns: Iterable[int], kind: int) -> None:
             kinds[pfn] = kind
 
 
-def _cells(kinds: bytearray, per_cell: int) -> bytes:
-    return bytes(min(kinds[at : at + per_cell]) for at in range(0, len(kinds), per_cell))
-
-
 def _row(cells: bytes, colour: bool) -> str:
     if not colour:
         return "".join(KINDS[cell].sign for cell in cells)
-    return "".join(_painted(KINDS[kind], frames) for kind, _, frames in _stretches(cells))
-
-
-def _stretches(kinds: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
-    """(kind, first, count) of equal neighbours."""
-    for match in _STRETCH.finditer(kinds):
-        yield match[0][0], match.start(), match.end() - match.start()
+    return "".join(_painted(KINDS[kind], frames) for kind, _, frames in stretches(cells))
 
 
 def _painted(kind: Kind, count: int = 1) -> str:
     return f"\x1b[{kind.ansi}m{kind.sign * count}\x1b[0m"
-
-
-def _legend(picture: Picture, colour: bool) -> Iterator[str]:
-    for kind, count in zip(KINDS, _counts(picture), strict=True):
-        if count:
-            sign = _painted(kind) if colour else kind.sign
-            yield f"{sign} {kind.words}: {_amount(count)}"
-
-
-def _counts(picture: Picture) -> Sequence[int]:
-    return list(picture.counts().values())
-
-
-def _amount(frames: int) -> str:
-    return f"{frames} frames, {frames * PAGE_SIZE >> 10:,} KiB"
-
-
-def _svg_row(cells: bytes, y: int) -> Iterator[str]:
-    for kind, first, count in _stretches(cells):
-        yield (
-            f'<rect x="{first * _SVG_CELL}" y="{y}" width="{count * _SVG_CELL}" '
-            f'height="{_SVG_CELL}" fill="{KINDS[kind].colour}"/>'
-        )

@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import combinations, pairwise
+from operator import sub
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,11 +15,12 @@ from pramfs.cli import main
 from pramfs.errors import EXIT_FAILED
 from pramfs.frames import BANNED, FREE, FRESH, HELD, SAVED
 from pramfs.image import open_image
-from pramfs.picture import draw, on_terminal
+from pramfs.picture import KINDS, draw, on_terminal
 from pramfs.survey import survey
 from tests.unit.trees import flip, frames_of, links_of, make_image
 
 FRAMES = 512
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -114,14 +117,63 @@ def test_colours_change_no_sign(image: Path) -> None:
     assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == plain
 
 
-def test_an_svg_is_well_formed_and_has_a_legend(
-    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def svg_of(image: Path, *words: str) -> ElementTree.Element:
+    out = image.with_name("out.svg")
+    assert main(["map", "--svg", str(out), *words, str(image)]) == 0
+    return ElementTree.parse(out).getroot()
+
+
+def texts_of(svg: ElementTree.Element) -> list[str]:
+    return [element.text or "" for element in svg.iter(f"{SVG}text")]
+
+
+def test_an_svg_tells_what_is_what_and_where(
+    image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["map", "--svg", str(tmp_path / "out.svg"), str(image)]) == 0
+    for pfn in (damaged := frames_of(image, "big")[3:5]):
+        flip(image, pfn)
+    svg = svg_of(image, "--file", "big")
     assert capsys.readouterr().out == ""
-    root = ElementTree.parse(tmp_path / "out.svg").getroot()
-    texts = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert any(text.startswith("super block: 2 frames") for text in texts)
+    texts = texts_of(svg)
+    assert texts[0].endswith("/pram")
+    assert texts[1:3] == [f"{FRAMES} frames, a square for 1 (4 KiB)", "0"]
+    assert "super block: 2 frames, 8 KiB" in texts
+    assert "what was asked for: 198 frames, 792 KiB" in texts
+    told = [line for line in texts if line.startswith("damage: ")]
+    assert [f"pfn:{pfn:x} " in line for pfn, line in zip(damaged, told, strict=True)] == [True] * 2
+
+
+def test_an_svg_has_room_for_all_that_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 60)
+    folder.mkdir()
+    image = make_image(folder / "<&>\n", frames=1 << 16)
+    links = links_of(image, "pramfs-data") + frames_of(image, "big")
+    for pfn in links[-25:]:
+        flip(image, pfn)
+    svg = svg_of(image)
+    width, height = (int(svg.get(side, "")) for side in ("width", "height"))
+    for box in svg.iter(f"{SVG}rect"):
+        right = int(box.get("x", "0")) + int(box.get("width", ""))
+        assert right <= width
+        assert int(box.get("y", "0")) + int(box.get("height", "")) <= height
+    lines = [element for element in svg.iter(f"{SVG}text") if not element.get("text-anchor")]
+    assert max(int(line.get("y", "")) for line in lines) <= height
+    assert all(len(line.text or "") * 8 < width for line in lines)
+    between = {int(b.get("y", "")) - int(a.get("y", "")) for a, b in pairwise(lines)}
+    assert min(between) > 13
+    assert texts_of(svg)[0].endswith(r"long/<&>\n")
+    assert texts_of(svg)[-1] == "damage: and 5 more"
+    pfns = [element.text for element in svg.iter(f"{SVG}text") if element.get("text-anchor")]
+    assert pfns[:3] == ["0", "1000", "2000"]
+
+
+def test_colours_can_be_told_apart() -> None:
+    def channels(colour: str) -> list[int]:
+        return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+    for one, other in combinations(KINDS, 2):
+        differences = map(sub, channels(one.colour), channels(other.colour))
+        assert max(map(abs, differences)) > 30, f"{one.name} and {other.name}"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ ROOMS: dict[str, set[str]] = {
         *("layout", "image", "superblock", "frames", "inodes", "options", "progress"),
         *("mounts", "control", "show", "survey", "rescue"),
     },
+    "svg": {"picture", "show"},
     "daemonize": set(),
     "launch": {"daemonize", "logs", "notify", "options", "mount"},
     "physmem": {"regions"},
@@ -107,6 +108,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "cmd_images": {
         *("parser", "show", "image", "superblock", "inspect", "progress", "dump", "picture"),
+        "svg",
         *("mounts", "control", "rundir"),
     },
     "cmd_files": {"parser", "show", "image", "superblock", "options", "rescue"},
