@@ -36,7 +36,8 @@ def _nodes(args: argparse.Namespace) -> int:
     from pramfs.inspect import node_info
 
     with _open(args.image, writable=False) as pram:
-        print("\n".join(node_lines([node_info(node) for node in pram.nodes.values()])))
+        for line in node_lines([node_info(node) for node in pram.nodes.values()]):
+            print(line)
     return 0
 
 
@@ -114,13 +115,15 @@ def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram
     from pramfs.options import MountOptions
     from pramfs.pram import Pram
     from pramfs.superblock import steady
+    from pramfs.volume import refuse_if_mounted
 
     with (
         open_image(path, writable=writable, create=create) as image,
         nullcontext() if writable else steady(image),
     ):
         if writable and not image.try_lock():
-            raise ImageInUse(path, "a mount or another command")
+            refuse_if_mounted(image)
+            raise ImageInUse(path, f"process {image.lock_holder() or '?'}")
         try:
             if create and image.size_bytes == 0:
                 pram = Pram.create(image, MountOptions().frames)

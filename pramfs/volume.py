@@ -96,6 +96,19 @@ def load_volume(
     )
 
 
+def refuse_if_mounted(image: Image) -> None:
+    """Raise ImageInUse, which says where, if a daemon has the image mounted."""
+    pid = image.serving_pid()
+    if pid is None:
+        return
+    if pid <= 0:
+        raise ImageInUse(image.path, "a mount in another pid namespace")
+    with contextlib.suppress(FileNotFoundError):  # the process has just ended
+        for mount in mounts.pramfs_mounts(pid):
+            if _same_image(mount.image, image):
+                raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
+
+
 @contextlib.contextmanager
 def _outlook(image: Image, options: MountOptions) -> Iterator[None]:
     """Let the refusal of a damaged image say, to one who asked to recover it, what is left of the tree."""
@@ -133,7 +146,7 @@ def _open_and_lock(path: Path, options: MountOptions) -> Image:
         if taken:
             return image
         with image:
-            _refuse_if_mounted(image)
+            refuse_if_mounted(image)
             if tries == _TRIES_UNTOLD:
                 log.warning("%s: %s; waiting for it", path, _what_keeps_it(image))
         time.sleep(_LOCK_POLL_S)
@@ -152,18 +165,6 @@ def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
         image.close()
         image = open_image(path, writable=True)
     return image, image.try_lock(shared=options.ro)
-
-
-def _refuse_if_mounted(image: Image) -> None:
-    pid = image.serving_pid()
-    if pid is None:
-        return
-    if pid <= 0:
-        raise ImageInUse(image.path, "a mount in another pid namespace")
-    with contextlib.suppress(FileNotFoundError):  # the process has just ended
-        for mount in mounts.pramfs_mounts(pid):
-            if _same_image(mount.image, image):
-                raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
 
 
 def _what_keeps_it(image: Image) -> str:

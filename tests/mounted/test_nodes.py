@@ -139,7 +139,9 @@ def test_refusals(volume: Volume, image: Path, command: list[str], words: list[s
 @pytest.mark.parametrize("verb", ["put", "free"])
 def test_nodes_of_a_mounted_image_cannot_be_changed(volume: Volume, verb: str) -> None:
     volume.mount()
-    pramfs(verb, volume.image, "notes", stdin=b"x").refused(MOUNT_FAILED, "in use")
+    pramfs(verb, volume.image, "notes", stdin=b"x").refused(
+        MOUNT_FAILED, f"in use by process {volume.pid}, mounted at {volume.root}"
+    )
 
 
 def test_a_put_that_does_not_fit_changes_nothing(volume: Volume, image: Path) -> None:

@@ -114,7 +114,7 @@ ROOMS: dict[str, set[str]] = {
     "cmd_files": {"parser", "show", "image", "superblock", "options", "rescue"},
     "cmd_nodes": {
         *("parser", "show", "layout", "image", "pram", "persist", "options", "progress"),
-        *("superblock", "inspect"),
+        *("superblock", "inspect", "volume"),
     },
     "cmd_kexec": {"parser", "kexec"},
     "cli": {
