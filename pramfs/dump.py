@@ -72,7 +72,7 @@ def dump_image(image: Image, *, node: str | None = None, links: bool = False) ->
 def dump_page(image: Image, pfn: int) -> Iterator[str]:
     """The lines for the page in frame `pfn`, whatever it is. Raises PramError when it cannot be read."""
     if not 0 <= pfn < image.frames:
-        raise PramError(f"{image.path}: pfn:{pfn:x} invalid (it has {image.frames:x} frames)")
+        raise PramError(f"{image.path}: pfn:{pfn:x} invalid (it has {image.frames} frames)")
     yield from _page(image, superblock.require(image).uuid, pfn)
 
 
