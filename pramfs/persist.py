@@ -301,10 +301,10 @@ def _distribute(decoded: Decoded, chain: Chain) -> None:
 
 
 def _files_at(positions: list[int], decoded: Decoded) -> list[File]:
-    """The files that have the data pages at these positions of the chain."""
+    """The files that have the data pages at these positions of the chain, which ascend."""
     ends = list(itertools.accumulate(decoded.pages))
-    numbers = dict.fromkeys(bisect.bisect_right(ends, at) for at in positions)
-    return [decoded.files[number] for number in numbers]
+    numbers = (bisect.bisect_right(ends, at) for at in positions)
+    return [decoded.files[number] for number, _ in itertools.groupby(numbers)]
 
 
 def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
@@ -322,10 +322,10 @@ def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
 
 def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
     """Remove damaged files from the tree; the next save frees their frames."""
-    bad = {file.ino for file in bad_files}
+    bad = set(bad_files)
     for inode in decoded.inodes.values():
         if isinstance(inode, Directory):
-            for name in [name for name, child in inode.entries.items() if child.ino in bad]:
+            for name in [name for name, child in inode.entries.items() if child in bad]:
                 del inode.entries[name]
     for file in bad_files:
         del decoded.inodes[file.ino]
@@ -335,14 +335,14 @@ def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
 
 def _paths(root: Inode, files: list[File]) -> list[str]:
     """The paths, from the `root` of the tree, of all names of `files`, sorted."""
-    wanted = {file.ino for file in files}
+    wanted = set(files)
     if not wanted:
         return []
     paths = []
     unvisited: list[tuple[_Trail, Inode]] = [(None, root)]
     while unvisited:
         trail, inode = unvisited.pop()
-        if inode.ino in wanted:
+        if inode in wanted:
             paths.append(_path(trail))
         elif isinstance(inode, Directory):
             unvisited.extend(((trail, name), child) for name, child in inode.entries.items())

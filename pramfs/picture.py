@@ -192,13 +192,13 @@ def _look(
     states = control.read_frames(target, status["frames"]["total"]) if status else b""
     with open_image(status["image"] if status else target, writable=False) as image:
         found = survey(image)
-        chosen: set[int] = set()
+        chosen: list[int] = []
         if node is not None:
             surveyed = found.require(node)
-            chosen |= {surveyed.node.pfn, *surveyed.chain.links, *surveyed.chain.entries.pfns}
+            chosen += [surveyed.node.pfn, *surveyed.chain.links, *surveyed.chain.entries.pfns]
         if file is not None:
             tree = name or (status["name"] if status else DEFAULT_NAME)
-            chosen |= _frames_of_file(image, tree, file)
+            chosen += _frames_of_file(image, tree, file)
         pages = sum(len(surveyed.chain.entries) for surveyed in found.nodes.values())
         with Bar("verifying", pages) as bar:
             found.verify_data(bar)
@@ -206,12 +206,12 @@ def _look(
     return draw(found, states=states, chosen=chosen, title=str(target)), is_current
 
 
-def _frames_of_file(image: Image, tree: str, path: str) -> set[int]:
+def _frames_of_file(image: Image, tree: str, path: str) -> list[int]:
     rescue = Rescue(image, tree)
     inode = rescue.find(path, follow=True).inode
     if not isinstance(inode, File):
         raise PramError(f"{printable(path)}: not a regular file: it has no data pages")
-    return set(rescue.frames(inode))
+    return list(rescue.frames(inode))
 
 
 def _set(kinds: bytearray, pfns: Iterable[int], kind: int) -> None:

@@ -7,7 +7,7 @@ tree. Raises ValueError, with what is wrong, for what is not.
 
 import stat
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from pramfs.inodes import (
     Symlink,
 )
 from pramfs.layout import DIRENT, INODE, TREE_HEADER, XATTR, TreeHeader
+from pramfs.scattered import room_for
 
 _NS = 10**9
 _PIECE_BYTES = 1 << 20
@@ -36,12 +37,12 @@ class Decoded:
     """The inodes of a metadata stream; `pages[n]` is the number of data pages of `files[n]`."""
 
     next_ino: int
-    inodes: dict[int, Inode]
+    inodes: MutableMapping[int, Inode]
     files: list[File]
     pages: "array[int]"
 
 
-def encode_tree(next_ino: int, inodes: dict[int, Inode]) -> Iterator[bytes]:
+def encode_tree(next_ino: int, inodes: Mapping[int, Inode]) -> Iterator[bytes]:
     """The metadata stream of all inodes that have a name, in pieces of about a MiB."""
     saved = [inode for inode in inodes.values() if inode.nlink]
     pages = sum(inode.pages.count for inode in saved if isinstance(inode, File) and inode.pages)
@@ -74,10 +75,12 @@ def decode_tree(data: bytes) -> Decoded:
         raise ValueError(f"the metadata has flags {header.flags:#x} that this pramfs does not know")
     if header.inodes * INODE.size > len(data):
         raise ValueError(f"{header.inodes} inodes cannot be in {len(data)} bytes")
-    decoder = _Decoder(data)
+    if header.next_ino > INO_MAX + 1:
+        raise ValueError(f"next inode {header.next_ino} is out of range")
+    decoder = _Decoder(data, header)
     for _ in range(header.inodes):
         decoder.take_inode()
-    return decoder.finish(header)
+    return decoder.finish()
 
 
 def _encode_inode(inode: Inode) -> bytes:
@@ -144,10 +147,13 @@ def _encode_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
 class _Decoder:
     """Takes inodes off the front of a metadata stream, then links them to a tree."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, header: TreeHeader) -> None:
         self._data = data
+        self._header = header
+        self._next_ino = header.next_ino
         self._at = TREE_HEADER.size
-        self._inodes: dict[int, Inode] = {}
+        # None where there is room for a number that has not been met.
+        self._inodes: MutableMapping[int, Any] = room_for(header.inodes, header.next_ino)
         self._files: list[File] = []
         self._pages = array("Q")
         self._directories: list[Directory] = []
@@ -165,7 +171,9 @@ class _Decoder:
         kind = KINDS.get(stat.S_IFMT(mode))
         if kind is None or mode >> 16:
             raise ValueError(f"inode {ino} has mode {mode:o}")
-        if not ino or ino in self._inodes:
+        if not 0 < ino < self._next_ino:
+            raise ValueError(f"inode {ino} is not below the next one, {self._next_ino}")
+        if self._inodes.get(ino) is not None:
             raise ValueError(f"inode {ino} twice")
         # Most are as in the record before, and numbers of one's own take 32 bytes each.
         alike = generation, mode, uid, gid
@@ -179,16 +187,14 @@ class _Decoder:
         if xattrs:
             inode.xattrs = self._take_xattrs(ino, xattrs)
 
-    def finish(self, header: TreeHeader) -> Decoded:
+    def finish(self) -> Decoded:
         """Check what the records say of each other, and make the tree of them."""
+        header = self._header
         if self._at != len(self._data):
             raise ValueError(f"{len(self._data) - self._at} bytes follow the last inode")
         if sum(self._pages) != header.pages:
             raise ValueError(f"the files have not {header.pages} pages in all")
-        if self._inodes and max(self._inodes) >= header.next_ino:
-            raise ValueError(f"next inode {header.next_ino} is taken")
-        if header.next_ino > INO_MAX + 1:
-            raise ValueError(f"next inode {header.next_ino} is out of range")
+        self._take_numbers()
         self._link_entries()
         return Decoded(header.next_ino, self._inodes, self._files, self._pages)
 
@@ -252,37 +258,54 @@ class _Decoder:
             xattrs[name] = self._take(value_len)
         return xattrs
 
+    def _take_numbers(self) -> None:
+        """Let only numbers be known that there are, and be one object in the inode and in the map."""
+        if not isinstance(self._inodes, dict):
+            return
+        unused = []
+        for ino, inode in self._inodes.items():
+            if inode is None:
+                unused.append(ino)
+            else:
+                inode.ino = ino
+        for ino in unused:
+            del self._inodes[ino]
+
     def _link_entries(self) -> None:
         """Put inodes in the place of their numbers, and check that all hangs together as one tree."""
         inodes = self._inodes
         root = inodes.get(1)
         if not isinstance(root, Directory):
             raise ValueError("there is no root directory")
-        links = dict.fromkeys(inodes, 0)
         for directory in self._directories:
             entries: dict[bytes, Any] = directory.entries
+            subdirectories = 0
             for name, ino in entries.items():
                 inode = inodes.get(ino)
                 if inode is None:
                     raise ValueError(f"directory {directory.ino} has an impossible entry")
                 entries[name] = inode
-                links[ino] += 1
+                inode.refs += 1
                 if type(inode) is Directory:
                     inode.parent = directory
-        self._check_links(root, links)
-
-    def _check_links(self, root: Directory, links: dict[int, int]) -> None:
-        subdirectories = dict.fromkeys((directory.ino for directory in self._directories), 0)
-        for directory in self._directories:
-            if links[directory.ino] != (directory is not root):
-                raise ValueError(f"directory {directory.ino} has {links[directory.ino]} names")
-            if directory is not root:
-                subdirectories[directory.parent.ino] += 1
-        for ino, inode in self._inodes.items():
-            expected = subdirectories[ino] + 2 if type(inode) is Directory else links[ino]
-            if inode.nlink != expected or not expected:
-                raise ValueError(f"inode {ino} has link count {inode.nlink}, not {expected}")
+                    subdirectories += 1
+            if directory.nlink != subdirectories + 2:
+                raise ValueError(
+                    f"directory {directory.ino} has link count {directory.nlink}, "
+                    f"not {subdirectories + 2}"
+                )
+        self._check_names(root)
         self._check_reachable(root)
+
+    def _check_names(self, root: Directory) -> None:
+        """Every inode has as many names as it should; they have been counted in its `refs`."""
+        for inode in self._inodes.values():
+            names, inode.refs = inode.refs, 0
+            if type(inode) is Directory:
+                if names != (inode is not root):
+                    raise ValueError(f"directory {inode.ino} has {names} names")
+            elif names != inode.nlink or not names:
+                raise ValueError(f"inode {inode.ino} has link count {inode.nlink}, not {names}")
 
     def _check_reachable(self, root: Directory) -> None:
         """Directories with one name each may still form a ring that hangs in the air."""

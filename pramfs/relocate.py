@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from pramfs import chains
 from pramfs.arena import Arena
 from pramfs.nodes import Node
-from pramfs.regions import Regions
+from pramfs.regions import Region, Regions
 from pramfs.reserve import chain_of
 from pramfs.runs import pfns_of, runs_of
 
@@ -33,7 +33,7 @@ def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
     if not any(banned.overlaps(*run) for run in node.owned):
         return
     chain = chain_of(arena, uuid, node)
-    owned = set(pfns_of(node.owned))
+    owned = _regions(node.owned)
     entries = copy.copy(chain.entries)
     entries.pfns = entries.pfns[:]
     moving = [at for at, pfn in enumerate(entries.pfns) if pfn in banned and pfn in owned]
@@ -49,10 +49,17 @@ def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
     except BaseException:
         arena.release_runs(runs)
         raise
-    left = {*chain.links, *(chain.entries.pfns[at] for at in moving)}
-    arena.release_runs(runs_of(sorted(left)))
-    node.owned = list(runs_of(sorted(owned - left | set(fresh))))
+    left = list(runs_of(sorted([*chain.links, *(chain.entries.pfns[at] for at in moving)])))
+    arena.release_runs(left)
+    gone = _regions(left)
+    stayed = (pfn for pfn in pfns_of(node.owned) if pfn not in gone)
+    node.owned = list(runs_of(sorted([*stayed, *fresh])))
     node.link_pfn = links[0]
     # In place: somebody may be loading the node.
     chain.links, chain.runs = links, list(runs_of(entries.pfns))
     chain.entries.pfns = entries.pfns
+
+
+def _regions(runs: Iterable[tuple[int, int]]) -> Regions:
+    """These frames, to look pfns up in. A set would not do: an image can choose pfns that make it slow."""
+    return Regions(Region(pfn, pfn + frames - 1) for pfn, frames in sorted(runs))

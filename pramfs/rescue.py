@@ -82,10 +82,10 @@ class Rescue:
         root = decoded.inodes[ROOT_INO]
         assert isinstance(root, Directory)
         self._root = root
-        self._pages: dict[int, _Pages] = {}
+        self._pages: dict[File, _Pages] = {}
         at = 0
         for file, pages in zip(decoded.files, decoded.pages, strict=True):
-            self._pages[file.ino] = _Pages(at, at + pages)
+            self._pages[file] = _Pages(at, at + pages)
             at += pages
         if at < len(self._entries):
             raise DamagedTree(name, f"{len(self._entries)} data pages are not those of the files")
@@ -113,7 +113,7 @@ class Rescue:
 
     def frames(self, file: File) -> "array[int]":
         """The pfns of a file's data pages, as far as they are known."""
-        start, end = self._pages[file.ino]
+        start, end = self._pages[file]
         return self._entries.pfns[start:end]
 
     def contents(self, file: File) -> Iterator[tuple[int, bytes]]:
@@ -121,7 +121,7 @@ class Rescue:
 
         Raises DamagedPage, or another PramError when pages are missing or cannot be read.
         """
-        entries, (start, end) = self._entries, self._pages[file.ino]
+        entries, (start, end) = self._entries, self._pages[file]
         if end > max(start, len(entries)):
             raise PramError("its pages are behind a damaged link")
         for first, count in _pieces(entries, start, end):
@@ -144,7 +144,7 @@ class Rescue:
 
     def damage(self, file: File) -> str:
         """What is wrong with the data of a file; "" when nothing is."""
-        start, end = self._pages[file.ino]
+        start, end = self._pages[file]
         indices = self._entries.indices[start:end]
         limit = -(-file.length // PAGE_SIZE)
         if any(a >= b for a, b in pairwise(indices)) or (indices and indices[-1] >= limit):
@@ -160,13 +160,11 @@ class Rescue:
 
     def damaged(self, entries: Sequence[Entry]) -> dict[bytes, str]:
         """The paths, among these, of files that are damaged, and what is wrong with each."""
-        known: dict[int, str] = {}
+        known: dict[Inode, str] = {}
         for entry in entries:
-            if isinstance(entry.inode, File) and entry.inode.ino not in known:
-                known[entry.inode.ino] = self.damage(entry.inode)
-        return {
-            entry.path: known[entry.inode.ino] for entry in entries if known.get(entry.inode.ino)
-        }
+            if isinstance(entry.inode, File) and entry.inode not in known:
+                known[entry.inode] = self.damage(entry.inode)
+        return {entry.path: known[entry.inode] for entry in entries if known.get(entry.inode)}
 
 
 def outlook(image: Image, name: str) -> str:
@@ -278,22 +276,22 @@ class _Extractor:
         self.not_set: dict[str, int] = {}
         self._rescue = rescue
         self._top = top
-        self._made: dict[int, bytes] = {}  # inode number -> its first path
+        self._made: dict[Inode, bytes] = {}  # its first path
         self._directories: list[tuple[bytes, Directory]] = []
 
     def make(self, entry: Entry) -> None:
         path = os.path.join(self._top, entry.path) if entry.path else self._top  # noqa: PTH118 - bytes
         inode = entry.inode
         try:
-            if inode.ino in self._made:
-                os.link(self._made[inode.ino], path, follow_symlinks=False)
+            if inode in self._made:
+                os.link(self._made[inode], path, follow_symlinks=False)
             elif isinstance(inode, Directory):
                 if entry.path:
                     os.mkdir(path, 0o700)  # noqa: PTH102 - bytes
                 self._directories.append((path, inode))
             else:
                 self._make_new(path, inode)
-                self._made[inode.ino] = path
+                self._made[inode] = path
         except (OSError, PramError) as exc:
             self.left_out.append(f"{file_name(entry.path)}: {words_of(exc)}")
         else:

@@ -40,7 +40,7 @@ class Survey:
     current: SuperBlock
     frames: int
     nodes: dict[str, Surveyed] = field(default_factory=dict)
-    damaged: set[int] = field(default_factory=set)
+    damaged: list[int] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
     def require(self, name: str) -> Surveyed:
@@ -55,7 +55,7 @@ class Survey:
         for found in self.nodes.values():
             pfns = found.chain.entries.pfns
             for at in verify.damaged_entries(self.image, found.chain, progress):
-                self.damaged.add(pfns[at])
+                self.damaged.append(pfns[at])
                 name = printable(found.node.name)
                 self.damage.append(f"node '{name}': pfn:{pfns[at]:x} corrupted")
 
@@ -113,7 +113,7 @@ def _note(found: Survey, exc: PramError, pfn: int, words: str) -> None:
     if isinstance(exc, (CorruptedPage, InvalidPfn)) and 0 < exc.args[0] < found.frames:
         pfn = exc.args[0]
     if pfn < found.frames:
-        found.damaged.add(pfn)
+        found.damaged.append(pfn)
     found.damage.append(words)
 
 

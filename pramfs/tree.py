@@ -7,6 +7,7 @@ existence, kinds, limits, link counts, which times change, set-id bits, accounti
 
 import errno
 import stat
+from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 
 from pramfs import clock, layout
@@ -26,6 +27,7 @@ from pramfs.inodes import (
     Symlink,
 )
 from pramfs.names import check_new_name, check_replaceable, check_target, refuse_loop
+from pramfs.scattered import Scattered, is_dense
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -54,7 +56,7 @@ class Tree(InodeOperations):
 
     def __init__(self, arena: Arena, *, inodes_max: int, generation: int) -> None:
         super().__init__(arena)
-        self.inodes: dict[int, Inode] = {}
+        self.inodes: MutableMapping[int, Inode] = {}
         self.next_ino = ROOT_INO
         self.inodes_max = inodes_max
         self.generation = generation  # of inodes made from now on
@@ -73,7 +75,12 @@ class Tree(InodeOperations):
         return root
 
     def adopt(
-        self, inodes: dict[int, Inode], next_ino: int, *, metadata_bytes: int, pages: int
+        self,
+        inodes: MutableMapping[int, Inode],
+        next_ino: int,
+        *,
+        metadata_bytes: int,
+        pages: int,
     ) -> None:
         """Become the tree that a save holds: its inodes, and what they take (at most)."""
         self.inodes = inodes
@@ -259,6 +266,8 @@ class Tree(InodeOperations):
             raise posix_error(errno.ENOSPC)
         kind = KINDS[stat.S_IFMT(mode)]
         inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, clock.now_ns())
+        if not is_dense(len(self.inodes), self.next_ino) and isinstance(self.inodes, dict):
+            self.inodes = Scattered(self.inodes)
         self.inodes[inode.ino] = inode
         self.next_ino += 1
         self.account.metadata_bytes += layout.INODE.size
