@@ -64,6 +64,7 @@ class FrameTable:
         self._counts[FREE] = frames
         self._single_hint = 0  # no free frame below it
         self._run_hint = 0  # where the search for a run starts
+        self._run_max = frames  # no free run is longer, as far as is known
         for base in layout.slot_bases(frames):
             self._states[base : base + 2] = bytes((SUPER,)) * len(self._states[base : base + 2])
         self._counts[SUPER] = self._states.count(SUPER)
@@ -196,21 +197,15 @@ class FrameTable:
 
     def _find_run(self, count: int) -> Run:
         """A free run of `count` frames, or one at least half as long as the longest there is."""
-        wanted = bytes(count)
-        pfn = self._states.find(wanted, self._run_hint)
-        if pfn < 0 and self._run_hint:
-            pfn = self._states.find(wanted)
-        if pfn >= 0:
-            self._run_hint = pfn + count
-            return Run(pfn, count)
-        return self._longest_below(count)
-
-    def _longest_below(self, count: int) -> Run:
-        while count > 1:
-            count = (count + 1) // 2
-            pfn = self._states.find(bytes(count))
+        # To search in vain is to go through the whole table: never twice for the same.
+        while (wanted := count if count <= self._run_max else self._run_max // 2 + 1) > 1:
+            pfn = self._states.find(bytes(wanted), self._run_hint)
+            if pfn < 0 and self._run_hint:
+                pfn = self._states.find(bytes(wanted), 0, self._run_hint + wanted - 1)
             if pfn >= 0:
-                return Run(pfn, count)
+                self._run_hint = pfn + wanted
+                return Run(pfn, wanted)
+            self._run_max = wanted - 1
         return Run(self._find_single(), 1)
 
     def _take(self, pfn: int, count: int) -> Run:
@@ -241,6 +236,7 @@ class FrameTable:
         if self.banned and self.banned.overlaps(pfn, count):
             self._ban_free()
         self._single_hint = min(self._single_hint, pfn)
+        self._run_max = len(self._states)
         if count >= _RUN_WORTH_A_RESCAN:
             self._run_hint = min(self._run_hint, pfn)
 
@@ -248,6 +244,7 @@ class FrameTable:
         self._states[:] = self._states.translate(table)
         self._counts = [self._states.count(state) for state in range(len(STATE_NAMES))]
         self._single_hint = self._run_hint = 0
+        self._run_max = len(self._states)
 
     def _ban_free(self) -> None:
         for first, last in self.banned.clipped(len(self._states)):

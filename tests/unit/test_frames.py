@@ -1,5 +1,7 @@
 """The frame table: what becomes of a frame as it is taken, saved and given up, and the counts of that."""
 
+from typing import Any
+
 import pytest
 
 from pramfs import layout
@@ -66,6 +68,29 @@ def test_frames_come_in_one_run_when_there_is_one(table: FrameTable) -> None:
     assert table.allocate(10) == [Run(FIRST, 10)]
     assert table.allocate(20) == [Run(FIRST + 10, 20)]
     assert states(table, Run(FIRST, 30)) == {FRESH}
+
+
+class SearchedStates(bytearray):
+    """States that count how often they are searched for more than one frame."""
+
+    searches = 0
+
+    def find(self, *args: Any) -> int:
+        self.searches += isinstance(args[0], bytes)
+        return super().find(*args)
+
+
+def test_a_table_of_single_free_frames_is_not_searched_for_each_of_them() -> None:
+    """An image can be such that it is: then a MiB took seconds to write."""
+    table = FrameTable(4096)
+    for pfn in range(FIRST + 1, 4096, 2):
+        if not layout.is_slot(pfn):
+            table.reserve(pfn, 1, "data page")
+    table.ban(Regions([LOW]))  # there are runs
+    table._states = states = SearchedStates(table._states)
+    for _ in range(4):
+        assert {run.frames for run in table.allocate(256)} == {1}
+    assert states.searches < 20
 
 
 def test_frames_come_in_several_runs_when_free_ones_are_scattered(table: FrameTable) -> None:
