@@ -207,6 +207,10 @@ class Arena(ABC):
         for run in dropped:
             self._discard(run)
 
+    @abstractmethod
+    def distrust(self) -> None:
+        """A sync has failed: what was written since the last one that did not may be lost."""
+
     def close(self) -> None:
         self._punch_image()
         self._saved.release()
@@ -317,12 +321,19 @@ class ImageArena(Arena):
 
     def abort_save(self) -> None:
         super().abort_save()
-        self.verify_on_first_read(())
-        self._distrusted = True
+        self.distrust()
 
     def commit_save(self) -> None:
         super().commit_save()
         self._distrusted = False
+
+    def distrust(self) -> None:
+        self.verify_on_first_read(())
+        self._distrusted = True
+        # What was written while the save was: what the kernel drops, it has for a while.
+        for run in self.table.runs(FRESH):
+            with contextlib.suppress(OSError, PramError):
+                self.csums(run.pfn, run.frames)
 
     def _write_again(self, run: Run) -> Iterator[int]:
         """Hand pages to the medium once more; yields the frames that have lost what was written there."""
@@ -386,6 +397,9 @@ class MemoryArena(Arena):
         if self._holes is not None:
             for run in copied:
                 punch(self._holes, run.pfn, run.frames)
+
+    def distrust(self) -> None:
+        """Nothing is lost: fresh frames are still in memory."""
 
     def close(self) -> None:
         self._fresh.release()

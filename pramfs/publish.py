@@ -65,6 +65,8 @@ class Publisher:
         publication.finish(error)
         if error is not None:
             raise SaveFailed(error, self.current.generation) from error
+        # Its own pages were durable before. What has been written since may be lost like its super block.
+        self.arena.distrust()
 
     def put_in_force(self, block: SuperBlock) -> None:
         """The super block is durable: the save before it may go."""
@@ -76,6 +78,7 @@ class Publisher:
     def leave_in_doubt(self, publication: "Publication") -> None:
         """The super block may be on the medium or not: the frames of both saves stay."""
         self._in_doubt = publication
+        self.arena.distrust()
 
     def give_up(self) -> None:
         """No super block was written: the save before stands."""

@@ -14,9 +14,10 @@ DATA = bytes(range(256)) * 160
 
 
 class Medium(Image):
-    """An image whose next sync fails, once, and which remembers what is written to it afterwards."""
+    """An image of which a sync fails, once, and which remembers what is written to it afterwards."""
 
     fails = False
+    passes = 0  # syncs before that
     written: list[int]
 
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
@@ -24,7 +25,9 @@ class Medium(Image):
         self.written.extend(range(offset_bytes >> 12, (offset_bytes + len(data)) >> 12))
 
     def sync(self) -> None:
-        if self.fails:
+        if self.fails and self.passes:
+            self.passes -= 1
+        elif self.fails:
             self.fails = False
             self.written = []
             raise OSError(errno.EIO, "Input/output error")
@@ -77,6 +80,34 @@ def test_a_page_that_was_lost_with_a_failed_sync_is_refused_until_it_is_written_
             touch()
     with pytest.raises(SaveFailed, match="lost pages that no save holds"):
         pram.publish()
+    arena.write(run.pfn, DATA[:PAGE_SIZE])
+    pram.publish()
+    assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
+    pram.close()
+    plain.close()
+
+
+def test_a_page_that_was_lost_with_the_sync_of_a_super_block_is_refused_too(
+    tmp_path: Path,
+) -> None:
+    """It was written after the pages of that save were durable, which itself can still be put in force."""
+    plain = open_image(tmp_path / "image", writable=True, create=True)
+    medium = Medium(plain.path, plain._fd, writable=True)
+    medium.written = []
+    pram = Pram.create(medium, 1000, arena="image")
+    arena = pram.arena
+    publication = pram.begin_publish(0)
+    medium.passes, medium.fails = 1, True
+    error = publication.write(lambda frames: None)
+    (run,) = arena.allocate(1)
+    arena.write(run.pfn, DATA[:PAGE_SIZE])
+    publication.finish(error)
+    plain.write(run.pfn * PAGE_SIZE, bytes(PAGE_SIZE))
+    for _ in range(2):
+        with pytest.raises(DamagedPage, match="the medium failed"):
+            arena.read(run.pfn)
+        with pytest.raises(SaveFailed, match="lost pages that no save holds"):
+            pram.publish()
     arena.write(run.pfn, DATA[:PAGE_SIZE])
     pram.publish()
     assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
