@@ -236,7 +236,11 @@ class FrameTable:
         if self.banned and self.banned.overlaps(pfn, count):
             self._ban_free()
         self._single_hint = min(self._single_hint, pfn)
-        self._run_max = len(self._states)
+        # What has come free joins at most the two runs beside it.
+        beside = self._states[max(pfn - 1, 0) : pfn].count(FREE)
+        beside += self._states[pfn + count : pfn + count + 1].count(FREE)
+        joined = count + beside * self._run_max
+        self._run_max = min(max(self._run_max, joined), len(self._states))
         if count >= _RUN_WORTH_A_RESCAN:
             self._run_hint = min(self._run_hint, pfn)
 

@@ -93,6 +93,20 @@ def test_a_table_of_single_free_frames_is_not_searched_for_each_of_them() -> Non
     assert states.searches < 20
 
 
+def test_a_table_of_single_free_frames_is_not_searched_anew_when_a_few_more_come_free() -> None:
+    table = FrameTable(4096)
+    for pfn in range(FIRST + 1, 4096, 2):
+        if not layout.is_slot(pfn):
+            table.reserve(pfn, 1, "data page")
+    table.ban(Regions([LOW]))
+    taken = table.allocate(256)
+    table._states = states = SearchedStates(table._states)
+    for pfn, _ in taken[1:16]:
+        table.release(pfn, 1)
+        table.allocate(64)
+    assert not states.searches
+
+
 def test_frames_come_in_several_runs_when_free_ones_are_scattered(table: FrameTable) -> None:
     table.allocate(ROOM)
     for pfn, count in ((75, 3), (90, 1), (110, 4)):
