@@ -191,6 +191,12 @@ class Arena(ABC):
 
     # --- saves -----------------------------------------------------------------------------------
 
+    def excuse(self, pfn: int, count: int) -> None:
+        """No save will hold these frames: if they are lost, that fails who reads them, and no save."""
+        if self._distrusted:
+            self.csums(pfn, count)
+            self.verify_on_first_read([Run(pfn, count)])
+
     @abstractmethod
     def write_back(self, progress: Progress) -> None:
         """Copy all PENDING frames to the image, if they are not there; may run in another thread."""

@@ -102,6 +102,13 @@ class FileData:
                         if banned.overlaps(pfn + at):
                             pfns[index - start + at] = self._arena.relocate(pfn + at)
 
+    def excuse(self, file: File) -> None:
+        """No save will hold the file, for it has no name any more: none is to fail because of its pages."""
+        for start, pfns in file.pages.chunks() if file.pages else ():
+            for _, pfn, count in extents_of(start, pfns):
+                if pfn:
+                    self._arena.excuse(pfn, count)
+
     # --- helpers ---------------------------------------------------------------------------------
 
     def _write_pages(self, file: File, pages: PageMap, index: int, data: memoryview) -> None:

@@ -70,7 +70,13 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
     The nodes are not complete then, and must be staged again before a publish.
     """
     drop_tree(pram, name)
-    files = [inode for inode in tree.inodes.values() if inode.nlink and isinstance(inode, File)]
+    files = []
+    for inode in tree.inodes.values():
+        if isinstance(inode, File):
+            if inode.nlink:
+                files.append(inode)
+            else:
+                tree.data.excuse(inode)
     if tree.account.relocations:
         for file in files:
             tree.data.relocate_banned(file)

@@ -9,6 +9,7 @@ from pramfs.errors import DamagedPage, SaveFailed
 from pramfs.image import Image, open_image
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.pram import Pram
+from tests.unit.volume import Volume
 
 DATA = bytes(range(256)) * 160
 
@@ -112,4 +113,34 @@ def test_a_page_that_was_lost_with_the_sync_of_a_super_block_is_refused_too(
     pram.publish()
     assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
     pram.close()
+    plain.close()
+
+
+def test_a_lost_page_of_a_file_that_is_removed_but_open_fails_its_readers_and_no_save(
+    tmp_path: Path,
+) -> None:
+    plain = open_image(tmp_path / "image", writable=True, create=True)
+    medium = Medium(plain.path, plain._fd, writable=True)
+    medium.written = []
+    volume = Volume(pram=Pram.create(medium, 1000, arena="image"))
+    volume.save()
+    for name in ("kept", "lost"):
+        volume.create(f"/{name}", DATA)
+    medium.fails = True
+    with pytest.raises(SaveFailed, match="Input/output error"):
+        volume.save()
+    lost, kept = volume.file("/lost"), volume.file("/kept")
+    assert lost.pages is not None
+    plain.write(lost.pages.get(0) * PAGE_SIZE, bytes(PAGE_SIZE))
+    lost.refs += 1
+    volume.unlink("/lost")
+    for _ in range(2):
+        volume.save()
+        with pytest.raises(DamagedPage):
+            volume.tree.data.read(lost, 0, PAGE_SIZE)
+        assert volume.tree.data.read(lost, PAGE_SIZE, PAGE_SIZE) == DATA[PAGE_SIZE : 2 * PAGE_SIZE]
+        assert volume.tree.data.read(kept, 0, len(DATA)) == DATA
+    volume.tree.forget(lost)
+    volume.save()
+    volume.pram.close()
     plain.close()
