@@ -22,7 +22,7 @@ from pramfs.errors import DamagedTree, LostFiles, LostPages, NoSuchNode, PramErr
 from pramfs.frames import FRESH
 from pramfs.inodes import ROOT_INO, Directory, File, Inode
 from pramfs.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
-from pramfs.pagemap import PageMap
+from pramfs.pagemap import CHUNK_PAGES, PageMap
 from pramfs.pram import Pram
 from pramfs.publish import Publication
 from pramfs.records import Decoded
@@ -85,14 +85,30 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
         for piece in records.encode_tree(tree.next_ino, tree.inodes):
             meta.write(piece)
     with pram.prepare_save(name + DATA_SUFFIX, PAGE_STREAM) as data:
-        for file in files:
-            for start, pfns in file.pages.chunks() if file.pages is not None else ():
-                if 0 in pfns:
-                    indices = array("Q", [start + at for at, pfn in enumerate(pfns) if pfn])
-                    data.lend_pages(array("I", filter(None, pfns)), indices)
-                else:
-                    data.lend_pages(pfns, count_up("Q", start, len(pfns)))
-                progress(len(pfns))
+        for pfns, indices in _pages_of(files):
+            data.lend_pages(pfns, indices)
+            progress(len(pfns))
+
+
+def _pages_of(files: list[File]) -> Iterator[tuple["array[int]", "array[int]"]]:
+    """The frames and indices of all pages of all files, in order; those of many small files at once."""
+    pfns, indices = array("I"), array("Q")
+    for file in files:
+        for start, chunk in file.pages.chunks() if file.pages is not None else ():
+            if len(chunk) == 1:  # as most files are
+                pfns.append(chunk[0])
+                indices.append(start)
+            elif 0 in chunk:
+                pfns.extend(filter(None, chunk))
+                indices.extend(start + at for at, pfn in enumerate(chunk) if pfn)
+            else:
+                pfns += chunk
+                indices += count_up("Q", start, len(chunk))
+            if len(pfns) >= CHUNK_PAGES:
+                yield pfns, indices
+                pfns, indices = array("I"), array("Q")
+    if pfns:
+        yield pfns, indices
 
 
 def drop_tree(pram: Pram, name: str) -> None:
