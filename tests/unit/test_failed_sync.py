@@ -1,6 +1,7 @@
 """A failed fdatasync(2): the kernel takes pages for written that are not, and says so only once."""
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ class Medium(Image):
 
     fails = False
     passes = 0  # syncs before that
-    written: list[int]
+
+    def __init__(self, plain: Image) -> None:
+        super().__init__(plain.path, plain._fd, writable=True)
+        self.written: list[int] = []
 
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
         super().write(offset_bytes, data)
@@ -35,10 +39,20 @@ class Medium(Image):
         super().sync()
 
 
-def test_after_a_failed_sync_the_next_save_writes_every_page_again(tmp_path: Path) -> None:
-    plain = open_image(tmp_path / "image", writable=True, create=True)
-    medium = Medium(plain.path, plain._fd, writable=True)
-    medium.written = []
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Image]:
+    """The image, to change what the kernel has of it."""
+    with open_image(tmp_path / "image", writable=True, create=True) as image:
+        yield image
+
+
+@pytest.fixture
+def medium(plain: Image) -> Medium:
+    """The same image, of which syncs fail."""
+    return Medium(plain)
+
+
+def test_after_a_failed_sync_the_next_save_writes_every_page_again(medium: Medium) -> None:
     pram = Pram.create(medium, 1000, arena="image")
     with pram.prepare_save("node", BYTE_STREAM) as stream:
         stream.write(DATA)
@@ -52,16 +66,12 @@ def test_after_a_failed_sync_the_next_save_writes_every_page_again(tmp_path: Pat
     pram.publish()
     assert pages <= set(medium.written)
     pram.close()
-    plain.close()
 
 
 def test_a_page_that_was_lost_with_a_failed_sync_is_refused_until_it_is_written_anew(
-    tmp_path: Path,
+    plain: Image, medium: Medium
 ) -> None:
     """And a save that holds it is refused: the one before has what the page was then."""
-    plain = open_image(tmp_path / "image", writable=True, create=True)
-    medium = Medium(plain.path, plain._fd, writable=True)
-    medium.written = []
     pram = Pram.create(medium, 1000, arena="image")
     arena = pram.arena
     (run,) = arena.allocate(1)
@@ -85,16 +95,12 @@ def test_a_page_that_was_lost_with_a_failed_sync_is_refused_until_it_is_written_
     pram.publish()
     assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
     pram.close()
-    plain.close()
 
 
 def test_a_page_that_was_lost_with_the_sync_of_a_super_block_is_refused_too(
-    tmp_path: Path,
+    plain: Image, medium: Medium
 ) -> None:
     """It was written after the pages of that save were durable, which itself can still be put in force."""
-    plain = open_image(tmp_path / "image", writable=True, create=True)
-    medium = Medium(plain.path, plain._fd, writable=True)
-    medium.written = []
     pram = Pram.create(medium, 1000, arena="image")
     arena = pram.arena
     publication = pram.begin_publish(0)
@@ -113,15 +119,11 @@ def test_a_page_that_was_lost_with_the_sync_of_a_super_block_is_refused_too(
     pram.publish()
     assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
     pram.close()
-    plain.close()
 
 
 def test_a_lost_page_of_a_file_that_is_removed_but_open_fails_its_readers_and_no_save(
-    tmp_path: Path,
+    plain: Image, medium: Medium
 ) -> None:
-    plain = open_image(tmp_path / "image", writable=True, create=True)
-    medium = Medium(plain.path, plain._fd, writable=True)
-    medium.written = []
     volume = Volume(pram=Pram.create(medium, 1000, arena="image"))
     volume.save()
     for name in ("kept", "lost"):
@@ -143,4 +145,3 @@ def test_a_lost_page_of_a_file_that_is_removed_but_open_fails_its_readers_and_no
     volume.tree.forget(lost)
     volume.save()
     volume.pram.close()
-    plain.close()
