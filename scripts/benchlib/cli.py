@@ -12,7 +12,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchlib import chart, footprint, many, metadata, mounts, report, saves, streams, tools
+from benchlib import (
+    chart,
+    footprint,
+    many,
+    metadata,
+    mounts,
+    report,
+    saves,
+    scaling,
+    streams,
+    tools,
+)
 from benchlib.bench import (
     FILES_PER_DIR,
     GIB,
@@ -62,7 +73,7 @@ WORKLOADS = (
     Workload("overhead", "frames used for one big file", footprint.overhead, _bulk),
     Workload("idle", "an idle mount", footprint.idle, _small),
     Workload("held-twice", "arena and page cache, and direct_io", footprint.held_twice, _bulk),
-    Workload("scaling", "8 GiB against 1 GiB", footprint.scaling, _scaled, long_only=True),
+    Workload("scaling", "8 GiB against 1 GiB", scaling.scaling, _scaled, long_only=True),
 )
 
 

@@ -1,21 +1,16 @@
-"""What pramfs uses while it stands: frames, memory, processor time; and how all of it grows."""
+"""What pramfs uses while it stands: frames, memory, processor time."""
 
 import time
 
-from benchlib.bench import GIB, MIB, Bench
+from benchlib.bench import MIB, Bench
 from benchlib.commands import run
 from benchlib.figures import PRAMFS, Row, limit
 from benchlib.streams import BLOCK_BYTES
 
 _FRAME_BYTES = 4096
 _DIRECT = "pramfs, direct_io"
-_FLAT_BYTES = 64 * MIB
-_PER_GIB_BYTES = MIB
 _WORKER_ENDS_S = 10
 """After how long trio lets a thread go that has done its work; it does that once."""
-
-_LINEAR = 1.1
-"""What a cost per GiB may grow by from 1 GiB to 8 and still count as linear: noise, no more."""
 
 
 def overhead(bench: Bench) -> list[Row]:
@@ -78,39 +73,3 @@ def held_twice(bench: Bench) -> list[Row]:
         Row("memory held, of the data's size", samples.get("held", {}), "x"),
         *(Row(name, samples.get(name, {})) for name in ("write", "read, warm", "4 KiB writes")),
     ]
-
-
-def scaling(bench: Bench) -> list[Row]:
-    """Every cost of 8 GiB as a multiple of eight times that of 1 GiB; the daemon's memory."""
-    costs = ("write", "read, cold", "save", "load")
-
-    def one_round() -> dict[str, float]:
-        one, eight = _costs(bench, 1), _costs(bench, 8)
-        return {name: eight[name] / (8 * one[name]) for name in costs} | {"memory": eight["memory"]}
-
-    samples = bench.alternate({PRAMFS: one_round})
-    result = [
-        Row(f"{name}, 8 GiB against 8 x 1 GiB", samples.get(name, {}), "x", [limit(_LINEAR)])
-        for name in costs
-    ]
-    memory = limit(_FLAT_BYTES + 8 * _PER_GIB_BYTES)
-    return [*result, Row("daemon's memory at 8 GiB", samples.get("memory", {}), "B", [memory])]
-
-
-def _costs(bench: Bench, gib: int) -> dict[str, float]:
-    size = gib * GIB
-    with bench.pramfs(size + size // 8 + 64 * MIB).image() as image:
-        image.mount()
-        file = image.mountpoint / "bulk"
-        (written,) = bench.client("write", file, size, BLOCK_BYTES)
-        saved = image.save()
-        loaded = image.mount()
-        (read,) = bench.client("read", file, size, BLOCK_BYTES)
-        memory = image.daemon.anonymous_bytes()
-    return {
-        "write": written,
-        "save": saved,
-        "load": loaded,
-        "read, cold": read,
-        "memory": memory,
-    }

@@ -30,14 +30,14 @@ def saves(bench: Bench) -> list[Row]:
         _write_files(bench, tree, size)
         measured = {
             PRAMFS: lambda: _pramfs_round(bench, size),
-            _TAR: lambda: _tar_round(directory, tree),
+            _TAR: lambda: _tar_round(bench, directory, tree),
             _CRC: lambda: dict.fromkeys(_OVER_EMPTY, bench.module("crcpass", size)),
         }
         if bench.passthrough_ll is not None:
             measured[peers.PASSTHROUGH] = lambda: _kernel_round(bench, size)
         if bench.scale.thorough:
-            measured[_CP] = lambda: _copy_round(directory, tree, ["cp", "-a"])
-            measured[_RSYNC] = lambda: _copy_round(directory, tree, ["rsync", "-a"])
+            measured[_CP] = lambda: _copy_round(bench, directory, tree, ["cp", "-a"])
+            measured[_RSYNC] = lambda: _copy_round(bench, directory, tree, ["rsync", "-a"])
         samples = bench.alternate(measured)
     result = [Row(name, samples.get(name, {})) for name in (*_ARCHIVERS, *_OVER_EMPTY)]
     for row in result:
@@ -115,19 +115,23 @@ def _kernel_round(bench: Bench, size: int) -> dict[str, float]:
         return {_UMOUNT2: time.perf_counter() - start}
 
 
-def _tar_round(directory: Path, tree: Path) -> dict[str, float]:
+def _tar_round(bench: Bench, directory: Path, tree: Path) -> dict[str, float]:
     archive, copy = directory / "tree.tar", directory / "copy"
     copy.mkdir()
+    bench.client("touch", bench.scale.saved_bytes)
     packed = sync_and_time(["tar", "-cf", archive, "-C", tree, "."], archive)
+    bench.client("touch", bench.scale.saved_bytes)
     unpacked = timed("tar", "-xf", archive, "-C", copy)
     archive.unlink()
     remove_tree(copy)
     return _both_ways(packed, unpacked)
 
 
-def _copy_round(directory: Path, tree: Path, command: list[str]) -> dict[str, float]:
+def _copy_round(bench: Bench, directory: Path, tree: Path, command: list[str]) -> dict[str, float]:
     copy = directory / "copy"
+    bench.client("touch", bench.scale.saved_bytes)
     there = timed(*command, f"{tree}/", copy)
+    bench.client("touch", bench.scale.saved_bytes)
     back = timed(*command, f"{copy}/", directory / "back")
     remove_tree(copy)
     remove_tree(directory / "back")
