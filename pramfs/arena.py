@@ -24,6 +24,7 @@ from pramfs.errors import DamagedPage, LostPages, PramError, posix_error
 from pramfs.frames import DROPPED, FREE, FRESH, HELD, OLD, PENDING, FrameTable, Run
 from pramfs.image import Image, punch, write_all
 from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.runs import runs_of
 
 UNKNOWN_CSUM = 0  # a page that really has this checksum is only computed again
 _UNKNOWN_BYTES = bytes(4)
@@ -160,7 +161,9 @@ class Arena(ABC):
         csums.frombytes(known)
         # Two checksums side by side may look like a third that is 0; looking at each takes too long.
         if known.find(_UNKNOWN_BYTES) >= 0 and UNKNOWN_CSUM in csums:
-            self._sum_run(Run(pfn, count))
+            unknown = [pfn + at for at, csum in enumerate(csums) if csum == UNKNOWN_CSUM]
+            for run in runs_of(unknown):  # no other is read: a save needs none that cannot be
+                self._sum_run(run)
             csums = array("I", self._csums[pfn : pfn + count])
         return csums
 
@@ -280,6 +283,7 @@ class Arena(ABC):
         self._unsummed.append(Run(pfn, count))
 
     def _sum_run(self, run: Run) -> None:
+        """Compute the checksums of frames none of which has one."""
         csums = self._csums
         for start in range(run.pfn, run.pfn + run.frames, _COPY_FRAMES):
             count = min(_COPY_FRAMES, run.pfn + run.frames - start)
@@ -288,7 +292,7 @@ class Arena(ABC):
             )
             for at in range(count):
                 # A page that nobody has verified may be damaged: the save's word for it stands.
-                if csums[start + at] == UNKNOWN_CSUM and not self._is_unverified(start + at):
+                if not self._is_unverified(start + at):
                     csums[start + at] = crc32c(data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT])
 
     def _is_unverified(self, pfn: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pramfs.errors import PramError, SaveFailed
+from pramfs.errors import PramError, SaveFailed, SystemFault
 from pramfs.inodeops import Changes
 from pramfs.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.pram import Pram
@@ -246,3 +246,41 @@ def test_an_image_that_cannot_be_made_is_an_error_of_ours_and_blank_still() -> N
             Pram.create(image, 64)
         if step == 0:
             assert image.is_blank()
+
+
+def test_a_page_that_cannot_be_read_does_not_keep_its_neighbour_from_being_saved(
+    arena: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own checksum is known, and a save has no other use for it."""
+    volume = Volume(600, arena=arena)
+    volume.create("old", b"old")
+    volume.create("new", b"1")
+    volume.save()
+    volume.tree.write(volume.file("new"), 0, b"2")  # into another frame
+    volume.save()
+    volume.tree.write(volume.file("new"), 0, b"3")  # and back
+    bad = page_of(volume, "old")
+    assert page_of(volume, "new") == bad + 1
+    with monkeypatch.context() as patch:
+        make_unreadable(patch, volume, bad)
+        volume.save()
+    assert volume.reopen().read("new") == b"3"
+
+
+def page_of(volume: Volume, path: str) -> int:
+    pages = volume.file(path).pages
+    assert pages is not None
+    return pages.get(0)
+
+
+def make_unreadable(patch: pytest.MonkeyPatch, volume: Volume, pfn: int) -> None:
+    image = watched(volume.pram)
+    read = image.read
+
+    def fail(first: int, count: int) -> bytes:
+        if first <= pfn < first + count:
+            raise SystemFault(f"cannot read at pfn:{pfn:x}: Input/output error")
+        return read(first, count)
+
+    patch.setattr(image, "read", fail)
+    patch.setattr(image, "guarded", False)  # the guard reads everything

@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "runs": {"frames"},
     "image": {"layout"},
     "superblock": {"layout", "regions", "image"},
-    "arena": {"layout", "image", "frames"},
+    "arena": {"layout", "image", "frames", "runs"},
     "chains": {"layout", "frames", "runs", "image"},
     "nodes": {"layout", "frames", "runs", "image", "chains"},
     "reserve": {"layout", "image", "frames", "arena", "chains", "nodes"},
