@@ -45,14 +45,14 @@ STANDARD = Scale(
     rounds=5,
     bulk_bytes=GIB,
     saved_bytes=GIB,
-    small_writes_bytes=128 * MIB,
+    small_writes_bytes=64 * MIB,
     random_bytes=32 * MIB,
     files=3_000,
     listed_files=10_000,
     source_files=10_000,
     repository_files=2_000,
     transactions=1_000,
-    many_dirs=1_000,
+    many_dirs=900,
     many_rounds=5,
     idle_s=10,
     thorough=True,
@@ -77,9 +77,6 @@ QUICK = Scale(
 LONG = replace(STANDARD, name="long", rounds=9, transactions=5_000, many_dirs=10_000, idle_s=60)
 
 FILES_PER_DIR = 100
-
-_SMALL_FILES_BYTES = 128 * MIB
-"""At least what one round keeps in small files, where the file system keeps it and in the page cache."""
 
 
 @dataclass
@@ -127,7 +124,6 @@ class Bench:
 
         def mount_and_run(peer: peers.Peer) -> Mapping[str, float]:
             with peer.mounted() as root:
-                self.client("touch", _SMALL_FILES_BYTES)  # see the head of the client
                 return one_round(root)
 
         return self.alternate({peer.name: partial(mount_and_run, peer) for peer in compared})

@@ -51,7 +51,7 @@ def idle(bench: Bench) -> list[Row]:
 
 def held_twice(bench: Bench) -> list[Row]:
     """Memory that a file takes in the arena and in the page cache; `direct_io`, the way out."""
-    size = bench.scale.bulk_bytes
+    size = bench.scale.bulk_bytes // 2
 
     def one_round(*options: str) -> dict[str, float]:
         with bench.pramfs(size + size // 8 + 64 * MIB, *options).image() as image:
