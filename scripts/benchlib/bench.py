@@ -47,12 +47,12 @@ STANDARD = Scale(
     saved_bytes=GIB,
     small_writes_bytes=64 * MIB,
     random_bytes=32 * MIB,
-    files=3_000,
+    files=2_500,
     listed_files=10_000,
     source_files=10_000,
     repository_files=2_000,
     transactions=1_000,
-    many_dirs=900,
+    many_dirs=600,
     many_rounds=5,
     idle_s=10,
     thorough=True,
@@ -94,16 +94,17 @@ class Bench:
     def pramfs(self, size_bytes: int, *options: str) -> peers.Pramfs:
         return peers.Pramfs(self.python, self.work, size_bytes, *options)
 
-    def compared(self, size_bytes: int, *variants: str) -> list[peers.Peer]:
+    def compared(self, size_bytes: int, *variants: str, bindfs: bool = True) -> list[peers.Peer]:
         """The peers of a workload that needs a real file system; pramfs with so big an arena.
 
-        *variants*: names of passthrough_ll with other options, where those tell something.
+        *variants*: names of passthrough_ll with other options, where those tell something. *bindfs*: no
+        where it alone would take half of the time.
         """
         result: list[peers.Peer] = [peers.Tmpfs(self.work), self.pramfs(size_bytes)]
         if self.passthrough_ll is not None:
             names = [peers.PASSTHROUGH, *(variants if self.scale.thorough else ())]
             result += [peers.passthrough(name, self.work, self.passthrough_ll) for name in names]
-        if self.scale.thorough:
+        if self.scale.thorough and bindfs:
             result.append(peers.bindfs(self.work))
         return result
 

@@ -41,7 +41,7 @@ def listing(bench: Bench) -> list[Row]:
         (seconds,) = bench.client("walk", root.path, count)
         return {"readdir + stat": seconds}
 
-    compared = bench.compared(64 * MIB) + bench.floors(_FILE_BYTES)
+    compared = bench.compared(64 * MIB, bindfs=False) + bench.floors(_FILE_BYTES)
     samples = bench.on_each(compared, one_round)
     return [Row("readdir + stat", samples.get("readdir + stat", {}), targets=_targets(None))]
 

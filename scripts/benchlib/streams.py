@@ -76,16 +76,16 @@ def random_access(bench: Bench) -> list[Row]:
         file.unlink()
         return figures
 
-    compared = _peers(bench, 4 * amount)
+    compared = _peers(bench, 4 * amount, bindfs=False)
     samples = bench.on_each(compared, one_round)
     return rows(samples, dict.fromkeys(samples, faster(peers.PASSTHROUGH, 1.0)))
 
 
-def _peers(bench: Bench, file_size: int, *variants: str) -> list[peers.Peer]:
+def _peers(bench: Bench, file_size: int, *variants: str, bindfs: bool = True) -> list[peers.Peer]:
     """All peers, with room for the file and its shadow; the floor only where it may take long."""
     variants = (*variants, peers.PASSTHROUGH_NO_WRITEBACK)
     floors = bench.floors(file_size, plain=False) if bench.scale.thorough else []
-    return bench.compared(2 * file_size + 64 * MIB, *variants) + floors
+    return bench.compared(2 * file_size + 64 * MIB, *variants, bindfs=bindfs) + floors
 
 
 def _fio_kinds() -> Iterator[tuple[str, int]]:
