@@ -161,9 +161,7 @@ class Arena(ABC):
         csums.frombytes(known)
         # Two checksums side by side may look like a third that is 0; looking at each takes too long.
         if known.find(_UNKNOWN_BYTES) >= 0 and UNKNOWN_CSUM in csums:
-            unknown = [pfn + at for at, csum in enumerate(csums) if csum == UNKNOWN_CSUM]
-            for run in runs_of(unknown):  # no other is read: a save needs none that cannot be
-                self._sum_run(run)
+            self._sum_unknown(pfn, count)
             csums = array("I", self._csums[pfn : pfn + count])
         return csums
 
@@ -282,18 +280,20 @@ class Arena(ABC):
                 return
         self._unsummed.append(Run(pfn, count))
 
-    def _sum_run(self, run: Run) -> None:
-        """Compute the checksums of frames none of which has one."""
+    def _sum_unknown(self, pfn: int, count: int) -> None:
+        """Compute the checksums not known yet. No other page is read: a save needs none that cannot be."""
         csums = self._csums
-        for start in range(run.pfn, run.pfn + run.frames, _COPY_FRAMES):
-            count = min(_COPY_FRAMES, run.pfn + run.frames - start)
-            data = memoryview(
-                b"".join(self._load(part) for part in self._uniform_runs(start, count))
-            )
-            for at in range(count):
+        for start in range(pfn, pfn + count, _COPY_FRAMES):
+            unknown = [
+                one
+                for one in range(start, min(start + _COPY_FRAMES, pfn + count))
                 # A page that nobody has verified may be damaged: the save's word for it stands.
-                if not self._is_unverified(start + at):
-                    csums[start + at] = crc32c(data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT])
+                if csums[one] == UNKNOWN_CSUM and not self._is_unverified(one)
+            ]
+            for run in runs_of(unknown):
+                data = b"".join(self._load(part) for part in self._uniform_runs(*run))
+                for at, page in enumerate(_pages(data)):
+                    csums[run.pfn + at] = crc32c(page)
 
     def _is_unverified(self, pfn: int) -> bool:
         return self._unverified is not None and bool(self._unverified[pfn])
