@@ -176,32 +176,6 @@ static void cool(const char *mountpoint)
 	nanosleep(&settle, NULL);
 }
 
-static size_t size_of(int fd)
-{
-	struct stat status;
-
-	if (fstat(fd, &status))
-		die("fstat");
-	return status.st_size;
-}
-
-/* How many of a file's bytes the page cache holds. */
-static size_t resident_bytes(int fd)
-{
-	size_t size = size_of(fd), pages = (size + PAGE - 1) / PAGE, resident = 0;
-	unsigned char *held = malloc(pages);
-	/* Private, as a file opened for direct I/O cannot be mapped shared. */
-	void *map = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-
-	if (!held || map == MAP_FAILED || mincore(map, size, held))
-		die("mincore");
-	for (size_t page = 0; page < pages; page++)
-		resident += held[page] & 1;
-	munmap(map, size);
-	free(held);
-	return resident * PAGE;
-}
-
 /* Touch the memory of the next GiB, `copies` times; returns the seconds. Free memory is not kept for long. */
 static double touch_next(size_t done, size_t bytes, size_t copies)
 {
@@ -258,7 +232,23 @@ static void run_read(char **args)
 /* resident FILE: how many of its bytes the kernel's page cache holds. */
 static void run_resident(char **args)
 {
-	printf("%zu\n", resident_bytes(open_or_die(AT_FDCWD, args[0], O_RDONLY)));
+	int fd = open_or_die(AT_FDCWD, args[0], O_RDONLY);
+	struct stat status;
+	size_t pages, resident = 0;
+	unsigned char *held;
+	void *map;
+
+	if (fstat(fd, &status))
+		die("fstat %s", args[0]);
+	pages = (status.st_size + PAGE - 1) / PAGE;
+	held = calloc(pages, 1);
+	/* Private, as a file opened for direct I/O cannot be mapped shared. */
+	map = mmap(NULL, status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (!held || map == MAP_FAILED || mincore(map, status.st_size, held))
+		die("mincore %s", args[0]);
+	for (size_t page = 0; page < pages; page++)
+		resident += held[page] & 1;
+	printf("%zu\n", resident * PAGE);
 }
 
 /* cool MOUNTPOINT */
@@ -428,8 +418,12 @@ static void run_scatter(char **args)
 {
 	int fd = open_or_die(AT_FDCWD, args[0], O_WRONLY);
 	char *data = filled_buffer(MIB);
-	size_t pages = size_of(fd) / PAGE;
+	struct stat status;
+	size_t pages;
 
+	if (fstat(fd, &status))
+		die("fstat %s", args[0]);
+	pages = status.st_size / PAGE;
 	for (size_t left = pages / atol(args[1]); left; left--) {
 		const char *page = data + random_u64() % (MIB / PAGE) * PAGE;
 
