@@ -286,8 +286,6 @@ class Daemon:
 
     def _publish_finally(self, bar: Bar) -> str:
         """Publish the last save of this run; returns why it failed, "" if it did not."""
-        # A disk that stands still holds the main thread; SIGUSR1 then goes to one that can tell of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         saver = self._volume.saver
         try:
             saver.save(final=True, progress=bar)

@@ -33,7 +33,7 @@ def to_stderr(level: int) -> None:
 
 
 class Destination(NamedTuple):
-    """Where the words go: a descriptor, for what must be written without Python's help, and its file."""
+    """Where the words go: a descriptor, for what is not logged line by line, and its file."""
 
     descriptor: int
     path: Path | None  # None for standard error

@@ -19,7 +19,7 @@ from pramfs.logs import Destination
 from pramfs.notify import PLEA_PERIOD_S, ServiceManager
 from pramfs.options import MountOptions
 from pramfs.progress import Pulse
-from pramfs.stacks import dump_on_sigusr1
+from pramfs.stacks import StackDumps
 from pramfs.volume import load_volume
 
 log = logging.getLogger("pramfs")
@@ -38,11 +38,11 @@ def serve(
     `report` is called with 0 as soon as the mount is usable. `open_log` is told where the log of this image
     belongs, and returns where it is; SIGUSR1 writes there, too.
     """
-    dump_on_sigusr1(sys.stderr.fileno())  # till it is known where the log belongs
+    dumps = StackDumps(sys.stderr.fileno())  # till it is known where the log belongs
 
     def open_it(path: Path) -> Path | None:
         log_file = open_log(path)
-        dump_on_sigusr1(log_file.descriptor)
+        dumps.descriptor = log_file.descriptor
         return log_file.path
 
     try:

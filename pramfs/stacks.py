@@ -1,29 +1,69 @@
 """SIGUSR1: write what every thread and every task is doing, and go on."""
 
-import faulthandler
+import _thread
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     import trio
 
 
-def dump_on_sigusr1(descriptor: int) -> None:
-    """From now on SIGUSR1 writes the stacks of threads and tasks to `descriptor`, which stays open.
+class StackDumps:
+    """From now on SIGUSR1 writes the stacks of threads and tasks to `descriptor`, and nothing else happens.
 
-    The threads are dumped by the signal handler itself, whatever they are waiting for; the tasks as soon as
-    the main thread gets to it.
+    A thread waits for the signal and writes those of the threads, whatever the main thread waits for; tasks
+    follow as soon as the main thread gets to it. To be made by the main thread, before there are others.
+
+    Both hold the interpreter's lock while they look. faulthandler does not, and was seen to end a daemon: it
+    follows the frames of a thread that goes on meanwhile.
     """
-    # Else faulthandler would keep its descriptor and lose its handler.
-    faulthandler.unregister(signal.SIGUSR1)
-    signal.signal(
-        signal.SIGUSR1,
-        lambda number, frame: _write(descriptor, "\n".join(["Tasks:", *_task_lines()])),
-    )
-    faulthandler.register(signal.SIGUSR1, file=descriptor, all_threads=True, chain=True)
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        signal.signal(signal.SIGUSR1, lambda number, frame: self._write("Tasks:", _task_lines()))
+        # What ends a daemon is for the main thread, which may let it wait: this one must not take it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            with contextlib.suppress(RuntimeError):  # without a thread there are no dumps
+                threading.Thread(target=self._run, name="pramfs-stacks", daemon=True).start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGUSR1})
+
+    def _run(self) -> NoReturn:
+        while True:
+            signal.sigwait({signal.SIGUSR1})
+            self._write(time.strftime("%F %T Threads:"), _thread_lines())
+            _thread.interrupt_main(signal.SIGUSR1)
+
+    def _write(self, title: str, lines: Iterable[str]) -> None:
+        text = "\n".join([title, *lines, ""])
+        with contextlib.suppress(OSError):  # the disk that the log lies on may be full
+            os.write(self.descriptor, text.encode(errors="backslashreplace"))
+
+
+def _thread_lines() -> Iterator[str]:
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        if ident != threading.get_ident():
+            yield f"  {names.get(ident, ident)} (most recent call first)"
+            yield from (f"    {_place(caller, caller.f_lineno)}" for caller in _callers(frame))
+
+
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _place(frame: FrameType, line: int | None) -> str:
+    return f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
 
 
 def _task_lines() -> Iterator[str]:
@@ -46,11 +86,7 @@ def _root_task() -> "trio.lowlevel.Task | None":
 def _lines_of(task: "trio.lowlevel.Task", indent: str) -> Iterator[str]:
     yield f"{indent}{task.name}"
     for frame, line in task.iter_await_frames():
-        yield f"{indent}    {frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
+        yield f"{indent}    {_place(frame, line)}"
     for nursery in task.child_nurseries:
         for child in nursery.child_tasks:
             yield from _lines_of(child, indent + "  ")
-
-
-def _write(descriptor: int, text: str) -> None:
-    os.write(descriptor, text.encode() + b"\n")
