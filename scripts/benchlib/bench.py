@@ -3,11 +3,14 @@
 Workloads get a `Bench` and return rows; nothing here knows one workload from another.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from benchlib import peers
 from benchlib.commands import Client, CommandError, run
@@ -79,11 +82,34 @@ LONG = replace(STANDARD, name="long", rounds=9, transactions=5_000, many_dirs=10
 FILES_PER_DIR = 100
 
 
+class Interruption:
+    """Ctrl-C and SIGTERM unwind the run as SystemExit; once, so that cleaning up is left in peace."""
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self._code = 0
+        for number in self._SIGNALS:
+            signal.signal(number, self._unwind)
+
+    def check(self) -> None:
+        """Go on unwinding, if what failed has failed while a run that is ended was cleaned up."""
+        if self._code:
+            raise SystemExit(self._code)
+
+    def _unwind(self, number: int, frame: FrameType | None) -> NoReturn:
+        for each in self._SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        self._code = 128 + number
+        raise SystemExit(self._code)
+
+
 @dataclass
 class Bench:
     """What the workloads share. `failures`: what could not be measured, and why."""
 
     scale: Scale
+    interruption: Interruption
     work: Path
     python: str
     client: Client
@@ -146,6 +172,7 @@ class Bench:
                 try:
                     collected[name].append(measured[name]())
                 except (CommandError, OSError) as error:
+                    self.interruption.check()
                     self.failures.append(f"{self.workload}: {name}: {error}")
                     del collected[name]
         return _by_row(collected)

@@ -5,7 +5,6 @@ import contextlib
 import os
 import resource
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from benchlib.bench import (
     QUICK,
     STANDARD,
     Bench,
+    Interruption,
     Scale,
     Workload,
 )
@@ -93,16 +93,14 @@ def main() -> int:
         return 0
     if not chosen:
         parser.error("only --long runs what --only names")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    interruption = Interruption()
     try:
         _require_machine(scale, chosen)
         with _workplace() as work:
-            run = _measure(_bench(scale, work), chosen)
+            run = _measure(_bench(scale, interruption, work), chosen)
     except CommandError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     if arguments.json:
         report.write_json(run, arguments.json)
     if arguments.svg:
@@ -143,6 +141,7 @@ def _measure(bench: Bench, chosen: list[Workload]) -> report.Run:
         try:
             rows = workload.run(bench)
         except (CommandError, OSError) as error:
+            bench.interruption.check()
             bench.failures.append(f"{workload.name}: {error}")
             continue
         finally:
@@ -155,11 +154,11 @@ def _measure(bench: Bench, chosen: list[Workload]) -> report.Run:
     return run
 
 
-def _bench(scale: Scale, work: Path) -> Bench:
+def _bench(scale: Scale, interruption: Interruption, work: Path) -> Bench:
     python = _interpreter()
     # As an installed pramfs has it: without, every start would compile what it loads.
     run(python, "-m", "compileall", "-q", _CHECKOUT / "pramfs")
-    bench = Bench(scale, work, python, Client(work), None)
+    bench = Bench(scale, interruption, work, python, Client(work), None)
     try:
         bench.passthrough_ll = compile_passthrough_ll(work)
     except CommandError as error:

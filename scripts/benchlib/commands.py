@@ -1,6 +1,9 @@
 """Running the commands that are measured or that measure: the client, tar, fio and the like."""
 
+import os
+import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,25 +31,36 @@ def run(*argv: Argument, env: Mapping[str, str] | None = None) -> str:
     words = [str(word) for word in argv]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=env,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
+            status = _wait(words, env, out.fileno(), err.fileno())
         except FileNotFoundError:
             raise CommandError(f"{words[0]} is not installed") from None
-        except subprocess.TimeoutExpired:
-            raise CommandError(f"{' '.join(words)}: no end after {TIMEOUT_S} s") from None
         out.seek(0)
         err.seek(0)
-        if done.returncode:
-            last_words = err.read().strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        if status:
+            last_words = err.read().strip().splitlines()[-1:] or [f"status {status}"]
             raise CommandError(f"{Path(words[0]).name}: {last_words[0]}")
         return out.read()
+
+
+def _wait(words: Sequence[str], env: Mapping[str, str] | None, out: int, err: int) -> int:
+    """Run a command to its end and return its status; one that is given up ends with its children.
+
+    Raises CommandError after TIMEOUT_S, and FileNotFoundError.
+    """
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, process_group=0
+    ) as process:
+        # Not wait(TIMEOUT_S): it looks every 50 ms, and what is timed would take as long.
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            if not select.select([pidfd], [], [], TIMEOUT_S)[0]:
+                raise CommandError(f"{' '.join(words)}: no end after {TIMEOUT_S} s")
+            return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            os.close(pidfd)
 
 
 def timed(*argv: Argument, env: Mapping[str, str] | None = None) -> float:

@@ -131,10 +131,13 @@ class Foreground:
             raise CommandError(f"{error}; {''.join(last_words)}") from None
 
     def _stop(self, mountpoint: Path, child: subprocess.Popen[bytes]) -> None:
+        # Whoever still uses it keeps it no longer than the child lives.
         if mounts.is_mounted(mountpoint):
-            mounts.unmount(mountpoint)
+            mounts.unmount(mountpoint, mounts.MNT_DETACH)
+        else:
+            child.kill()
         try:
-            child.wait(timeout=10)
+            child.wait(timeout=CLEAN_UP_S)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
