@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class StackDumps:
     """From now on SIGUSR1 writes the stacks of threads and tasks to `descriptor`, and nothing else happens.
 
-    A thread waits for the signal and writes those of the threads, whatever the main thread waits for; tasks
-    follow as soon as the main thread gets to it. To be made by the main thread, before there are others.
+    A thread waits for the signal and writes those of the threads, while the main thread waits for something
+    else; tasks follow as soon as the main thread gets to it. To be made by the main thread.
 
-    Both hold the interpreter's lock while they look. faulthandler does not, and was seen to end a daemon: it
+    Both hold the interpreter's lock while they look, so nothing comes while somebody else keeps it, who
+    copies memory that a disk is slow to bring. faulthandler needs no lock, and was seen to end a daemon: it
     follows the frames of a thread that goes on meanwhile.
     """
 
@@ -43,8 +44,9 @@ class StackDumps:
             _thread.interrupt_main(signal.SIGUSR1)
 
     def _write(self, title: str, lines: Iterable[str]) -> None:
-        text = "\n".join([title, *lines, ""])
-        with contextlib.suppress(OSError):  # the disk that the log lies on may be full
+        # Who is interrupted by this must not bear what goes wrong: a task may be half made, a disk full.
+        with contextlib.suppress(Exception):
+            text = "\n".join([title, *lines, ""])
             os.write(self.descriptor, text.encode(errors="backslashreplace"))
 
 

@@ -47,7 +47,7 @@ class Verification:
     """The check of all data pages of a chain: other processors begin with it when it is entered.
 
     Whoever has something else to do does that first, and then asks for what is `damaged`. Forks when there
-    is much to check: not to be entered while other threads run.
+    is much to check: not to be entered while other threads run that may hold locks.
     """
 
     def __init__(self, image: Image, chain: Chain, progress: Progress) -> None:
@@ -156,14 +156,18 @@ class _Tally:
         self._memory = mmap.mmap(-1, max(1, helpers) * 8)  # shared with the processes to come
         self._counters = memoryview(self._memory).cast("Q")
         self._progress = progress
+        self._pid = os.getpid()
         self._own = 0
         self._told = 0
 
     def counter(self, helper: int) -> Progress:
-        """What that helper is to tell of its progress."""
+        """What that helper is to tell of its progress; it ends when there is nobody to be told."""
 
         def count(frames: int) -> None:
             self._counters[helper] += frames
+            # A helper holds the lock of the image: who mounts it next must not wait for a check in vain.
+            if os.getppid() != self._pid:
+                raise SystemExit
 
         return count
 

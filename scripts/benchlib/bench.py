@@ -83,9 +83,9 @@ FILES_PER_DIR = 100
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM unwind the run as SystemExit; once, so that cleaning up is left in peace."""
+    """Ctrl-C, SIGTERM and SIGHUP unwind the run as SystemExit; once, so that it can clean up in peace."""
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self._code = 0

@@ -96,9 +96,12 @@ def main() -> int:
     interruption = Interruption()
     try:
         _require_machine(scale, chosen)
+        for path in filter(None, (arguments.json, arguments.svg)):
+            path.touch()  # rather now than after hours
         with _workplace() as work:
             run = _measure(_bench(scale, interruption, work), chosen)
-    except CommandError as error:
+    except (CommandError, OSError) as error:
+        interruption.check()
         print(f"bench: {error}", file=sys.stderr)
         return 1
     if arguments.json:

@@ -1,5 +1,6 @@
 """Running the commands that are measured or that measure: the client, tar, fio and the like."""
 
+import contextlib
 import os
 import select
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from benchlib import mounts
 
 TIMEOUT_S = 600.0
+_GRACE_S = 2.0
 
 Argument = str | Path | int
 
@@ -50,17 +52,23 @@ def _wait(words: Sequence[str], env: Mapping[str, str] | None, out: int, err: in
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, process_group=0
     ) as process:
-        # Not wait(TIMEOUT_S): it looks every 50 ms, and what is timed would take as long.
-        pidfd = os.pidfd_open(process.pid)
         try:
-            if not select.select([pidfd], [], [], TIMEOUT_S)[0]:
-                raise CommandError(f"{' '.join(words)}: no end after {TIMEOUT_S} s")
+            # Not wait(TIMEOUT_S): it looks every 50 ms, and what is timed would take as long.
+            with os.fdopen(os.pidfd_open(process.pid)) as pidfd:
+                if not select.select([pidfd], [], [], TIMEOUT_S)[0]:
+                    raise CommandError(f"{' '.join(words)}: no end after {TIMEOUT_S} s")
             return process.wait()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            _give_up(process)
             raise
-        finally:
-            os.close(pidfd)
+
+
+def _give_up(process: "subprocess.Popen[bytes]") -> None:
+    """End a command and its children; by SIGTERM first, for it may have a daemon to end."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            process.wait(_GRACE_S)
 
 
 def timed(*argv: Argument, env: Mapping[str, str] | None = None) -> float:

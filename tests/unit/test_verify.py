@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from array import array
 from pathlib import Path
 from typing import NoReturn
@@ -101,6 +102,28 @@ def interrupt(pids: set[int]) -> NoReturn:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     raise KeyboardInterrupt
+
+
+def test_helpers_of_a_process_that_is_killed_end_too(
+    image: WatchedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_end, write_end = os.pipe()
+
+    def look_slowly(image: WatchedImage, pfn: int, expected: list[int]) -> list[int]:
+        os.write(write_end, b".")
+        time.sleep(0.005)
+        return []
+
+    monkeypatch.setattr(verify, "_damaged_pages", look_slowly)
+    chain = chain_of(image, list(range(FRAMES - 1, 0, -1)))  # no page follows another
+    child = os.fork()
+    if not child:
+        verify.damaged_entries(image, chain, lambda pages: os.kill(os.getpid(), signal.SIGKILL))
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        looked = len(pipe.read())  # until the last of them has ended
+    os.waitpid(child, 0)
+    assert looked < FRAMES // 2
 
 
 def test_an_interrupt_that_ends_the_helpers_too_stays_an_interrupt(image: WatchedImage) -> None:
