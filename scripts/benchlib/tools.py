@@ -99,7 +99,7 @@ def criu(bench: Bench) -> list[Row]:
         remove_tree(images)
         return {"dump": dumped, "restore, cold": restored, "dump + restore": dumped + restored}
 
-    compared = bench.compared(2 * size + 64 * MIB)
+    compared = bench.compared(2 * size + 64 * MIB, bindfs=False)
     samples = bench.on_each(compared, one_round)
     return rows(samples, dict.fromkeys(samples, cost(peers.TMPFS, 1.5)))
 
