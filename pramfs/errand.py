@@ -1,7 +1,6 @@
 """Have something done by a child process: as another user, or while the caller goes on.
 
-A child and no thread: it can be another user. The caller's other threads are waiting, for a signal or for
-work: none of them holds a lock that the child would never get.
+A child and no thread: it can be another user, and no lock is held by somebody who is not there after a fork.
 """
 
 import errno

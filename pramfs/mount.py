@@ -62,6 +62,7 @@ def serve(
         return exc.exit_code
     from pramfs.daemon import Daemon  # noqa: PLC0415 - see above
 
+    dumps.start_thread()
     return Daemon(volume, mountpoint, options, manager, report).run()
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class StackDumps:
     """From now on SIGUSR1 writes the stacks of threads and tasks to `descriptor`, and nothing else happens.
 
-    A thread waits for the signal and writes those of the threads, while the main thread waits for something
-    else; tasks follow as soon as the main thread gets to it. To be made by the main thread.
+    The main thread writes them as soon as it gets to it. After `start_thread` another thread waits for the
+    signal and writes those of the threads at once, whatever the main thread waits for.
 
     Both hold the interpreter's lock while they look, so nothing comes while somebody else keeps it, who
     copies memory that a disk is slow to bring. faulthandler needs no lock, and was seen to end a daemon: it
@@ -28,34 +28,46 @@ class StackDumps:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        signal.signal(signal.SIGUSR1, lambda number, frame: self._write("Tasks:", _task_lines()))
+        self._has_thread = False
+        signal.signal(signal.SIGUSR1, lambda number, frame: self._write_in_main_thread())
+
+    def start_thread(self) -> None:
+        """Have a thread wait for the signal. To be called by the main thread, which has forked its helpers."""
         # What ends a daemon is for the main thread, which may let it wait: this one must not take it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            with contextlib.suppress(RuntimeError):  # without a thread there are no dumps
-                threading.Thread(target=self._run, name="pramfs-stacks", daemon=True).start()
+            threading.Thread(target=self._run, name="pramfs-stacks", daemon=True).start()
+        except RuntimeError:
+            pass  # then it stays with the main thread
+        else:
+            self._has_thread = True
+            mask |= {signal.SIGUSR1}
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGUSR1})
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _run(self) -> NoReturn:
         while True:
             signal.sigwait({signal.SIGUSR1})
-            self._write(time.strftime("%F %T Threads:"), _thread_lines())
+            self._write("Threads:", _thread_lines())
             _thread.interrupt_main(signal.SIGUSR1)
+
+    def _write_in_main_thread(self) -> None:
+        if not self._has_thread:
+            self._write("Threads:", _thread_lines())
+        self._write("Tasks:", _task_lines())
 
     def _write(self, title: str, lines: Iterable[str]) -> None:
         # Who is interrupted by this must not bear what goes wrong: a task may be half made, a disk full.
         with contextlib.suppress(Exception):
-            text = "\n".join([title, *lines, ""])
+            text = "\n".join([time.strftime(f"%F %T {title}"), *lines, ""])
             os.write(self.descriptor, text.encode(errors="backslashreplace"))
 
 
 def _thread_lines() -> Iterator[str]:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, frame in sys._current_frames().items():
-        if ident != threading.get_ident():
-            yield f"  {names.get(ident, ident)} (most recent call first)"
-            yield from (f"    {_place(caller, caller.f_lineno)}" for caller in _callers(frame))
+        yield f"  {names.get(ident, ident)} (most recent call first)"
+        yield from (f"    {_place(caller, caller.f_lineno)}" for caller in _callers(frame))
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:

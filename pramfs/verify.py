@@ -47,7 +47,7 @@ class Verification:
     """The check of all data pages of a chain: other processors begin with it when it is entered.
 
     Whoever has something else to do does that first, and then asks for what is `damaged`. Forks when there
-    is much to check: not to be entered while other threads run that may hold locks.
+    is much to check: not to be entered while other threads run.
     """
 
     def __init__(self, image: Image, chain: Chain, progress: Progress) -> None:

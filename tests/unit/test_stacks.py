@@ -20,7 +20,7 @@ def repeat():
     while True:
         work(20)
 
-StackDumps(1)
+StackDumps(1).start_thread()
 threading.Thread(target=repeat, daemon=True, name="busy").start()
 print("begun", flush=True)
 while not select.select([sys.stdin], [], [], 0.001)[0]:
