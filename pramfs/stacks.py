@@ -32,7 +32,10 @@ class StackDumps:
         signal.signal(signal.SIGUSR1, lambda number, frame: self._write_in_main_thread())
 
     def start_thread(self) -> None:
-        """Have a thread wait for the signal. To be called by the main thread, which has forked its helpers."""
+        """Have a thread wait for the signal. To be called by the main thread.
+
+        Not before verification has forked: a child has the locks of all threads.
+        """
         # What ends a daemon is for the main thread, which may let it wait: this one must not take it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
