@@ -124,7 +124,7 @@ class Bench:
         """The peers of a workload that needs a real file system; pramfs with so big an arena.
 
         *variants*: names of passthrough_ll with other options, where those tell something. *bindfs*: no
-        where it alone would take half of the time.
+        where there is no time for it.
         """
         result: list[peers.Peer] = [peers.Tmpfs(self.work), self.pramfs(size_bytes)]
         if self.passthrough_ll is not None:
