@@ -2,6 +2,6 @@
 
 import sys
 
-from pramfs.entry import pramfs
+from pramfs.cli.entry import pramfs
 
 sys.exit(pramfs())

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pramfs import layout
 from pramfs.errors import UsageError
-from pramfs.layout import PAGE_SHIFT, PAGE_SIZE
-from pramfs.regions import Regions, memparse, parse_regions
+from pramfs.storage import layout
+from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.storage.regions import Regions, memparse, parse_regions
 
 DEFAULT_NAME = "pramfs"
 NAME_MAX_BYTES = layout.NAME_MAX - 1 - len("-meta")

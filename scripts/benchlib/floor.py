@@ -158,7 +158,7 @@ class Floor(pyfuse3.Operations):
 def _session(waiting: str) -> Callable[[], Awaitable[None]]:
     if waiting == "plain":
         return pyfuse3.main
-    from pramfs.session import Session  # noqa: PLC0415 - the plain floor must not need pramfs
+    from pramfs.fuse.session import Session  # noqa: PLC0415 - the plain floor must not need pramfs
 
     return Session(idle_work=lambda: False, on_ready=lambda: None).run
 

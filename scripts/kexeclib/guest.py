@@ -54,7 +54,7 @@ def package_inputs() -> list[Path]:
 def pramfs_inputs() -> Iterator[Path]:
     """The files on pramfs's disk, besides the packages, and what makes the disk."""
     yield Path(base.__file__)
-    yield from sorted((CHECKOUT / "pramfs").glob("*.py"))
+    yield from sorted((CHECKOUT / "pramfs").rglob("*.py"))
     yield from sorted(path for path in _FILES.iterdir() if path.is_file())
 
 
@@ -72,9 +72,9 @@ def _build_packages(result: Path) -> None:
 def _build_pramfs(packages: Path, result: Path) -> None:
     tree = result.parent / "tree"
     shutil.copytree(packages, tree / "packages")
-    (tree / "packages/pramfs").mkdir()
-    for source in (CHECKOUT / "pramfs").glob("*.py"):
-        shutil.copy(source, tree / "packages/pramfs" / source.name)
+    shutil.copytree(
+        CHECKOUT / "pramfs", tree / "packages/pramfs", ignore=shutil.ignore_patterns("__pycache__")
+    )
     # Compiled here, since the guest's disks are read-only and its processor is slow.
     run(PYTHON, "-m", "compileall", "-q", "-s", tree, "-p", "/opt", tree / "packages")
     for source in _FILES.iterdir():

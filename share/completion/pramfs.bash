@@ -1,4 +1,4 @@
-# Made by python -m pramfs.manual; do not edit.
+# Made by python -m pramfs.cli.manual; do not edit.
 _pramfs() {
     local line=${COMP_LINE:0:COMP_POINT} words=""
     local typed=${line##*[[:space:]]}

@@ -1,4 +1,4 @@
-# Made by python -m pramfs.manual; do not edit.
+# Made by python -m pramfs.cli.manual; do not edit.
 function __pramfs_mount_options
     set -l typed (commandline --current-token | string replace --regex -- '^--options=' '')
     set -l before (string replace --regex -- '[^,]*$' '' "$typed")

@@ -5,13 +5,13 @@ from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pramfs import layout
-from pramfs.frames import Run
-from pramfs.image import open_image
-from pramfs.layout import BYTE_STREAM, DIRENT, INODE, PAGE_SHIFT, PAGE_STREAM, TREE_HEADER
-from pramfs.pagemap import CHUNK_SHIFT
-from pramfs.persist import DATA_SUFFIX, META_SUFFIX
-from pramfs.pram import Pram
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX
+from pramfs.storage import layout
+from pramfs.storage.frames import Run
+from pramfs.storage.image import open_image
+from pramfs.storage.layout import BYTE_STREAM, DIRENT, INODE, PAGE_SHIFT, PAGE_STREAM, TREE_HEADER
+from pramfs.tree.pagemap import CHUNK_SHIFT
 
 NAME = "pramfs"
 _SPARE_FRAMES = 8192  # for the metadata of a tree, twice, and more

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NamedTuple
 
-from pramfs import persist
 from pramfs.errors import DamagedPage, PramError
-from pramfs.inodes import Directory, File, Inode, Symlink
-from pramfs.layout import PAGE_SIZE
-from pramfs.persist import Recovered
-from pramfs.pram import Pram
-from pramfs.tree import Tree
+from pramfs.pram.pram import Pram
+from pramfs.saves import persist
+from pramfs.saves.persist import Recovered
+from pramfs.storage.layout import PAGE_SIZE
+from pramfs.tree.inodes import Directory, File, Inode, Symlink
+from pramfs.tree.tree import Tree
 from tests.unit.images import WatchedImage, image_of
 
 NAME = "pramfs"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from crc32c import crc32c
 
-from pramfs import layout
-from pramfs.inodeops import Changes
-from pramfs.layout import ENTRY, LINK, PAGE_SIZE
-from pramfs.persist import Saver
-from pramfs.tree import Owner, Tree
+from pramfs.saves.persist import Saver
+from pramfs.storage import layout
+from pramfs.storage.layout import ENTRY, LINK, PAGE_SIZE
+from pramfs.tree.attributes import Changes
+from pramfs.tree.tree import Owner, Tree
 from tests.corruption.looks import NAME, Look, look
 from tests.unit.audit import walk
 from tests.unit.images import image_of, new_pram, watched

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pramfs.layout import PAGE_SIZE
+from pramfs.storage.layout import PAGE_SIZE
 from tests.corruption.looks import Fields, Verdict, load
 from tests.corruption.specimen import Specimen, specimen
 

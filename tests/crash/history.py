@@ -4,16 +4,16 @@ import random
 import stat
 from typing import NamedTuple
 
-from pramfs import persist
-from pramfs.arena import Progress
 from pramfs.errors import PramError
-from pramfs.inodeops import Changes
-from pramfs.inodes import Directory, File
-from pramfs.layout import PAGE_SIZE
-from pramfs.persist import Saver
-from pramfs.pram import Pram
-from pramfs.regions import Regions
-from pramfs.tree import Owner, Tree
+from pramfs.pram.pram import Pram
+from pramfs.saves import persist
+from pramfs.saves.persist import Saver
+from pramfs.storage.arena import Progress
+from pramfs.storage.layout import PAGE_SIZE
+from pramfs.storage.regions import Regions
+from pramfs.tree.attributes import Changes
+from pramfs.tree.inodes import Directory, File
+from pramfs.tree.tree import Owner, Tree
 from tests.corruption.looks import NAME, Look, look
 from tests.unit.images import Step, frames_between, new_pram, reopen, watched
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pramfs import helptext
-from pramfs.cli import build_parser
-from pramfs.completion import flags
+from pramfs.cli import helptext
+from pramfs.cli.completion import flags
+from pramfs.cli.main import build_parser
 from pramfs.options import parse_options
 from tests.docs.blocks import Block, Line, blocks, commands, documents
 from tests.docs.elsewhere import ELSEWHERE, NO_COMMANDS

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from pramfs.image import open_image
-from pramfs.layout import BYTE_STREAM, PAGE_STREAM
-from pramfs.persist import Saver, load_tree, stage_tree
-from pramfs.pram import Pram
-from pramfs.regions import Region, Regions
-from pramfs.tree import Tree
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import Saver, load_tree, stage_tree
+from pramfs.storage.image import open_image
+from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
+from pramfs.storage.regions import Region, Regions
+from pramfs.tree.tree import Tree
 from tests.golden import decoder
 from tests.golden.decoder import PAGE, Save, SuperBlock
 from tests.golden.manifest import IMAGE, MANIFEST, manifest_of, text_of

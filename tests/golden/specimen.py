@@ -10,9 +10,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pramfs.inodeops import Changes
-from pramfs.inodes import Directory, File, Inode, Special, Symlink
-from pramfs.tree import Owner, Tree
+from pramfs.tree.attributes import Changes
+from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
+from pramfs.tree.tree import Owner, Tree
 from tests.golden import decoder
 from tests.golden.decoder import PAGE, Time
 

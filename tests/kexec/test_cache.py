@@ -160,7 +160,7 @@ def test_a_removal_that_was_interrupted_leaves_nothing_that_would_be_used(
 def test_all_that_goes_into_the_guest_is_an_input_of_it() -> None:
     inputs = {*base.INPUTS, *guest.package_inputs(), *guest.pramfs_inputs()}
     library = ROOT / "scripts/kexeclib"
-    assert inputs >= {*(ROOT / "pramfs").glob("*.py")}
+    assert inputs >= {*(ROOT / "pramfs").rglob("*.py")}
     assert inputs >= {path for path in (library / "guest").iterdir() if path.is_file()}
     assert inputs >= {library / "base.py", library / "guest.py"}
     assert inputs >= {ROOT / "requirements/build.lock", ROOT / "requirements/runtime.lock"}

@@ -5,10 +5,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from pramfs import layout
 from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
-from pramfs.frames import FREE, STATE_NAMES, FrameTable
-from pramfs.regions import Region, Regions
+from pramfs.storage import layout
+from pramfs.storage.frames import FREE, STATE_NAMES, FrameTable
+from pramfs.storage.regions import Region, Regions
 from tests.conftest import LONG
 from tests.unit.audit import check_table
 

@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from pramfs.pagemap import CHUNK_PAGES, PageMap
+from pramfs.tree.pagemap import CHUNK_PAGES, PageMap
 from tests.conftest import LONG
 
 indices = st.one_of(

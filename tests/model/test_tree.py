@@ -23,18 +23,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pramfs import persist
-from pramfs.arena import Progress
 from pramfs.errors import PramError, SaveFailed
-from pramfs.frames import FREE
-from pramfs.inodeops import Changes
-from pramfs.inodes import Directory, File, Inode, Special, Symlink
-from pramfs.layout import BYTE_STREAM, PAGE_SIZE
-from pramfs.persist import DATA_SUFFIX, META_SUFFIX, Saver, load_tree
-from pramfs.pram import Pram
-from pramfs.publish import Publication
-from pramfs.regions import Region, Regions
-from pramfs.tree import Owner
+from pramfs.pram.pram import Pram
+from pramfs.pram.publish import Publication
+from pramfs.saves import persist
+from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX, Saver, load_tree
+from pramfs.storage.arena import Progress
+from pramfs.storage.frames import FREE
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
+from pramfs.storage.regions import Region, Regions
+from pramfs.tree.attributes import Changes
+from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
+from pramfs.tree.tree import Owner
 from tests.conftest import LONG
 from tests.model.reference import EXCHANGE, NOREPLACE, WHITEOUT, Node, Reference
 from tests.unit.audit import check_bans, check_owners, check_pram

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from pramfs.layout import slot_bases
+from pramfs.storage.layout import slot_bases
 from tests.mounted.harness import PAGE
 
 SUPER_MAGIC = 0x70726D73

@@ -239,7 +239,9 @@ def test_sigusr1_dumps_threads_and_tasks_into_the_log(shell: Shell, root: Path, 
     log = Path(shell.status(root)["log"])
     os.kill(pid, signal.SIGUSR1)
     wait_until(lambda: "Tasks:" in log.read_text(), "the dump")
-    wait_until(lambda: "pramfs.daemon.Daemon._main" in log.read_text(), "the dump of the tasks")
+    wait_until(
+        lambda: "pramfs.daemon.service.Daemon._main" in log.read_text(), "the dump of the tasks"
+    )
     assert "most recent call first" in log.read_text()
     assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
 
@@ -405,7 +407,8 @@ def test_a_service_manager_hears_of_everything(
 
 _NO_FORK_BESIDE_THREADS = """
 import os, sys
-from pramfs import cli, verify
+from pramfs.cli import main
+from pramfs.pram import verify
 forks = 0
 def fork(real=os.fork):
     global forks
@@ -414,7 +417,7 @@ def fork(real=os.fork):
     return real()
 os.fork = fork
 verify._SHARE_FRAMES = 64
-code = cli.main(sys.argv[1:])
+code = main.main(sys.argv[1:])
 assert forks == len(os.sched_getaffinity(0)) - 1, f"{forks} forks"
 sys.exit(code)
 """

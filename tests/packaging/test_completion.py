@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pramfs.cli import build_parser
-from pramfs.completion import flags
+from pramfs.cli.completion import flags
+from pramfs.cli.main import build_parser
 from pramfs.options import OPTIONS, Option
 from tests.mounted.harness import run
 from tests.packaging.conftest import System

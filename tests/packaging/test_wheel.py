@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pramfs import __version__
-from pramfs.manual import manual_files
+from pramfs.cli.manual import manual_files
 from tests.mounted.harness import REPOSITORY, mounts_below
 
 PYTHON = Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")

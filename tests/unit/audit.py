@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from pramfs.frames import (
+from pramfs.pram.pram import Pram
+from pramfs.storage.frames import (
     BANNED,
     FREE,
     FRESH,
@@ -20,9 +21,8 @@ from pramfs.frames import (
     SUPER,
     FrameTable,
 )
-from pramfs.image import Image
-from pramfs.inodes import File
-from pramfs.layout import (
+from pramfs.storage.image import Image
+from pramfs.storage.layout import (
     ENTRY,
     LINK,
     LINK_MAGIC,
@@ -35,9 +35,9 @@ from pramfs.layout import (
     is_slot,
     page_csum,
 )
-from pramfs.layout import SUPER as SUPER_STRUCT
-from pramfs.pram import Pram
-from pramfs.tree import Tree
+from pramfs.storage.layout import SUPER as SUPER_STRUCT
+from pramfs.tree.inodes import File
+from pramfs.tree.tree import Tree
 
 
 class Entry(NamedTuple):

@@ -7,8 +7,9 @@ from typing import Any
 
 from crc32c import crc32c
 
-from pramfs import layout
-from pramfs.layout import (
+from pramfs.pram.pram import Pram
+from pramfs.storage import layout
+from pramfs.storage.layout import (
     ENTRY,
     LINK,
     LINK_MAGIC,
@@ -23,7 +24,6 @@ from pramfs.layout import (
     NodePage,
     SuperBlock,
 )
-from pramfs.pram import Pram
 from tests.unit.images import WatchedImage, image_of
 
 UUID = bytes(range(16))

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pramfs.image import Image
-from pramfs.layout import PAGE_SHIFT, PAGE_SIZE, SUPER_MAGIC
-from pramfs.pram import Pram
-from pramfs.regions import Region, Regions
+from pramfs.pram.pram import Pram
+from pramfs.storage.image import Image
+from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE, SUPER_MAGIC
+from pramfs.storage.regions import Region, Regions
 from tests.unit import audit
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from crc32c import crc32c
 
-from pramfs.arena import UNKNOWN_CSUM, Arena, ImageArena, MemoryArena, open_arena
 from pramfs.errors import DamagedPage, SystemFault
-from pramfs.frames import FREE, FRESH, HELD, SAVED, FrameTable, Run
-from pramfs.layout import PAGE_SIZE
+from pramfs.storage.arena import UNKNOWN_CSUM, Arena, ImageArena, MemoryArena, open_arena
+from pramfs.storage.frames import FREE, FRESH, HELD, SAVED, FrameTable, Run
+from pramfs.storage.layout import PAGE_SIZE
 from tests.unit.audit import check_table
 from tests.unit.images import Punch, Sync, WatchedImage, Write, frames_between, image_of
 

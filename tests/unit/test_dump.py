@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pramfs.cli import main
+from pramfs.cli.main import main
 from pramfs.errors import EXIT_FAILED
-from pramfs.layout import LinkHeader, NodePage, SuperBlock
+from pramfs.storage.layout import LinkHeader, NodePage, SuperBlock
 from tests.unit.trees import flip, frames_of, links_of, make_image
 
 

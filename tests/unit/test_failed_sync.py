@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pramfs.errors import DamagedPage, SaveFailed
-from pramfs.image import Image, open_image
-from pramfs.layout import BYTE_STREAM, PAGE_SIZE
-from pramfs.pram import Pram
+from pramfs.pram.pram import Pram
+from pramfs.storage.image import Image, open_image
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
 from tests.unit.volume import Volume
 
 DATA = bytes(range(256)) * 160

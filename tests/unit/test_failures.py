@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from pramfs.errors import PramError, SaveFailed, SystemFault
-from pramfs.inodeops import Changes
-from pramfs.layout import BYTE_STREAM, PAGE_SIZE
-from pramfs.pram import Pram
+from pramfs.pram.pram import Pram
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
+from pramfs.tree.attributes import Changes
 from tests.unit.audit import check_owners, check_pram
 from tests.unit.images import frames_between, image_of, new_pram, reopen, watched
 from tests.unit.volume import Facts, Volume

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from pramfs import superblock
 from pramfs.errors import PramError
-from pramfs.image import Image
-from pramfs.layout import BYTE_STREAM, PAGE_STREAM
-from pramfs.persist import load_tree
-from pramfs.pram import Pram
-from pramfs.tree import Tree
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import load_tree
+from pramfs.storage import superblock
+from pramfs.storage.image import Image
+from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
+from pramfs.tree.tree import Tree
 from tests.golden.decoder import (
     PAGE,
     FormatError,

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from pramfs import layout
-from pramfs.layout import PAGE_SIZE
+from pramfs.storage import layout
+from pramfs.storage.layout import PAGE_SIZE
 from tests.golden import decoder
 from tests.golden.manifest import IMAGE
 

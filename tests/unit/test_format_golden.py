@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pramfs.image import Image
-from pramfs.layout import BYTE_STREAM, PAGE_STREAM
-from pramfs.persist import Saver, load_tree, tree_names
-from pramfs.pram import Pram
-from pramfs.regions import Region, Regions
-from pramfs.tree import Tree
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import Saver, load_tree, tree_names
+from pramfs.storage.image import Image
+from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
+from pramfs.storage.regions import Region, Regions
+from pramfs.tree.tree import Tree
 from tests.golden import decoder
 from tests.golden.decoder import PAGE, Save, decode
 from tests.golden.manifest import IMAGE, MANIFEST, manifest_of

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from pramfs import layout
 from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
-from pramfs.frames import (
+from pramfs.storage import layout
+from pramfs.storage.frames import (
     BANNED,
     DROPPED,
     FREE,
@@ -19,7 +19,7 @@ from pramfs.frames import (
     FrameTable,
     Run,
 )
-from pramfs.regions import Region, Regions
+from pramfs.storage.regions import Region, Regions
 from tests.unit.audit import check_table
 
 FRAMES = 128

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pramfs.errors import NotAnImage, PramError, SystemFault
-from pramfs.image import Image, open_image, punch
-from pramfs.layout import PAGE_SIZE
+from pramfs.storage.image import Image, open_image, punch
+from pramfs.storage.layout import PAGE_SIZE
 
 F_ADD_SEALS = 1033
 F_SEAL_GROW = 4
@@ -98,7 +98,7 @@ def test_the_process_that_serves_an_image_is_named_until_it_says_that_it_only_sa
 ) -> None:
     program = """
 import sys
-from pramfs.image import open_image
+from pramfs.storage.image import open_image
 image = open_image(sys.argv[1], writable=True)
 image.mark_serving()
 print(flush=True)

@@ -17,7 +17,7 @@ from tests.mounted.harness import REPOSITORY, run
 
 PRAMFS = [sys.executable, "-m", "pramfs"]
 MOUNT, UMOUNT = (
-    [sys.executable, "-c", f"import sys; from pramfs.entry import {name} as it; sys.exit(it())"]
+    [sys.executable, "-c", f"import sys; from pramfs.cli.entry import {name} as it; sys.exit(it())"]
     for name in ("mount_helper", "umount_helper")
 )
 COMMANDS = {
@@ -46,7 +46,7 @@ def interrupted(command: list[str], at: int, cwd: Path) -> tuple[int, int, str]:
         for line in process.stderr:
             if not line.startswith("import time:"):
                 said += line
-            elif moments >= 0 or line.endswith(" pramfs.entry\n"):
+            elif moments >= 0 or line.endswith(" pramfs.cli.entry\n"):
                 moments += 1
                 if moments == at:
                     process.send_signal(signal.SIGINT)

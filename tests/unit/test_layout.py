@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pramfs import layout
-from pramfs.layout import PAGE_SIZE
+from pramfs.storage import layout
+from pramfs.storage.layout import PAGE_SIZE
 
 UUID = bytes(range(16))
 

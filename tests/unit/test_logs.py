@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pramfs import logs
+from pramfs.daemon import logs
 
 NAME = os.fsdecode(b"/evil\x1b]0;title\x07\xff\nERROR all is lost")
 

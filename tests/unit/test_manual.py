@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pramfs import errors
-from pramfs.cli import build_parser, main
-from pramfs.helptext import TEXTS
-from pramfs.manual import manual_files
+from pramfs.cli.helptext import TEXTS
+from pramfs.cli.main import build_parser, main
+from pramfs.cli.manual import manual_files
 from pramfs.options import KERNEL_FLAGS, OPTIONS, WITHOUT_EFFECT
 
 SHARE = Path(__file__).parents[2] / "share"
@@ -19,7 +19,7 @@ COMMANDS = build_parser().commands()
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_file_is_current(name: str) -> None:
-    assert (SHARE / name).read_text() == FILES[name], "run: python -m pramfs.manual"
+    assert (SHARE / name).read_text() == FILES[name], "run: python -m pramfs.cli.manual"
 
 
 def test_nothing_else_is_kept_there() -> None:

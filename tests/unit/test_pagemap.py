@@ -4,8 +4,8 @@ from array import array
 
 import pytest
 
-from pramfs.frames import Run
-from pramfs.pagemap import CHUNK_PAGES, Extent, PageMap
+from pramfs.storage.frames import Run
+from pramfs.tree.pagemap import CHUNK_PAGES, Extent, PageMap
 
 FAR = 1 << 40  # a page index terabytes away
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pramfs.cli import main
+from pramfs.cli.main import main
 from pramfs.errors import EXIT_FAILED, PramError
-from pramfs.image import open_image
-from pramfs.rescue import Rescue
+from pramfs.offline.rescue import Rescue
+from pramfs.storage.image import open_image
 from tests.golden.specimen import Specimen, directory, regular
 from tests.unit.trees import frames_of, make_image
 

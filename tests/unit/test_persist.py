@@ -9,11 +9,8 @@ import threading
 import pytest
 
 from pramfs.errors import DamagedPage, DamagedTree, NoSuchNode, SaveFailed
-from pramfs.frames import FREE, SAVED
-from pramfs.inodeops import Changes
-from pramfs.inodes import Directory, File
-from pramfs.layout import BYTE_STREAM, PAGE_SIZE, SUPER_FINAL, SUPER_SUSPECT
-from pramfs.persist import (
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import (
     DATA_SUFFIX,
     META_SUFFIX,
     Recovered,
@@ -23,8 +20,11 @@ from pramfs.persist import (
     load_tree,
     tree_names,
 )
-from pramfs.pram import Pram
-from pramfs.regions import Region, Regions
+from pramfs.storage.frames import FREE, SAVED
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE, SUPER_FINAL, SUPER_SUSPECT
+from pramfs.storage.regions import Region, Regions
+from pramfs.tree.attributes import Changes
+from pramfs.tree.inodes import Directory, File
 from tests.unit.audit import check_bans, walk
 from tests.unit.images import frames_between, image_of, reopen, watched
 from tests.unit.volume import NAME, USER, Volume, new_tree

@@ -19,8 +19,10 @@ from pramfs.errors import (
     ReadOnlyImage,
     WrongStreamType,
 )
-from pramfs.frames import FREE
-from pramfs.layout import (
+from pramfs.pram.pram import Pram
+from pramfs.pram.streams import SaveStream
+from pramfs.storage.frames import FREE
+from pramfs.storage.layout import (
     BYTE_STREAM,
     LINK_ENTRIES_MAX,
     PAGE_DATA,
@@ -28,8 +30,6 @@ from pramfs.layout import (
     PAGE_STREAM,
     SUPER_FINAL,
 )
-from pramfs.pram import Pram
-from pramfs.streams import SaveStream
 from tests.unit.audit import check_bans, check_owners, check_pram, walk
 from tests.unit.images import frames_between, image_of, new_pram, reopen, watched
 

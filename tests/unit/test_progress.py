@@ -8,7 +8,7 @@ import termios
 
 import pytest
 
-from pramfs import progress
+from pramfs.system import progress
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, columns: int, label: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pramfs import errors
-from pramfs.cli import build_parser
+from pramfs.cli.main import build_parser
 from pramfs.options import OPTIONS
 
 ROOT = Path(__file__).parents[2]

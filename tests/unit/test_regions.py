@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pramfs.errors import RegionSyntaxError
-from pramfs.regions import Region, Regions, memparse, parse_regions
+from pramfs.storage.regions import Region, Regions, memparse, parse_regions
 
 # --- seed 002: the pram_banned option ------------------------------------------------------------
 

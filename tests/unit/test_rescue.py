@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pramfs.cli import main
+from pramfs.cli.main import main
 from pramfs.errors import CHECK_DAMAGED, EXIT_FAILED
-from pramfs.image import open_image
-from pramfs.inodes import Directory, File
-from pramfs.layout import PAGE_SIZE
-from pramfs.paths import Entry
-from pramfs.persist import Saver
-from pramfs.pram import Pram
-from pramfs.rescue import Rescue, extract, list_line
-from pramfs.survey import file_name
-from pramfs.tree import Owner, Tree
+from pramfs.offline.paths import Entry
+from pramfs.offline.rescue import Rescue, extract, list_line
+from pramfs.offline.scan import file_name
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import Saver
+from pramfs.storage.image import open_image
+from pramfs.storage.layout import PAGE_SIZE
+from pramfs.tree.inodes import Directory, File
+from pramfs.tree.tree import Owner, Tree
 from tests.golden.specimen import NS
 from tests.unit.trees import BIG, flip, frames_of, links_of, make_image
 
@@ -93,7 +93,7 @@ def test_names_are_printed_without_control_characters() -> None:
 def test_info_shows_no_control_characters_of_who_saved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pramfs.superblock.__version__", "1\x1b[31m\n")
+    monkeypatch.setattr("pramfs.storage.superblock.__version__", "1\x1b[31m\n")
     assert run("info", make_image(tmp_path / "odd")) == 0
     assert r"by pramfs 1\x1b[31m\n, at unmount" in capsys.readouterr().out
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pramfs import layout, superblock
 from pramfs.errors import PramError, ReservationFailed
-from pramfs.frames import FREE, SAVED, SUPER, FrameTable
-from pramfs.layout import BYTE_STREAM, NAME_MAX, PAGE_SIZE
-from pramfs.pram import Pram
-from pramfs.reserve import reserve
+from pramfs.pram.pram import Pram
+from pramfs.pram.reserve import reserve
+from pramfs.storage import layout, superblock
+from pramfs.storage.frames import FREE, SAVED, SUPER, FrameTable
+from pramfs.storage.layout import BYTE_STREAM, NAME_MAX, PAGE_SIZE
 from tests.unit.audit import check_table
 from tests.unit.forge import FRAMES, OTHER_SLOT, SLOT, Forge
 from tests.unit.images import image_of

@@ -8,7 +8,7 @@ import select
 import pytest
 import trio
 
-from pramfs.session import Session
+from pramfs.fuse.session import Session
 
 _LIMIT_S = 30
 

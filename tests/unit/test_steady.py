@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from pramfs.errors import DamagedPage, SavedMeanwhile
-from pramfs.inspect import check_image
-from pramfs.superblock import steady
+from pramfs.offline.inspect import check_image
+from pramfs.storage.superblock import steady
 from tests.unit.volume import Volume
 
 BYTES = 60_000

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pramfs import layout, superblock
 from pramfs.errors import (
     ImageTooSmall,
     NoFrames,
@@ -18,13 +17,14 @@ from pramfs.errors import (
     UnsupportedFeatures,
     UnsupportedVersion,
 )
-from pramfs.frames import FREE
-from pramfs.inodes import Directory, File
-from pramfs.layout import PAGE_SIZE, SUPER, SuperBlock
-from pramfs.persist import Saver, load_tree
-from pramfs.pram import Pram
-from pramfs.regions import Region, Regions
-from pramfs.tree import Owner, Tree
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import Saver, load_tree
+from pramfs.storage import layout, superblock
+from pramfs.storage.frames import FREE
+from pramfs.storage.layout import PAGE_SIZE, SUPER, SuperBlock
+from pramfs.storage.regions import Region, Regions
+from pramfs.tree.inodes import Directory, File
+from pramfs.tree.tree import Owner, Tree
 from tests.unit.images import (
     WatchedImage,
     frames_between,

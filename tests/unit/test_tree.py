@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pramfs.frames import FREE, HELD
-from pramfs.inodeops import Changes
-from pramfs.inodes import Directory, File, Special, Symlink
-from pramfs.layout import BYTE_STREAM, PAGE_SIZE
-from pramfs.pagemap import CHUNK_PAGES
-from pramfs.regions import Region, Regions
-from pramfs.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Owner
+from pramfs.storage.frames import FREE, HELD
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
+from pramfs.storage.regions import Region, Regions
+from pramfs.tree.attributes import Changes
+from pramfs.tree.inodes import Directory, File, Special, Symlink
+from pramfs.tree.pagemap import CHUNK_PAGES
+from pramfs.tree.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Owner
 from tests.unit.audit import check_bans, check_owners
 from tests.unit.images import new_pram
 from tests.unit.volume import NAME, USER, Volume
@@ -35,7 +35,7 @@ def volume() -> Volume:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The time that the tree sees, in its only element; it starts long after the epoch."""
     now = [10**18]
-    monkeypatch.setattr("pramfs.clock.now_ns", lambda: now[0])
+    monkeypatch.setattr("pramfs.tree.clock.now_ns", lambda: now[0])
     return now
 
 

@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from pramfs.inodeops import Changes
-from pramfs.persist import Saver, load_tree
-from pramfs.tree import RENAME_NOREPLACE, Owner, Tree
+from pramfs.saves.persist import Saver, load_tree
+from pramfs.tree.attributes import Changes
+from pramfs.tree.tree import RENAME_NOREPLACE, Owner, Tree
 from tests.unit.images import new_pram, reopen
 
 ROOT = Owner(0, 0)

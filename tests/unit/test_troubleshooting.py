@@ -10,7 +10,7 @@ from pramfs import errors
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs/troubleshooting.md").read_text()
-SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "pramfs").glob("*.py")))
+SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "pramfs").rglob("*.py")))
 
 OF_OTHERS = {
     "Transport endpoint is not connected",

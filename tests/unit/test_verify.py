@@ -10,10 +10,10 @@ from typing import NoReturn
 import pytest
 from crc32c import crc32c
 
-from pramfs import verify
-from pramfs.chains import Chain
-from pramfs.layout import PAGE_SIZE
-from pramfs.runs import runs_of
+from pramfs.pram import verify
+from pramfs.pram.links import Chain
+from pramfs.storage.extents import runs_of
+from pramfs.storage.layout import PAGE_SIZE
 from tests.unit.images import WatchedImage, image_of
 
 FRAMES = 600

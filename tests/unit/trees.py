@@ -4,11 +4,11 @@ import os
 import stat
 from pathlib import Path
 
-from pramfs.image import open_image
-from pramfs.layout import BYTE_STREAM, PAGE_SIZE
-from pramfs.persist import Saver, load_tree
-from pramfs.pram import Pram
-from pramfs.tree import Tree
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import Saver, load_tree
+from pramfs.storage.image import open_image
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
+from pramfs.tree.tree import Tree
 from tests.golden.specimen import NS, Specimen, directory, plant, regular
 
 BIG = bytes(range(256)) * 16 * 200  # 200 pages: more than a link names

@@ -3,13 +3,13 @@
 import stat
 from typing import NamedTuple
 
-from pramfs.inodeops import Changes
-from pramfs.inodes import Directory, File, Inode, Special, Symlink
-from pramfs.layout import PAGE_SIZE
-from pramfs.persist import Saver, load_tree
-from pramfs.pram import Pram
-from pramfs.regions import Regions
-from pramfs.tree import Owner, Tree
+from pramfs.pram.pram import Pram
+from pramfs.saves.persist import Saver, load_tree
+from pramfs.storage.layout import PAGE_SIZE
+from pramfs.storage.regions import Regions
+from pramfs.tree.attributes import Changes
+from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
+from pramfs.tree.tree import Owner, Tree
 from tests.unit.audit import Walk, check_pram
 from tests.unit.images import WatchedImage, new_pram, reopen, watched
 

@@ -1,0 +1,93 @@
+"""The commands that read a tree without mounting it: ls, cat, extract. Each imports what it alone needs."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.errors import CHECK_DAMAGED
+from pramfs.system.text import complain
+
+if TYPE_CHECKING:
+    from pramfs.offline.rescue import Rescue
+
+
+def add_commands(commands: Commands) -> None:
+    """Add them to the parser."""
+    list_ = add_command(commands, "ls", _ls, "list files of an image without mounting it")
+    cat = add_command(commands, "cat", _cat, "write files of an image to standard output")
+    extract = add_command(
+        commands, "extract", _extract, "copy files out of an image, attributes too"
+    )
+    extract.add_argument(
+        *("-C", "--directory"),
+        metavar="DIR",
+        type=a_path,
+        default=Path(),
+        help="where to: a new or empty directory (default: this one)",
+    )
+    for command in (list_, cat, extract):
+        command.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
+        command.add_argument("--recover", action="store_true", help="take what is whole")
+        command.add_argument("image", metavar="IMAGE", type=a_path)
+        many = "+" if command is cat else "*"
+        command.add_argument("paths", metavar="PATH", nargs=many)
+
+
+def _ls(args: argparse.Namespace) -> int:
+    from pramfs.offline import rescue
+
+    with _rescue(args) as tree:
+        sections = rescue.listing(tree, args.paths)
+        listed = [entry for section in sections for entry, _ in section.entries]
+        damaged = tree.damaged(listed) if args.recover else {}
+    for line in rescue.listing_lines(sections):
+        print(line)
+    for line in rescue.damage_lines(damaged):
+        complain(f"damaged: {line}")
+    return CHECK_DAMAGED if damaged else 0
+
+
+def _cat(args: argparse.Namespace) -> int:
+    from pramfs.offline import rescue
+
+    with _rescue(args) as tree:
+        files = rescue.files(tree, args.paths)
+        damaged = tree.damaged([entry for entry, _ in files])
+        rescue.refuse_damaged(tree, {} if args.recover else damaged)
+        for entry, file in files:
+            if entry.path not in damaged:
+                for piece in tree.bytes_of(file):
+                    sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    return _left_out(rescue.damage_lines(damaged))
+
+
+def _extract(args: argparse.Namespace) -> int:
+    from pramfs.offline import rescue
+
+    with _rescue(args) as tree:
+        done = rescue.extract(tree, args.paths, args.directory, recover=args.recover)
+    for reason, times in done.not_set.items():
+        complain(f"not set, {times} times: {reason}")
+    return _left_out(done.left_out)
+
+
+@contextmanager
+def _rescue(args: argparse.Namespace) -> "Iterator[Rescue]":
+    from pramfs.offline.rescue import Rescue
+    from pramfs.options import DEFAULT_NAME
+    from pramfs.storage.image import open_image
+    from pramfs.storage.superblock import steady
+
+    with open_image(args.image, writable=False) as image, steady(image):
+        yield Rescue(image, args.name or DEFAULT_NAME)
+
+
+def _left_out(lines: Sequence[str]) -> int:
+    for line in lines:
+        complain(f"left out: {line}")
+    return CHECK_DAMAGED if lines else 0

@@ -1,0 +1,86 @@
+"""The commands that concern a mount: mount, umount, save, status. Each imports what it alone needs."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pramfs.cli import helptext
+from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.system.text import duration, frame_counts, printable, say
+
+
+def add_commands(commands: Commands) -> None:
+    """Add them to the parser."""
+    mount = add_command(commands, "mount", _mount, "mount an image; returns once it is usable")
+    mount.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    mount.add_argument(
+        *("-o", "--options"),
+        metavar="OPT[,OPT…]",
+        action="append",
+        default=[],
+        help="see below; may be given several times",
+    )
+    mount.epilog = helptext.mount_options()
+    mount.add_argument("image", metavar="IMAGE", type=a_path)
+    umount = add_command(commands, "umount", _umount, "unmount and wait until the save is durable")
+    save = add_command(commands, "save", _save, "publish a checkpoint of a mount now")
+    status = add_command(commands, "status", _status, "say how a running mount does")
+    status.add_argument("--json", action="store_true", help="for programs")
+    for command in (mount, umount, save, status):
+        command.add_argument("mountpoint", metavar="MOUNTPOINT", type=a_path)
+
+
+def _mount(args: argparse.Namespace) -> int:
+    from pramfs.daemon.launch import start_mount
+    from pramfs.options import parse_options
+
+    options = parse_options(args.options)
+    return start_mount(args.image, args.mountpoint, options, foreground=args.foreground)
+
+
+def _umount(args: argparse.Namespace) -> int:
+    from pramfs.control.umount import umount
+
+    say(umount(args.mountpoint))
+    return 0
+
+
+def _save(args: argparse.Namespace) -> int:
+    from pramfs.control import save_progress
+
+    status = save_progress.save(args.mountpoint)
+    say(f"{args.mountpoint}: saved to {status['image']}, generation {status['generation']}")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from pramfs.control import control_xattrs
+
+    status = control_xattrs.read_status(args.mountpoint)
+    status["saved_age_seconds"] = max(0.0, time.time() - status["saved_ns"] / 10**9)
+    if args.json:
+        print(json.dumps(status, indent=2))
+    else:
+        print("\n".join(_status_lines(status)))
+    return 0
+
+
+def _status_lines(status: dict[str, Any]) -> Iterator[str]:
+    frames = status["frames"]
+    age = duration(status["saved_age_seconds"])
+    yield f"mountpoint:  {printable(status['mountpoint'])}"
+    yield f"image:       {printable(status['image'])}, tree {printable(status['name'])}"
+    log = printable(status["log"]) or "on its standard error"
+    yield f"process:     {status['pid']}, log {log}"
+    yield f"last save:   {age} ago, generation {status['generation']}, super block pfn {status['pfn']}"
+    if status["read_only"]:
+        yield "unpublished: nothing, the mount is read-only"
+    else:
+        changed = "" if status["changed"] else "; nothing has changed since"
+        yield f"unpublished: {status['unpublished_pages']} pages{changed}"
+    yield f"frames:      {frame_counts(frames)} of {frames['total']}"
+    yield f"inodes:      {status['inodes']}"
+    suspect = "internal errors, see the log" if status["suspect"] else ""
+    yield f"errors:      {'; '.join(filter(None, (status['error'], suspect))) or 'none'}"

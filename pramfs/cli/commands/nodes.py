@@ -1,0 +1,138 @@
+"""The commands for nodes: nodes, put, get, free. Each imports what it alone needs."""
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.errors import UsageError
+from pramfs.system.text import node_lines
+
+if TYPE_CHECKING:
+    from pramfs.pram.pram import Pram
+
+_COPY_BYTES = 1 << 20
+
+
+def add_commands(commands: Commands) -> None:
+    """Add them to the parser."""
+    nodes = add_command(commands, "nodes", _nodes, "list the nodes of an image")
+    put = add_command(commands, "put", _put, "store standard input as a node")
+    get = add_command(commands, "get", _get, "write a node to standard output")
+    free = add_command(commands, "free", _free, "free a node or tree, or all of them")
+    for command in (nodes, put, get, free):
+        command.add_argument("image", metavar="IMAGE", type=a_path)
+    for command in (put, get):
+        command.add_argument("name", metavar="NAME")
+    free.add_argument("name", metavar="NAME", nargs="?")
+
+
+def _nodes(args: argparse.Namespace) -> int:
+    from pramfs.offline.inspect import node_info
+
+    with _open(args.image, writable=False) as pram:
+        for line in node_lines([node_info(node) for node in pram.nodes.values()]):
+            print(line)
+    return 0
+
+
+def _put(args: argparse.Namespace) -> int:
+    from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX, tree_names
+    from pramfs.storage.layout import BYTE_STREAM
+    from pramfs.system.progress import Bar
+
+    if args.name.endswith((DATA_SUFFIX, META_SUFFIX)):
+        raise UsageError(f"'{args.name}': names in {META_SUFFIX} and {DATA_SUFFIX} are for trees")
+    with _open(args.image, writable=True, create=True) as pram:
+        if args.name in tree_names(pram.nodes):
+            raise UsageError(f"'{args.name}': a tree has that name")
+        status = os.fstat(sys.stdin.fileno())
+        total = status.st_size if stat.S_ISREG(status.st_mode) else 0
+        with (
+            Bar("storing", total, unit_bytes=1) as bar,
+            pram.prepare_save(args.name, BYTE_STREAM) as stream,
+        ):
+            while data := sys.stdin.buffer.read(_COPY_BYTES):
+                stream.write(data)
+                bar(len(data))
+        pram.publish()
+    return 0
+
+
+def _get(args: argparse.Namespace) -> int:
+    from pramfs.storage.layout import BYTE_STREAM, PAGE_SHIFT
+    from pramfs.system.progress import Bar
+
+    with _open(args.image, writable=False) as pram:
+        stream = pram.prepare_load(args.name, pram.node(args.name).type)
+        node = pram.node(args.name)
+        with Bar("fetching", node.entries) as bar:
+            if node.type == BYTE_STREAM:
+                while data := stream.read(_COPY_BYTES):
+                    sys.stdout.buffer.write(data)
+                    bar(len(data) >> PAGE_SHIFT)
+            else:
+                while page := stream.load_page():
+                    sys.stdout.buffer.write(page[0])
+                    bar(1)
+        stream.keep()
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def _free(args: argparse.Namespace) -> int:
+    with _open(args.image, writable=True) as pram:
+        names = list(pram.nodes) if args.name is None else _named(args.name, pram)
+        for name in names:
+            pram.free(name)
+        pram.publish()
+    return 0
+
+
+def _named(name: str, pram: "Pram") -> list[str]:
+    """The nodes that `name` means: one, or those of a tree. Raises UsageError for half of a tree."""
+    from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX, tree_names
+
+    trees = tree_names(pram.nodes)
+    stem = name.removesuffix(META_SUFFIX).removesuffix(DATA_SUFFIX)
+    if stem != name and stem in trees:
+        raise UsageError(f"'{name}' is half of the tree '{stem}'; free that")
+    if name in trees and name not in pram.nodes:
+        return [name + META_SUFFIX, name + DATA_SUFFIX]
+    return [name]
+
+
+@contextmanager
+def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
+    """The persistent memory in the image at `path`, for this command alone if it is to write."""
+    from pramfs.daemon.loader import refuse_if_mounted
+    from pramfs.errors import ImageInUse
+    from pramfs.options import MountOptions
+    from pramfs.pram.pram import Pram
+    from pramfs.storage.image import open_image
+    from pramfs.storage.superblock import steady
+
+    with (
+        open_image(path, writable=writable, create=create) as image,
+        nullcontext() if writable else steady(image),
+    ):
+        if writable and not image.try_lock():
+            refuse_if_mounted(image)
+            raise ImageInUse(path, f"process {image.lock_holder() or '?'}")
+        try:
+            if create and image.size_bytes == 0:
+                pram = Pram.create(image, MountOptions().frames)
+            else:
+                pram = Pram.open(image)
+            try:
+                yield pram
+            finally:
+                pram.close()
+        except BaseException:
+            image.unmake()
+            raise

@@ -1,0 +1,96 @@
+"""What mount(8) and umount(8) call for the types pramfs and fuse.pramfs: their arguments, and nothing more.
+
+    mount.pramfs SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]
+    umount.pramfs DIR [-flnrv] [-N NAMESPACE] [-t TYPE.SUBTYPE]
+
+The options may stand anywhere. Exit codes are mount(8)'s.
+"""
+
+import getopt
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pramfs.control import control_xattrs
+from pramfs.control.umount import umount
+from pramfs.daemon.launch import start_mount
+from pramfs.errors import PramError, UsageError
+from pramfs.options import MountOptions, parse_options
+from pramfs.system import mount_tools
+from pramfs.system.text import say, with_standard_streams
+
+# mount(8) tells of the flags that are to be; asked by us, it keeps those that are, unless told the opposite.
+_OPPOSITES = {"noexec": "exec", "sync": "async"}
+_NO_NAMESPACE = "-N is not for helpers that leave a daemon behind; use: nsenter --mount=NAMESPACE"
+
+
+def mount_helper() -> int:
+    """The command mount.pramfs, also called mount.fuse.pramfs."""
+    return with_standard_streams(lambda: _run("mount.pramfs", _mount))
+
+
+def umount_helper() -> int:
+    """The command umount.pramfs, also called umount.fuse.pramfs."""
+    return with_standard_streams(lambda: _run("umount.pramfs", _umount))
+
+
+def _run(name: str, command: Callable[[Sequence[str]], int]) -> int:
+    try:
+        return command(sys.argv[1:])
+    except PramError as exc:
+        print(f"{name}: {exc}", file=sys.stderr)
+        return exc.exit_code
+
+
+def _mount(argv: Sequence[str]) -> int:
+    flags, words, (spec, directory) = _parse(argv, "sfnvN:o:t:", ["SPEC", "DIR"])
+    options = parse_options(words, sloppy="-s" in flags)
+    mountpoint = Path(directory)
+    if any("remount" in text.split(",") for text in words):
+        if "-f" not in flags:
+            _remount(mountpoint, options)
+        return 0
+    if "-f" in flags:  # fake: everything but the mount
+        return 0
+    return start_mount(Path(spec), mountpoint, options, verbose="-v" in flags)
+
+
+def _remount(mountpoint: Path, options: MountOptions) -> None:
+    """Change what the kernel keeps: read-only or not, and its flags. Everything else takes a new mount."""
+    status = control_xattrs.read_status(mountpoint)
+    for word in options.words:
+        if word not in {"ro", "rw", *status["options"]}:
+            raise PramError(
+                f"{mountpoint}: a remount cannot change '{word}'; unmount and mount again"
+            )
+    if status["read_only"] and not options.ro:
+        raise PramError(
+            f"{mountpoint}: the image is open read-only; unmount and mount again to write to it"
+        )
+    ended = [word for flag, word in _OPPOSITES.items() if flag not in options.mount_flags]
+    mount_tools.remount(mountpoint, ["ro" if options.ro else "rw", *options.mount_flags, *ended])
+    if options.ro and not status["read_only"]:
+        control_xattrs.request_save(mountpoint)
+
+
+def _umount(argv: Sequence[str]) -> int:
+    flags, _, (directory,) = _parse(argv, "flnrvN:t:", ["DIR"])
+    told = umount(Path(directory), sorted({"-f", "-l", "-n", "-r"} & flags), for_umount=True)
+    say(told)
+    return 0
+
+
+def _parse(
+    argv: Sequence[str], letters: str, operands: Sequence[str]
+) -> tuple[set[str], list[str], list[str]]:
+    """The flags, the values of all -o, and the operands. Raises UsageError."""
+    try:
+        pairs, rest = getopt.gnu_getopt(list(argv), letters)
+    except getopt.GetoptError as exc:
+        raise UsageError(exc.msg) from exc
+    flags = {flag for flag, _ in pairs}
+    if "-N" in flags:
+        raise UsageError(_NO_NAMESPACE)
+    if len(rest) != len(operands):
+        raise UsageError(f"needed: {' '.join(operands)}; called by mount(8) and umount(8)")
+    return flags, [value for flag, value in pairs if flag == "-o"], rest

@@ -1,0 +1,65 @@
+"""The parser of the command line: a wrong word gets one line, and the word that may have been meant.
+
+What commands there are is not known here: each room of commands adds its own, with `add_command`.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from pramfs.cli import helptext
+from pramfs.errors import EXIT_USAGE
+
+# The commands of a parser.
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes no abbreviations; exits with mount(8)'s code for wrong usage."""
+
+    usage_code = EXIT_USAGE
+
+    def __init__(self, **settings: Any) -> None:
+        settings |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**settings)
+
+    def parse_known_args(  # type: ignore[override] # the overloads are about `namespace`
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse what is not known where it stands: a command knows its options, its parent does not."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, []
+
+    def error(self, message: str) -> NoReturn:
+        options = [word for action in self._actions for word in action.option_strings]
+        message = helptext.corrected(message, self.commands(), options)
+        self.exit(self.usage_code, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def commands(self) -> "dict[str, Parser]":
+        """The parsers of its commands, by name."""
+        return {
+            name: parser
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for name, parser in action.choices.items()
+        }
+
+
+def a_path(text: str) -> Path:
+    """A path that somebody has typed. An empty one is a variable that is not set, not this directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text)
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str
+) -> Parser:
+    """A new command that `run` carries out; its text is in `helptext`."""
+    description = helptext.wrapped(helptext.TEXTS[name])
+    parser = commands.add_parser(name, help=summary, description=description)
+    parser.set_defaults(run=run, failure_code=None)
+    return parser

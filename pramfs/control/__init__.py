@@ -1,0 +1,1 @@
+"""Talk to a running mount, from outside and from inside."""

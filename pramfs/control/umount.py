@@ -1,0 +1,100 @@
+"""Unmount *and wait for the save*: umount(2) of a FUSE file system returns while the daemon still saves."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pramfs.control import control_xattrs, run_state, save_progress
+from pramfs.errors import PramError
+from pramfs.system import mount_tools, mountinfo
+from pramfs.system.mountinfo import Mount
+
+
+def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = False) -> str:
+    """Unmount, wait until the daemon is gone; returns what there is to say of the save.
+
+    `flags` are umount(8)'s -l (detach now, and wait for nothing), -f, -r, -n; `for_umount` if it is umount(8)
+    that called. Raises PramError when it cannot be unmounted, when the save failed, or when nobody knows.
+    """
+    mount = mountinfo.require_mount(mountpoint)
+    if os.geteuid() not in (0, mount.user):
+        raise PramError(f"{mountpoint}: only {mount.masters} can unmount it")
+    if mountinfo.is_dead(mountpoint):
+        mount_tools.unmount(mount.mountpoint, *flags)
+        raise PramError(
+            f"{mountpoint}: unmounted, but the daemon was dead: what it had not saved is lost, "
+            "the last save stands"
+        )
+    status = control_xattrs.read_status(mountpoint)
+    daemon = _pidfd(int(status["pid"]))
+    before = (
+        mountinfo.pramfs_mounts()
+    )  # the number of the file system may be another's when it is gone
+    try:
+        mount_tools.unmount(mount.mountpoint, *flags)
+        if "-r" in flags and mount in mountinfo.pramfs_mounts():
+            mount_tools.record_helper(mount.image, mount.mountpoint)  # umount -r has struck it out
+            raise PramError(f"{mountpoint}: busy, so it is read-only now; still mounted, not saved")
+        if "-l" in flags:
+            return (
+                f"{mountpoint}: detached; it is saved when nobody uses it any more, "
+                f"process {status['pid']} then ends; see: pramfs info {status['image']}"
+            )
+        views = [view for view in mountinfo.views_of(mount.device) if view in before]
+        if views:
+            strikes_out = mount.mountpoint if for_umount and "-n" not in flags else None
+            return _still_mounted(mountpoint, views, status, strikes_out)
+        if daemon is not None:
+            save_progress.wait_for_end(daemon, status)
+    finally:
+        if daemon is not None:
+            os.close(daemon)
+    if status["read_only"]:
+        return f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
+    return _verdict(mountpoint, status)
+
+
+def _still_mounted(
+    mountpoint: Path, views: Sequence[Mount], status: dict[str, Any], strikes_out: Path | None
+) -> str:
+    """Save what is mounted at other places too, and serves on; returns what there is to say.
+
+    Who unmounts the last has to wait. Of the place `strikes_out` umount(8) takes one record away when we are
+    done: it may be bound to itself.
+    """
+    for view in views:
+        times = 2 if view.mountpoint == strikes_out else 1
+        mount_tools.record_helper(view.image, view.mountpoint, times=times)
+    where = ", ".join(str(view.mountpoint) for view in views)
+    if status["read_only"]:
+        return f"{mountpoint}: unmounted; still mounted at {where}"
+    generation = save_progress.save(views[0].mountpoint)["generation"]
+    saved = f"saved to {status['image']}, generation {generation}"
+    return f"{mountpoint}: unmounted; {saved}; still mounted at {where}"
+
+
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that tells when the process has ended; None if it has already."""
+    with contextlib.suppress(ProcessLookupError):
+        return os.pidfd_open(pid)
+    return None
+
+
+def _verdict(mountpoint: Path, status: dict[str, Any]) -> str:
+    state = run_state.read_state(Path(status["state"]))
+    image = status["image"]
+    if state is None or state.run != status["run"]:
+        raise PramError(
+            f"{mountpoint}: unmounted, but the daemon left no word on its save at {status['state']}: "
+            f"it is unknown what is durable; see: pramfs info {image}"
+        )
+    if state.phase == run_state.FAILED:
+        raise PramError(f"{mountpoint}: unmounted, but the {state.error}")
+    if state.phase != run_state.SAVED:
+        raise PramError(
+            f"{mountpoint}: unmounted, but the daemon ended while it saved: it is unknown what is durable; "
+            f"see: pramfs info {image}"
+        )
+    return f"{mountpoint}: unmounted; saved to {image}, generation {state.generation}"

@@ -1,0 +1,1 @@
+"""The life of a daemon: load, mount, serve, save, end."""

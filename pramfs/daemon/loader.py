@@ -1,0 +1,285 @@
+"""A tree loaded from an image, ready to be served: open, lock, reserve, verify, load.
+
+Nothing is mounted here, and nothing of the image is changed but its size. FUSE is not known here.
+"""
+
+import contextlib
+import gc
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pramfs.control import run_state
+from pramfs.errors import (
+    DamagedTree,
+    ImageInUse,
+    ImageTooSmall,
+    NotAnImage,
+    PramError,
+    ReservationFailed,
+    TooMuchBanned,
+)
+from pramfs.options import MountOptions
+from pramfs.pram.pram import Pram
+from pramfs.saves import persist
+from pramfs.saves.persist import Recovered, Saver
+from pramfs.storage import superblock
+from pramfs.storage.frames import BANNED, FREE
+from pramfs.storage.image import Image, open_image
+from pramfs.system import mountinfo
+from pramfs.system.progress import Bar
+from pramfs.tree.tree import Owner, Tree
+
+log = logging.getLogger("pramfs")
+
+_LOCK_POLL_S = 0.05
+_TRIES_UNTOLD = 4  # most who have an image for a moment only look at it
+
+Watch = Callable[[Bar], None]
+
+
+@dataclass(slots=True)
+class Volume:
+    """An image with a tree of it loaded."""
+
+    image: Image
+    pram: Pram
+    tree: Tree
+    saver: Saver
+    read_only: bool
+    state_path: Path
+    log_path: Path | None  # None when the log is no file
+
+
+def load_volume(
+    image_path: Path,
+    options: MountOptions,
+    *,
+    open_log: Callable[[Path], Path | None],
+    watch: Watch,
+    meanwhile: Callable[[], object],
+) -> Volume:
+    """Load the tree that the options name. Raises PramError, and then nothing has changed.
+
+    `open_log` is told where the log of this image belongs as soon as that is known, and returns in which file
+    it is. `watch` is shown the progress of the verification, which forks: no thread may run beside it.
+    `meanwhile` is something else that takes time and may fail; it is done while others verify.
+    """
+    image = _open_and_lock(image_path, options)
+    try:
+        with _outlook(image, options):
+            pram = _open_pram(image, options)
+        log_path = open_log(run_state.log_path(image, pram.current.uuid))
+        run_state.prune()
+        for line in options.banned.table():
+            log.info("%s", line)
+        state_path = run_state.state_path(image, pram.current.uuid)
+        _say_how_it_ended(image, pram, run_state.last_state(image, pram.current.uuid), options)
+        with _outlook(image, options), _many_objects():
+            tree = _load_tree(pram, options, watch, meanwhile)
+        saver = Saver(pram, options.name, tree)
+        if not options.ro:
+            _require_room(pram, tree)
+    except BaseException:
+        image.unmake()
+        image.close()
+        raise
+    return Volume(
+        image=image,
+        pram=pram,
+        tree=tree,
+        saver=saver,
+        read_only=options.ro,
+        state_path=state_path,
+        log_path=log_path,
+    )
+
+
+def refuse_if_mounted(image: Image) -> None:
+    """Raise ImageInUse, which says where, if a daemon has the image mounted."""
+    pid = image.serving_pid()
+    if pid is None:
+        return
+    if pid <= 0:
+        raise ImageInUse(image.path, "a mount in another pid namespace")
+    with contextlib.suppress(FileNotFoundError):  # the process has just ended
+        for mount in mountinfo.pramfs_mounts(pid):
+            if _same_image(mount.image, image):
+                raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
+
+
+@contextlib.contextmanager
+def _outlook(image: Image, options: MountOptions) -> Iterator[None]:
+    """Let the refusal of a damaged image say, to one who asked to recover it, what is left of the tree."""
+    try:
+        yield
+    except (ReservationFailed, DamagedTree) as exc:
+        if not options.recover:
+            raise
+        from pramfs.offline import rescue  # noqa: PLC0415 - a mount that succeeds needs none
+
+        raise PramError(f"{exc}; {rescue.outlook(image, options.name)}") from exc
+
+
+@contextlib.contextmanager
+def _many_objects() -> Iterator[None]:
+    """A load makes up to millions of objects that stay: the collector need not look at them, ever."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _open_and_lock(path: Path, options: MountOptions) -> Image:
+    """Open the image and take it; wait while its last daemon saves. Raises ImageInUse when it is mounted.
+
+    A mount that only reads shares it: a writer would give the frames that it shows to other files.
+
+    What counts is whether the mount is there: a daemon learns of an unmount later than the caller of
+    umount(2), and says that it serves only after it has loaded.
+    """
+    for tries in itertools.count():
+        image, taken = _try_to_take(path, options)
+        if taken:
+            return image
+        with image:
+            refuse_if_mounted(image)
+            if tries == _TRIES_UNTOLD:
+                log.warning("%s: %s; waiting for it", path, _what_keeps_it(image))
+        time.sleep(_LOCK_POLL_S)
+    raise AssertionError
+
+
+def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
+    """The image, and whether it is taken; if not, it is open to look who has it."""
+    try:
+        image = open_image(path, writable=not options.ro, create=not options.ro)
+    except ImageInUse:
+        # A device is claimed by being opened. Is it one of us who did?
+        image = open_image(path, writable=False)
+        if not image.try_lock(shared=True):
+            return image, False
+        image.close()
+        image = open_image(path, writable=True)
+    return image, image.try_lock(shared=options.ro)
+
+
+def _what_keeps_it(image: Image) -> str:
+    """Why the image is not free though it is not mounted."""
+    holder = image.lock_holder()
+    if holder is None:
+        return "a process has it that is not to be seen from here"
+    if image.serving_pid() is not None:
+        return f"it is detached, but process {holder} still serves programs that use it"
+    with contextlib.suppress(PramError):
+        state = run_state.last_state(image, superblock.require(image).uuid)
+        if state is not None and (state.pid, state.phase) == (holder, run_state.SAVING):
+            return f"the last daemon (process {holder}) still saves"
+    return f"process {holder} loads it, or writes nodes to it"
+
+
+def _same_image(name: str, image: Image) -> bool:
+    with (
+        contextlib.suppress(OSError, PramError),
+        open_image(Path(name), writable=False) as mounted,
+    ):
+        return mounted.is_same_as(image)
+    return False
+
+
+def _open_pram(image: Image, options: MountOptions) -> Pram:
+    # With recover nothing of a damaged save may be overwritten before the next is published.
+    arena = "memory" if options.recover else options.arena
+    if _is_new(image, options):
+        return Pram.create(image, _new_frames(image, options), banned=options.banned, arena=arena)
+    return Pram.open(
+        image,
+        frames=options.frames if options.size_bytes is not None else 0,
+        banned=options.banned,
+        arena=arena,
+        pfn=options.pram,
+        accept_truncated=options.recover,
+    )
+
+
+def _say_how_it_ended(
+    image: Image, pram: Pram, state: run_state.State | None, options: MountOptions
+) -> None:
+    """A mount that follows a run which did not save says so: the image is locked, that run is over."""
+    if state is None or options.ro or not state.ended_badly:
+        return
+    saved = f"this is generation {pram.current.generation}"
+    log.warning("%s: %s; %s", image.path, state.ended_badly, saved)
+
+
+def _is_new(image: Image, options: MountOptions) -> bool:
+    """Whether the image is empty, or zeros from end to end, and may become a pram image."""
+    if options.ro or options.pram is not None:
+        return False
+    if not image.size_bytes:
+        return True
+    try:
+        superblock.require(image)
+    except NotAnImage:
+        return image.is_blank()
+    return False
+
+
+def _new_frames(image: Image, options: MountOptions) -> int:
+    """How many frames a blank image gets: what size= says, else all there are, else the default."""
+    if options.size_bytes is None and image.frames:
+        return image.frames
+    return options.frames
+
+
+def _load_tree(
+    pram: Pram, options: MountOptions, watch: Watch, meanwhile: Callable[[], object]
+) -> Tree:
+    tree = Tree(
+        pram.arena,
+        inodes_max=options.nr_inodes or len(pram.arena.table),
+        generation=int.from_bytes(os.urandom(4), "little"),
+    )
+    if options.noload and not options.ro:
+        persist.drop_tree(pram, options.name)  # its frames come free with the first checkpoint
+    if options.noload or not persist.has_tree(pram, options.name):
+        meanwhile()
+        tree.make_root(options.mode, Owner(options.uid, options.gid))
+    else:
+        recovered = Recovered() if options.recover else None
+        lazy = options.verify == "lazy"
+        pages = pram.node(options.name + persist.DATA_SUFFIX).entries if not lazy else 0
+        with Bar("verifying", pages) as bar:
+
+            def progress(frames: int) -> None:
+                bar(frames)
+                watch(bar)
+
+            watch(bar)
+            persist.load_tree(
+                pram,
+                options.name,
+                tree,
+                lazy=lazy,
+                recover=recovered,
+                progress=progress,
+                meanwhile=meanwhile,
+            )
+        for path in recovered.left_out if recovered is not None else ():
+            log.warning("left out, damaged: %s", path)
+    return tree
+
+
+def _require_room(pram: Pram, tree: Tree) -> None:
+    """Raise ImageTooSmall or TooMuchBanned unless the tree can be saved, and then saved again."""
+    table, needed = pram.arena.table, tree.account.frames_to_keep_free()
+    if table.count(FREE) < needed:
+        kind = TooMuchBanned if table.count(BANNED) else ImageTooSmall
+        told = f"a save needs {needed} free frames, {table.count(FREE)} of {len(table)} are left"
+        raise kind(pram.image.path, told)

@@ -1,0 +1,1 @@
+"""The FUSE adapter of a tree, and the loop that serves it."""

@@ -1,0 +1,447 @@
+"""The pyfuse3 adapter: arguments in, attributes and errnos out, no logic.
+
+What a call does is in `tree`. Here are the kernel's reference counts, the handles of open directories, who
+may ask for a save, and the net under it all: an unexpected exception is logged and answered with EIO, because
+pyfuse3 would end the whole mount over it.
+"""
+
+import errno
+import functools
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Coroutine, Sequence, Set
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileInfo,
+    FUSEError,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from pramfs.control import control_xattrs
+from pramfs.control.answers import Answers
+from pramfs.errors import PramError
+from pramfs.fuse.dir_handles import Listing
+from pramfs.storage.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
+from pramfs.storage.layout import PAGE_SIZE
+from pramfs.tree.attributes import Changes, lends_rights
+from pramfs.tree.inodes import NAME_MAX_BYTES, Directory, Inode
+from pramfs.tree.tree import Owner, Tree
+
+log = logging.getLogger("pramfs")
+
+# The daemon is the only one that changes the tree: what the kernel knows stays true.
+_FOREVER_S = 1 << 30
+
+# A file handle is the number of the inode, and whether its reader wants to leave no trace (O_NOATIME).
+_NOATIME = 1 << 63
+_INO = _NOATIME - 1
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _net(handler: Callable[_P, _R]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """Answer with what `handler` returns, or with the errno of what it raises."""
+
+    @functools.wraps(handler)
+    async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return handler(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - it is the net
+            raise _failure(exc, handler.__name__, args[0]) from None
+
+    return answer
+
+
+def _waiting_net(handler: Callable[_P, Awaitable[_R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """`_net` for a handler that waits for something."""
+
+    @functools.wraps(handler)
+    async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await handler(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - it is the net
+            raise _failure(exc, handler.__name__, args[0]) from None
+
+    return answer
+
+
+def _failure(exc: Exception, handler: str, operations: Any) -> FUSEError:
+    """The answer of a handler that raised `exc`."""
+    if isinstance(exc, FUSEError):
+        return exc
+    if isinstance(exc, OSError):
+        return FUSEError(exc.errno or errno.EIO)
+    if isinstance(exc, MemoryError):
+        log.error("out of memory in %s", handler)
+        operations.on_internal_error()  # nobody knows how far it has come
+        return FUSEError(errno.ENOMEM)
+    if isinstance(exc, PramError):
+        log.error("%s", exc)
+    else:
+        log.error("internal error in %s", handler, exc_info=exc)
+        operations.on_internal_error()
+    return FUSEError(errno.EIO)
+
+
+class Operations(pyfuse3.Operations):
+    """Answers the kernel's requests from a tree."""
+
+    supports_dot_lookup = True
+    enable_acl = True
+
+    def __init__(
+        self,
+        tree: Tree,
+        *,
+        direct_io: bool,
+        noatime: bool,
+        nodiratime: bool,
+        status: Callable[[], dict[str, object]],
+        publish: Callable[[], Awaitable[None]],
+        on_internal_error: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self.enable_writeback_cache = not direct_io
+        self.on_internal_error = on_internal_error
+        self._tree = tree
+        self._direct_io = direct_io
+        self._answers = Answers(status, tree.arena.table)
+        self._noatime_flags = os.O_NOATIME if noatime else 0
+        self._nodiratime = nodiratime
+        self._publish = publish
+        self._listings: dict[int, Listing] = {}
+        self._closed = trio.Event()  # a directory, since somebody began to wait for that
+        self._handles = itertools.count(1)
+
+    def open_directories(self) -> Set[int]:
+        """The handles of all directories that are open."""
+        return frozenset(self._listings)
+
+    async def closed_by(self, pid: int, *, but: Set[int]) -> None:
+        """Wait until a process has no directory open any more, whatever becomes of those in `but`."""
+        while any(
+            listing.opener == pid and handle not in but
+            for handle, listing in self._listings.items()
+        ):
+            if self._closed.is_set():
+                self._closed = trio.Event()
+            await self._closed.wait()
+
+    # --- names -----------------------------------------------------------------------------------
+
+    @_net
+    def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        tree = self._tree
+        directory = tree.directory(parent_inode) if name != b"." else tree.get(parent_inode)
+        if not isinstance(directory, Directory):
+            return self._entry(directory)  # of a file handle: see open_by_handle_at(2)
+        try:
+            return self._entry(tree.lookup(directory, name))
+        except FileNotFoundError:
+            return _no_entry()
+
+    @_net
+    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            inode = self._tree.inodes.get(ino)
+            if inode is not None:
+                self._tree.forget(inode, count)
+
+    @_net
+    def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._tree.directory(parent_inode)
+        return self._entry(self._tree.create(parent, name, mode, _owner(ctx), rdev=rdev))
+
+    @_net
+    def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._tree.directory(parent_inode)
+        return self._entry(self._tree.create(parent, name, mode | stat.S_IFDIR, _owner(ctx)))
+
+    @_net
+    def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._tree.directory(parent_inode)
+        mode = stat.S_IFLNK | 0o777
+        return self._entry(self._tree.create(parent, name, mode, _owner(ctx), target=target))
+
+    @_net
+    def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        target = self._tree.get(inode)
+        self._tree.link(target, self._tree.directory(new_parent_inode), new_name)
+        return self._entry(target)
+
+    @_net
+    def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._tree.unlink(self._tree.directory(parent_inode), name)
+
+    @_net
+    def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._tree.rmdir(self._tree.directory(parent_inode), name)
+
+    @_net
+    def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        old = self._tree.directory(parent_inode_old)
+        new = self._tree.directory(parent_inode_new)
+        if flags:
+            self._tree.rename(old, name_old, new, name_new, flags, _owner(ctx))
+        else:
+            self._tree.rename(old, name_old, new, name_new)
+
+    @_net
+    def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        link = self._tree.get(inode)
+        atime = link.atime
+        target = self._tree.readlink(link)
+        if self._noatime_flags:
+            link.atime = atime
+        return target
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    @_net
+    def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return _attributes(self._tree.get(inode))
+
+    @_net
+    def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        target = self._tree.get(inode)
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime=attr.st_atime_ns if fields.update_atime else None,
+            mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        if self.enable_writeback_cache and fields.update_size and not fields.update_mtime:
+            # The kernel keeps these two, and found that nothing changed.
+            changes.mtime, changes.ctime = target.mtime, target.ctime
+        # The kernel asks for a change of nothing when somebody writes who may not keep set-id bits.
+        changes.drop_setid = ctx.uid != 0 if fields.update_size else not _any(fields)
+        changes.in_group = _in_group(ctx, target)
+        self._tree.setattr(target, changes)
+        return _attributes(target)
+
+    @_net
+    def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if name.startswith(control_xattrs.PREFIX):
+            return self._answers.read(name)
+        return self._tree.getxattr(self._tree.get(inode), name)
+
+    @_waiting_net
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if name.startswith(control_xattrs.PREFIX):
+            self._require_control(ctx)
+            if name != control_xattrs.SAVE:
+                raise FUSEError(errno.EACCES)
+            await self._publish()
+            return
+        target = self._tree.get(inode)
+        self._tree.setxattr(target, name, value, in_group=_in_group(ctx, target))
+
+    @_net
+    def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        return list(self._tree.get(inode).xattrs or ())
+
+    @_net
+    def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        if name.startswith(control_xattrs.PREFIX):
+            self._require_control(ctx)
+            raise FUSEError(errno.EACCES)
+        self._tree.removexattr(self._tree.get(inode), name)
+
+    @_net
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        tree, table = self._tree, self._tree.arena.table
+        free = sum(table.count(state) for state in (FREE, HELD, OLD, DROPPED))
+        stats = StatvfsData()
+        stats.f_bsize = stats.f_frsize = PAGE_SIZE
+        stats.f_blocks = len(table) - table.count(BANNED) - table.count(SUPER)
+        stats.f_bfree = free
+        stats.f_bavail = max(0, free - tree.account.frames_to_keep_free())
+        stats.f_files = tree.inodes_max
+        stats.f_ffree = stats.f_favail = max(0, tree.inodes_max - tree.named_inodes())
+        stats.f_namemax = NAME_MAX_BYTES
+        return stats
+
+    # --- files -----------------------------------------------------------------------------------
+
+    @_net
+    def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        file = self._tree.file(inode)
+        if flags & os.O_TRUNC:
+            changes = Changes(size=0, drop_setid=ctx.uid != 0, in_group=_in_group(ctx, file))
+            self._tree.setattr(file, changes)
+            pyfuse3.invalidate_inode(inode, attr_only=True)  # the reply cannot say what changed
+        return self._opened(file, flags)
+
+    @_net
+    def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        parent = self._tree.directory(parent_inode)
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        file = self._tree.create(parent, name, mode, _owner(ctx))
+        return self._opened(file, flags), self._entry(file)
+
+    @_net
+    def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes any buffer
+        file = self._tree.file(fh & _INO)
+        if not fh & _NOATIME:
+            self._tree.touch_atime(file)
+        return self._tree.data.read(file, off, size)
+
+    @_net
+    def write(self, fh: int, off: int, buf: bytes) -> int:
+        file = self._tree.file(fh & _INO)
+        if self._direct_io and lends_rights(file):
+            # Nobody says whether the writer may keep them.
+            self._tree.setattr(file, Changes(drop_setid=True, in_group=False))
+            pyfuse3.invalidate_inode(file.ino, attr_only=True)
+        return self._tree.write(file, off, buf, set_times=self._direct_io)
+
+    @_net
+    def flush(self, fh: int) -> None:
+        """Nothing waits here: what a program has written is in the tree. ENOSYS: ask no more."""
+        raise FUSEError(errno.ENOSYS)
+
+    @_net
+    def fsync(self, fh: int, datasync: bool) -> None:
+        """As on tmpfs: a file is durable with the whole tree, see docs/guarantees.md.
+
+        ENOSYS: programs are told that it worked, and the kernel asks no more.
+        """
+        raise FUSEError(errno.ENOSYS)
+
+    @_net
+    def release(self, fh: int) -> None:
+        self._tree.forget(self._tree.get(fh & _INO))
+
+    # --- directories -----------------------------------------------------------------------------
+
+    @_net
+    def opendir(self, inode: int, ctx: RequestContext) -> int:
+        handle = next(self._handles)
+        self._listings[handle] = Listing(self._tree.directory(inode), ctx.pid)
+        return handle
+
+    @_net
+    def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        listing = self._listings[fh]
+        if start_id == 0:
+            listing.rewind()
+            if not self._nodiratime:
+                self._tree.touch_atime(listing.directory)
+        for position, name, inode in listing.entries(start_id):
+            if not pyfuse3.readdir_reply(token, name, _attributes(inode), position + 1):
+                return
+            if name not in (b".", b".."):
+                inode.refs += 1
+
+    @_net
+    def releasedir(self, fh: int) -> None:
+        del self._listings[fh]
+        self._closed.set()
+
+    @_waiting_net
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        if self._listings[fh].directory is self._tree.root:
+            await self._publish()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        """Attributes for a reply after which the kernel knows the inode."""
+        inode.refs += 1
+        return _attributes(inode)
+
+    def _require_control(self, ctx: RequestContext) -> None:
+        """Raise EPERM unless who asks may command the mount: root, the root directory's owner, its user."""
+        if ctx.uid not in (0, self._tree.root.uid, os.geteuid()):
+            raise FUSEError(errno.EPERM)
+
+    def _opened(self, file: Inode, flags: int) -> FileInfo:
+        file.refs += 1
+        fh = file.ino | (_NOATIME if (flags | self._noatime_flags) & os.O_NOATIME else 0)
+        return FileInfo(fh=fh, direct_io=self._direct_io, keep_cache=True)
+
+
+def _attributes(inode: Inode) -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = inode.ino
+    entry.generation = inode.generation
+    entry.entry_timeout = _FOREVER_S
+    entry.attr_timeout = _FOREVER_S
+    entry.st_mode = inode.mode
+    entry.st_nlink = inode.nlink
+    entry.st_uid = inode.uid
+    entry.st_gid = inode.gid
+    entry.st_rdev = inode.rdev
+    entry.st_size = inode.size
+    entry.st_blocks = inode.blocks
+    entry.st_atime_ns = inode.atime
+    entry.st_mtime_ns = inode.mtime
+    entry.st_ctime_ns = inode.ctime
+    return entry
+
+
+def _in_group(ctx: RequestContext, inode: Inode) -> bool:
+    """Whether a process is in the group of a set-gid file, or root; True for all other files."""
+    if not inode.mode & stat.S_ISGID or ctx.uid == 0 or ctx.gid == inode.gid:
+        return True
+    try:
+        return inode.gid in pyfuse3.get_sup_groups(ctx.pid)
+    except (OSError, RuntimeError):
+        return False  # the process is gone, or in another namespace
+
+
+def _any(fields: SetattrFields) -> bool:
+    """Whether anything but ctime is to be changed."""
+    return any((
+        fields.update_mode, fields.update_uid, fields.update_gid, fields.update_size,
+        fields.update_atime, fields.update_mtime,
+    ))  # fmt: skip
+
+
+def _no_entry() -> EntryAttributes:
+    """Let the kernel remember that there is no such name."""
+    entry = EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = _FOREVER_S
+    return entry
+
+
+def _owner(ctx: RequestContext) -> Owner:
+    return Owner(ctx.uid, ctx.gid, ctx.umask & 0o777)

@@ -1,0 +1,1 @@
+"""Images without mounting them: check, search, draw and copy out."""

@@ -1,0 +1,232 @@
+"""Pictures of where everything lies in an image: what each frame is for, on a terminal and for programs.
+
+For an image that is what its last save says. A mount knows more, frame by frame: what is new since then, what
+only the last save still needs, and what is banned.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from pramfs.control import control_xattrs
+from pramfs.errors import PramError
+from pramfs.offline.rescue import Rescue
+from pramfs.offline.scan import Survey, survey
+from pramfs.options import DEFAULT_NAME
+from pramfs.storage import layout, superblock
+from pramfs.storage.frames import BANNED, DROPPED, FREE, FRESH, HELD, OLD, PENDING, SAVED, Run
+from pramfs.storage.image import Image, open_image
+from pramfs.storage.layout import PAGE_SIZE
+from pramfs.system import mountinfo
+from pramfs.system.progress import Bar
+from pramfs.system.text import printable
+from pramfs.tree.inodes import File
+
+
+class Kind(NamedTuple):
+    """What a frame may be for: how programs call it, its sign, its colour (ANSI, SVG), and words for it."""
+
+    name: str
+    sign: str
+    ansi: str
+    colour: str
+    words: str
+
+
+# In the order in which they are shown where several share a place of the picture.
+KINDS = (
+    Kind("damaged", "X", "41;97", "#d62728", "damaged"),
+    Kind("chosen", "@", "45;97", "#c2188b", "what was asked for"),
+    Kind("super", "S", "43;30", "#e6a700", "super block"),
+    Kind("node", "N", "93", "#8c564b", "node"),
+    Kind("link", "L", "33", "#b98b6d", "link"),
+    Kind("banned", "B", "90", "#444444", "banned"),
+    Kind("new", "+", "92", "#2ca02c", "data since the last save"),
+    Kind("reserved", "r", "36", "#17becf", "reserved: only the last save needs it"),
+    Kind("data", "#", "94", "#1f77b4", "data"),
+    Kind("slot", ":", "37", "#d0d0c0", "kept free for super blocks"),
+    Kind("free", ".", "37", "#f2f2f2", "free"),
+)
+_NAMES = [kind.name for kind in KINDS]
+_DAMAGED, _CHOSEN, _SUPER, _NODE, _LINK, _BANNED, _NEW, _RESERVED, _DATA, _SLOT, _FREE = range(
+    len(KINDS)
+)
+
+# What the daemon says of a frame, where that is more than the save does.
+_OF_STATE = {
+    FREE: _FREE,
+    FRESH: _NEW,
+    PENDING: _NEW,
+    HELD: _RESERVED,
+    OLD: _RESERVED,
+    DROPPED: _RESERVED,
+    BANNED: _BANNED,
+}
+
+_STRETCH = re.compile(rb"(.)\1*", re.DOTALL)
+
+_TRIES = 3  # of a look at a mount that publishes meanwhile
+
+
+@dataclass(slots=True)
+class Picture:
+    """The kind of every frame, a byte each, and what there is to say of them."""
+
+    title: str
+    kinds: bytearray
+    damage: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """How many frames are of each kind."""
+        return {name: self.kinds.count(number) for number, name in enumerate(_NAMES)}
+
+    def runs(self) -> Iterator[tuple[str, Run]]:
+        """The runs of frames of one kind, in order."""
+        for kind, first, count in stretches(self.kinds):
+            yield _NAMES[kind], Run(first, count)
+
+    def cells(self, per_cell: int) -> bytes:
+        """The kinds to show where as many frames share a place: of each the first in the legend."""
+        kinds = self.kinds
+        return bytes(min(kinds[at : at + per_cell]) for at in range(0, len(kinds), per_cell))
+
+    def legend(self) -> Iterator[tuple[Kind, str]]:
+        """The kinds that there are, and words for each."""
+        for kind, count in zip(KINDS, self.counts().values(), strict=True):
+            if count:
+                yield kind, f"{kind.words}: {_amount(count)}"
+
+    def scale(self, place: str, per_cell: int) -> str:
+        """What a place of the picture stands for, in words."""
+        return f"a {place} for {per_cell} ({per_cell * PAGE_SIZE >> 10:,} KiB)"
+
+
+def _amount(frames: int) -> str:
+    return f"{frames} {'frame' if frames == 1 else 'frames'}, {frames * PAGE_SIZE >> 10:,} KiB"
+
+
+def picture_of(
+    target: Path, *, file: str | None = None, node: str | None = None, name: str | None = None
+) -> Picture:
+    """The picture of an image or of a mount, with all data pages verified.
+
+    `file` is a path in the tree `name` (of a mount: its own), `node` the name of a node: their frames are
+    shown as chosen. Raises PramError.
+    """
+    for _ in range(_TRIES - 1):
+        picture, is_current = _look(target, file, node, name)
+        if is_current:
+            return picture
+    return _look(target, file, node, name)[0]
+
+
+def draw(
+    survey: Survey, *, states: bytes = b"", chosen: Iterable[int] = (), title: str = ""
+) -> Picture:
+    """The picture of a surveyed image; `states` are those of its frames in a mount, `chosen` are pfns."""
+    frames = max(survey.frames, len(states))
+    kinds = bytearray((_FREE,)) * frames
+    for base in layout.slot_bases(frames):
+        kinds[base : base + 2] = bytes((_SLOT,)) * len(kinds[base : base + 2])
+    for found in survey.nodes.values():
+        _set(kinds, [found.node.pfn], _NODE)
+        _set(kinds, found.chain.links, _LINK)
+        for run in found.chain.runs:
+            kinds[run.pfn : run.pfn + run.frames] = bytes((_DATA,)) * run.frames
+    for pfn, state in enumerate(states):
+        if state != SAVED and state in _OF_STATE:
+            kinds[pfn] = _OF_STATE[state]
+    _set(kinds, [survey.current.pfn, survey.current.other_pfn], _SUPER)
+    _set(kinds, chosen, _CHOSEN)
+    _set(kinds, survey.damaged, _DAMAGED)
+    return Picture(title or str(survey.image.path), kinds, survey.damage)
+
+
+def on_terminal(picture: Picture, *, colour: bool) -> Iterator[str]:
+    """The picture as lines that fill the terminal, with its legend.
+
+    A sign stands for as many frames as have to share it, and shows the first in the legend that is there.
+    """
+    columns, lines = shutil.get_terminal_size()
+    legend = list(picture.legend())
+    label = len(f"{len(picture.kinds):x}")
+    width = max(8, columns - label - 2)
+    height = max(4, lines - len(legend) - 4)
+    per_cell = -(-len(picture.kinds) // (width * height))
+    cells = picture.cells(per_cell)
+    title = printable(picture.title)
+    yield f"{title}: {len(picture.kinds)} frames, {picture.scale('sign', per_cell)}"
+    for start in range(0, len(cells), width):
+        row = cells[start : start + width]
+        yield f"{start * per_cell:>{label}x}  {_row(row, colour)}"
+    yield from (f"{_painted(kind) if colour else kind.sign} {words}" for kind, words in legend)
+    yield from (f"damage: {line}" for line in picture.damage)
+
+
+def as_json(picture: Picture) -> dict[str, object]:
+    """The picture for programs."""
+    return {
+        "title": picture.title,
+        "frames": len(picture.kinds),
+        "frame_bytes": PAGE_SIZE,
+        "counts": picture.counts(),
+        "runs": [
+            {"kind": name, "pfn": run.pfn, "frames": run.frames} for name, run in picture.runs()
+        ],
+        "damage": picture.damage,
+    }
+
+
+def stretches(kinds: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
+    """(kind, first, count) of equal neighbours."""
+    for match in _STRETCH.finditer(kinds):
+        yield match[0][0], match.start(), match.end() - match.start()
+
+
+def _look(
+    target: Path, file: str | None, node: str | None, name: str | None
+) -> tuple[Picture, bool]:
+    """A picture, and whether no save was published while it was taken."""
+    status = control_xattrs.read_status(target) if mountinfo.mount_at(target) else None
+    states = control_xattrs.read_frames(target, status["frames"]["total"]) if status else b""
+    with open_image(status["image"] if status else target, writable=False) as image:
+        found = survey(image)
+        chosen: list[int] = []
+        if node is not None:
+            surveyed = found.require(node)
+            chosen += [surveyed.node.pfn, *surveyed.chain.links, *surveyed.chain.entries.pfns]
+        if file is not None:
+            tree = name or (status["name"] if status else DEFAULT_NAME)
+            chosen += _frames_of_file(image, tree, file)
+        pages = sum(len(surveyed.chain.entries) for surveyed in found.nodes.values())
+        with Bar("verifying", pages) as bar:
+            found.verify_data(bar)
+        is_current = superblock.require(image).generation == found.current.generation
+    return draw(found, states=states, chosen=chosen, title=str(target)), is_current
+
+
+def _frames_of_file(image: Image, tree: str, path: str) -> list[int]:
+    rescue = Rescue(image, tree)
+    inode = rescue.find(path, follow=True).inode
+    if not isinstance(inode, File):
+        raise PramError(f"{printable(path)}: not a regular file: it has no data pages")
+    return list(rescue.frames(inode))
+
+
+def _set(kinds: bytearray, pfns: Iterable[int], kind: int) -> None:
+    for pfn in pfns:
+        if pfn < len(kinds):
+            kinds[pfn] = kind
+
+
+def _row(cells: bytes, colour: bool) -> str:
+    if not colour:
+        return "".join(KINDS[cell].sign for cell in cells)
+    return "".join(_painted(KINDS[kind], frames) for kind, _, frames in stretches(cells))
+
+
+def _painted(kind: Kind, count: int = 1) -> str:
+    return f"\x1b[{kind.ansi}m{kind.sign * count}\x1b[0m"

@@ -1,0 +1,85 @@
+"""Paths in a tree that is not mounted: what they name, as in a mount, and never anything outside of it."""
+
+import os
+from typing import NamedTuple
+
+from pramfs.errors import PramError
+from pramfs.system.text import printable
+from pramfs.tree.inodes import Directory, Inode, Symlink
+
+_LINKS_MAX = 40  # as the kernel has it
+
+
+class Entry(NamedTuple):
+    """One name in the tree: its path from the root, without a slash at the front, and what it names."""
+
+    path: bytes
+    inode: Inode
+
+    def child(self, name: bytes, inode: Inode) -> "Entry":
+        """What is called so in this directory."""
+        return Entry(self.path + b"/" + name if self.path else name, inode)
+
+
+def resolve(root: Directory, path: str, *, follow: bool) -> list[Entry]:
+    """What the path leads through, directories and symbolic links, from `root` to what it names.
+
+    A link at its end is followed if `follow`, or if a slash is behind it. Raises PramError.
+    """
+    walk = _Walk(root, path, follow)
+    walk.go()
+    return [*walk.way, walk.here[-1]]
+
+
+class _Walk:
+    """Goes along a path, and along the links on it."""
+
+    def __init__(self, root: Directory, path: str, follow: bool) -> None:
+        self.way = [Entry(b"", root)]
+        self.here = [Entry(b"", root)]  # and the directories above, from the root down
+        self._path = path
+        self._follow = follow
+        self._names = _reversed_names(os.fsencode(path))  # still to come
+        self._links = 0
+
+    def go(self) -> None:
+        while self._names:
+            name = self._names.pop()
+            directory = self.here[-1].inode
+            if not isinstance(directory, Directory):
+                raise self._error("not a directory")
+            if name == b"..":
+                self._ascend()
+            elif name not in {b"", b"."}:
+                self._enter(name, directory)
+
+    def _ascend(self) -> None:
+        self.here.pop()
+        if not self.here:
+            raise self._error("leads out of the tree")
+
+    def _enter(self, name: bytes, directory: Directory) -> None:
+        inode = directory.entries.get(name)
+        if inode is None:
+            raise self._error("no such file or directory in the tree")
+        entry = self.here[-1].child(name, inode)
+        self.way.append(entry)
+        if isinstance(inode, Symlink) and (self._names or self._follow):
+            self._go_on_at(inode.target)
+        else:
+            self.here.append(entry)
+
+    def _go_on_at(self, target: bytes) -> None:
+        self._links += 1
+        if self._links > _LINKS_MAX:
+            raise self._error("too many levels of symbolic links")
+        if target.startswith(b"/"):
+            raise self._error(f"leads out of the tree, to {os.fsdecode(target)}")
+        self._names += _reversed_names(target)
+
+    def _error(self, why: str) -> PramError:
+        return PramError(printable(f"{self._path}: {why}"))
+
+
+def _reversed_names(path: bytes) -> list[bytes]:
+    return path.split(b"/")[::-1]

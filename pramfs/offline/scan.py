@@ -1,0 +1,121 @@
+"""Walk the save in force and note damage instead of giving up at it: for whoever looks at a broken image.
+
+`reserve` takes everything or nothing; a survey goes as far as it can trust what it reads. It stops a
+chain, and the list of nodes, at the first page that is wrong. It reads metadata only, and changes nothing.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+from pramfs.errors import CorruptedPage, InvalidPfn, PramError
+from pramfs.pram import verify
+from pramfs.pram.links import Chain, ReadAhead, reserve_chain
+from pramfs.pram.nodes import Node, check_chain, read_node
+from pramfs.storage import superblock
+from pramfs.storage.extents import runs_of
+from pramfs.storage.frames import FrameTable
+from pramfs.storage.image import Image
+from pramfs.storage.layout import SuperBlock
+from pramfs.system.text import printable
+
+# A truncated image may name frames past its end, but not so many that they alone fill the memory.
+_TRUNCATED_TIMES = 16
+
+Progress = verify.Progress
+
+
+@dataclass(slots=True)
+class Surveyed:
+    """A node, what could be read of its chain, and what was wrong with it ("": nothing)."""
+
+    node: Node
+    chain: Chain
+    damage: str = ""
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the save in force holds. `damaged` are pfns, `damage` is the same in words."""
+
+    image: Image
+    current: SuperBlock
+    frames: int
+    nodes: dict[str, Surveyed] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+
+    def require(self, name: str) -> Surveyed:
+        """The node of that name. Raises PramError, which tells what there is."""
+        if name not in self.nodes:
+            there_are = ", ".join(sorted(self.nodes)) or "none"
+            raise PramError(f"no node '{printable(name)}'; there are: {printable(there_are)}")
+        return self.nodes[name]
+
+    def verify_data(self, progress: Progress) -> None:
+        """Check every data page, and note those that are damaged."""
+        for found in self.nodes.values():
+            pfns = found.chain.entries.pfns
+            for at in verify.damaged_entries(self.image, found.chain, progress):
+                self.damaged.append(pfns[at])
+                name = printable(found.node.name)
+                self.damage.append(f"node '{name}': pfn:{pfns[at]:x} corrupted")
+
+
+def survey(image: Image) -> Survey:
+    """What the save in force holds, as far as it can be read. Raises PramError without a super block."""
+    current = superblock.require(image)
+    frames = min(current.frames, _TRUNCATED_TIMES * image.frames)
+    found = Survey(image, current, frames)
+    if image.frames < current.frames:
+        found.damage.append(f"truncated: {image.frames} of {current.frames} frames are there")
+    table = FrameTable(frames)
+    links = ReadAhead(image)
+    pfn = current.node_pfn
+    while pfn:
+        try:
+            node, following = read_node(image, table, current.uuid, pfn)
+            table.reserve(pfn, 1, "node")
+            if node.name in found.nodes:
+                raise CorruptedPage(pfn, f"a second node '{node.name}'")
+        except PramError as exc:
+            _note(found, exc, pfn, f"node list: {exc}")
+            return found
+        found.nodes[node.name] = _survey_chain(found, table, links, node)
+        pfn = following
+    if len(found.nodes) != current.nodes:
+        found.damage.append(f"{len(found.nodes)} nodes in the list, not {current.nodes}")
+    return found
+
+
+def file_name(name: bytes) -> str:
+    """A file's name or path as it may be printed."""
+    return printable(os.fsdecode(name))
+
+
+def _survey_chain(found: Survey, table: FrameTable, links: ReadAhead, node: Node) -> Surveyed:
+    chain = Chain()
+    surveyed = Surveyed(node, chain)
+    try:
+        reserve_chain(links.read, found.current.uuid, table, node.link_pfn, lambda run: None, chain)
+        check_chain(node, chain)
+    except PramError as exc:
+        surveyed.damage = f"node '{printable(node.name)}': {exc}"
+        _note(found, exc, node.pfn, surveyed.damage)
+        _drop_half_a_link(chain)
+    return surveyed
+
+
+def _note(found: Survey, exc: PramError, pfn: int, words: str) -> None:
+    """Note damage, and the frame it is in, which is `pfn` when the error names none inside the image."""
+    if isinstance(exc, (CorruptedPage, InvalidPfn)) and 0 < exc.args[0] < found.frames:
+        pfn = exc.args[0]
+    if pfn < found.frames:
+        found.damaged.append(pfn)
+    found.damage.append(words)
+
+
+def _drop_half_a_link(chain: Chain) -> None:
+    """Keep the entries of the links that were right from end to end."""
+    entries, count = chain.entries, len(chain.entries)
+    del entries.flags[count:], entries.csums[count:], entries.indices[count:]
+    chain.runs = list(runs_of(entries.pfns))

@@ -1,0 +1,1 @@
+"""PRAM itself, as a library: nodes, links, streams, reservation and publication."""

@@ -1,0 +1,120 @@
+"""What a node is, and how its page lies in an image: read and checked, or composed.
+
+Reserving what nodes hold is done in `reserve`, filling and emptying them in `streams`.
+"""
+
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pramfs.errors import CorruptedPage, InvalidPfn
+from pramfs.pram.links import Chain
+from pramfs.storage import layout
+from pramfs.storage.extents import is_counting_up
+from pramfs.storage.frames import FrameTable, Run
+from pramfs.storage.image import Image
+from pramfs.storage.layout import (
+    BYTE_STREAM,
+    NODE,
+    NODE_MAGIC,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    STREAM_TYPES,
+    NodePage,
+)
+
+
+@dataclass(slots=True)
+class Node:
+    """One named thing in persistent memory."""
+
+    name: str
+    type: int
+    flags: int = 0  # ACCMODE_SAVE or ACCMODE_LOAD while a stream is open
+    data_len: int = 0  # bytes, only for byte streams
+    link_pfn: int = 0
+    links: int = 0
+    entries: int = 0
+    saved_ns: int = 0
+    pfn: int = 0  # of its page in the published list, 0 = not published yet
+    owned: list[Run] = field(default_factory=list)  # frames that go when the node goes
+    chain: Chain | None = None  # as reserved; dropped by whoever has used it
+
+
+def read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[Node, int]:
+    """The node at `pfn` and the pfn of the next one. Raises InvalidPfn, CorruptedPage."""
+    if pfn >= len(table):
+        raise InvalidPfn(pfn, "node")
+    page = image.read(pfn)
+    record = NodePage._make(NODE.unpack_from(page))
+    if record.magic != NODE_MAGIC:
+        raise CorruptedPage(pfn, "not a node")
+    if record.csum != layout.page_csum(uuid, pfn, page):
+        raise CorruptedPage(pfn, "node checksum")
+    _check_record(pfn, record)
+    node = Node(
+        os.fsdecode(record.name.rstrip(b"\0")),
+        record.type,
+        data_len=record.data_len,
+        link_pfn=record.link_pfn,
+        links=record.links,
+        entries=record.entries,
+        saved_ns=record.saved_ns,
+        pfn=pfn,
+    )
+    return node, record.node_pfn
+
+
+def check_chain(node: Node, chain: Chain) -> None:
+    """Raise CorruptedPage if the chain of `node` is not the one that it describes."""
+    if (len(chain.links), len(chain.entries)) != (node.links, node.entries):
+        raise CorruptedPage(node.pfn, f"the chain of node '{node.name}' is not as long as it says")
+    if node.type == BYTE_STREAM and not _in_order(chain.entries.indices):
+        raise CorruptedPage(node.pfn, f"the pages of node '{node.name}' are not in order")
+
+
+def build_nodes(uuid: bytes, pfns: Sequence[int], nodes: Sequence[Node]) -> bytearray:
+    """The pages of `nodes`, to be written to the frames `pfns`, each naming the next (seed 000)."""
+    pages = bytearray(len(nodes) << PAGE_SHIFT)
+    view = memoryview(pages)
+    following = [*pfns[1:], 0]
+    for at, (pfn, node) in enumerate(zip(pfns, nodes, strict=True)):
+        start = at << PAGE_SHIFT
+        NODE.pack_into(pages, start, *_record(node, following[at]))
+        layout.seal_page(uuid, pfn, view[start : start + PAGE_SIZE])
+    return pages
+
+
+def _check_record(pfn: int, record: NodePage) -> None:
+    """Raise CorruptedPage for what a published node cannot be."""
+    if record.flags & layout.ACCMODE_MASK:
+        raise CorruptedPage(pfn, "a node that was being saved or loaded")
+    name, _, rest = record.name.partition(b"\0")
+    if not name or rest.strip(b"\0") or len(name) >= layout.NAME_MAX:
+        raise CorruptedPage(pfn, "name of a node")
+    if record.type not in STREAM_TYPES:
+        raise CorruptedPage(pfn, f"stream type {record.type}")
+    pages = -(-record.data_len // PAGE_SIZE)
+    if pages != (record.entries if record.type == BYTE_STREAM else 0):
+        raise CorruptedPage(pfn, f"{record.data_len} bytes in {record.entries} pages")
+
+
+def _in_order(indices: "array[int]") -> bool:
+    return not indices or (indices[0] == 0 and is_counting_up(indices))
+
+
+def _record(node: Node, following: int) -> NodePage:
+    return NodePage(
+        magic=NODE_MAGIC,
+        csum=0,
+        flags=0,
+        type=node.type,
+        data_len=node.data_len,
+        link_pfn=node.link_pfn,
+        node_pfn=following,
+        name=os.fsencode(node.name),
+        links=node.links,
+        entries=node.entries,
+        saved_ns=node.saved_ns,
+    )

@@ -1,0 +1,220 @@
+"""PRAM itself, usable as a library: nodes, page streams, byte streams, reserve, publish, free.
+
+Persistent memory is divided into nodes with unique names that are saved and loaded on their own. A
+stream fills a node or empties it. What streams do is real only for this process until `publish`
+writes the node list and a super block; until then the last published save stands, untouched.
+
+    pram = Pram.open(image)
+    with pram.prepare_save("greeting", BYTE_STREAM) as stream:
+        stream.write(b"hello")
+    pram.publish()
+
+Names, order of checks and error numbers are those of the seeds: prepare_save ENODEV (there is no Pram
+without a super block), ENAMETOOLONG, ENOSPC for their ENOMEM, EEXIST; prepare_load ENODEV, ENOENT,
+EBUSY, EPERM; a page that fails its checksum EFAULT.
+"""
+
+import os
+import time
+from collections.abc import Collection
+
+from pramfs.errors import (
+    ImageTooSmall,
+    NameTooLong,
+    NodeBusy,
+    NodeExists,
+    NoFrames,
+    NoSuchNode,
+    PramError,
+    ReadOnlyImage,
+    SaveFailed,
+    SystemFault,
+)
+from pramfs.pram.nodes import Node
+from pramfs.pram.publish import Publication, Publisher
+from pramfs.pram.relocate import frames_to_move
+from pramfs.pram.reserve import chain_of, reserve
+from pramfs.pram.streams import LoadStream, SaveStream, require_type
+from pramfs.storage import layout, superblock
+from pramfs.storage.arena import Arena, Progress, open_arena
+from pramfs.storage.frames import FREE, FrameTable
+from pramfs.storage.image import Image
+from pramfs.storage.layout import ACCMODE_LOAD, ACCMODE_SAVE, SuperBlock
+from pramfs.storage.regions import Regions
+
+_EXTEND_TIMES = 16  # the length that a truncated image may be brought to, in times of its own
+
+
+class Pram:
+    """The persistent memory in one open image."""
+
+    def __init__(
+        self, image: Image, arena: Arena, current: SuperBlock, nodes: dict[str, Node], run: bytes
+    ) -> None:
+        self.image = image
+        self.arena = arena
+        self.nodes = nodes
+        self.run = run
+        self.publisher = Publisher(image, arena, current, nodes, run)
+
+    @property
+    def current(self) -> SuperBlock:
+        """The super block in force."""
+        return self.publisher.current
+
+    @classmethod
+    def open(
+        cls,
+        image: Image,
+        *,
+        frames: int = 0,
+        banned: Regions | None = None,
+        arena: str = "auto",
+        pfn: int | None = None,
+        accept_truncated: bool = False,
+    ) -> "Pram":
+        """Find the super block (or take it from frame `pfn`) and reserve all that the save holds.
+
+        The image grows to `frames` if it has fewer. Raises ReservationFailed, and leaves nothing reserved,
+        when a chain is damaged; TooMuchBanned when the banned regions leave no place for super blocks.
+        """
+        current = superblock.require(image, pfn)
+        if image.frames < current.frames:
+            _check_truncated(image, current, accept_truncated)
+        frames = max(frames, current.frames)
+        if image.writable:
+            image.grow(frames)
+        table = FrameTable(min(frames, image.frames))
+        nodes = reserve(image, table, current)
+        if banned:
+            if image.writable:
+                superblock.two_slots(image, len(table), banned)
+            table.ban(banned)
+        kind = arena if image.writable else "image"
+        return cls(image, open_arena(kind, image, table), current, nodes, os.urandom(16))
+
+    @classmethod
+    def create(
+        cls, image: Image, frames: int, *, banned: Regions | None = None, arena: str = "auto"
+    ) -> "Pram":
+        """Make an empty save in a blank image, and open it. Raises ImageTooSmall, SystemFault."""
+        banned = banned or Regions()
+        if frames < 3:
+            raise ImageTooSmall(image.path, f"{frames} of at least 3 frames of 4 KiB")
+        try:
+            superblock.format_image(image, frames, banned, os.urandom(16))
+        except OSError as exc:
+            raise SystemFault(f"{image.path}: cannot make the image: {exc.strerror}") from exc
+        return cls.open(image, banned=banned, arena=arena)
+
+    # --- streams ---------------------------------------------------------------------------------
+
+    def prepare_save(self, name: str, type_: int) -> SaveStream:
+        """Start to fill a new node. Raises NameTooLong, NoFrames, NodeExists, in this order."""
+        self._require_writable()
+        if not name or "\0" in name:
+            raise PramError("a node needs a name, without NUL")
+        size = len(os.fsencode(name))
+        if size >= layout.NAME_MAX:
+            raise NameTooLong(name, size, layout.NAME_MAX - 1)
+        if not self.arena.table.count(FREE):
+            raise NoFrames(1, 0)
+        if name in self.nodes:
+            raise NodeExists(name)
+        node = Node(name, type_, ACCMODE_SAVE, saved_ns=time.time_ns())
+        self.nodes[name] = node
+        return SaveStream(self.arena, self.current.uuid, node, self._drop)
+
+    def prepare_load(self, name: str, type_: int) -> LoadStream:
+        """Start to empty a node. Raises NoSuchNode, NodeBusy, WrongStreamType, in this order."""
+        node = self.node(name)
+        if node.flags & layout.ACCMODE_MASK:
+            raise NodeBusy(name)
+        require_type(node, type_)
+        chain = chain_of(self.arena, self.current.uuid, node)
+        node.flags |= ACCMODE_LOAD
+        return LoadStream(self.arena, node, chain, self._consume)
+
+    def node(self, name: str) -> Node:
+        """The node of that name. Raises NoSuchNode."""
+        if name not in self.nodes:
+            raise NoSuchNode(name)
+        return self.nodes[name]
+
+    def free(self, name: str) -> None:
+        """Give up a node and its frames. Raises NoSuchNode, NodeBusy."""
+        self._require_writable()
+        node = self.node(name)
+        if node.flags & layout.ACCMODE_MASK:
+            raise NodeBusy(name)
+        self._drop(node)
+
+    # --- publishing ------------------------------------------------------------------------------
+
+    def publish(self, *, flags: int = layout.SUPER_FINAL, progress: Progress | None = None) -> None:
+        """Make all nodes as they are now the save in force, durably.
+
+        Raises NodeBusy, NoFrames, SaveFailed; the save before it then stands.
+        """
+        try:
+            publication = self.begin_publish(flags)
+        except OSError as exc:
+            raise SaveFailed(exc, self.current.generation) from exc
+        error = publication.write(progress or (lambda frames: None))
+        publication.finish(error)
+        if error is not None:
+            raise SaveFailed(error, self.current.generation) from error
+
+    def begin_publish(self, flags: int) -> Publication:
+        """Build the node list and freeze all frames in use.
+
+        Raises NodeBusy, NoFrames, SaveFailed, OSError.
+        """
+        self._require_writable()
+        return self.publisher.begin(flags)
+
+    def resolve_doubt(self) -> None:
+        """Publish what a failed publish left in doubt; it needs no frames. Raises SaveFailed."""
+        self.publisher.resolve_doubt()
+
+    def frames_to_come_back(self, replaced: Collection[str]) -> int:
+        """Frames that are free after the next publish: those of the node list and of the nodes `replaced`."""
+        return self.publisher.frames_to_come_back(replaced)
+
+    def frames_to_move(self, but_of: Collection[str] = ()) -> int:
+        """Frames that the next publish takes to move what nodes have in banned frames (seed 004).
+
+        The nodes `but_of` are left out: they will be new ones by then.
+        """
+        return frames_to_move(self.nodes.values(), self.arena.table.banned, but_of)
+
+    def close(self) -> None:
+        """Let go of the memory; the image stays open."""
+        self.arena.close()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _require_writable(self) -> None:
+        if not self.image.writable:
+            raise ReadOnlyImage()
+
+    def _drop(self, node: Node) -> None:
+        del self.nodes[node.name]
+        self.arena.release_runs(node.owned)
+
+    def _consume(self, node: Node) -> None:
+        """A node that has been loaded is gone, unless the image is not ours to change."""
+        if self.image.writable:
+            self._drop(node)
+
+
+def _check_truncated(image: Image, current: SuperBlock, accept: bool) -> None:
+    """Refuse an image that is shorter than its super block says, but for one that recover may still extend.
+
+    That takes memory for every frame, so it must not be the super block alone that says how many.
+    """
+    there = f"{image.path}: truncated: {image.frames} of {current.frames} frames are there"
+    if not accept:
+        raise PramError(f"{there}; mount with 'recover' to get at what is left")
+    if current.frames > _EXTEND_TIMES * image.frames:
+        raise PramError(f"{there}, too few to recover anything")

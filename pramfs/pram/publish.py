@@ -1,0 +1,190 @@
+"""Publishing: the node list and a super block make all nodes, as they are, the save in force.
+
+Until the super block is durable the last published save stands, untouched. A publish that fails before the
+super block is written changes nothing. One that fails while it is written leaves a doubt that the next
+one has to resolve first: nobody knows whether the super block has reached the medium.
+"""
+
+from collections.abc import Collection
+
+from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, SystemFault
+from pramfs.pram.nodes import Node, build_nodes
+from pramfs.pram.relocate import frames_to_move, leave_banned_frames
+from pramfs.storage import superblock
+from pramfs.storage.arena import Arena, Progress
+from pramfs.storage.extents import pfns_of
+from pramfs.storage.frames import FREE, Run
+from pramfs.storage.image import Image
+from pramfs.storage.layout import ACCMODE_SAVE, SuperBlock
+from pramfs.storage.superblock import Published
+
+
+class Publisher:
+    """Publishes the nodes of one image, save after save; one at a time.
+
+    `current` is the super block in force, `node_pages` are the frames of the node list written last.
+    """
+
+    def __init__(
+        self, image: Image, arena: Arena, current: SuperBlock, nodes: dict[str, Node], run: bytes
+    ) -> None:
+        self.current = current
+        self.node_pages = [Run(node.pfn, 1) for node in nodes.values()]
+        self.image = image
+        self.arena = arena
+        self._nodes = nodes
+        self._run = run
+        self._slot = current.other_pfn  # where the next super block goes
+        self._in_doubt: Publication | None = None
+
+    def begin(self, flags: int) -> "Publication":
+        """Build the node list and freeze all frames in use.
+
+        Raises NodeBusy, NoFrames, SaveFailed, OSError.
+        """
+        self.resolve_doubt()
+        self._require_complete()
+        self._require_frames()
+        for node in self._nodes.values():
+            leave_banned_frames(self.arena, self.current.uuid, node)
+        slot = self._choose_slot()
+        self._write_node_list()
+        self.arena.table.begin_save()
+        return Publication(self, slot, self._describe(flags))
+
+    def resolve_doubt(self) -> None:
+        """Publish what a failed publish left in doubt; it needs no frames. Raises SaveFailed.
+
+        When the write of a super block fails, nobody knows whether that has reached the medium: the frames
+        of two saves are needed until it has.
+        """
+        if self._in_doubt is None:
+            return
+        publication = self._in_doubt
+        error = publication.write_super_block()
+        publication.finish(error)
+        if error is not None:
+            raise SaveFailed(error, self.current.generation) from error
+        # Its own pages were durable before. What has been written since may be lost like its super block.
+        self.arena.distrust()
+
+    def put_in_force(self, block: SuperBlock) -> None:
+        """The super block is durable: the save before it may go."""
+        self._in_doubt = None
+        self._slot = self.current.pfn
+        self.current = block
+        self.arena.commit_save()
+
+    def leave_in_doubt(self, publication: "Publication") -> None:
+        """The super block may be on the medium or not: the frames of both saves stay."""
+        self._in_doubt = publication
+        self.arena.distrust()
+
+    def give_up(self) -> None:
+        """No super block was written: the save before stands."""
+        self.arena.abort_save()
+        # The old node pages are HELD and come back with the next save; ours are fresh and go.
+        self.arena.release_runs(self.node_pages)
+        self.node_pages = []
+
+    def frames_to_come_back(self, replaced: Collection[str]) -> int:
+        """Frames that are free after the next publish: those of the node list and of the nodes `replaced`."""
+        nodes = [self._nodes[name] for name in replaced if name in self._nodes]
+        runs = [run for node in nodes for run in node.owned]
+        banned = self.arena.table.banned
+        return sum(pfn not in banned for pfn in pfns_of([*self.node_pages, *runs]))
+
+    def _require_complete(self) -> None:
+        busy = next((node for node in self._nodes.values() if node.flags & ACCMODE_SAVE), None)
+        if busy is not None:
+            raise NodeBusy(busy.name)
+
+    def _require_frames(self) -> None:
+        table = self.arena.table
+        needed = len(self._nodes) + frames_to_move(self._nodes.values(), table.banned)
+        if table.count(FREE) < needed:
+            raise NoFrames(needed, table.count(FREE))
+
+    def _choose_slot(self) -> int:
+        """The slot whose turn it is, or another one if that has become banned. Raises NoFrames."""
+        table = self.arena.table
+        if self._slot not in table.banned:
+            return self._slot
+        slot = superblock.free_slot(len(table), table.banned, self.current.pfn)
+        if slot is None:
+            raise NoFrames(1, 0)
+        return slot
+
+    def _write_node_list(self) -> None:
+        """Write every node's page anew, linked by pfn in order (seed 000)."""
+        arena, nodes = self.arena, list(self._nodes.values())
+        runs = arena.table.allocate(len(nodes))
+        pfns = pfns_of(runs)
+        pages = build_nodes(self.current.uuid, pfns, nodes)
+        try:
+            arena.write_runs(runs, memoryview(pages))
+        except BaseException:
+            arena.release_runs(runs)
+            raise
+        for node, pfn in zip(nodes, pfns, strict=True):
+            node.pfn = pfn
+        arena.release_runs(self.node_pages)
+        self.node_pages = runs
+
+    def _describe(self, flags: int) -> Published:
+        nodes = self._nodes.values()
+        return Published(
+            node_pfn=next(iter(nodes)).pfn if nodes else 0,
+            nodes=len(nodes),
+            frames=len(self.arena.table),
+            frames_used=2 + sum(1 + node.links + node.entries for node in nodes),
+            flags=flags,
+            run=self._run,
+        )
+
+
+class Publication:
+    """One save on its way into the image. `write` may run in another thread; `finish` must not."""
+
+    def __init__(self, publisher: Publisher, slot: int, published: Published) -> None:
+        self._publisher = publisher
+        self._slot = slot
+        self._published = published
+        self._slot_written = False
+        self._block = publisher.current
+
+    def write(self, progress: Progress) -> OSError | PramError | None:
+        """Write everything and make it durable: first the pages, then the super block.
+
+        Returns the error that prevented it, for `finish`.
+        """
+        try:
+            self._publisher.arena.write_back(progress)
+            self._publisher.image.sync()
+        except (OSError, PramError) as exc:
+            return exc
+        except Exception as exc:  # noqa: BLE001 - whatever it was, this save is not in force for certain
+            return SystemFault(f"internal error: {exc!r}")
+        return self.write_super_block()
+
+    def write_super_block(self) -> OSError | PramError | None:
+        """Put the save in force, once its pages are durable. Returns the error that prevented it."""
+        image, current = self._publisher.image, self._publisher.current
+        self._slot_written = True
+        try:
+            self._block = superblock.replace(image, current, self._slot, self._published)
+            image.sync()
+        except (OSError, PramError) as exc:
+            return exc
+        except Exception as exc:  # noqa: BLE001 - as above
+            return SystemFault(f"internal error: {exc!r}")
+        return None
+
+    def finish(self, error: OSError | PramError | None) -> None:
+        """Take note of how the write ended."""
+        if error is None:
+            self._publisher.put_in_force(self._block)
+        elif self._slot_written:
+            self._publisher.leave_in_doubt(self)
+        else:
+            self._publisher.give_up()

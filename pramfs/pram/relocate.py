@@ -1,0 +1,65 @@
+"""Move what nodes have in frames that have become banned (seed 004), before it is published again.
+
+The data of a tree is the tree's, and moves in `file_data`.
+"""
+
+import copy
+from collections.abc import Collection, Iterable
+
+from pramfs.pram.links import build_links
+from pramfs.pram.nodes import Node
+from pramfs.pram.reserve import chain_of
+from pramfs.storage.arena import Arena
+from pramfs.storage.extents import pfns_of, runs_of
+from pramfs.storage.regions import Region, Regions
+
+
+def frames_to_move(nodes: Iterable[Node], banned: Regions, but_of: Collection[str] = ()) -> int:
+    """Frames that `leave_banned_frames` takes for all of `nodes` but those named in `but_of`."""
+    needed = 0
+    for node in nodes if banned else ():
+        moving = sum(pfn in banned for pfn in pfns_of(node.owned))
+        if moving and node.name not in but_of:
+            needed += moving + node.links
+    return needed
+
+
+def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
+    """Copy what `node` has in banned frames to others, and link its pages anew.
+
+    Raises OSError or PramError, and then has changed nothing.
+    """
+    banned = arena.table.banned
+    if not any(banned.overlaps(*run) for run in node.owned):
+        return
+    chain = chain_of(arena, uuid, node)
+    owned = _regions(node.owned)
+    entries = copy.copy(chain.entries)
+    entries.pfns = entries.pfns[:]
+    moving = [at for at, pfn in enumerate(entries.pfns) if pfn in banned and pfn in owned]
+    runs = arena.table.allocate(len(moving) + node.links)
+    fresh = pfns_of(runs)
+    links = fresh[len(moving) :]
+    try:
+        for at, pfn in zip(moving, fresh, strict=False):
+            arena.write(pfn, arena.read(entries.pfns[at]))
+            entries.pfns[at] = pfn
+        pages = memoryview(build_links(uuid, links, entries))
+        arena.write_runs(runs_of(links), pages)
+    except BaseException:
+        arena.release_runs(runs)
+        raise
+    left = list(runs_of(sorted([*chain.links, *(chain.entries.pfns[at] for at in moving)])))
+    arena.release_runs(left)
+    gone = _regions(left)
+    stayed = (pfn for pfn in pfns_of(node.owned) if pfn not in gone)
+    node.owned = list(runs_of(sorted([*stayed, *fresh])))
+    node.link_pfn = links[0]
+    # In place: somebody may be loading the node.
+    chain.links, chain.runs = links, list(runs_of(entries.pfns))
+    chain.entries.pfns = entries.pfns
+
+
+def _regions(runs: Iterable[tuple[int, int]]) -> Regions:
+    """These frames, to look pfns up in. A set would not do: an image can choose pfns that make it slow."""
+    return Regions(Region(pfn, pfn + frames - 1) for pfn, frames in sorted(runs))

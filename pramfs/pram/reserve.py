@@ -1,0 +1,61 @@
+"""Reserve the frames of a save, all or nothing (seed 002), before anything else can take them."""
+
+from collections.abc import Iterator
+
+from pramfs.errors import CorruptedPage, InvalidPfn, PramError, ReservationFailed
+from pramfs.pram.links import Chain, ReadAhead, reserve_chain
+from pramfs.pram.nodes import Node, check_chain, read_node
+from pramfs.storage import layout
+from pramfs.storage.arena import Arena
+from pramfs.storage.frames import FrameTable, Run
+from pramfs.storage.image import Image
+from pramfs.storage.layout import SuperBlock
+
+
+def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, Node]:
+    """Reserve everything that the save of `current` holds, all or nothing (seed 002); returns the nodes.
+
+    Raises ReservationFailed with the cause: InvalidPfn, CorruptedPage or BusyPfn, in this order of checks.
+    """
+    taken: list[Run] = []
+    try:
+        for slot in (current.pfn, current.other_pfn):
+            if slot >= len(table) or not layout.is_slot(slot):
+                raise InvalidPfn(slot, "super block")
+        if current.pfn == current.other_pfn:
+            raise CorruptedPage(current.pfn, "both super blocks in one frame")
+        return {node.name: node for node in _reserve_nodes(image, table, current, taken)}
+    except PramError as exc:
+        table.unreserve(reversed(taken))
+        raise ReservationFailed(exc) from exc
+
+
+def chain_of(arena: Arena, uuid: bytes, node: Node) -> Chain:
+    """The chain of a node whose frames are reserved: as it was reserved, or read once more."""
+    if node.chain is not None:
+        return node.chain
+    scratch = FrameTable(len(arena.table))
+    return reserve_chain(arena.read, uuid, scratch, node.link_pfn, lambda run: None)
+
+
+def _reserve_nodes(
+    image: Image, table: FrameTable, current: SuperBlock, taken: list[Run]
+) -> Iterator[Node]:
+    names: set[str] = set()
+    links = ReadAhead(image)
+    pfn = current.node_pfn
+    while pfn:
+        node, following = read_node(image, table, current.uuid, pfn)
+        table.reserve(pfn, 1, "node")
+        taken.append(Run(pfn, 1))
+        if node.name in names:
+            raise CorruptedPage(pfn, f"a second node '{node.name}'")
+        names.add(node.name)
+        own = len(taken)
+        node.chain = reserve_chain(links.read, current.uuid, table, node.link_pfn, taken.append)
+        check_chain(node, node.chain)
+        node.owned = taken[own:]
+        yield node
+        pfn = following
+    if len(names) != current.nodes:
+        raise CorruptedPage(current.pfn, f"{len(names)} nodes in the list, not {current.nodes}")

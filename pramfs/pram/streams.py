@@ -1,0 +1,202 @@
+"""Streams, which fill a node or empty it: pages with a place of their own, or plain bytes.
+
+What becomes of the node, and whether it may be opened at all, is the business of `pram`.
+"""
+
+from array import array
+from collections.abc import Callable
+from types import TracebackType
+
+from crc32c import crc32c
+
+from pramfs.errors import DamagedPage, WrongStreamType
+from pramfs.pram import links
+from pramfs.pram.links import Chain, Entries
+from pramfs.pram.nodes import Node
+from pramfs.storage.arena import Arena
+from pramfs.storage.extents import count_up, pfns_of, runs_of
+from pramfs.storage.frames import Run
+from pramfs.storage.layout import (
+    ACCMODE_LOAD,
+    BYTE_STREAM,
+    PAGE_DATA,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PAGE_STREAM,
+    STREAM_TYPES,
+)
+
+_WRITE_FRAMES = 256
+
+
+def require_type(node: Node, type_: int) -> None:
+    """Raise WrongStreamType unless `node` is a stream of that type."""
+    if node.type != type_:
+        raise WrongStreamType(node.name, STREAM_TYPES[node.type], STREAM_TYPES[type_])
+
+
+class SaveStream:
+    """Fills one node. As a context manager it finishes the save, or discards it after an exception."""
+
+    def __init__(self, arena: Arena, uuid: bytes, node: Node, drop: Callable[[Node], None]) -> None:
+        self._arena = arena
+        self._uuid = uuid
+        self._node = node
+        self._drop = drop
+        self._entries = Entries()
+        self._tail = bytearray()  # bytes of a byte stream that do not fill a page yet
+
+    def save_page(self, pfn: int, index: int, flags: int = PAGE_DATA) -> int:
+        """Save the FRESH frame `pfn` as page `index`; the node owns the frame from now on.
+
+        A frame in a banned region is relocated (seed 004). Returns the frame that holds the page.
+        """
+        require_type(self._node, PAGE_STREAM)
+        if self._arena.table.banned.overlaps(pfn):
+            pfn = self._arena.relocate(pfn)
+        self._node.owned.append(Run(pfn, 1))
+        self._append(Run(pfn, 1), index, flags)
+        return pfn
+
+    def lend_pages(self, pfns: "array[int]", indices: "array[int]") -> None:
+        """Save frames that stay the caller's, in bulk: a node made of them owns its links only.
+
+        The caller has relocated what is banned.
+        """
+        require_type(self._node, PAGE_STREAM)
+        entries = self._entries
+        for run in runs_of(pfns):
+            entries.csums += self._arena.csums(run.pfn, run.frames)
+        entries.pfns += pfns
+        entries.indices += indices
+        entries.flags += array("I", (PAGE_DATA,)) * len(pfns)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append to a byte stream; returns the count, always all of `data`. Raises NoFrames."""
+        require_type(self._node, BYTE_STREAM)
+        self._tail += data
+        whole = len(self._tail) & ~(PAGE_SIZE - 1)
+        if whole >= _WRITE_FRAMES << PAGE_SHIFT:
+            self._write_pages(memoryview(bytes(self._tail[:whole])))
+            del self._tail[:whole]
+        self._node.data_len += len(data)
+        return len(data)
+
+    def finish_save(self) -> None:
+        """The node is complete: a publish will include it. Raises NoFrames, and discards the save."""
+        try:
+            self._flush_tail()
+            self._write_links()
+        except BaseException:
+            self.discard_save()
+            raise
+        self._node.flags = 0
+
+    def discard_save(self) -> None:
+        """Forget the node; all its frames come back."""
+        self._drop(self._node)
+
+    def __enter__(self) -> "SaveStream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish_save()
+        else:
+            self.discard_save()
+
+    def _append(self, run: Run, index: int, flags: int) -> None:
+        """Append entries for the pages from `index` on."""
+        entries = self._entries
+        entries.flags += array("I", (flags,)) * run.frames
+        entries.csums += self._arena.csums(run.pfn, run.frames)
+        entries.pfns += count_up("I", run.pfn, run.frames)
+        entries.indices += count_up("Q", index, run.frames)
+
+    def _flush_tail(self) -> None:
+        if self._tail:
+            padding = -len(self._tail) % PAGE_SIZE
+            self._write_pages(memoryview(bytes(self._tail) + bytes(padding)))
+            self._tail.clear()
+
+    def _write_pages(self, data: memoryview) -> None:
+        """Put whole pages into new frames of the node."""
+        runs = self._arena.table.allocate(len(data) >> PAGE_SHIFT)
+        self._node.owned += runs
+        self._arena.write_runs(runs, data)
+        for run in runs:
+            self._append(run, len(self._entries), PAGE_DATA)
+
+    def _write_links(self) -> None:
+        node = self._node
+        node.entries = len(self._entries)
+        node.links = links.link_count(node.entries)
+        runs = self._arena.table.allocate(node.links)
+        node.owned += runs
+        pfns = pfns_of(runs)
+        pages = memoryview(links.build_links(self._uuid, pfns, self._entries))
+        self._arena.write_runs(runs, pages)
+        node.link_pfn = pfns[0] if pfns else 0
+
+
+class LoadStream:
+    """Empties one node, in the order it was saved."""
+
+    def __init__(
+        self, arena: Arena, node: Node, chain: Chain, consume: Callable[[Node], None]
+    ) -> None:
+        self._arena = arena
+        self._node = node
+        self._chain = chain
+        self._consume = consume
+        self._next = 0  # entry
+        self._unread = memoryview(b"")  # of the page last loaded for `read`
+        self._left = node.data_len
+
+    @property
+    def chain(self) -> Chain:
+        """All links and entries, for who loads in bulk and verifies the pages itself."""
+        return self._chain
+
+    def load_page(self) -> tuple[bytes, int, int] | None:
+        """The next page as (4,096 bytes, flags, index), None at the end. Raises DamagedPage."""
+        require_type(self._node, PAGE_STREAM)
+        return self._next_page()
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes of a byte stream; fewer only at its end. Raises DamagedPage."""
+        require_type(self._node, BYTE_STREAM)
+        pieces = []
+        while count and self._left:
+            if not self._unread:
+                page = self._next_page()
+                if page is None:
+                    raise DamagedPage(self._node.pfn, f"node '{self._node.name}' ends too early")
+                self._unread = memoryview(page[0])[: self._left]
+            piece = self._unread[:count]
+            self._unread = self._unread[len(piece) :]
+            self._left -= len(piece)
+            count -= len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def finish_load(self) -> None:
+        """The node has been loaded: it is consumed, if the image is open for writing."""
+        self.keep()
+        self._consume(self._node)
+
+    def keep(self) -> None:
+        """Stop loading and leave the node as it is."""
+        self._node.flags &= ~ACCMODE_LOAD
+
+    def _next_page(self) -> tuple[bytes, int, int] | None:
+        entries = self._chain.entries
+        if self._next >= len(entries):
+            return None
+        at, self._next = self._next, self._next + 1
+        page = self._arena.read(entries.pfns[at])
+        if crc32c(page) != entries.csums[at]:
+            raise DamagedPage(entries.pfns[at], f"node '{self._node.name}'")
+        return page, entries.flags[at], entries.indices[at]

@@ -1,0 +1,213 @@
+"""Check data pages against the checksums of their entries, on all processors.
+
+Pages are read through system calls in pieces: a medium that fails is then an error and no SIGBUS. Big checks
+are shared out to forked processes, because Python threads would take turns at pages of 4 KiB.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from pramfs.errors import SystemFault
+from pramfs.pram.links import Chain
+from pramfs.storage.image import Image
+from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+
+_PIECE_FRAMES = 64  # small enough to stay in a processor's cache
+_SHARE_FRAMES = 16384  # fewer are not worth a process
+_BATCH_FRAMES = 1024
+_BATCHES_MAX = 1024  # so that their numbers fit into any pipe, with 4 bytes each
+
+Progress = Callable[[int], None]
+
+
+class _Piece(NamedTuple):
+    at: int  # position of the first page in the entries
+    pfn: int
+    frames: int
+
+
+def damaged_entries(image: Image, chain: Chain, progress: Progress) -> list[int]:
+    """The positions, in the entries of `chain`, of data pages that fail their checksum or cannot be read.
+
+    `progress` is told the number of pages that have been checked since it was last told. Forks: see
+    `Verification`.
+    """
+    with Verification(image, chain, progress) as verification:
+        return verification.damaged()
+
+
+class Verification:
+    """The check of all data pages of a chain: other processors begin with it when it is entered.
+
+    Whoever has something else to do does that first, and then asks for what is `damaged`. Forks when there
+    is much to check: not to be entered while other threads run.
+    """
+
+    def __init__(self, image: Image, chain: Chain, progress: Progress) -> None:
+        self._image = image
+        self._chain = chain
+        self._progress = progress
+
+    def __enter__(self) -> "Verification":
+        image, chain = self._image, self._chain
+        processors = len(os.sched_getaffinity(0))
+        helpers = min(processors - 1, len(chain.entries) // _SHARE_FRAMES)
+        self._queue = _Queue(_batches(chain))
+        self._tally = _Tally(helpers, self._progress)
+        self._others = [
+            _Helper(image, chain, self._queue, self._tally.counter(n)) for n in range(helpers)
+        ]
+        return self
+
+    def damaged(self) -> list[int]:
+        """The positions of damaged pages, sorted, once all have been checked. Raises SystemFault."""
+        damaged = _check(self._image, self._chain, self._queue, self._tally)
+        while self._others:
+            damaged += self._others.pop().result()
+        self._tally.tell()
+        return sorted(damaged)
+
+    def __exit__(self, *exc: object) -> None:
+        self._queue.close()
+        for helper in self._others:
+            with contextlib.suppress(
+                SystemFault
+            ):  # ^C ends them, too, and is what is to be heard of
+                helper.result()
+        self._tally.close()
+
+
+def _batches(chain: Chain) -> list[list[_Piece]]:
+    """All pages of the chain, in batches of as many pages each."""
+    most = max(_BATCH_FRAMES, -(-len(chain.entries) // _BATCHES_MAX))
+    batches: list[list[_Piece]] = [[]]
+    at, room = 0, most
+    for pfn, frames in chain.runs:
+        end = at + frames
+        while at < end:
+            if not room:
+                batches.append([])
+                room = most
+            part = min(end - at, room)
+            batches[-1].append(_Piece(at, pfn + frames - (end - at), part))
+            at += part
+            room -= part
+    return batches
+
+
+def _check(image: Image, chain: Chain, queue: "_Queue", progress: Progress) -> list[int]:
+    damaged: list[int] = []
+    for at, pfn, frames in queue.pieces():
+        expected = chain.entries.csums[at : at + frames].tolist()
+        damaged.extend(at + bad for bad in _damaged_pages(image, pfn, expected))
+        progress(frames)
+    return damaged
+
+
+def _damaged_pages(image: Image, pfn: int, expected: list[int]) -> list[int]:
+    """Which of the pages from frame `pfn` on have not the checksums that are `expected`."""
+    try:
+        data = memoryview(image.read(pfn, len(expected)))
+    except SystemFault:
+        if len(expected) == 1:
+            return [0]
+        return [at for at, csum in enumerate(expected) if _damaged_pages(image, pfn + at, [csum])]
+    found = [crc32c(data[at : at + PAGE_SIZE]) for at in range(0, len(data), PAGE_SIZE)]
+    if found == expected:
+        return []
+    return [at for at in range(len(data) >> PAGE_SHIFT) if found[at] != expected[at]]
+
+
+class _Queue:
+    """Batches of pages. Whichever process is done with one takes the next: a pipe holds their numbers."""
+
+    def __init__(self, batches: list[list[_Piece]]) -> None:
+        self._batches = batches
+        self._numbers, write_end = os.pipe()
+        os.write(write_end, array("I", range(len(batches))).tobytes())
+        os.close(write_end)
+
+    def pieces(self) -> Iterator[_Piece]:
+        """Pieces of what no other process has taken, until there is no more."""
+        while number := os.read(self._numbers, 4):
+            for at, pfn, frames in self._batches[int.from_bytes(number, "little")]:
+                for start in range(0, frames, _PIECE_FRAMES):
+                    count = min(_PIECE_FRAMES, frames - start)
+                    yield _Piece(at + start, pfn + start, count)
+
+    def close(self) -> None:
+        """There is no more to do, for the others either: after an error or an interrupt there was."""
+        while os.read(self._numbers, 4 * _BATCHES_MAX):
+            pass
+        os.close(self._numbers)
+
+
+class _Tally:
+    """Tells of the pages that this process has checked and those that its helpers have."""
+
+    def __init__(self, helpers: int, progress: Progress) -> None:
+        self._memory = mmap.mmap(-1, max(1, helpers) * 8)  # shared with the processes to come
+        self._counters = memoryview(self._memory).cast("Q")
+        self._progress = progress
+        self._pid = os.getpid()
+        self._own = 0
+        self._told = 0
+
+    def counter(self, helper: int) -> Progress:
+        """What that helper is to tell of its progress; it ends when there is nobody to be told."""
+
+        def count(frames: int) -> None:
+            self._counters[helper] += frames
+            # A helper holds the lock of the image: who mounts it next must not wait for a check in vain.
+            if os.getppid() != self._pid:
+                raise SystemExit
+
+        return count
+
+    def __call__(self, frames: int) -> None:
+        self._own += frames
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell of what has been checked since it was last told."""
+        done = self._own + sum(self._counters)
+        self._progress(done - self._told)
+        self._told = done
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._counters.release()
+        self._memory.close()
+
+
+class _Helper:
+    """A forked process that takes its part of the pages and reports the damaged ones through a pipe."""
+
+    def __init__(self, image: Image, chain: Chain, queue: _Queue, progress: Progress) -> None:
+        self._read_end, write_end = os.pipe()
+        self._pid = os.fork()
+        if self._pid:
+            os.close(write_end)
+            return
+        try:
+            with os.fdopen(write_end, "w") as pipe:
+                json.dump(_check(image, chain, queue, progress), pipe)
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    def result(self) -> list[int]:
+        """What it found. Raises SystemFault when it died."""
+        with os.fdopen(self._read_end) as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(self._pid, 0)
+        if status:
+            raise SystemFault(f"a process that verified pages died (wait status {status})")
+        return [int(at) for at in json.loads(text)]

@@ -1,0 +1,1 @@
+"""Trees to nodes, and nodes to trees."""

@@ -1,0 +1,1 @@
+"""The frames of one image, and who holds each."""

@@ -1,0 +1,465 @@
+"""Frames as memory: allocate, write, read, checksum. Knows nothing of what the frames mean.
+
+Fresh frames are held in one of two ways (`arena=`). ImageArena writes them straight to their place in
+the image, for images that are memory already. MemoryArena lets them wait in a memfd at the same
+offset until a save copies them; until then the image is not written. Frames of the last save are
+read from the image in place in both.
+
+Python touches memory only through pread and pwrite: a medium that fails, or an image cut short
+behind our back, then is an error of one call and not a SIGBUS. The views are for the kernel to copy.
+"""
+
+import contextlib
+import errno
+import mmap
+import os
+from abc import ABC, abstractmethod
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from crc32c import crc32c
+
+from pramfs.errors import DamagedPage, LostPages, PramError, posix_error
+from pramfs.storage.extents import runs_of
+from pramfs.storage.frames import DROPPED, FREE, FRESH, HELD, OLD, PENDING, FrameTable, Run
+from pramfs.storage.image import Image, punch, write_all
+from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+
+UNKNOWN_CSUM = 0  # a page that really has this checksum is only computed again
+_UNKNOWN_BYTES = bytes(4)
+
+_COPY_FRAMES = 1024
+_SUM_FRAMES = 16  # at a time while idle: a request that comes in must not wait for many
+_PUNCH_BACKLOG = 1024  # freed frames that may wait to be given back to the system
+_UNSUMMED_MAX = 4096  # runs that wait for idle time; older ones are left to the save
+
+Progress = Callable[[int], None]
+
+
+class Arena(ABC):
+    """All frames of one image as memory.
+
+    `reclaim` is called when free frames run out and frames of the last save are held back: it may
+    publish a save and returns whether it did.
+    """
+
+    def __init__(self, image: Image, table: FrameTable) -> None:
+        self.image = image
+        self.table = table
+        self.reclaim: Callable[[], bool] = lambda: False
+        self._map = image.map(len(table))
+        self._saved = memoryview(self._map)
+        self._holes = image.map_for_punching(len(table))
+        self._unpunched: list[Run] = []
+        self._unpunched_frames = 0
+        self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
+        self._unverified: bytearray | None = None
+        self._distrusted = False  # what was written may have been lost, see ImageArena
+        self._unsummed: deque[Run] = deque(maxlen=_UNSUMMED_MAX)
+
+    # --- what a tree does with frames ------------------------------------------------------------
+
+    def allocate(self, count: int, keep_free: int = 0) -> list[Run]:
+        """Take `count` frames and leave `keep_free` for the next save.
+
+        Raises OSError(ENOSPC) when even a checkpoint frees too few.
+        """
+        self.require_free(count + keep_free)
+        return self.table.allocate(count)
+
+    def require_free(self, count: int) -> None:
+        """Raise OSError(ENOSPC) unless `count` frames are free, or are after checkpoints."""
+        table = self.table
+        # The end of a checkpoint that was under way may free too little where another one frees enough.
+        while table.count(FREE) < count:
+            held = table.count(HELD) + table.count(OLD) + table.count(DROPPED)
+            if table.count(FREE) + held < count or not self.reclaim():
+                raise posix_error(errno.ENOSPC)
+
+    def relocate(self, pfn: int) -> int:
+        """Copy the page out of a frame that has become banned; returns its new frame (seed 004).
+
+        A page that nobody has verified yet is not verified here either: one that is damaged stays so, and
+        does not keep all others from being saved.
+        """
+        new = self.table.allocate(1)[0].pfn
+        try:
+            self.write(new, self._load(Run(pfn, 1)))
+        except BaseException:
+            self.release(new, 1)
+            raise
+        self._csums[new] = self._csums[pfn]
+        if self._unverified is not None:
+            self._unverified[new] = self._unverified[pfn]
+        self.release(pfn, 1)
+        return new
+
+    def write(self, pfn: int, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
+        """Write `data` into FRESH frames from byte `offset` of frame `pfn` on."""
+        start = (pfn << PAGE_SHIFT) + offset
+        first = start >> PAGE_SHIFT
+        count = ((start + len(data) + PAGE_SIZE - 1) >> PAGE_SHIFT) - first
+        if self._unverified is not None and self._is_doubtful(first, count):
+            if offset or len(data) % PAGE_SIZE:
+                self.read(first, count)  # what is not written over must be sound
+            self._unverified[first : first + count] = bytes(count)
+        # Before the write: one that fails half way has changed the pages, too.
+        if count == 1:
+            self._csums[first] = UNKNOWN_CSUM
+        else:
+            self._csums[first : first + count] = array("I", bytes(4 * count))
+        self._remember_unsummed(first, count)
+        self._store(start, data)
+
+    def read(self, pfn: int, count: int = 1) -> bytes:
+        """A copy of `count` frames. Raises DamagedPage for one that fails its first verification."""
+        data = b"".join(self._load(run) for run in self._uniform_runs(pfn, count))
+        if self._unverified is not None and self._is_doubtful(pfn, count):
+            self._verify(pfn, data, self._unverified)
+        return data
+
+    def view(self, pfn: int, count: int) -> memoryview | bytes:
+        """`count` frames for the kernel to read: in place where they lie in one mapping.
+
+        Raises DamagedPage as `read` does.
+        """
+        if self._unverified is not None and self._is_doubtful(pfn, count):
+            return self.read(pfn, count)
+        if self._same_store(pfn, count):
+            return self._mapping(pfn)[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT]
+        return b"".join(self._load(run) for run in self._uniform_runs(pfn, count))
+
+    def write_runs(self, runs: Iterable[Run], pages: memoryview) -> None:
+        """Write `pages`, one after the other, into these FRESH frames."""
+        for pfn, count in runs:
+            self.write(pfn, pages[: count << PAGE_SHIFT])
+            pages = pages[count << PAGE_SHIFT :]
+
+    def release(self, pfn: int, count: int) -> None:
+        """Give frames up; their memory goes back to the system when no save needs them."""
+        table = self.table
+        if table.writable(pfn, count):
+            fresh = [Run(pfn, count)]
+        else:
+            fresh = list(table.runs(FRESH, first=pfn, count=count))
+        table.release(pfn, count)
+        for run in fresh:
+            self._discard(run)
+
+    def release_runs(self, runs: Iterable[Run]) -> None:
+        """`release` for many runs."""
+        for pfn, count in runs:
+            self.release(pfn, count)
+
+    # --- checksums -------------------------------------------------------------------------------
+
+    def csums(self, pfn: int, count: int) -> "array[int]":
+        """The data checksums of `count` frames (u32 each); those not known yet are computed."""
+        known = self._csums[pfn : pfn + count].tobytes()
+        csums = array("I")
+        csums.frombytes(known)
+        # Two checksums side by side may look like a third that is 0; looking at each takes too long.
+        if known.find(_UNKNOWN_BYTES) >= 0 and UNKNOWN_CSUM in csums:
+            self._sum_unknown(pfn, count)
+            csums = array("I", self._csums[pfn : pfn + count])
+        return csums
+
+    def set_csums(self, pfn: int, csums: "array[int]") -> None:
+        """Record the checksums that a save holds for the frames from `pfn` on."""
+        self._csums[pfn : pfn + len(csums)] = csums
+
+    def sum_some(self) -> bool:
+        """Compute the checksums of a few frames written of late; False when there is nothing to do."""
+        if not self._unsummed:
+            return False
+        pfn, count = self._unsummed.pop()
+        if count > _SUM_FRAMES:
+            self._unsummed.append(Run(pfn, count - _SUM_FRAMES))
+            pfn, count = pfn + count - _SUM_FRAMES, _SUM_FRAMES
+        if self.table.writable(pfn, count):
+            # What cannot be read now is asked for again by the save, which then says so.
+            with contextlib.suppress(OSError, PramError):
+                self.csums(pfn, count)
+        return True
+
+    def verify_on_first_read(self, runs: Iterable[Run]) -> None:
+        """From now on check each of these frames when it is read first (`verify=lazy`)."""
+        if self._unverified is None:
+            self._unverified = bytearray(len(self.table))
+        for pfn, count in runs:
+            self._unverified[pfn : pfn + count] = b"\1" * count
+
+    # --- saves -----------------------------------------------------------------------------------
+
+    def excuse(self, pfn: int, count: int) -> None:
+        """No save will hold these frames: if they are lost, that fails who reads them, and no save."""
+        if self._distrusted:
+            self.csums(pfn, count)
+            self.verify_on_first_read([Run(pfn, count)])
+
+    @abstractmethod
+    def write_back(self, progress: Progress) -> None:
+        """Copy all PENDING frames to the image, if they are not there; may run in another thread."""
+
+    def commit_save(self) -> None:
+        """The save is published: see FrameTable.commit_save."""
+        self._punch_later(self.table.commit_save())
+        self._punch_image()
+
+    def abort_save(self) -> None:
+        """The save came to nothing: see FrameTable.abort_save."""
+        dropped = list(self.table.runs(DROPPED))
+        self.table.abort_save()
+        for run in dropped:
+            self._discard(run)
+
+    @abstractmethod
+    def distrust(self) -> None:
+        """A sync has failed: what was written since the last one that did not may be lost."""
+
+    def close(self) -> None:
+        self._punch_image()
+        self._saved.release()
+        self._map.close()  # a mapping keeps the image open, and with it the lock
+        if self._holes is not None:
+            self._holes.close()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None: ...
+
+    @abstractmethod
+    def _load(self, run: Run) -> bytes:
+        """A copy of frames that lie in one store."""
+
+    @abstractmethod
+    def _mapping(self, pfn: int) -> memoryview:
+        """The mapping of the store that holds `pfn`."""
+
+    @abstractmethod
+    def _same_store(self, pfn: int, count: int) -> bool: ...
+
+    @abstractmethod
+    def _discard(self, run: Run) -> None:
+        """Fresh frames have become free: give their memory back."""
+
+    def _punch_later(self, runs: list[Run]) -> None:
+        """Free frames of the image are punched in bulk: a system call for each would be dear."""
+        if self._holes is None:
+            return
+        self._unpunched += runs
+        self._unpunched_frames += sum(run.frames for run in runs)
+        if self._unpunched_frames >= _PUNCH_BACKLOG:
+            self._punch_image()
+
+    def _punch_image(self) -> None:
+        if self._holes is None:
+            return
+        for pfn, count in _merged(self._unpunched):
+            for run in self.table.runs(FREE, first=pfn, count=count):
+                punch(self._holes, run.pfn, run.frames)
+        self._unpunched = []
+        self._unpunched_frames = 0
+
+    def _uniform_runs(self, pfn: int, count: int) -> Iterator[Run]:
+        if self._same_store(pfn, count):
+            yield Run(pfn, count)
+        else:
+            for one in range(pfn, pfn + count):
+                yield Run(one, 1)
+
+    def _remember_unsummed(self, pfn: int, count: int) -> None:
+        if self._unsummed:
+            last = self._unsummed[-1]
+            if last.pfn <= pfn and pfn + count <= last.pfn + last.frames:
+                return
+            if last.pfn + last.frames == pfn:
+                self._unsummed[-1] = Run(last.pfn, last.frames + count)
+                return
+        self._unsummed.append(Run(pfn, count))
+
+    def _sum_unknown(self, pfn: int, count: int) -> None:
+        """Compute the checksums not known yet. No other page is read: a save needs none that cannot be."""
+        csums = self._csums
+        for start in range(pfn, pfn + count, _COPY_FRAMES):
+            unknown = [
+                one
+                for one in range(start, min(start + _COPY_FRAMES, pfn + count))
+                # A page that nobody has verified may be damaged: the save's word for it stands.
+                if csums[one] == UNKNOWN_CSUM and not self._is_unverified(one)
+            ]
+            for run in runs_of(unknown):
+                data = b"".join(self._load(part) for part in self._uniform_runs(*run))
+                for at, page in enumerate(_pages(data)):
+                    csums[run.pfn + at] = crc32c(page)
+
+    def _is_unverified(self, pfn: int) -> bool:
+        return self._unverified is not None and bool(self._unverified[pfn])
+
+    def _is_doubtful(self, pfn: int, count: int) -> bool:
+        """Whether one of these frames must be checked before it is used."""
+        assert self._unverified is not None
+        return self._distrusted or self._unverified.find(1, pfn, pfn + count) >= 0
+
+    def _verify(self, pfn: int, data: bytes, unverified: bytearray) -> None:
+        for at, page in enumerate(_pages(data)):
+            csum = self._csums[pfn + at]
+            lost = self._distrusted and csum != UNKNOWN_CSUM
+            if (unverified[pfn + at] or lost) and csum != crc32c(page):
+                why = "the medium failed and lost it" if lost else "found on first read"
+                raise DamagedPage(pfn + at, why)
+            unverified[pfn + at] = 0
+
+
+class ImageArena(Arena):
+    """Fresh frames are written to their place in the image at once.
+
+    After a failed sync the kernel takes pages for written that are not, may drop them, and the next sync
+    succeeds. Until a save has succeeded, nothing is taken from fresh frames without a look at its checksum.
+    """
+
+    def write_back(self, progress: Progress) -> None:
+        if self._distrusted:
+            lost = [
+                pfn for run in self.table.runs(PENDING, DROPPED) for pfn in self._write_again(run)
+            ]
+            if lost:
+                raise LostPages(lost)
+        progress(self.table.count(PENDING))
+
+    def abort_save(self) -> None:
+        super().abort_save()
+        self.distrust()
+
+    def commit_save(self) -> None:
+        super().commit_save()
+        self._distrusted = False
+
+    def distrust(self) -> None:
+        self.verify_on_first_read(())
+        self._distrusted = True
+        # What was written while the save was: what the kernel drops, it has for a while.
+        for run in self.table.runs(FRESH):
+            with contextlib.suppress(OSError, PramError):
+                self.csums(run.pfn, run.frames)
+
+    def _write_again(self, run: Run) -> Iterator[int]:
+        """Hand pages to the medium once more; yields the frames that have lost what was written there."""
+        for start in range(run.pfn, run.pfn + run.frames, _COPY_FRAMES):
+            count = min(_COPY_FRAMES, run.pfn + run.frames - start)
+            data = self.image.read(start, count)
+            for at, page in enumerate(_pages(data)):
+                csum = self._csums[start + at]
+                known = csum != UNKNOWN_CSUM and not self._is_unverified(start + at)
+                if known and csum != crc32c(page):
+                    yield start + at
+            self.image.write(start << PAGE_SHIFT, data)
+
+    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        self.image.write(start_bytes, data)
+
+    def _load(self, run: Run) -> bytes:
+        return self.image.read(run.pfn, run.frames)
+
+    def _mapping(self, pfn: int) -> memoryview:
+        return self._saved
+
+    def _same_store(self, pfn: int, count: int) -> bool:
+        return True
+
+    def _discard(self, run: Run) -> None:
+        self._punch_later([run])
+
+
+class MemoryArena(Arena):
+    """Fresh frames wait in a memfd until a save copies them into the image."""
+
+    _IN_MEMORY = bytes((FRESH, PENDING, DROPPED))
+
+    def __init__(self, image: Image, table: FrameTable) -> None:
+        super().__init__(image, table)
+        self._fd = os.memfd_create("pramfs-arena", os.MFD_CLOEXEC)
+        os.ftruncate(self._fd, len(table) << PAGE_SHIFT)
+        self._memory = mmap.mmap(self._fd, len(table) << PAGE_SHIFT)
+        self._fresh = memoryview(self._memory)
+
+    def write_back(self, progress: Progress) -> None:
+        for pfn, count in self.table.runs(PENDING, DROPPED):
+            for start in range(pfn, pfn + count, _COPY_FRAMES):
+                end = min(start + _COPY_FRAMES, pfn + count)
+                # Released at once: a view that the traceback of an error keeps alive would prevent `close`.
+                with self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT] as data:
+                    self.image.write(start << PAGE_SHIFT, data)
+                progress(end - start)
+
+    def commit_save(self) -> None:
+        copied = list(self.table.runs(PENDING, DROPPED))
+        super().commit_save()
+        for run in copied:
+            self._discard(run)
+
+    def abort_save(self) -> None:
+        copied = list(self.table.runs(PENDING, DROPPED))
+        super().abort_save()
+        # A full disk may be why: what was copied so far must not be what keeps it full.
+        if self._holes is not None:
+            for run in copied:
+                punch(self._holes, run.pfn, run.frames)
+
+    def distrust(self) -> None:
+        """Nothing is lost: fresh frames are still in memory."""
+
+    def close(self) -> None:
+        self._fresh.release()
+        self._memory.close()
+        os.close(self._fd)
+        super().close()
+
+    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        write_all(self._fd, start_bytes, data)
+
+    def _load(self, run: Run) -> bytes:
+        if self._waits_in_memory(run.pfn):
+            return os.pread(self._fd, run.frames << PAGE_SHIFT, run.pfn << PAGE_SHIFT)
+        return self.image.read(run.pfn, run.frames)
+
+    def _mapping(self, pfn: int) -> memoryview:
+        return self._fresh if self._waits_in_memory(pfn) else self._saved
+
+    def _waits_in_memory(self, pfn: int) -> bool:
+        return self.table.state(pfn) in self._IN_MEMORY
+
+    def _same_store(self, pfn: int, count: int) -> bool:
+        return count == 1 or self.table.uniform(pfn, count)
+
+    def _discard(self, run: Run) -> None:
+        punch(self._memory, run.pfn, run.frames)
+
+
+def open_arena(kind: str, image: Image, table: FrameTable) -> Arena:
+    """The arena that `arena=` asks for: "image", "memory", or "auto" by where the image lives."""
+    if kind == "auto":
+        kind = "image" if image.in_memory() else "memory"
+    return ImageArena(image, table) if kind == "image" else MemoryArena(image, table)
+
+
+def _pages(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for start in range(0, len(view), PAGE_SIZE):
+        yield view[start : start + PAGE_SIZE]
+
+
+def _merged(runs: list[Run]) -> Iterator[Run]:
+    """The runs, sorted, with neighbours joined."""
+    start = end = -1
+    for pfn, count in sorted(runs):
+        if pfn <= end:
+            end = max(end, pfn + count)
+            continue
+        if end > start:
+            yield Run(start, end - start)
+        start, end = pfn, pfn + count
+    if end > start:
+        yield Run(start, end - start)

@@ -1,0 +1,85 @@
+"""Lists of pfns as runs of consecutive frames, and back. In bulk: a GiB has 262,144 pages.
+
+Arrays of consecutive numbers are made and recognised by the arithmetic of long integers, which takes all
+numbers of a block at once; counting them one by one takes ten times as long.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+
+from pramfs.storage.frames import Run
+
+_BLOCK = 512
+
+
+def count_up(typecode: str, first: int, count: int) -> "array[int]":
+    """The `count` numbers from `first`, like array(typecode, range(first, first + count)).
+
+    All must fit: typecode "I" or "Q".
+    """
+    numbers = array(typecode)
+    size_bytes, ones, steps = _BLOCKS[typecode]
+    for start in range(0, count, _BLOCK):
+        block = (first + start) * ones + steps
+        wanted = min(_BLOCK, count - start) * size_bytes
+        numbers.frombytes(block.to_bytes((_BLOCK + 1) * size_bytes, "little")[:wanted])
+    return numbers
+
+
+def is_counting_up(numbers: "array[int]") -> bool:
+    """Whether each of `numbers` is one more than the number before it."""
+    count = len(numbers)
+    if count < 2:
+        return True
+    if numbers[-1] - numbers[0] != count - 1:
+        return False
+    return numbers == count_up(numbers.typecode, numbers[0], count)
+
+
+def runs_of(pfns: Sequence[int]) -> Iterator[Run]:
+    """The runs of consecutive frames in `pfns`, in its order."""
+    if len(pfns) == 1:
+        yield Run(pfns[0], 1)  # as most files have it
+        return
+    numbers = pfns if isinstance(pfns, array) else array("I", pfns)
+    run = Run(0, 0)
+    for start in range(0, len(numbers), _BLOCK):
+        block = numbers[start : start + _BLOCK]
+        pieces = [Run(block[0], len(block))] if is_counting_up(block) else _runs_one_by_one(block)
+        for piece in pieces:
+            if piece.pfn == run.pfn + run.frames:
+                run = Run(run.pfn, run.frames + piece.frames)
+                continue
+            if run.frames:
+                yield run
+            run = piece
+    if run.frames:
+        yield run
+
+
+def pfns_of(runs: Iterable[Run]) -> list[int]:
+    """Every frame of these runs, in their order."""
+    return [pfn for first, count in runs for pfn in range(first, first + count)]
+
+
+def _runs_one_by_one(pfns: "array[int]") -> Iterator[Run]:
+    start = previous = pfns[0]
+    for pfn in pfns[1:]:
+        if pfn != previous + 1:
+            yield Run(start, previous - start + 1)
+            start = pfn
+        previous = pfn
+    yield Run(start, previous - start + 1)
+
+
+def _block(typecode: str) -> tuple[int, int, int]:
+    """Bytes a number, and as long integers an array of ones, and the array 0, 1, 2 and so on."""
+    ones, steps = array(typecode, [1]) * _BLOCK, array(typecode, range(_BLOCK))
+    return (
+        ones.itemsize,
+        int.from_bytes(ones.tobytes(), "little"),
+        int.from_bytes(steps.tobytes(), "little"),
+    )
+
+
+_BLOCKS = {typecode: _block(typecode) for typecode in ("I", "Q")}

@@ -1,0 +1,256 @@
+"""The state of every frame, and the allocator. Knows nothing of what is in a frame, or of images.
+
+One byte a frame holds its state, so that runs are found, counted and changed by the C code of
+bytearray, and publishing a save is one translate() of the table:
+
+    FREE      nothing in it
+    FRESH     written since the last save began; may be written in place
+    SAVED     in the last published save and in use: never written
+    HELD      in the last published save only: free once another save is published
+    PENDING   fresh when the save that is being written began: frozen, in that save
+    DROPPED   PENDING, but given up since
+    OLD       HELD when the save that is being written began: not in it
+    BANNED    may hold nothing persistent, and holds nothing
+    SUPER     a slot: only a super block may lie there, see layout
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
+from pramfs.storage import layout
+from pramfs.storage.regions import Regions
+
+FREE, FRESH, SAVED, HELD, PENDING, DROPPED, OLD, BANNED, SUPER = range(9)
+STATE_NAMES = ("free", "fresh", "saved", "held", "pending", "dropped", "old", "banned", "super")
+
+# A run shorter than this does not make the run search start over at a lower frame.
+_RUN_WORTH_A_RESCAN = 16
+
+
+class Run(NamedTuple):
+    """`frames` consecutive frames from `pfn`."""
+
+    pfn: int
+    frames: int
+
+
+def _transition(**changes: int) -> bytes:
+    """A translate() table that maps the named states to others."""
+    table = bytearray(range(256))
+    for name, state in changes.items():
+        table[STATE_NAMES.index(name)] = state
+    return bytes(table)
+
+
+_BEGIN = _transition(fresh=PENDING, held=OLD)
+_COMMIT = _transition(pending=SAVED, dropped=HELD, old=FREE)
+_ABORT = _transition(pending=FRESH, dropped=FREE, old=HELD)
+_BAN = _transition(free=BANNED, super=BANNED)
+
+# What becomes of a frame whose owner gives it up.
+_RELEASE = _transition(fresh=FREE, saved=HELD, pending=DROPPED)
+_OWNED = bytes((FRESH, SAVED, PENDING))
+
+
+class FrameTable:
+    """The states of all frames of an arena."""
+
+    def __init__(self, frames: int) -> None:
+        self.banned = Regions()
+        self._states = bytearray(frames)
+        self._counts = [0] * len(STATE_NAMES)
+        self._counts[FREE] = frames
+        self._single_hint = 0  # no free frame below it
+        self._run_hint = 0  # where the search for a run starts
+        self._run_max = frames  # no free run is longer, as far as is known
+        for base in layout.slot_bases(frames):
+            self._states[base : base + 2] = bytes((SUPER,)) * len(self._states[base : base + 2])
+        self._counts[SUPER] = self._states.count(SUPER)
+        self._counts[FREE] -= self._counts[SUPER]
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def count(self, state: int) -> int:
+        """How many frames are in `state`."""
+        return self._counts[state]
+
+    def summary(self) -> dict[str, int]:
+        """Frames by what a person wants to know; `reserved` is for super blocks and the last save alone."""
+        count = self._counts
+        return {
+            "total": len(self._states),
+            "used": count[FRESH] + count[SAVED] + count[PENDING],
+            "free": count[FREE],
+            "banned": count[BANNED],
+            "reserved": count[HELD] + count[OLD] + count[DROPPED] + count[SUPER],
+        }
+
+    def state(self, pfn: int) -> int:
+        return self._states[pfn]
+
+    def states(self, first: int, count: int) -> bytes:
+        """The states of up to `count` frames from `first`, a byte each."""
+        return bytes(self._states[first : first + count])
+
+    def uniform(self, pfn: int, count: int) -> bool:
+        """Whether all `count` frames from `pfn` are in the state of the first."""
+        states = self._states
+        return states.count(states[pfn], pfn, pfn + count) == count
+
+    def writable(self, pfn: int, count: int = 1) -> bool:
+        """Whether all `count` frames from `pfn` may be written in place."""
+        return self._states.count(FRESH, pfn, pfn + count) == count
+
+    def runs(self, *states: int, first: int = 0, count: int | None = None) -> Iterator[Run]:
+        """The runs of frames in any of `states`, in order, of all or of `count` frames from `first`."""
+        if count is not None and self.uniform(first, count):
+            if count and self._states[first] in states:
+                yield Run(first, count)
+            return
+        last = len(self._states) if count is None else first + count
+        pattern = b"[" + re.escape(bytes(states)) + b"]+"
+        for match in re.finditer(pattern, bytes(self._states[first:last])):
+            yield Run(first + match.start(), match.end() - match.start())
+
+    # --- taking and giving frames ----------------------------------------------------------------
+
+    def allocate(self, count: int) -> list[Run]:
+        """Take `count` free frames, in one run if there is one, else in long ones; they are FRESH.
+
+        What is in them is undefined. Raises NoFrames, and takes none, when there are too few.
+        """
+        if count > self._counts[FREE]:
+            raise NoFrames(count, self._counts[FREE])
+        if count == 1:
+            pfn = self._find_single()
+            self._replace_one(pfn, FREE, FRESH)
+            return [Run(pfn, 1)]
+        runs = []
+        while count:
+            run = self._find_run(count)
+            runs.append(self._take(run.pfn, run.frames))
+            count -= run.frames
+        return runs
+
+    def release(self, pfn: int, count: int) -> None:
+        """Give up frames that a tree or a node owned. Those of a published save stay held for it."""
+        before = self._states[pfn : pfn + count]
+        if before.translate(None, _OWNED):
+            raise AssertionError(f"pfn:{pfn:x}: {count} frames released that nobody owned")
+        after = before.translate(_RELEASE)
+        if count == 1:
+            self._replace_one(pfn, before[0], after[0])
+        else:
+            self._replace(pfn, before, after)
+
+    def reserve(self, pfn: int, count: int, what: str) -> None:
+        """Take frames that a published save names; they are SAVED.
+
+        Raises InvalidPfn for a frame outside the arena (0 is none: it ends chains), BusyPfn for one
+        that is taken; then nothing is reserved.
+        """
+        if pfn == 0 or pfn + count > len(self._states):
+            raise InvalidPfn(max(pfn, len(self._states)) if pfn else 0, what)
+        states = self._states[pfn : pfn + count]
+        if states.count(FREE) != count:
+            taken = next(at for at, state in enumerate(states) if state != FREE)
+            raise BusyPfn(pfn + taken, what)
+        self._replace(pfn, states, bytes((SAVED,)) * count)
+
+    def unreserve(self, runs: Iterable[Run]) -> None:
+        """Give back reserved frames, as if they had never been reserved."""
+        for pfn, count in runs:
+            self._replace(pfn, self._states[pfn : pfn + count], bytes(count))
+
+    def ban(self, banned: Regions) -> None:
+        """Ban what is free in these regions. What is reserved there is banned once it is given up."""
+        self.banned = banned
+        self._ban_free()
+
+    # --- saves -----------------------------------------------------------------------------------
+
+    def begin_save(self) -> None:
+        """Freeze what is in use: it is what the save that begins will hold."""
+        self._translate(_BEGIN)
+
+    def commit_save(self) -> list[Run]:
+        """The save is published: what only the one before it held is free. Returns those runs."""
+        freed = list(self.runs(OLD))
+        self._translate(_COMMIT)
+        self._ban_free()
+        return freed
+
+    def abort_save(self) -> None:
+        """The save came to nothing: the one before it stands."""
+        self._translate(_ABORT)
+        self._ban_free()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _find_single(self) -> int:
+        pfn = self._states.find(FREE, self._single_hint)
+        self._single_hint = pfn + 1
+        return pfn
+
+    def _find_run(self, count: int) -> Run:
+        """A free run of `count` frames, or one at least half as long as the longest there is."""
+        # To search in vain is to go through the whole table: never twice for the same.
+        while (wanted := count if count <= self._run_max else self._run_max // 2 + 1) > 1:
+            pfn = self._states.find(bytes(wanted), self._run_hint)
+            if pfn < 0 and self._run_hint:
+                pfn = self._states.find(bytes(wanted), 0, self._run_hint + wanted - 1)
+            if pfn >= 0:
+                self._run_hint = pfn + wanted
+                return Run(pfn, wanted)
+            self._run_max = wanted - 1
+        return Run(self._find_single(), 1)
+
+    def _take(self, pfn: int, count: int) -> Run:
+        self._states[pfn : pfn + count] = bytes((FRESH,)) * count
+        self._counts[FREE] -= count
+        self._counts[FRESH] += count
+        return Run(pfn, count)
+
+    def _replace(self, pfn: int, before: bytes | bytearray, after: bytes | bytearray) -> None:
+        """Change the states from `pfn`, keeping counts, hints and bans true."""
+        if before == after:
+            return
+        self._states[pfn : pfn + len(after)] = after
+        for state in range(len(STATE_NAMES)):
+            self._counts[state] += after.count(state) - before.count(state)
+        if FREE in after:
+            self._lower_hints(pfn, len(after))
+
+    def _replace_one(self, pfn: int, before: int, after: int) -> None:
+        """What `_replace` does, for one frame: most files have one."""
+        self._states[pfn] = after
+        self._counts[before] -= 1
+        self._counts[after] += 1
+        if after == FREE:
+            self._lower_hints(pfn, 1)
+
+    def _lower_hints(self, pfn: int, count: int) -> None:
+        if self.banned and self.banned.overlaps(pfn, count):
+            self._ban_free()
+        self._single_hint = min(self._single_hint, pfn)
+        # What has come free joins at most the two runs beside it.
+        beside = self._states[max(pfn - 1, 0) : pfn].count(FREE)
+        beside += self._states[pfn + count : pfn + count + 1].count(FREE)
+        joined = count + beside * self._run_max
+        self._run_max = min(max(self._run_max, joined), len(self._states))
+        if count >= _RUN_WORTH_A_RESCAN:
+            self._run_hint = min(self._run_hint, pfn)
+
+    def _translate(self, table: bytes) -> None:
+        self._states[:] = self._states.translate(table)
+        self._counts = [self._states.count(state) for state in range(len(STATE_NAMES))]
+        self._single_hint = self._run_hint = 0
+        self._run_max = len(self._states)
+
+    def _ban_free(self) -> None:
+        for first, last in self.banned.clipped(len(self._states)):
+            states = self._states[first : last + 1]
+            self._replace(first, states, states.translate(_BAN))

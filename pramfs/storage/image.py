@@ -1,0 +1,329 @@
+"""The backing store: open, create, lock, grow, read, write, make durable. Knows frames, not what is in them.
+
+Every change of an image goes through `write`, `grow` and `sync` of the class, and through the mapping that
+`punch` is given: tests put their recorders and faults there.
+"""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from pramfs.errors import ImageInUse, NotAnImage, PramError, SystemFault, posix_error
+from pramfs.storage.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE
+
+_SCAN_BYTES = 4 << 20
+_MEMORY_FILESYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
+_MEMORY_DEVICES = ("pmem", "ram")
+_DEVICES = Path("/dev")
+_BLOCK_DEVICES = Path("/sys/dev/block")
+# struct flock: l_type, l_whence, l_start, l_len, l_pid
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class Image:
+    """An open image. Frame N is at byte N * 4096; frames past the end of a file read as an error."""
+
+    def __init__(self, path: Path, fd: int, *, writable: bool, made: bool = False) -> None:
+        self.path = path
+        self.writable = writable
+        self._made = made
+        self._fd = fd
+        self._status = os.fstat(fd)
+        self._guard = _open_guard(self._status, fd) if self.is_block_device else fd
+        self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
+
+    @property
+    def frames(self) -> int:
+        """Whole frames in the image as it is now."""
+        return self.size_bytes >> PAGE_SHIFT
+
+    @property
+    def is_block_device(self) -> bool:
+        return stat.S_ISBLK(self._status.st_mode)
+
+    @property
+    def owner(self) -> int:
+        """The uid that the file, or the node of the device, belongs to."""
+        return self._status.st_uid
+
+    @property
+    def identity(self) -> str:
+        """What tells it from every other image there is, its copies included."""
+        return identity_of(self._status)
+
+    def in_memory(self) -> bool:
+        """Whether the image is memory already: on tmpfs or ramfs, or a pmem or ram block device."""
+        if self.is_block_device:
+            return _device_name(self._status.st_rdev).startswith(_MEMORY_DEVICES)
+        return _filesystem_type(self._status.st_dev) in _MEMORY_FILESYSTEMS
+
+    def map(self, frames: int) -> mmap.mmap:
+        """The first `frames` frames as shared read-only memory."""
+        return mmap.mmap(self._fd, frames << PAGE_SHIFT, mmap.MAP_SHARED, mmap.PROT_READ)
+
+    def map_for_punching(self, frames: int) -> mmap.mmap | None:
+        """A writable mapping for `punch`, where holes give memory or disk space back; else None."""
+        if self.is_block_device or not self.writable:
+            return None
+        return mmap.mmap(self._fd, frames << PAGE_SHIFT)
+
+    def read(self, pfn: int, count: int = 1) -> bytes:
+        """The bytes of `count` frames. Raises SystemFault when they cannot all be read."""
+        data = self.read_bytes(pfn << PAGE_SHIFT, count << PAGE_SHIFT)
+        if len(data) < count << PAGE_SHIFT:
+            raise SystemFault(f"{self.path}: pfn:{pfn:x} is past the end of the image")
+        return data
+
+    def read_bytes(self, offset_bytes: int, size_bytes: int) -> bytes:
+        """Up to `size_bytes` bytes from `offset_bytes`; fewer only at the end of the image."""
+        pieces = []
+        while size_bytes:
+            try:
+                piece = os.pread(self._fd, size_bytes, offset_bytes)
+            except OSError as exc:
+                raise SystemFault(
+                    f"{self.path}: cannot read at pfn:{offset_bytes >> PAGE_SHIFT:x}: {exc.strerror}"
+                ) from exc
+            if not piece:
+                break
+            pieces.append(piece)
+            offset_bytes += len(piece)
+            size_bytes -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data`. Raises OSError (ENOSPC, EIO …) when that is not possible."""
+        write_all(self._fd, offset_bytes, data)
+
+    def sync(self) -> None:
+        """Make all that was written durable. Raises OSError when the device says that it is not."""
+        os.fdatasync(self._fd)
+
+    def grow(self, frames: int) -> None:
+        """Make the image at least `frames` frames long; a file stays sparse.
+
+        Raises PramError when a block device is smaller than that.
+        """
+        size_bytes = frames << PAGE_SHIFT
+        if size_bytes <= self.size_bytes:
+            return
+        if self.is_block_device:
+            raise PramError(
+                f"{self.path}: the device has {self.size_bytes} bytes, size= asks for {size_bytes}"
+            )
+        try:
+            os.ftruncate(self._fd, size_bytes)
+        except OSError as exc:
+            raise PramError(
+                f"{self.path}: cannot grow to {size_bytes} bytes: {exc.strerror}"
+            ) from exc
+        self.size_bytes = size_bytes
+
+    def data_ranges(self) -> Iterator[tuple[int, bytes]]:
+        """Every page that is not in a hole, as (pfn of the first, bytes of whole pages) pieces."""
+        end = 0
+        while (start := self._next_data(end)) < self.size_bytes:
+            # A file system with blocks smaller than a page may have holes within one.
+            offset = start & ~(PAGE_SIZE - 1)
+            end = (self._next_hole(start) + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+            while offset < end:
+                data = self.read_bytes(offset, min(_SCAN_BYTES, end - offset))
+                if not data:
+                    return
+                yield offset >> PAGE_SHIFT, data
+                offset += len(data)
+
+    def is_blank(self) -> bool:
+        """Whether there is not a byte in the image but zeros."""
+        zeros = bytes(_SCAN_BYTES)  # comparing is some ninety times faster than stripping
+        return all(data == zeros[: len(data)] for _, data in self.data_ranges())
+
+    # --- who else is there -----------------------------------------------------------------------
+
+    def try_lock(self, *, shared: bool = False) -> bool:
+        """Take the image for this process and its children; False when another has it or it is no more.
+
+        With `shared` others may take it so too, and nobody may take it alone: for who only reads.
+        """
+        try:
+            fcntl.flock(self._guard, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # Whoever had it may have removed the file, or put another in its place.
+        with contextlib.suppress(FileNotFoundError):
+            return identity_of(self.path.stat()) == self.identity
+        return False
+
+    def mark_serving(self) -> None:
+        """Let `serving_pid` of other processes name this one, until `unmark_serving` or its end."""
+        fcntl.lockf(self._guard, fcntl.LOCK_SH, 1)
+
+    def unmark_serving(self) -> None:
+        """Say that only the save is left to do."""
+        fcntl.lockf(self._guard, fcntl.LOCK_UN, 1)
+
+    def serving_pid(self) -> int | None:
+        """The process that has the image mounted right now, if there is one."""
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+        reply = _FLOCK.unpack(fcntl.fcntl(self._guard, fcntl.F_GETLK, query))
+        return None if reply[0] == fcntl.F_UNLCK else reply[4]
+
+    def lock_holder(self) -> int | None:
+        """The process that `try_lock` failed over; None if it is not to be seen from here."""
+        status = os.fstat(self._guard)
+        device = status.st_dev
+        wanted = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5] == wanted:
+                return int(words[4])
+        return None
+
+    def is_same_as(self, other: "Image") -> bool:
+        """Whether who locks the one has the other, too, whatever names and nodes they were opened by."""
+        return identity_of(os.fstat(self._guard)) == identity_of(os.fstat(other._guard))
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def unmake(self) -> None:
+        """Remove the file again if it was made by opening it, for nothing has come of it."""
+        if self._made:
+            self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        os.close(self._fd)
+        if self._guard != self._fd:
+            os.close(self._guard)
+
+    def __enter__(self) -> "Image":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _next_data(self, offset: int) -> int:
+        return self._seek(offset, os.SEEK_DATA, at_end=self.size_bytes, unsupported=offset)
+
+    def _next_hole(self, offset: int) -> int:
+        return self._seek(offset, os.SEEK_HOLE, at_end=self.size_bytes, unsupported=self.size_bytes)
+
+    def _seek(self, offset: int, whence: int, *, at_end: int, unsupported: int) -> int:
+        if self.is_block_device:
+            return unsupported
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                return at_end
+            if exc.errno == errno.EINVAL:
+                return unsupported
+            raise
+
+
+def write_all(fd: int, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data`. Raises OSError (ENOSPC, EIO …) when that is not possible."""
+    written = os.pwrite(fd, data, offset_bytes)
+    while written < len(data):
+        # A short write is how a file system says that it is nearly full: ask for the reason.
+        more = os.pwrite(fd, memoryview(data)[written:], offset_bytes + written)
+        if not more:
+            raise posix_error(errno.ENOSPC)
+        written += more
+
+
+def punch(mapping: mmap.mmap, pfn: int, count: int) -> None:
+    """Give the memory or disk space of `count` frames back; they read as zeros."""
+    # Where the file system cannot make holes the space just stays in the image.
+    with contextlib.suppress(OSError):
+        mapping.madvise(mmap.MADV_REMOVE, pfn << PAGE_SHIFT, count << PAGE_SHIFT)
+
+
+def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = False) -> Image:
+    """Open the image at `path`; with `create` a missing one is made (0600, empty).
+
+    Raises NotAnImage for what can be none, ImageInUse for a block device that is mounted or claimed, and
+    PramError when the system refuses to open it.
+    """
+    path = Path(path)
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        if create and not path.exists():
+            return _create(path)
+        if writable and path.is_block_device():
+            # The claim is the kernel's own, whatever node the device is opened by.
+            flags |= os.O_EXCL
+        fd = os.open(path, flags)
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            raise ImageInUse(path, "a mount or another program") from exc
+        raise PramError(f"{path}: cannot open the image: {exc.strerror}") from exc
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        os.close(fd)
+        raise NotAnImage(path, "neither a regular file nor a block device")
+    image = Image(path, fd, writable=writable)
+    if image.frames > FRAMES_MAX:
+        image.close()
+        raise NotAnImage(path, f"more than {FRAMES_MAX} frames")
+    return image
+
+
+def _create(path: Path) -> Image:
+    if path.absolute().parent == _DEVICES:
+        # A file there would be in memory that no restart keeps, and look like the device.
+        raise PramError(
+            f"{path}: no such device; a pmem device needs a kernel booted with memmap=SIZE!START, "
+            "and the modules nd_e820 and nd_pmem"
+        )
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return Image(path, fd, writable=True, made=True)
+
+
+def _open_guard(status: os.stat_result, fd: int) -> int:
+    """What to lock for a block device: nodes are many. A loop device's is the file that all of it lies in.
+
+    Without sysfs that is the node that was opened, after all.
+    """
+    device = _BLOCK_DEVICES / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    with contextlib.suppress(OSError):
+        if int((device / "loop" / "offset").read_text()) == 0:
+            return os.open((device / "loop" / "backing_file").read_bytes().rstrip(b"\n"), flags)
+    with contextlib.suppress(OSError):
+        return os.open(device / "dev", flags)
+    return fd
+
+
+def identity_of(status: os.stat_result) -> str:
+    """Which image this is: device and inode of a file, the number of a block device, in hexadecimal."""
+    if stat.S_ISBLK(status.st_mode):
+        return f"{status.st_rdev:x}"
+    return f"{status.st_dev:x}-{status.st_ino:x}"
+
+
+def _filesystem_type(device: int) -> str:
+    """The type of the mounted file system with this st_dev, "" if none is to be seen."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == wanted:
+                return after.split()[0]
+    return ""
+
+
+def _device_name(device: int) -> str:
+    return Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name

@@ -1,0 +1,193 @@
+"""Find the super block in force, and write the next one. Answers seed 003: nobody has to pass its pfn on.
+
+Two slots are written in turn, so a torn write leaves the save before in force. Slots may lie in a few frames
+only, and nothing else ever does (see layout): looking into those finds the newest super block, and no file
+in the tree can be mistaken for one. A slot that has become banned is left for another one.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pramfs import __version__
+from pramfs.errors import (
+    NoSuperBlock,
+    NotAnImage,
+    PramError,
+    SavedMeanwhile,
+    TooMuchBanned,
+    UnsupportedFeatures,
+    UnsupportedVersion,
+)
+from pramfs.storage import layout
+from pramfs.storage.image import Image
+from pramfs.storage.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE, SUPER, SUPER_MAGIC, SuperBlock
+from pramfs.storage.regions import Regions
+
+_GENERATION_MAX = 1 << 62  # only a forged image gets there
+
+
+class Published(NamedTuple):
+    """What a publish puts into the super block besides the place."""
+
+    node_pfn: int
+    nodes: int
+    frames: int
+    frames_used: int
+    flags: int
+    run: bytes
+
+
+def discover(image: Image, pfn: int | None = None) -> SuperBlock:
+    """The super block in force: the newest of all slots, or of those of the image whose slot `pfn` is.
+
+    Raises NoSuperBlock when there is none, UnsupportedVersion/UnsupportedFeatures when it is too new, and
+    PramError when there are those of several images, as one written over another leaves them.
+    """
+    found = list(_valid_blocks(image))
+    if pfn is not None:
+        uuids = {block.uuid for block in found if block.pfn == pfn}
+        if not uuids:
+            raise NoSuperBlock(f"{image.path}: pfn:{pfn:x} holds none")
+        found = [block for block in found if block.uuid in uuids]
+    if not found:
+        raise NoSuperBlock(f"{image.path}: none found")
+    if len({block.uuid for block in found}) > 1:
+        places = ", ".join(f"pram={block.pfn:x}" for block in found)
+        raise PramError(f"{image.path}: super blocks of several images; choose one with {places}")
+    return _supported(image, max(found, key=lambda block: block.generation))
+
+
+def require(image: Image, pfn: int | None = None) -> SuperBlock:
+    """`discover` for callers to whom an image without a super block is no image at all."""
+    try:
+        return discover(image, pfn)
+    except NoSuperBlock as exc:
+        if pfn is not None:
+            raise
+        raise NotAnImage(image.path, "no super block found") from exc
+
+
+@contextlib.contextmanager
+def steady(image: Image) -> Iterator[None]:
+    """Read an image that a daemon may have mounted: what it publishes meanwhile is not taken for damage.
+
+    Frames of the save that was in force are used again then. Raises SavedMeanwhile instead of the error.
+    """
+    before = require(image).generation
+    try:
+        yield
+    except PramError as exc:
+        if require(image).generation != before:
+            raise SavedMeanwhile(image.path) from exc
+        raise
+
+
+def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> SuperBlock:
+    """Write empty saves into two slots of a blank image; returns the super block in force.
+
+    Raises TooMuchBanned when there are no two slots outside banned regions.
+    """
+    first, second = two_slots(image, frames, banned)
+    image.grow(frames)
+    uuid = os.urandom(16)
+    empty = Published(0, 0, frames, 2, layout.SUPER_FINAL, run)
+    block = _compose(uuid, first, second, 1, empty)
+    image.write(first << PAGE_SHIFT, _page(block))
+    block = _compose(uuid, second, first, 2, empty)
+    image.write(second << PAGE_SHIFT, _page(block))
+    image.sync()
+    return block
+
+
+def two_slots(image: Image, frames: int, banned: Regions) -> tuple[int, int]:
+    """The first two slots, among that many frames, that are not banned. Raises TooMuchBanned."""
+    first = free_slot(frames, banned)
+    second = free_slot(frames, banned, first)
+    if first is None or second is None:
+        raise TooMuchBanned(image.path, "super blocks need two frames, where they may lie")
+    return first, second
+
+
+def free_slot(frames: int, banned: Regions, taken: int | None = None) -> int | None:
+    """The first slot, among that many frames, that is neither banned nor `taken`; None if there is none."""
+    for base in layout.slot_bases(frames):
+        for slot in (base, base + 1):
+            if slot < frames and slot != taken and slot not in banned:
+                return slot
+    return None
+
+
+def replace(image: Image, current: SuperBlock, slot: int, published: Published) -> SuperBlock:
+    """Write the next generation to `slot`; `current` stays in force until this is durable.
+
+    Raises PramError when there is no next one: a super block that no reader accepts would publish nothing.
+    """
+    if current.generation >= _GENERATION_MAX:
+        raise PramError(f"generation {current.generation} is the last one that an image can have")
+    block = _compose(current.uuid, slot, current.pfn, current.generation + 1, published)
+    image.write(slot << PAGE_SHIFT, _page(block))
+    return block
+
+
+def _compose(uuid: bytes, pfn: int, other: int, generation: int, save: Published) -> SuperBlock:
+    return SuperBlock(
+        magic=SUPER_MAGIC,
+        csum=0,
+        node_pfn=save.node_pfn,
+        version=layout.VERSION,
+        compatible=layout.COMPATIBLE,
+        incompatible=layout.INCOMPATIBLE,
+        flags=save.flags,
+        uuid=uuid,
+        pfn=pfn,
+        other_pfn=other,
+        generation=generation,
+        frames=save.frames,
+        frames_used=save.frames_used,
+        nodes=save.nodes,
+        saved_ns=time.time_ns(),
+        run=save.run,
+        saved_by=f"pramfs {__version__}".encode(),
+    )
+
+
+def _page(block: SuperBlock) -> bytearray:
+    page = bytearray(PAGE_SIZE)
+    SUPER.pack_into(page, 0, *block)
+    layout.seal_page(block.uuid, block.pfn, page)
+    return page
+
+
+def _valid_blocks(image: Image) -> Iterator[SuperBlock]:
+    """What is in the slots. What lies elsewhere is no super block, whatever it looks like."""
+    for base in layout.slot_bases(image.frames):
+        pages = image.read_bytes(base << PAGE_SHIFT, 2 << PAGE_SHIFT)
+        for at in range(0, len(pages) & ~(PAGE_SIZE - 1), PAGE_SIZE):
+            block = _parse(base + (at >> PAGE_SHIFT), pages[at : at + PAGE_SIZE])
+            if block is not None:
+                yield block
+
+
+def _parse(pfn: int, page: bytes) -> SuperBlock | None:
+    block = SuperBlock._make(SUPER.unpack_from(page))
+    if block.magic != SUPER_MAGIC or block.pfn != pfn:
+        return None
+    if block.generation > _GENERATION_MAX:
+        return None
+    if block.csum != layout.page_csum(block.uuid, pfn, page):
+        return None
+    return block
+
+
+def _supported(image: Image, block: SuperBlock) -> SuperBlock:
+    if block.version != layout.VERSION:
+        raise UnsupportedVersion(image.path, block.version, layout.VERSION)
+    unknown = block.incompatible & ~layout.INCOMPATIBLE
+    if unknown:
+        raise UnsupportedFeatures(image.path, unknown)
+    if block.frames > FRAMES_MAX:
+        raise NotAnImage(image.path, f"its super block says that it has {block.frames} frames")
+    return block

@@ -1,0 +1,1 @@
+"""What Linux is asked: the mount table, mount(8), physical memory, kexec, children, terminals."""

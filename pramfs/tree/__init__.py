@@ -1,0 +1,1 @@
+"""A synchronous POSIX tree in frames of an arena; no FUSE in it."""

@@ -1,0 +1,252 @@
+"""Operations on one inode, whatever its names: attributes, extended attributes and ACLs, data.
+
+The layer of a `tree` that knows no directories. Errors are OSErrors with the errno that the call has on
+Linux.
+"""
+
+import errno
+import stat
+from dataclasses import dataclass
+
+from pramfs.errors import posix_error
+from pramfs.storage import layout
+from pramfs.storage.arena import Arena
+from pramfs.tree import acl, clock
+from pramfs.tree.file_data import FileData
+from pramfs.tree.inodes import (
+    FILE_MAX_BYTES,
+    NAME_MAX_BYTES,
+    XATTR_VALUE_MAX_BYTES,
+    Directory,
+    File,
+    Inode,
+    Symlink,
+)
+from pramfs.tree.space import Account
+
+CAPABILITY = b"security.capability"
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+
+_RELATIME_NS = 24 * 3600 * 10**9
+
+
+@dataclass(slots=True)
+class Changes:
+    """What `Tree.setattr` is to change; None is left as it is. Times in nanoseconds.
+
+    `drop_setid`: the content changes, by somebody who may not keep set-id bits and capabilities. `in_group`:
+    who asks is in the file's group, or root.
+    """
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+    ctime: int | None = None
+    drop_setid: bool = False
+    in_group: bool = True
+
+
+class InodeOperations:
+    """What a tree does with an inode once it is found."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.account = Account(arena)
+        self.data = FileData(arena, self.account)
+        self.changed = False  # since the last save
+
+    def setattr(self, inode: Inode, changes: Changes) -> None:
+        """Change attributes. Raises EISDIR, EINVAL, EFBIG, ENOSPC for sizes; nothing is changed then."""
+        now = clock.now_ns()
+        if changes.size is not None:
+            self._set_size(inode, changes.size, now)
+        if changes.uid is not None or changes.gid is not None:
+            self._set_owner(inode, changes)
+        if changes.drop_setid:
+            _clear_setid(inode, changes.in_group)
+            if CAPABILITY in (inode.xattrs or {}):
+                self._put_xattr(inode, CAPABILITY, None)
+        if changes.mode is not None:
+            self._set_mode(inode, changes.mode)
+        if changes.atime is not None:
+            inode.atime = changes.atime
+        if changes.mtime is not None:
+            inode.mtime = changes.mtime
+        inode.ctime = now if changes.ctime is None else changes.ctime
+        self.changed = True
+
+    def getxattr(self, inode: Inode, name: bytes) -> bytes:
+        """The value of an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
+        if inode.xattrs is None or name not in inode.xattrs:
+            _check_xattr_name(name)
+            raise posix_error(errno.ENODATA)
+        return inode.xattrs[name]
+
+    def setxattr(self, inode: Inode, name: bytes, value: bytes, *, in_group: bool = True) -> None:
+        """Set an extended attribute. Raises ENOTSUP, ERANGE, EINVAL, E2BIG, ENOSPC; EACCES for ACLs.
+
+        `in_group`: who asks is in the file's group, or root.
+        """
+        _check_xattr_name(name)
+        if len(name) > NAME_MAX_BYTES:
+            raise posix_error(errno.ERANGE)
+        if len(value) > XATTR_VALUE_MAX_BYTES:
+            raise posix_error(errno.E2BIG)
+        self.account.require_metadata(layout.XATTR.size + len(name) + len(value))
+        if name == acl.ACCESS:
+            self._set_access_acl(inode, value)
+            if not in_group:
+                inode.mode &= ~stat.S_ISGID
+            return
+        if name == acl.DEFAULT:
+            _check_default_acl(inode, value)
+        self._put_xattr(inode, name, value)
+
+    def removexattr(self, inode: Inode, name: bytes) -> None:
+        """Remove an extended attribute. Raises ENOTSUP, EINVAL; ENODATA, but not for ACLs."""
+        if inode.xattrs is not None and name in inode.xattrs:
+            self._put_xattr(inode, name, None)
+        elif name not in (acl.ACCESS, acl.DEFAULT):
+            _check_xattr_name(name)
+            raise posix_error(errno.ENODATA)
+
+    def readlink(self, inode: Inode) -> bytes:
+        """The target of a symbolic link. Raises EINVAL for another kind."""
+        if not isinstance(inode, Symlink):
+            raise posix_error(errno.EINVAL)
+        self.touch_atime(inode)
+        return inode.target
+
+    def touch_atime(self, inode: Inode) -> None:
+        """It has been read: update atime as relatime does."""
+        now = clock.now_ns()
+        atime = inode.atime
+        if atime <= inode.mtime or atime <= inode.ctime or now - atime >= _RELATIME_NS:
+            inode.atime = now
+
+    def write(self, file: File, offset: int, data: bytes, *, set_times: bool = True) -> int:
+        """Write all of `data`. Raises OSError(EFBIG, ENOSPC).
+
+        Whoever caches writes says later by `setattr` when they were made, and clears `set_times`.
+        """
+        if offset + len(data) > FILE_MAX_BYTES:
+            raise posix_error(errno.EFBIG)
+        try:
+            self.data.write(file, offset, data)
+        finally:
+            self.changed = True  # a checkpoint that made room for it was of the time before
+        if set_times:
+            file.mtime = file.ctime = clock.now_ns()
+        return len(data)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _set_size(self, inode: Inode, size: int, now: int) -> None:
+        if isinstance(inode, Directory):
+            raise posix_error(errno.EISDIR)
+        if not isinstance(inode, File):
+            raise posix_error(errno.EINVAL)
+        if size > FILE_MAX_BYTES:
+            raise posix_error(errno.EFBIG)
+        self.data.truncate(inode, size)
+        inode.mtime = now
+
+    def _set_owner(self, inode: Inode, changes: Changes) -> None:
+        if changes.uid is not None:
+            inode.uid = changes.uid
+        if changes.gid is not None:
+            inode.gid = changes.gid
+        if not isinstance(inode, Directory):
+            _clear_setid(inode, changes.in_group)
+
+    def _set_mode(self, inode: Inode, mode: int) -> None:
+        """Set the permission bits, and the ACL with them."""
+        value = (inode.xattrs or {}).get(acl.ACCESS)
+        if value is not None:
+            self._put_xattr(inode, acl.ACCESS, acl.with_mode(_parse_acl(value), mode))
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+
+    def _set_access_acl(self, inode: Inode, value: bytes) -> None:
+        """Set the ACL, and the permission bits with it; one that only says the mode is not kept."""
+        entries = _parse_acl(value)
+        inode.mode = inode.mode & ~0o777 | acl.mode_of(entries)
+        self._put_xattr(inode, acl.ACCESS, None if acl.is_mode(entries) else value)
+
+    def _inherit_permissions(self, inode: Inode, default_acl: bytes | None, umask: int) -> None:
+        """Give a new file what the default ACL of its directory says; without one the umask counts."""
+        if default_acl is None:
+            inode.mode &= ~umask
+            return
+        entries = acl.inherited(acl.parse(default_acl), inode.mode)
+        self._set_access_acl(inode, acl.pack(entries))
+        if isinstance(inode, Directory):
+            self._put_xattr(inode, acl.DEFAULT, default_acl)
+
+    def _put_xattr(self, inode: Inode, name: bytes, value: bytes | None) -> None:
+        """Set an extended attribute, or with None remove it."""
+        before_bytes = inode.record_bytes()
+        xattrs = inode.xattrs or {}
+        if value is None:
+            xattrs.pop(name, None)
+        else:
+            xattrs[name] = value
+        inode.xattrs = xattrs or None
+        if inode.nlink:
+            self.account.metadata_bytes += inode.record_bytes() - before_bytes
+        inode.ctime = clock.now_ns()
+        self.changed = True
+
+
+def lends_rights(inode: Inode) -> bool:
+    """Whether a program that is in it runs with rights that are not its caller's."""
+    return bool(inode.mode & (stat.S_ISUID | stat.S_ISGID)) or CAPABILITY in (inode.xattrs or {})
+
+
+def default_acl_of(parent: Directory) -> bytes | None:
+    """The default ACL of a directory. Raises EINVAL for one that is none: images may hold anything."""
+    value = (parent.xattrs or {}).get(acl.DEFAULT)
+    if value is not None:
+        _parse_acl(value)
+    return value
+
+
+def inherited_acl_bytes(default_acl: bytes | None) -> int:
+    """The metadata, at most, that a new file gets from the default ACL of its directory."""
+    if default_acl is None:
+        return 0
+    return 2 * (layout.XATTR.size + len(acl.DEFAULT) + len(default_acl))
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """Raise ENOTSUP for a namespace that there is not, EINVAL for no name in it or one with a NUL."""
+    if not name.startswith(XATTR_NAMESPACES) and name not in (acl.ACCESS, acl.DEFAULT):
+        raise posix_error(errno.ENOTSUP)
+    if name in XATTR_NAMESPACES or b"\0" in name:
+        raise posix_error(errno.EINVAL)
+
+
+def _parse_acl(value: bytes) -> list[acl.Entry]:
+    try:
+        return acl.parse(value)
+    except ValueError:
+        raise posix_error(errno.EINVAL) from None
+
+
+def _check_default_acl(inode: Inode, value: bytes) -> None:
+    """Raise EACCES for what is no directory, EINVAL for what is no ACL."""
+    if not isinstance(inode, Directory):
+        raise posix_error(errno.EACCES)
+    _parse_acl(value)
+
+
+def _clear_setid(inode: Inode, in_group: bool) -> None:
+    """The file has got other content or another owner: it may not lend its owner's rights any more.
+
+    Without execution by the group, set-gid lends none and stays for a member of the group.
+    """
+    inode.mode &= ~stat.S_ISUID
+    if inode.mode & stat.S_IXGRP or not in_group:
+        inode.mode &= ~stat.S_ISGID

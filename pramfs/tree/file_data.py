@@ -1,0 +1,202 @@
+"""The data of regular files: read, write, truncate, by shadow paging.
+
+A frame that the last save holds is never written: changing such a page puts it into a new frame. Past
+the end of a file, up to the end of its last page, there are always zeros.
+"""
+
+from array import array
+from collections.abc import Iterator
+
+from pramfs.storage.arena import Arena
+from pramfs.storage.frames import Run
+from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.tree.inodes import File
+from pramfs.tree.pagemap import CHUNK_PAGES, Extent, PageMap, extents_of
+from pramfs.tree.space import Account
+
+_OFFSET_MASK = PAGE_SIZE - 1
+_HOLE, _FRESH, _SHARED = range(3)
+
+
+class FileData:
+    """Reads and writes the data of all files of a tree, whose pages it counts in the `space`."""
+
+    def __init__(self, arena: Arena, account: Account) -> None:
+        self._arena = arena
+        self._account = account
+
+    def read(self, file: File, offset: int, size: int) -> bytes | memoryview:
+        """The bytes from `offset`, at most `size`, fewer only at the end of the file.
+
+        Raises DamagedPage for a page that fails its first verification.
+        """
+        size = min(size, file.length - offset)
+        if size <= 0:
+            return b""
+        first = offset >> PAGE_SHIFT
+        count = ((offset + size - 1) >> PAGE_SHIFT) - first + 1
+        if file.pages is None:
+            return bytes(size)
+        skip = offset & _OFFSET_MASK
+        if count == 1 and (pfn := file.pages.get(first)):
+            return self._arena.view(pfn, 1)[skip : skip + size]
+        extents = list(file.pages.extents(first, count))
+        if len(extents) == 1:
+            if not extents[0].pfn:
+                return bytes(size)
+            return self._arena.view(extents[0].pfn, count)[skip : skip + size]
+        # Not views: joining would touch mapped memory, see the head of `arena`.
+        pieces = [
+            self._arena.read(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
+            for _, pfn, count in extents
+        ]
+        return memoryview(b"".join(pieces))[skip : skip + size]
+
+    def write(self, file: File, offset: int, data: bytes | memoryview) -> int:
+        """Write all of `data` at `offset`. Raises OSError(ENOSPC); what was written till then stays."""
+        if file.pages is None:
+            file.pages = PageMap()
+        if len(data) <= PAGE_SIZE - (offset & _OFFSET_MASK):
+            if data:
+                self._write_page(file.pages, offset, data)
+                file.length = max(file.length, offset + len(data))
+            return len(data)
+        left = memoryview(data)
+        while left:
+            if offset & _OFFSET_MASK or len(left) < 2 * PAGE_SIZE:
+                done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(left))
+                self._write_page(file.pages, offset, left[:done])
+            else:
+                index = offset >> PAGE_SHIFT
+                count = min(len(left) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
+                done = count << PAGE_SHIFT
+                self._write_pages(file, file.pages, index, left[:done])
+            offset += done
+            left = left[done:]
+            file.length = max(file.length, offset)
+        return len(data)
+
+    def truncate(self, file: File, length: int) -> None:
+        """Cut the file off or extend it by a hole."""
+        if length < file.length and file.pages is not None:
+            if length & _OFFSET_MASK:
+                self._clear_tail(file.pages, length)
+            for run in file.pages.cut((length + PAGE_SIZE - 1) >> PAGE_SHIFT):
+                self._arena.release(run.pfn, run.frames)
+                self._account.pages -= run.frames
+            if not file.pages.count:
+                file.pages = None
+        file.length = length
+
+    def discard(self, file: File) -> None:
+        """The file is gone: give all its frames up."""
+        self.truncate(file, 0)
+
+    def relocate_banned(self, file: File) -> None:
+        """Move the pages that lie in banned frames (seed 004)."""
+        banned = self._arena.table.banned
+        for start, pfns in file.pages.chunks() if file.pages else ():
+            for index, pfn, count in extents_of(start, pfns):
+                if pfn and banned.overlaps(pfn, count):
+                    for at in range(count):
+                        if banned.overlaps(pfn + at):
+                            pfns[index - start + at] = self._arena.relocate(pfn + at)
+
+    def excuse(self, file: File) -> None:
+        """No save will hold the file, for it has no name any more: none is to fail because of its pages."""
+        for start, pfns in file.pages.chunks() if file.pages else ():
+            for _, pfn, count in extents_of(start, pfns):
+                if pfn:
+                    self._arena.excuse(pfn, count)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _write_pages(self, file: File, pages: PageMap, index: int, data: memoryview) -> None:
+        """Write whole pages of one chunk; the file is as long as what of them has been written."""
+        before = pages.pfns(index, len(data) >> PAGE_SHIFT)
+        for kind, (at, pfn, count) in self._groups(before):
+            part = data[at << PAGE_SHIFT : (at + count) << PAGE_SHIFT]
+            if kind == _FRESH:
+                self._arena.write(pfn, part)
+            else:
+                self._put_new(pages, index + at, part)
+            file.length = max(file.length, (index + at + count) << PAGE_SHIFT)
+
+    def _groups(self, pfns: "array[int]") -> Iterator[tuple[int, Extent]]:
+        """Pages that are written alike: what kind they are, and where."""
+        table = self._arena.table
+        for extent in extents_of(0, pfns):
+            if not extent.pfn:
+                yield _HOLE, extent
+            elif table.writable(extent.pfn, extent.pages):
+                yield _FRESH, extent
+            elif table.uniform(extent.pfn, extent.pages):
+                yield _SHARED, extent
+            else:
+                for at in range(extent.pages):
+                    kind = _FRESH if table.writable(extent.pfn + at) else _SHARED
+                    yield kind, Extent(extent.page + at, extent.pfn + at, 1)
+
+    def _put_new(self, pages: PageMap, index: int, data: memoryview) -> None:
+        """Write pages of one chunk into new frames, and map those instead of what is mapped there.
+
+        All of them or none, so that no page is ever mapped past the end of its file.
+        """
+        arena, count = self._arena, len(data) >> PAGE_SHIFT
+        # This may publish a save, and that moves pages out of banned frames: look at the map after it.
+        runs = arena.allocate(count, self._account.frames_to_keep_free(count))
+        try:
+            self._fill(runs, data)
+        except BaseException:
+            for run in runs:
+                arena.release(run.pfn, run.frames)
+            raise
+        replaced = pages.pfns(index, count)
+        before = pages.count
+        for run in runs:
+            pages.put(index, run.pfn, run.frames)
+            index += run.frames
+        self._account.pages += pages.count - before
+        for extent in extents_of(0, replaced):
+            if extent.pfn:
+                arena.release(extent.pfn, extent.pages)
+
+    def _put_new_page(self, pages: PageMap, index: int, data: bytes | memoryview) -> None:
+        """What `_put_new` does, for one page: most files have one."""
+        arena = self._arena
+        pfn = arena.allocate(1, self._account.frames_to_keep_free(1))[0].pfn
+        try:
+            arena.write(pfn, data)
+        except BaseException:
+            arena.release(pfn, 1)
+            raise
+        replaced = pages.get(index)
+        pages.put(index, pfn, 1)
+        if replaced:
+            arena.release(replaced, 1)
+        else:
+            self._account.pages += 1
+
+    def _fill(self, runs: list[Run], data: memoryview) -> None:
+        for run in runs:
+            self._arena.write(run.pfn, data[: run.frames << PAGE_SHIFT])
+            data = data[run.frames << PAGE_SHIFT :]
+
+    def _write_page(self, pages: PageMap, offset: int, data: bytes | memoryview) -> None:
+        """Write one page or a part of it."""
+        index, start = offset >> PAGE_SHIFT, offset & _OFFSET_MASK
+        pfn = pages.get(index)
+        if pfn and self._arena.table.writable(pfn):
+            self._arena.write(pfn, data, start)
+            return
+        if len(data) < PAGE_SIZE:
+            page = bytearray(self._arena.read(pfn) if pfn else PAGE_SIZE)
+            page[start : start + len(data)] = data
+            data = memoryview(page)
+        self._put_new_page(pages, index, data)
+
+    def _clear_tail(self, pages: PageMap, length: int) -> None:
+        """Zero what follows `length` in its page."""
+        if pages.get(length >> PAGE_SHIFT):
+            zeros = bytes(PAGE_SIZE - (length & _OFFSET_MASK))
+            self._write_page(pages, length, zeros)

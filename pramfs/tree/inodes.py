@@ -1,0 +1,141 @@
+"""Inodes: what each kind of file is made of, and the limits of that. What can be done with them is in `tree`.
+
+Times are nanoseconds since the epoch. `refs` counts who still knows the inode although no directory
+names it: open files and the kernel's cache.
+"""
+
+import stat
+
+from pramfs.storage import layout
+from pramfs.tree.pagemap import PageMap
+
+ROOT_INO = 1
+INO_MAX = (1 << 63) - 1  # the bit that is left is used in file handles, see `fuse.operations`
+NAME_MAX_BYTES = 255
+SYMLINK_MAX_BYTES = 4095
+FILE_MAX_BYTES = (1 << 63) - 1
+XATTR_VALUE_MAX_BYTES = 65536
+NLINK_MAX = (1 << 32) - 1
+
+DIRENT_SIZE = 20  # bytes of st_size a directory entry counts for, as on tmpfs
+
+
+class Inode:
+    """What all kinds have. `Xattrs` is None for the many that have none."""
+
+    __slots__ = (
+        "atime",
+        "ctime",
+        "generation",
+        "gid",
+        "ino",
+        "mode",
+        "mtime",
+        "nlink",
+        "refs",
+        "uid",
+        "xattrs",
+    )
+
+    rdev = 0
+
+    def __init__(self, ino: int, generation: int, mode: int, uid: int, gid: int, now: int) -> None:
+        self.ino = ino
+        self.generation = generation
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.nlink = 1
+        self.atime = self.mtime = self.ctime = now
+        self.xattrs: dict[bytes, bytes] | None = None
+        self.refs = 0
+
+    @property
+    def size(self) -> int:
+        return 0
+
+    @property
+    def blocks(self) -> int:
+        """512-byte units that the data takes."""
+        return 0
+
+    def record_bytes(self) -> int:
+        """What the inode takes in a tree's metadata, without the entries of a directory."""
+        size = layout.INODE.size
+        if self.xattrs is not None:
+            for name, value in self.xattrs.items():
+                size += layout.XATTR.size + len(name) + len(value)
+        return size
+
+
+class File(Inode):
+    """A regular file."""
+
+    __slots__ = ("length", "pages")
+
+    def __init__(self, ino: int, generation: int, mode: int, uid: int, gid: int, now: int) -> None:
+        super().__init__(ino, generation, mode, uid, gid, now)
+        self.length = 0
+        self.pages: PageMap | None = None
+
+    @property
+    def size(self) -> int:
+        return self.length
+
+    @property
+    def blocks(self) -> int:
+        return self.pages.count * (layout.PAGE_SIZE // 512) if self.pages else 0
+
+
+class Directory(Inode):
+    """A directory: names to inodes. The root is its own parent."""
+
+    __slots__ = ("entries", "parent")
+
+    def __init__(self, ino: int, generation: int, mode: int, uid: int, gid: int, now: int) -> None:
+        super().__init__(ino, generation, mode, uid, gid, now)
+        self.nlink = 2
+        self.entries: dict[bytes, Inode] = {}
+        self.parent: Directory = self
+
+    @property
+    def size(self) -> int:
+        return (len(self.entries) + 2) * DIRENT_SIZE
+
+
+class Symlink(Inode):
+    """A symbolic link."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, ino: int, generation: int, mode: int, uid: int, gid: int, now: int) -> None:
+        super().__init__(ino, generation, mode, uid, gid, now)
+        self.target = b""
+
+    @property
+    def size(self) -> int:
+        return len(self.target)
+
+    def record_bytes(self) -> int:
+        return super().record_bytes() + len(self.target)
+
+
+class Special(Inode):
+    """A fifo, a socket or a device node."""
+
+    __slots__ = ("rdev",)
+
+    def __init__(self, ino: int, generation: int, mode: int, uid: int, gid: int, now: int) -> None:
+        super().__init__(ino, generation, mode, uid, gid, now)
+        self.rdev = 0
+
+
+KINDS: dict[int, type[Inode]] = {
+    stat.S_IFREG: File,
+    stat.S_IFDIR: Directory,
+    stat.S_IFLNK: Symlink,
+    stat.S_IFIFO: Special,
+    stat.S_IFSOCK: Special,
+    stat.S_IFCHR: Special,
+    stat.S_IFBLK: Special,
+}

@@ -1,0 +1,181 @@
+"""Which frame holds which page of a file. Knows nothing of what is in them.
+
+The map is cut into chunks of 512 pages, each an array of pfns that is as long as the last page in it
+needs; pfn 0 is a hole. Chunk 0 has a place of its own because most files are small, and all others are
+in a dict because files may be huge and sparse. 4 bytes a page, no objects a page.
+"""
+
+from array import array
+from collections.abc import Iterator, MutableMapping
+from typing import NamedTuple
+
+from pramfs.storage.extents import is_counting_up, runs_of
+from pramfs.storage.frames import Run
+from pramfs.tree.hardened_dict import Scattered
+
+CHUNK_SHIFT = 9
+CHUNK_PAGES = 1 << CHUNK_SHIFT
+_MASK = CHUNK_PAGES - 1
+
+# Whoever writes a sparse file chooses the numbers of its chunks. Below this one (32 GiB) too few of them meet
+# in a dict to matter: some 600, and looking for one of those takes half a microsecond.
+_FAR = 1 << 14
+
+
+class Extent(NamedTuple):
+    """`pages` pages of a file from page `page`, in consecutive frames from `pfn`; pfn 0: a hole."""
+
+    page: int
+    pfn: int
+    pages: int
+
+
+class PageMap:
+    """The pages of one file. `count` is the number of pages that are not holes."""
+
+    __slots__ = ("_head", "_rest", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._head: array[int] | None = None
+        self._rest: MutableMapping[int, array[int]] | None = None
+
+    def get(self, index: int) -> int:
+        """The frame of page `index`, 0 for a hole."""
+        chunk = self._chunk(index >> CHUNK_SHIFT)
+        at = index & _MASK
+        return chunk[at] if chunk is not None and at < len(chunk) else 0
+
+    def pfns(self, index: int, count: int) -> "array[int]":
+        """The frames of `count` pages from `index`, all in one chunk; 0 for holes."""
+        chunk = self._chunk(index >> CHUNK_SHIFT)
+        at = index & _MASK
+        found = chunk[at : at + count] if chunk is not None else array("I")
+        if len(found) < count:
+            found.frombytes(bytes(4 * (count - len(found))))
+        return found
+
+    def put(self, index: int, pfn: int, count: int) -> None:
+        """Map `count` pages from `index`, all in one chunk, to consecutive frames from `pfn`."""
+        number, at = index >> CHUNK_SHIFT, index & _MASK
+        chunk = self._chunk(number)
+        if chunk is None:
+            chunk = self._add_chunk(number)
+        if len(chunk) < at:
+            chunk.frombytes(bytes(4 * (at - len(chunk))))
+        if count == 1:
+            if at == len(chunk):
+                chunk.append(pfn)
+                self.count += 1
+            else:
+                self.count += not chunk[at]
+                chunk[at] = pfn
+            return
+        before = chunk[at : at + count]
+        self.count += count - len(before) + before.count(0)
+        chunk[at : at + count] = array("I", range(pfn, pfn + count))
+
+    def load(self, indices: "array[int]", pfns: "array[int]") -> None:
+        """Fill an empty map with pages in ascending order of index, as a save holds them.
+
+        Raises ValueError when they are not in that order.
+        """
+        count = len(pfns)
+        if not count:
+            return
+        if indices[0] == 0 and is_counting_up(indices):
+            self.count = count
+            self._head = pfns[:CHUNK_PAGES]
+            for start in range(CHUNK_PAGES, count, CHUNK_PAGES):
+                self._add_chunk(start >> CHUNK_SHIFT).extend(pfns[start : start + CHUNK_PAGES])
+            return
+        previous = -1
+        for index, pfn in zip(indices, pfns, strict=True):
+            if index <= previous:
+                raise ValueError(f"page {index} follows page {previous}")
+            previous = index
+            self.put(index, pfn, 1)
+
+    def cut(self, first: int) -> list[Run]:
+        """Unmap all pages from `first` on; returns the frames they were in."""
+        number, at = first >> CHUNK_SHIFT, first & _MASK
+        gone: list[int] = []
+        if self._rest:
+            for later in sorted(n for n in self._rest if n > number):
+                gone.extend(self._rest.pop(later))
+        if number > 0 or at > 0:
+            chunk = self._chunk(number)
+            if chunk is not None:
+                gone[:0] = chunk[at:]
+                del chunk[at:]
+                self._trim(number, chunk)
+        elif self._head is not None:
+            gone[:0] = self._head
+            self._head = None
+        freed = [pfn for pfn in gone if pfn]
+        self.count -= len(freed)
+        return list(runs_of(freed))
+
+    def extents(self, index: int, count: int) -> Iterator[Extent]:
+        """What `count` pages from `index` are made of, in order, holes included."""
+        end = index + count
+        while index < end:
+            part = min(end - index, CHUNK_PAGES - (index & _MASK))
+            chunk = self._chunk(index >> CHUNK_SHIFT)
+            if chunk is None:
+                # A chunk is 2 MiB of hole: a sparse file read across terabytes must not be walked by pages.
+                yield Extent(index, 0, part)
+            else:
+                yield from extents_of(index, self.pfns(index, part))
+            index += part
+
+    def chunks(self) -> Iterator[tuple[int, "array[int]"]]:
+        """The index of the first page, and the pfns, of every chunk that has pages, in order."""
+        if self._head is not None:
+            yield 0, self._head
+        if self._rest:
+            for number in sorted(self._rest):
+                yield number << CHUNK_SHIFT, self._rest[number]
+
+    def _chunk(self, number: int) -> "array[int] | None":
+        if number == 0:
+            return self._head
+        return self._rest.get(number) if self._rest is not None else None
+
+    def _add_chunk(self, number: int) -> "array[int]":
+        chunk = array("I")
+        if number == 0:
+            self._head = chunk
+        else:
+            if self._rest is None:
+                self._rest = {}
+            if number >= _FAR and isinstance(self._rest, dict):
+                self._rest = Scattered(self._rest)
+            self._rest[number] = chunk
+        return chunk
+
+    def _trim(self, number: int, chunk: "array[int]") -> None:
+        """Drop holes at the end of a chunk, and the chunk if nothing is left."""
+        while chunk and not chunk[-1]:
+            chunk.pop()
+        if chunk:
+            return
+        if number == 0:
+            self._head = None
+        elif self._rest is not None:
+            self._rest.pop(number, None)
+
+
+def extents_of(index: int, pfns: "array[int]") -> Iterator[Extent]:
+    """What the pages from `index` on, whose frames are `pfns`, are made of, holes included."""
+    if 0 not in pfns:
+        for run in runs_of(pfns):
+            yield Extent(index, run.pfn, run.frames)
+            index += run.frames
+        return
+    start = 0
+    for at in range(1, len(pfns) + 1):
+        if at < len(pfns) and pfns[at] == (pfns[at - 1] + 1 if pfns[at - 1] else 0):
+            continue
+        yield Extent(index + start, pfns[start], at - start)
+        start = at

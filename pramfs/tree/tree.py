@@ -1,0 +1,351 @@
+"""The tree of files: a complete synchronous POSIX tree over an arena. No FUSE in it.
+
+Errors are OSErrors with the errno that the call has on Linux. Permissions are the caller's business
+(the kernel checks them, see mount option default_permissions); everything else of a call is done here:
+existence, kinds, limits, link counts, which times change, set-id bits, accounting for the next save.
+"""
+
+import errno
+import stat
+from collections.abc import MutableMapping
+from dataclasses import dataclass, replace
+
+from pramfs.errors import posix_error
+from pramfs.storage import layout
+from pramfs.storage.arena import Arena
+from pramfs.tree import clock
+from pramfs.tree.attributes import InodeOperations, default_acl_of, inherited_acl_bytes
+from pramfs.tree.hardened_dict import Scattered, is_dense
+from pramfs.tree.inodes import (
+    INO_MAX,
+    KINDS,
+    NAME_MAX_BYTES,
+    NLINK_MAX,
+    ROOT_INO,
+    Directory,
+    File,
+    Inode,
+    Special,
+    Symlink,
+)
+from pramfs.tree.names import check_new_name, check_replaceable, check_target, refuse_loop
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+_RENAME_FLAGS = (
+    0,
+    RENAME_NOREPLACE,
+    RENAME_EXCHANGE,
+    RENAME_WHITEOUT,
+    RENAME_WHITEOUT | RENAME_NOREPLACE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who makes a new file, and which permissions they never give (where no default ACL says)."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+
+
+class Tree(InodeOperations):
+    """All inodes of one tree, their names, and the operations on both."""
+
+    def __init__(self, arena: Arena, *, inodes_max: int, generation: int) -> None:
+        super().__init__(arena)
+        self.inodes: MutableMapping[int, Inode] = {}
+        self.next_ino = ROOT_INO
+        self.inodes_max = inodes_max
+        self.generation = generation  # of inodes made from now on
+        self._orphans = 0  # inodes that no directory names and somebody still has open
+
+    def make_root(self, mode: int, owner: Owner) -> Directory:
+        """Make the root directory of an empty tree."""
+        root = self._new_inode(stat.S_IFDIR | stat.S_IMODE(mode), owner)
+        assert isinstance(root, Directory)
+        return root
+
+    @property
+    def root(self) -> Directory:
+        root = self.inodes[ROOT_INO]
+        assert isinstance(root, Directory)
+        return root
+
+    def adopt(
+        self,
+        inodes: MutableMapping[int, Inode],
+        next_ino: int,
+        *,
+        metadata_bytes: int,
+        pages: int,
+    ) -> None:
+        """Become the tree that a save holds: its inodes, and what they take (at most)."""
+        self.inodes = inodes
+        self.next_ino = next_ino
+        self.account.pages = pages
+        self.account.metadata_bytes = metadata_bytes
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def get(self, ino: int) -> Inode:
+        """The inode of that number. Raises ENOENT."""
+        inode = self.inodes.get(ino)
+        if inode is None:
+            raise posix_error(errno.ENOENT)
+        return inode
+
+    def directory(self, ino: int) -> Directory:
+        """The directory of that number. Raises ENOENT, ENOTDIR."""
+        inode = self.get(ino)
+        if not isinstance(inode, Directory):
+            raise posix_error(errno.ENOTDIR)
+        return inode
+
+    def file(self, ino: int) -> File:
+        """The regular file of that number. Raises ENOENT, EISDIR, EINVAL."""
+        inode = self.get(ino)
+        if isinstance(inode, File):
+            return inode
+        raise posix_error(errno.EISDIR if isinstance(inode, Directory) else errno.EINVAL)
+
+    def lookup(self, parent: Directory, name: bytes) -> Inode:
+        """The inode that `name` names. Raises ENOENT, ENAMETOOLONG."""
+        inode = parent.entries.get(name)
+        if inode is not None:
+            return inode
+        if name == b".":
+            return parent
+        if name == b"..":
+            return parent.parent
+        if len(name) > NAME_MAX_BYTES:
+            raise posix_error(errno.ENAMETOOLONG)
+        raise posix_error(errno.ENOENT)
+
+    # --- making and removing names ---------------------------------------------------------------
+
+    def create(
+        self,
+        parent: Directory,
+        name: bytes,
+        mode: int,
+        owner: Owner,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode:
+        """Make a file of the kind that `mode` says. Raises EEXIST, ENOENT, ENAMETOOLONG, EINVAL, ENOSPC."""
+        check_new_name(parent, name)
+        if stat.S_IFMT(mode) not in KINDS or mode >> 16 or rdev >> 32:
+            raise posix_error(errno.EINVAL)
+        if stat.S_ISLNK(mode):
+            check_target(target)
+        inode = self._make(parent, mode, owner, more_bytes=len(target) + len(name))
+        if isinstance(inode, Directory):
+            inode.parent = parent
+            parent.nlink += 1
+        elif isinstance(inode, Symlink):
+            inode.target = target
+            self.account.metadata_bytes += len(target)
+        elif isinstance(inode, Special):
+            inode.rdev = rdev
+        self._add_entry(parent, name, inode, inode.ctime)
+        return inode
+
+    def link(self, inode: Inode, parent: Directory, name: bytes) -> None:
+        """Give `inode` another name. Raises EPERM, ENOENT, EINVAL, EEXIST, ENAMETOOLONG, EMLINK, ENOSPC."""
+        if isinstance(inode, Directory):
+            raise posix_error(errno.EPERM)
+        if not inode.nlink:
+            raise posix_error(errno.ENOENT)
+        check_new_name(parent, name)
+        if inode.nlink >= NLINK_MAX:
+            raise posix_error(errno.EMLINK)
+        self.account.require_metadata(layout.DIRENT.size + len(name))
+        now = clock.now_ns()
+        inode.nlink += 1
+        inode.ctime = now
+        self._add_entry(parent, name, inode, now)
+
+    def unlink(self, parent: Directory, name: bytes) -> None:
+        """Remove a name of what is no directory. Raises ENOENT, EISDIR."""
+        inode = self.lookup(parent, name)
+        if isinstance(inode, Directory):
+            raise posix_error(errno.EISDIR)
+        self._remove_entry(parent, name, clock.now_ns())
+
+    def rmdir(self, parent: Directory, name: bytes) -> None:
+        """Remove an empty directory. Raises ENOENT, ENOTDIR, ENOTEMPTY, EINVAL."""
+        if name == b".":
+            raise posix_error(errno.EINVAL)
+        inode = self.lookup(parent, name)
+        if not isinstance(inode, Directory):
+            raise posix_error(errno.ENOTDIR)
+        if inode.entries or name == b"..":
+            raise posix_error(errno.ENOTEMPTY)
+        self._remove_entry(parent, name, clock.now_ns())
+
+    def rename(
+        self,
+        parent: Directory,
+        name: bytes,
+        new_parent: Directory,
+        new_name: bytes,
+        flags: int = 0,
+        owner: Owner | None = None,
+    ) -> None:
+        """Move a name, with the flags of renameat2(2); a whiteout in its old place is `owner`'s.
+
+        Raises ENOENT, EBUSY, EEXIST, EINVAL, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, ENOSPC.
+        """
+        if flags not in _RENAME_FLAGS:
+            raise posix_error(errno.EINVAL)
+        if name in (b".", b".."):
+            raise posix_error(errno.EBUSY)
+        inode = self.lookup(parent, name)
+        target = new_parent.entries.get(new_name)
+        if flags == RENAME_EXCHANGE:
+            if target is None:
+                raise posix_error(errno.ENOENT)
+            refuse_loop(inode, new_parent)
+            refuse_loop(target, parent)
+            self._exchange(parent, name, inode, new_parent, new_name, target)
+            return
+        if target is not None and flags & RENAME_NOREPLACE:
+            raise posix_error(errno.EEXIST)
+        if target is inode:
+            return
+        refuse_loop(inode, new_parent)
+        if target is None:
+            check_new_name(new_parent, new_name)
+        else:
+            check_replaceable(inode, target)
+        if len(new_name) > len(name):
+            self.account.require_metadata(len(new_name) - len(name))
+        if flags & RENAME_WHITEOUT:
+            assert owner is not None
+            whiteout = self._make(parent, stat.S_IFCHR, owner, more_bytes=len(new_name))
+            self._move(parent, name, inode, new_parent, new_name, target)
+            self._add_entry(parent, name, whiteout, whiteout.ctime)
+        else:
+            self._move(parent, name, inode, new_parent, new_name, target)
+
+    # --- references ------------------------------------------------------------------------------
+
+    def forget(self, inode: Inode, count: int = 1) -> None:
+        """Drop `count` of the inode's refs; what nobody names or knows any more is gone."""
+        inode.refs -= count
+        if not inode.refs and not inode.nlink:
+            self._orphans -= 1
+            self._delete(inode)
+
+    def named_inodes(self) -> int:
+        """Inodes that a save holds: not those that are only open."""
+        return len(self.inodes) - self._orphans
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _make(self, parent: Directory, mode: int, owner: Owner, *, more_bytes: int) -> Inode:
+        """An inode that is to get a name in `parent`; name and contents take `more_bytes` of metadata."""
+        default_acl = None if stat.S_ISLNK(mode) else default_acl_of(parent)
+        own_bytes = layout.INODE.size + layout.DIRENT.size + more_bytes
+        self.account.require_metadata(own_bytes + inherited_acl_bytes(default_acl))
+        if parent.mode & stat.S_ISGID:
+            owner = replace(owner, gid=parent.gid)
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        inode = self._new_inode(mode, owner)
+        if not isinstance(inode, Symlink):
+            self._inherit_permissions(inode, default_acl, owner.umask)
+        return inode
+
+    def _new_inode(self, mode: int, owner: Owner) -> Inode:
+        if self.named_inodes() >= self.inodes_max or self.next_ino > INO_MAX:
+            raise posix_error(errno.ENOSPC)
+        kind = KINDS[stat.S_IFMT(mode)]
+        inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, clock.now_ns())
+        if not is_dense(len(self.inodes), self.next_ino) and isinstance(self.inodes, dict):
+            self.inodes = Scattered(self.inodes)
+        self.inodes[inode.ino] = inode
+        self.next_ino += 1
+        self.account.metadata_bytes += layout.INODE.size
+        return inode
+
+    def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
+        parent.entries[name] = inode
+        parent.mtime = parent.ctime = now
+        self.account.metadata_bytes += layout.DIRENT.size + len(name)
+        self.changed = True
+
+    def _drop_entry(self, parent: Directory, name: bytes, now: int) -> None:
+        del parent.entries[name]
+        parent.mtime = parent.ctime = now
+        self.account.metadata_bytes -= layout.DIRENT.size + len(name)
+        self.changed = True
+
+    def _remove_entry(self, parent: Directory, name: bytes, now: int) -> None:
+        """Remove a name, and the inode if it was the last."""
+        inode = parent.entries[name]
+        self._drop_entry(parent, name, now)
+        inode.ctime = now
+        if isinstance(inode, Directory):
+            parent.nlink -= 1
+            inode.nlink = 0
+        else:
+            inode.nlink -= 1
+        if inode.nlink:
+            return
+        self.account.metadata_bytes -= inode.record_bytes()
+        if inode.refs:
+            self._orphans += 1
+        else:
+            self._delete(inode)
+
+    def _delete(self, inode: Inode) -> None:
+        if isinstance(inode, File):
+            self.data.discard(inode)
+        del self.inodes[inode.ino]
+
+    def _move(
+        self,
+        parent: Directory,
+        name: bytes,
+        inode: Inode,
+        new_parent: Directory,
+        new_name: bytes,
+        target: Inode | None,
+    ) -> None:
+        now = clock.now_ns()
+        if target is not None:
+            self._remove_entry(new_parent, new_name, now)
+        self._drop_entry(parent, name, now)
+        self._add_entry(new_parent, new_name, inode, now)
+        self._set_parent(inode, parent, new_parent)
+        inode.ctime = now
+
+    def _exchange(
+        self,
+        parent: Directory,
+        name: bytes,
+        inode: Inode,
+        new_parent: Directory,
+        new_name: bytes,
+        target: Inode,
+    ) -> None:
+        now = clock.now_ns()
+        parent.entries[name], new_parent.entries[new_name] = target, inode
+        self._set_parent(inode, parent, new_parent)
+        self._set_parent(target, new_parent, parent)
+        for changed in (parent, new_parent):
+            changed.mtime = changed.ctime = now
+        inode.ctime = target.ctime = now
+        self.changed = True
+
+    def _set_parent(self, inode: Inode, old: Directory, new: Directory) -> None:
+        if isinstance(inode, Directory):
+            inode.parent = new
+            old.nlink -= 1
+            new.nlink += 1
