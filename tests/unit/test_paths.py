@@ -59,6 +59,9 @@ def by_the_kernel(top: int, path: str, follow: bool) -> int | str:
     libc = ctypes.CDLL(None, use_errno=True)
     name = ctypes.c_char_p(path.encode())
     fd = libc.syscall(openat2, top, name, ctypes.byref(how), ctypes.sizeof(how))
+    # A rename anywhere in the system meanwhile makes ".." doubtful to the kernel.
+    while fd < 0 and ctypes.get_errno() == errno.EAGAIN:
+        fd = libc.syscall(openat2, top, name, ctypes.byref(how), ctypes.sizeof(how))
     if fd < 0:
         return WORDS[ctypes.get_errno()]
     try:
