@@ -1,1 +1,4 @@
-"""What Linux is asked: the mount table, mount(8), physical memory, kexec, children, terminals."""
+"""What Linux is asked: mount table, mount(8), physical memory, kexec, child processes, terminals.
+
+Not for files, nor for running mounts (`control`). May import `storage` and `errors`.
+"""

@@ -1,1 +1,5 @@
-"""A synchronous POSIX tree in frames of an arena; no FUSE in it."""
+"""A complete, synchronous POSIX tree whose data lies in frames.
+
+Not for FUSE, which adapts it (`fuse`), nor for its form in an image (`saves`). May import `pram`,
+`system`, `storage` and `errors`.
+"""
