@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from demolib.story import Story
+from examples.criu_dump.story import Story
 from kexeclib import guest, scenario
 from kexeclib.machine import Machine
 from kexeclib.shell import FailureError

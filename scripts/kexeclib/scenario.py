@@ -2,7 +2,7 @@
 
 import re
 
-from demolib.story import Step, Story
+from examples.criu_dump.story import Step, Story
 from kexeclib.machine import Machine
 from kexeclib.session import (
     BANNED,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from demolib.story import Step
+from examples.criu_dump.story import Step
 from kexeclib.machine import Machine
 from kexeclib.shell import FailureError
 

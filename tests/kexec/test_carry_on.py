@@ -2,7 +2,7 @@
 
 import pytest
 
-from demolib.story import Story
+from examples.criu_dump.story import Story
 from kexeclib import scenario
 from kexeclib.machine import Machine
 

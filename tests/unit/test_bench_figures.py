@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchlib.figures import PRAMFS, Row, cost, faster, limit, spread
+from benchmarks.figures import PRAMFS, Row, cost, faster, limit, spread
 
 
 def test_a_faster_pramfs_has_a_ratio_above_one_where_speed_is_asked() -> None:

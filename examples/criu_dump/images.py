@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from demolib.process import Run
+from examples.criu_dump.process import Run
 
 PIECE_BYTES = 1 << 20  # what CRIU moves at a time: the capacity of its pipe
 PARENT_LINK = "parent"

@@ -11,8 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from benchlib import report
-from benchlib.figures import Row, Spread, Target, Verdict
+from benchmarks import report
+from benchmarks.figures import Row, Spread, Target, Verdict
 
 _LINE_PX = 18
 _LABEL_PX = 520

@@ -1,4 +1,4 @@
-"""One bulk CRC-32C pass, the yardstick of saves and loads: `python -m benchlib.crcpass BYTES`.
+"""One bulk CRC-32C pass, the yardstick of saves and loads: `python -m benchmarks.crcpass BYTES`.
 
 Over memory that is already there, by one thread. The printed seconds are the median of three
 passes: on this machine nothing that looks at every byte once can be cheaper.

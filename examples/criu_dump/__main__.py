@@ -1,4 +1,4 @@
-"""Run the demo, and end it well: `python -m demolib`, without arguments.
+"""Run the demo, and end it well: `python -m examples.criu_dump`, without arguments.
 
 Exits with 0 if everything is as it should be, with 1 if not, with 128 and its number if a signal
 ended it. Whatever happens, the processes, the mount and the files are gone afterwards.
@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Never
 
-from demolib.demo import Demo
-from demolib.images import ImagesError
-from demolib.shell import FailureError
-from demolib.story import Story
+from examples.criu_dump.demo import Demo
+from examples.criu_dump.images import ImagesError
+from examples.criu_dump.shell import FailureError
+from examples.criu_dump.story import Story
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchlib.figures import PRAMFS, Row, Spread, Target, Unit
+from benchmarks.figures import PRAMFS, Row, Spread, Target, Unit
 
 
 def machine() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Many small operations on files: what a file system does when it moves hardly any data."""
 
-from benchlib import peers
-from benchlib.bench import MIB, Bench
-from benchlib.figures import Row, Target, faster
+from benchmarks import peers
+from benchmarks.bench import MIB, Bench
+from benchmarks.figures import Row, Target, faster
 
 _PHASES = (
     "create + write 4 KiB + close",

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchlib import mounts
-from benchlib.commands import CommandError, remove_tree, run, timed
-from benchlib.figures import PRAMFS
+from benchmarks import mounts
+from benchmarks.commands import CommandError, remove_tree, run, timed
+from benchmarks.figures import PRAMFS
 
 TMPFS = "tmpfs"
 PASSTHROUGH = "passthrough_ll"
@@ -39,7 +39,7 @@ PASSTHROUGH_OPTIONS = {
 GONE_TIMEOUT_S = 600.0
 CLEAN_UP_S = 5.0
 
-_CHECKOUT = Path(__file__).parents[2]
+_CHECKOUT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -269,10 +269,9 @@ def bindfs(work: Path) -> Foreground:
 def floor(name: str, work: Path, python: str, file_size_bytes: int) -> Foreground:
     """The constant-answer file system; every file in it has the one size."""
     waiting = "waiting" if name == FLOOR_WAITING else "plain"
-    path = f"{_CHECKOUT}:{_CHECKOUT / 'scripts'}"
 
     def command(store: Path, mountpoint: Path) -> list[str]:
-        module = [python, "-m", "benchlib.floor", str(mountpoint), str(file_size_bytes), waiting]
-        return ["env", f"PYTHONPATH={path}", *module]
+        module = [python, "-m", "benchmarks.floor", str(mountpoint), str(file_size_bytes), waiting]
+        return ["env", f"PYTHONPATH={_CHECKOUT}", *module]
 
     return Foreground(name, work, command)

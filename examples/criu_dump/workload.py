@@ -1,7 +1,7 @@
 """The process that the demo dumps: over 256 MiB of the kinds of data that programs hold.
 
 Random bytes, numbers, text, dictionaries, an sqlite database, a mapping used in places, a deleted
-file that is still open, and a child at the other end of a pipe. Run: `python -m demolib.workload`.
+file that is still open, and a child at the other end of a pipe. Run: `python -m examples.criu_dump.workload`.
 
 It says "ready" and the child's pid on standard output once everything is in place. From then on
 every line on standard input makes it work one round, which changes some of its memory and of the

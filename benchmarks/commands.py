@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchlib import mounts
+from benchmarks import mounts
 
 TIMEOUT_S = 600.0
 _GRACE_S = 2.0

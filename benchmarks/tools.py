@@ -4,11 +4,11 @@ import random
 import sys
 from pathlib import Path
 
-from benchlib import peers
-from benchlib.bench import KIB, MIB, Bench
-from benchlib.commands import remove_tree, run, timed
-from benchlib.figures import Row, cost, faster
-from benchlib.streams import rows
+from benchmarks import peers
+from benchmarks.bench import KIB, MIB, Bench
+from benchmarks.commands import remove_tree, run, timed
+from benchmarks.figures import Row, cost, faster
+from benchmarks.streams import rows
 
 _FILES_PER_DIR = 20
 _MEDIAN_LINES = 80

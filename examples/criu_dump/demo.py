@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from demolib.dump import dump, pre_dump
-from demolib.images import ImagesWriter
-from demolib.process import Process
-from demolib.shell import (
+from examples.criu_dump.dump import dump, pre_dump
+from examples.criu_dump.images import ImagesWriter
+from examples.criu_dump.process import Process
+from examples.criu_dump.shell import (
     FailureError,
     banned_table,
     is_mounted,
@@ -22,8 +22,8 @@ from demolib.shell import (
     run_files,
     unmount_leftover,
 )
-from demolib.story import MIB, Step, Story
-from demolib.verify import (
+from examples.criu_dump.story import MIB, Step, Story
+from examples.criu_dump.verify import (
     Attributes,
     attributes_of_tree,
     compare_attributes,
@@ -90,7 +90,7 @@ class Demo:
     def _start(self) -> tuple[subprocess.Popen[str], list[Process]]:
         with self._story.step("Start a process worth keeping") as step:
             workload = subprocess.Popen(
-                [sys.executable, "-m", "demolib.workload"],
+                [sys.executable, "-m", "examples.criu_dump.workload"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

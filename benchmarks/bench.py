@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from benchlib import peers
-from benchlib.commands import Client, CommandError, run
-from benchlib.figures import Row
+from benchmarks import peers
+from benchmarks.commands import Client, CommandError, run
+from benchmarks.figures import Row
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -142,7 +142,9 @@ class Bench:
     def module(self, name: str, *args: int) -> float:
         """Run a module of this package under pramfs's interpreter; it prints one number."""
         path = Path(__file__).parents[1]
-        return float(run("env", f"PYTHONPATH={path}", self.python, "-m", f"benchlib.{name}", *args))
+        return float(
+            run("env", f"PYTHONPATH={path}", self.python, "-m", f"benchmarks.{name}", *args)
+        )
 
     def on_each(
         self, compared: Iterable[peers.Peer], one_round: Callable[[peers.Root], Mapping[str, float]]

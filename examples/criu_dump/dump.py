@@ -10,8 +10,14 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from demolib.images import IN_PARENT, PAGEMAP_RECORD, ImagesWriter, PagesReader, PagesWriter
-from demolib.process import PAGE_BYTES, Area, Memory, Process, Run
+from examples.criu_dump.images import (
+    IN_PARENT,
+    PAGEMAP_RECORD,
+    ImagesWriter,
+    PagesReader,
+    PagesWriter,
+)
+from examples.criu_dump.process import PAGE_BYTES, Area, Memory, Process, Run
 
 SOCKET_NAME = "lazy-pages.socket"
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")

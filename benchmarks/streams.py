@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 
-from benchlib import peers
-from benchlib.bench import MIB, Bench, Samples
-from benchlib.commands import CommandError, run
-from benchlib.figures import Row, Target, faster
+from benchmarks import peers
+from benchmarks.bench import MIB, Bench, Samples
+from benchmarks.commands import CommandError, run
+from benchmarks.figures import Row, Target, faster
 
 BLOCK_BYTES = MIB
 SMALL_BLOCK_BYTES = 4096

@@ -7,11 +7,11 @@ its return. "Over an empty one" takes away what the same costs in the same round
 import time
 from pathlib import Path
 
-from benchlib import mounts, peers
-from benchlib.bench import MIB, Bench
-from benchlib.commands import CommandError, remove_tree, sync_and_time, timed
-from benchlib.figures import PRAMFS, Row, cost, faster
-from benchlib.streams import BLOCK_BYTES
+from benchmarks import mounts, peers
+from benchmarks.bench import MIB, Bench
+from benchmarks.commands import CommandError, remove_tree, sync_and_time, timed
+from benchmarks.figures import PRAMFS, Row, cost, faster
+from benchmarks.streams import BLOCK_BYTES
 
 _FILES = 16
 _CHANGED_INVERSE = 100  # one page in so many is written again: 1 %

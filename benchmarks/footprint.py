@@ -2,10 +2,10 @@
 
 import time
 
-from benchlib.bench import MIB, Bench
-from benchlib.commands import run
-from benchlib.figures import PRAMFS, Row, limit
-from benchlib.streams import BLOCK_BYTES
+from benchmarks.bench import MIB, Bench
+from benchmarks.commands import run
+from benchmarks.figures import PRAMFS, Row, limit
+from benchmarks.streams import BLOCK_BYTES
 
 _FRAME_BYTES = 4096
 _DIRECT = "pramfs, direct_io"

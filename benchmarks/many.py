@@ -1,9 +1,9 @@
 """Very many small files: create, save, load, walk; what each costs in memory and in frames."""
 
-from benchlib import peers
-from benchlib.bench import FILES_PER_DIR, MIB, Bench
-from benchlib.commands import remove_tree, timed
-from benchlib.figures import PRAMFS, Row, faster, limit
+from benchmarks import peers
+from benchmarks.bench import FILES_PER_DIR, MIB, Bench
+from benchmarks.commands import remove_tree, timed
+from benchmarks.figures import PRAMFS, Row, faster, limit
 
 _FRAME_BYTES = 4096
 _FILE_BYTES = 512

@@ -7,10 +7,10 @@ constant-answer file system a page cache and no arena, tmpfs is memory alone.
 from collections.abc import Callable
 from functools import partial
 
-from benchlib import peers
-from benchlib.bench import GIB, MIB, Bench
-from benchlib.figures import PRAMFS, Row, limit
-from benchlib.streams import BLOCK_BYTES
+from benchmarks import peers
+from benchmarks.bench import GIB, MIB, Bench
+from benchmarks.figures import PRAMFS, Row, limit
+from benchmarks.streams import BLOCK_BYTES
 
 _GIB = 8
 _LINEAR = 1.1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from demolib.story import Step
+from examples.criu_dump.story import Step
 
 COMMAND_TIMEOUT_SECONDS = 60
 GRACE_SECONDS = 10

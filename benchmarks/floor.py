@@ -4,7 +4,7 @@ What it costs is what Python and pyfuse3 cost; nothing that pramfs does can be f
 waiting. One flat directory; files have names and inode numbers (the kernel needs those), and
 everything else about them is the same constant. Not a file system: what is written is gone.
 
-Run as `python -m benchlib.floor MOUNTPOINT FILE_SIZE_BYTES plain|waiting`, in the foreground;
+Run as `python -m benchmarks.floor MOUNTPOINT FILE_SIZE_BYTES plain|waiting`, in the foreground;
 "waiting" puts it under the same session seam as pramfs.
 """
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from demolib.dump import (
+from examples.criu_dump.dump import (
     SOCKET_NAME,
     Progress,
     area_records,
@@ -19,8 +19,14 @@ from demolib.dump import (
     ghosts,
     pages_name,
 )
-from demolib.images import PARENT_LINK, PIECE_BYTES, ImagesError, PagesReader, read_records
-from demolib.process import PAGE_BYTES, Memory, Process, Run
+from examples.criu_dump.images import (
+    PARENT_LINK,
+    PIECE_BYTES,
+    ImagesError,
+    PagesReader,
+    read_records,
+)
+from examples.criu_dump.process import PAGE_BYTES, Memory, Process, Run
 
 
 class Attributes(NamedTuple):

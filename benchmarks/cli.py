@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchlib import (
+from benchmarks import (
     chart,
     footprint,
     many,
@@ -23,7 +23,7 @@ from benchlib import (
     streams,
     tools,
 )
-from benchlib.bench import (
+from benchmarks.bench import (
     FILES_PER_DIR,
     GIB,
     KIB,
@@ -35,10 +35,10 @@ from benchlib.bench import (
     Scale,
     Workload,
 )
-from benchlib.commands import Client, CommandError, compile_passthrough_ll, run
+from benchmarks.commands import Client, CommandError, compile_passthrough_ll, run
 
 _TMPFS = Path("/dev/shm")
-_CHECKOUT = Path(__file__).parents[2]
+_CHECKOUT = Path(__file__).parents[1]
 
 
 def _bulk(scale: Scale) -> int:
