@@ -29,7 +29,7 @@ from tests.mounted.harness import (
 from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended, open_to_nobody
 
 PRAMFS = str(VENV / "bin" / "pramfs")
-UNITS = REPOSITORY / "scripts/systemd"
+UNITS = REPOSITORY / "share/systemd"
 
 
 @pytest.fixture

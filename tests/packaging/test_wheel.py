@@ -25,6 +25,7 @@ COMPLETION = {
     "share/zsh/site-functions/_pramfs",
     "share/fish/vendor_completions.d/pramfs.fish",
 }
+UNITS = {f"share/pramfs/systemd/{unit.name}" for unit in (REPOSITORY / "share/systemd").iterdir()}
 
 
 class Installed:
@@ -113,7 +114,7 @@ def test_files_are_kept_from_one_mount_to_the_next(installed: Installed, place: 
 
 
 @pytest.mark.parametrize(
-    "name", ["bin/mount.pramfs", "bin/umount.pramfs", *sorted(MANUAL | COMPLETION)]
+    "name", ["bin/mount.pramfs", "bin/umount.pramfs", *sorted(MANUAL | COMPLETION | UNITS)]
 )
-def test_helpers_manual_and_completion_are_there(installed: Installed, name: str) -> None:
+def test_helpers_manual_completion_and_units_are_there(installed: Installed, name: str) -> None:
     assert (installed.environment / name).is_file()
