@@ -22,8 +22,19 @@ from crc32c import crc32c
 
 from pramfs.errors import DamagedPage, LostPages, PramError, posix_error
 from pramfs.storage.extents import runs_of
-from pramfs.storage.frames import DROPPED, FREE, FRESH, HELD, OLD, PENDING, FrameTable, Run
-from pramfs.storage.image import Image, punch, write_all
+from pramfs.storage.frames import (
+    DROPPED,
+    FREE,
+    FRESH,
+    HELD,
+    OLD,
+    PENDING,
+    STATE_NAMES,
+    FrameTable,
+    Run,
+)
+from pramfs.storage.holes import Holes
+from pramfs.storage.image import Image, write_all
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 
 UNKNOWN_CSUM = 0  # a page that really has this checksum is only computed again
@@ -44,13 +55,17 @@ class Arena(ABC):
     publish a save and returns whether it did.
     """
 
+    # States of frames for which the image holds nothing.
+    _NOT_IN_IMAGE: tuple[int, ...] = (FREE,)
+
     def __init__(self, image: Image, table: FrameTable) -> None:
         self.image = image
         self.table = table
         self.reclaim: Callable[[], bool] = lambda: False
         self._map = image.map(len(table))
         self._saved = memoryview(self._map)
-        self._holes = image.map_for_punching(len(table))
+        mapping = image.map_for_holes(len(table))
+        self._holes = Holes(mapping, image.page_bytes) if mapping is not None else None
         self._unpunched: list[Run] = []
         self._unpunched_frames = 0
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
@@ -257,9 +272,7 @@ class Arena(ABC):
     def _punch_image(self) -> None:
         if self._holes is None:
             return
-        for pfn, count in _merged(self._unpunched):
-            for run in self.table.runs(FREE, first=pfn, count=count):
-                punch(self._holes, run.pfn, run.frames)
+        self._holes.give_back(self.table, self._NOT_IN_IMAGE, _merged(self._unpunched))
         self._unpunched = []
         self._unpunched_frames = 0
 
@@ -376,7 +389,9 @@ class ImageArena(Arena):
 class MemoryArena(Arena):
     """Fresh frames wait in a memfd until a save copies them into the image."""
 
+    _NOT_IN_IMAGE = (FREE, FRESH)
     _IN_MEMORY = bytes((FRESH, PENDING, DROPPED))
+    _NOT_IN_MEMORY = tuple(set(range(len(STATE_NAMES))) - set(_IN_MEMORY))
 
     def __init__(self, image: Image, table: FrameTable) -> None:
         super().__init__(image, table)
@@ -384,6 +399,7 @@ class MemoryArena(Arena):
         os.ftruncate(self._fd, len(table) << PAGE_SHIFT)
         self._memory = mmap.mmap(self._fd, len(table) << PAGE_SHIFT)
         self._fresh = memoryview(self._memory)
+        self._unused = Holes(self._memory, image.page_bytes)
 
     def write_back(self, progress: Progress) -> None:
         for pfn, count in self.table.runs(PENDING, DROPPED):
@@ -405,15 +421,14 @@ class MemoryArena(Arena):
         super().abort_save()
         # A full disk may be why: what was copied so far must not be what keeps it full.
         if self._holes is not None:
-            for run in copied:
-                punch(self._holes, run.pfn, run.frames)
+            self._holes.give_back(self.table, self._NOT_IN_IMAGE, copied)
 
     def distrust(self) -> None:
         """Nothing is lost: fresh frames are still in memory."""
 
     def close(self) -> None:
         self._fresh.release()
-        self._memory.close()
+        self._unused.close()
         os.close(self._fd)
         super().close()
 
@@ -435,7 +450,7 @@ class MemoryArena(Arena):
         return count == 1 or self.table.uniform(pfn, count)
 
     def _discard(self, run: Run) -> None:
-        punch(self._memory, run.pfn, run.frames)
+        self._unused.give_back(self.table, self._NOT_IN_MEMORY, [run])
 
 
 def open_arena(kind: str, image: Image, table: FrameTable) -> Arena:

@@ -1,7 +1,7 @@
 """The backing store: open, create, lock, grow, read, write, make durable. Knows frames, not what is in them.
 
 Every change of an image goes through `write`, `grow` and `sync` of the class, and through the mapping that
-`punch` is given: tests put their recorders and faults there.
+holes are made in: tests put their recorders and faults there.
 """
 
 import contextlib
@@ -29,9 +29,18 @@ _FLOCK = struct.Struct("hhqqi4x")
 class Image:
     """An open image. Frame N is at byte N * 4096; frames past the end of a file read as an error."""
 
-    def __init__(self, path: Path, fd: int, *, writable: bool, made: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fd: int,
+        *,
+        writable: bool,
+        made: bool = False,
+        page_bytes: int = mmap.PAGESIZE,
+    ) -> None:
         self.path = path
         self.writable = writable
+        self.page_bytes = page_bytes  # of the kernel, see holes
         self._made = made
         self._fd = fd
         self._status = os.fstat(fd)
@@ -67,8 +76,8 @@ class Image:
         """The first `frames` frames as shared read-only memory."""
         return mmap.mmap(self._fd, frames << PAGE_SHIFT, mmap.MAP_SHARED, mmap.PROT_READ)
 
-    def map_for_punching(self, frames: int) -> mmap.mmap | None:
-        """A writable mapping for `punch`, where holes give memory or disk space back; else None."""
+    def map_for_holes(self, frames: int) -> mmap.mmap | None:
+        """A writable mapping for `Holes`, where holes give memory or disk space back; else None."""
         if self.is_block_device or not self.writable:
             return None
         return mmap.mmap(self._fd, frames << PAGE_SHIFT)
@@ -237,13 +246,6 @@ def write_all(fd: int, offset_bytes: int, data: bytes | bytearray | memoryview) 
         if not more:
             raise posix_error(errno.ENOSPC)
         written += more
-
-
-def punch(mapping: mmap.mmap, pfn: int, count: int) -> None:
-    """Give the memory or disk space of `count` frames back; they read as zeros."""
-    # Where the file system cannot make holes the space just stays in the image.
-    with contextlib.suppress(OSError):
-        mapping.madvise(mmap.MADV_REMOVE, pfn << PAGE_SHIFT, count << PAGE_SHIFT)
 
 
 def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = False) -> Image:

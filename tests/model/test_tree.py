@@ -38,7 +38,7 @@ from pramfs.tree.tree import Owner
 from tests.conftest import LONG
 from tests.model.reference import EXCHANGE, NOREPLACE, WHITEOUT, Node, Reference
 from tests.unit.audit import check_bans, check_owners, check_pram
-from tests.unit.images import WatchedImage, image_of, new_pram, replay
+from tests.unit.images import WatchedImage, image_of, kernel_with_pages, new_pram, replay
 from tests.unit.volume import NAME, Facts, Volume, new_tree
 
 OTHER = b"another node" * 1000
@@ -442,16 +442,18 @@ def _errno_of(operation: Callable[[], object]) -> int:
     return 0
 
 
+@pytest.mark.parametrize("page_kib", [4, 16, 64])
 @pytest.mark.parametrize("arena", ["image", "memory"])
 def test_a_tree_is_like_the_reference_whatever_is_done(
-    arena: str, monkeypatch: pytest.MonkeyPatch
+    arena: str, page_kib: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TreeMachine, "arena", arena)
-    run_state_machine_as_test(
-        TreeMachine,
-        settings=settings(
-            max_examples=1000 if LONG else 40,
-            stateful_step_count=80 if LONG else 50,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    with kernel_with_pages(page_kib << 10):
+        run_state_machine_as_test(
+            TreeMachine,
+            settings=settings(
+                max_examples=(1000 if LONG else 40) if page_kib == 4 else (300 if LONG else 15),
+                stateful_step_count=80 if LONG else 50,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

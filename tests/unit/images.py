@@ -4,15 +4,18 @@ An image here is a memfd. It sees what an image file sees (holes, mappings, punc
 and is gone with its last descriptor.
 """
 
+import contextlib
 import errno
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from pramfs.pram.pram import Pram
+from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE, SUPER_MAGIC
 from pramfs.storage.regions import Region, Regions
@@ -54,7 +57,7 @@ class WatchedImage(Image):
     """
 
     def __init__(self, fd: int, *, writable: bool = True) -> None:
-        super().__init__(Path("/memory/pram"), fd, writable=writable)
+        super().__init__(Path("/memory/pram"), fd, writable=writable, page_bytes=_kernel.page_bytes)
         self.journal: list[Step] = []
         self.guarded = True
         self.fail_at: int | None = None
@@ -100,7 +103,7 @@ class WatchedImage(Image):
             self.journal.append(Grow(frames))
         super().grow(frames)
 
-    def map_for_punching(self, frames: int) -> mmap.mmap | None:
+    def map_for_holes(self, frames: int) -> mmap.mmap | None:
         if not self.writable:
             return None
         mapping = _WatchedMap(self._fd, frames << PAGE_SHIFT)
@@ -114,7 +117,7 @@ class WatchedImage(Image):
         self._check(set(range(pfn, pfn + frames)))
         self.journal.append(Punch(pfn, frames))
 
-    @contextmanager
+    @contextlib.contextmanager
     def failing(self, at: int, *, error: int = errno.EIO, torn_bytes: int = 0) -> Iterator[None]:
         """Let the write or sync number `at` and all after it fail inside the block."""
         self.fail_at, self.error, self.torn_bytes = self._steps + at, error, torn_bytes
@@ -139,6 +142,39 @@ class WatchedImage(Image):
         """Without the super block in `slot` there is a whole save still: this write may be torn."""
         if self.guarded and len(audit.super_blocks(self)) > 1:
             self._durable = audit.walk(self, verify=False, without=slot).frames
+
+
+class _Kernel:
+    """The kernel that images made from now on think they run on; see `kernel_with_pages`."""
+
+    page_bytes = mmap.PAGESIZE
+
+
+_kernel = _Kernel()
+
+
+@contextlib.contextmanager
+def kernel_with_pages(page_bytes: int) -> Iterator[None]:
+    """Let holes be made as by a kernel with pages of that size, whatever this one has.
+
+    As madvise(2) has it, a start within a page is refused, and a length is rounded up to whole pages.
+    """
+
+    def remove(holes: Holes, pfn: int, frames: int) -> None:
+        start, mapping = pfn << PAGE_SHIFT, holes._mapping
+        end = min(start + -(-(frames << PAGE_SHIFT) // page_bytes) * page_bytes, len(mapping))
+        if start % page_bytes:
+            return
+        if isinstance(mapping, _WatchedMap):
+            end = min(end, os.fstat(mapping.image._fd).st_size)  # it may have been cut short
+            with contextlib.suppress(OSError):
+                mapping.image.note_punch(pfn, (end - start) >> PAGE_SHIFT)
+        mapping[start:end] = bytes(max(0, end - start))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Holes, "_remove", remove)
+        patch.setattr(_kernel, "page_bytes", page_bytes)
+        yield
 
 
 class _WatchedMap(mmap.mmap):

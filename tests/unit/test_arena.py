@@ -3,17 +3,25 @@
 import errno
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from crc32c import crc32c
 
 from pramfs.errors import DamagedPage, SystemFault
 from pramfs.storage.arena import UNKNOWN_CSUM, Arena, ImageArena, MemoryArena, open_arena
-from pramfs.storage.frames import FREE, FRESH, HELD, SAVED, FrameTable, Run
+from pramfs.storage.frames import BANNED, FREE, FRESH, HELD, OLD, SAVED, SUPER, FrameTable, Run
 from pramfs.storage.layout import PAGE_SIZE
 from tests.unit.audit import check_table
-from tests.unit.images import Punch, Sync, WatchedImage, Write, frames_between, image_of
+from tests.unit.images import (
+    Punch,
+    Sync,
+    WatchedImage,
+    Write,
+    frames_between,
+    image_of,
+    kernel_with_pages,
+)
 
 FRAMES = 128
 FIRST = 66  # all below are banned in these tests: many frames there are for super blocks
@@ -30,8 +38,16 @@ def page(number: int) -> bytes:
     return bytes((number % 256,)) * PAGE_SIZE
 
 
+@pytest.fixture(params=[4, 16, 64], ids="{}k".format)
+def kernel(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A kernel with pages of 4, 16 or 64 KiB; how many frames a page has."""
+    page_kib = int(request.param)
+    with kernel_with_pages(page_kib << 10):
+        yield page_kib // 4
+
+
 @pytest.fixture(params=["image", "memory"])
-def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
+def arena(request: pytest.FixtureRequest, kernel: int) -> Iterator[Arena]:
     """An arena in which frame N of the image holds page(N); its free frames are 66 to 127."""
     image = image_of(b"".join(page(pfn) for pfn in range(FRAMES)))
     image.guarded = False  # there is no save in it
@@ -182,17 +198,9 @@ def test_auto_takes_the_image_where_that_is_memory_already() -> None:
 def in_memory(arena: Arena) -> set[int]:
     """The frames that take memory of their own in the arena: what is fresh, or still lies there."""
     if isinstance(arena, MemoryArena):
-        os.lseek(arena._fd, 0, os.SEEK_SET)
-        return {pfn for pfn in range(FRAMES) if _next_data(arena._fd, pfn) == pfn * PAGE_SIZE}
+        return {pfn for pfn in range(FRAMES) if os.pread(arena._fd, 1, pfn * PAGE_SIZE) > b"\0"}
     arena._punch_image()
     return {pfn for pfn in range(FRAMES) if arena.image.read(pfn) == page(100 + pfn)}
-
-
-def _next_data(fd: int, pfn: int) -> int:
-    try:
-        return os.lseek(fd, pfn * PAGE_SIZE, os.SEEK_DATA)
-    except OSError:  # no more data
-        return -1
 
 
 def marked(arena: Arena, count: int) -> Run:
@@ -203,40 +211,104 @@ def marked(arena: Arena, count: int) -> Run:
     return run
 
 
-def test_memory_of_fresh_frames_that_are_given_up_goes_back(arena: Arena) -> None:
-    run = marked(arena, 8)
-    assert in_memory(arena) == set(range(FIRST, FIRST + 8))
-    arena.release(run.pfn, 3)
-    assert in_memory(arena) == set(range(FIRST + 3, FIRST + 8))
+def stuck(kernel: int, pfns: Iterable[int], idle: Iterable[int], arena: Arena) -> set[int]:
+    """Which of the frames `pfns` share a page of the kernel with one that is in no `idle` state."""
+    pages = {pfn: arena.table.states(pfn - pfn % kernel, kernel) for pfn in pfns}
+    return {pfn for pfn, states in pages.items() if set(states) - set(idle)}
+
+
+def stuck_in_memory(arena: Arena, kernel: int, pfns: Iterable[int]) -> set[int]:
+    """Which of these frames, given up, may be `in_memory` still."""
+    if isinstance(arena, ImageArena):
+        return stuck(kernel, pfns, {FREE}, arena)
+    return stuck(kernel, pfns, {FREE, SAVED, HELD, OLD, BANNED, SUPER}, arena)
+
+
+def test_memory_of_fresh_frames_that_are_given_up_goes_back(arena: Arena, kernel: int) -> None:
+    marked(arena, 40)
+    assert in_memory(arena) == set(range(FIRST, FIRST + 40))
+    arena.release(FIRST, 32)
+    kept = stuck_in_memory(arena, kernel, range(FIRST, FIRST + 32))
+    assert in_memory(arena) == set(range(FIRST + 32, FIRST + 40)) | kept
+    assert not kept & set(range(80, 96))  # whole pages of any kernel
+
+
+def test_memory_goes_back_when_the_last_frame_of_a_page_of_the_kernel_comes_free(
+    arena: Arena, kernel: int
+) -> None:
+    """Whichever that is: here one by one, from both ends."""
+    marked(arena, 40)
+    given_up: list[int] = []
+    for pfn in (*range(FIRST, FIRST + 40, 2), *range(FIRST + 39, FIRST, -2)):
+        assert arena.read(pfn) == page(100 + pfn)
+        arena.release(pfn, 1)
+        given_up.append(pfn)
+        kept = stuck_in_memory(arena, kernel, given_up)
+        assert in_memory(arena) == set(range(FIRST, FIRST + 40)) - set(given_up) | kept
 
 
 def test_memory_goes_back_too_when_saved_and_fresh_frames_are_given_up_together(
-    arena: Arena,
+    arena: Arena, kernel: int
 ) -> None:
-    marked(arena, 4)
+    marked(arena, 20)
     published(arena)
-    marked(arena, 4)
-    arena.release(FIRST + 2, 4)
-    assert not {FIRST + 4, FIRST + 5} & in_memory(arena)
+    marked(arena, 20)
+    arena.release(FIRST + 10, 20)
+    given_up = set(range(FIRST + 20, FIRST + 30))
+    assert given_up & in_memory(arena) == stuck_in_memory(arena, kernel, given_up)
 
 
-def test_memory_of_frames_that_a_failed_save_would_have_held_goes_back(arena: Arena) -> None:
-    run = marked(arena, 8)
+def test_memory_of_frames_that_a_failed_save_would_have_held_goes_back(
+    arena: Arena, kernel: int
+) -> None:
+    run = marked(arena, 40)
     arena.table.begin_save()
-    arena.release(run.pfn, 3)
+    arena.release(run.pfn, 33)
     arena.abort_save()
-    assert in_memory(arena) == set(range(FIRST + 3, FIRST + 8))
+    kept = stuck_in_memory(arena, kernel, range(FIRST, FIRST + 33))
+    assert in_memory(arena) == set(range(FIRST + 33, FIRST + 40)) | kept
     check_table(arena.table)
 
 
-def test_the_image_gets_the_space_back_of_what_only_an_older_save_held(arena: Arena) -> None:
-    run = marked(arena, 8)
+def test_the_image_gets_the_space_back_of_what_only_an_older_save_held(
+    arena: Arena, kernel: int
+) -> None:
+    run = marked(arena, 40)
     published(arena)
-    arena.release(run.pfn, 3)
+    arena.release(run.pfn, 33)
     published(arena)
     arena._punch_image()
-    assert punched(arena) >= {FIRST, FIRST + 1, FIRST + 2}
-    assert arena.image.read(FIRST, 4) == bytes(3 * PAGE_SIZE) + page(100 + FIRST + 3)
+    kept = stuck(kernel, range(FIRST, FIRST + 33), arena._NOT_IN_IMAGE, arena)
+    given_back = set(range(FIRST, FIRST + 33)) - kept
+    assert given_back >= set(range(80, 96))
+    assert punched(arena) >= given_back
+    for pfn in range(FIRST, FIRST + 40):
+        assert arena.image.read(pfn) == (bytes(PAGE_SIZE) if pfn in given_back else page(100 + pfn))
+
+
+def test_a_page_of_the_image_goes_back_though_frames_beside_have_come_free_since(
+    arena: Arena, kernel: int
+) -> None:
+    """Those of arena=memory were never in the image: they keep nothing there, fresh or free."""
+    marked(arena, 40)
+    for pfn in range(FIRST, FIRST + 32, 2):
+        arena.release(pfn, 1)
+    published(arena)
+    for pfn in range(FIRST + 1, FIRST + 32, 2):
+        arena.release(pfn, 1)
+    arena.table.begin_save()
+    beside = [fresh(arena, 250) for _ in range(FIRST, FIRST + 32, 2)]
+    arena.write_back(lambda frames: None)
+    arena.commit_save()
+    for pfn in beside:
+        arena.release(pfn, 1)
+    arena._punch_image()
+    assert set(beside) == set(range(FIRST, FIRST + 32, 2))
+    saved = set(range(FIRST + 1, FIRST + 32, 2))
+    kept = stuck(kernel, saved, arena._NOT_IN_IMAGE, arena)
+    assert not kept & set(range(80, 96))
+    for pfn in saved - kept:
+        assert arena.image.read(pfn) == bytes(PAGE_SIZE)
 
 
 def test_a_memory_arena_keeps_no_copy_of_what_is_in_the_image(arena: Arena) -> None:
