@@ -1,13 +1,16 @@
 """The program: finds the command, runs it, and turns what went wrong into a line and an exit code."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import NoReturn
 
+from pramfs import __version__
 from pramfs.cli import helptext
 from pramfs.cli.commands import files, images, kexec, mounts, nodes
 from pramfs.cli.parser import Parser
 from pramfs.errors import PramError
+from pramfs.storage import layout
 from pramfs.system import mountinfo
 from pramfs.system.text import complain, with_standard_streams
 
@@ -48,16 +51,47 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="say what versions are here")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(metavar="COMMAND")
-    for room in (mounts, images, files, nodes, kexec):
-        room.add_commands(commands)
+    for group in (mounts, images, files, nodes, kexec):
+        group.add_commands(commands)
     return parser
+
+
+def version_lines() -> str:
+    """The versions of all that may explain a difference. Loads no FUSE."""
+    return "\n".join(
+        [
+            f"pramfs {__version__}",
+            f"image format {layout.VERSION}",
+            f"pyfuse3 {_pyfuse3()}",
+            f"libfuse {_libfuse()}",
+            f"Linux {os.uname().release}",
+        ]
+    )
+
+
+def _pyfuse3() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("pyfuse3")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _libfuse() -> str:
+    import ctypes
+
+    try:
+        version = ctypes.CDLL("libfuse3.so.3").fuse_pkgversion
+    except (OSError, AttributeError):
+        return "not installed"
+    version.restype = ctypes.c_char_p
+    return (version() or b"unknown").decode()
 
 
 class _Version(argparse.Action):
     """Finds the versions out only when they are asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
-        from pramfs.cli.versions import version_lines
-
         print(version_lines())
         parser.exit()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pramfs.control import control_xattrs
 from pramfs.control.umount import umount
-from pramfs.daemon.launch import start_mount
+from pramfs.daemon.startup import start_mount
 from pramfs.errors import PramError, UsageError
 from pramfs.options import MountOptions, parse_options
 from pramfs.system import mount_tools

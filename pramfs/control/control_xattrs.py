@@ -13,6 +13,7 @@ to another place may be any part of it. Nothing here needs FUSE.
 """
 
 import contextlib
+import errno
 import json
 import os
 import zlib
@@ -20,7 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pramfs.errors import PramError
+from pramfs.errors import PramError, posix_error
+from pramfs.storage.frames import FrameTable
 from pramfs.system.forked_call import Errand
 from pramfs.system.mountinfo import Mount, require_alive, views_of
 
@@ -28,6 +30,8 @@ PREFIX = b"user.pramfs."
 SAVE = PREFIX + b"save"
 FRAMES = PREFIX + b"frames."
 FRAMES_AT_ONCE = 65536  # even incompressible, they fit into the 64 KiB of an extended attribute
+
+_PLAIN = ("pid", "image", "generation", "pfn")  # what of the status is an attribute of its own
 
 
 def read_status(mountpoint: Path) -> dict[str, Any]:
@@ -94,3 +98,32 @@ def _what_cannot_be_asked(mountpoint: Path, mount: Mount) -> Iterator[None]:
         raise PramError(f"{mountpoint}: only {mount.masters} may ask it how it is") from exc
     except OSError as exc:
         raise PramError(f"{mountpoint}: the daemon does not answer: {exc.strerror}") from exc
+
+
+class Answers:
+    """The values of the control attributes of one mount, for the daemon.
+
+    Who may ask for a save, and the save itself, are the business of `fuse.operations`.
+    """
+
+    def __init__(self, status: Callable[[], dict[str, object]], table: FrameTable) -> None:
+        self._status = status
+        self._table = table
+
+    def read(self, name: bytes) -> bytes:
+        """The value of a control attribute. Raises OSError(ENODATA) for one that there is not."""
+        if name.startswith(FRAMES):
+            return self._frame_states(name.removeprefix(FRAMES))
+        status = self._status()
+        key = name.removeprefix(PREFIX).decode(errors="replace")
+        if key == "status":
+            return json.dumps(status).encode()
+        if key not in _PLAIN:
+            raise posix_error(errno.ENODATA)
+        return str(status[key]).encode()
+
+    def _frame_states(self, number: bytes) -> bytes:
+        first = int(number) * FRAMES_AT_ONCE if number.isdigit() else -1
+        if not 0 <= first < len(self._table):
+            raise posix_error(errno.ENODATA)
+        return zlib.compress(self._table.states(first, FRAMES_AT_ONCE), 1)

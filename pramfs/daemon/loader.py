@@ -25,8 +25,9 @@ from pramfs.errors import (
 )
 from pramfs.options import MountOptions
 from pramfs.pram.pram import Pram
-from pramfs.saves import persist
-from pramfs.saves.persist import Recovered, Saver
+from pramfs.saves.load import Recovered, load_tree
+from pramfs.saves.save import Saver
+from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
 from pramfs.storage import superblock
 from pramfs.storage.frames import BANNED, FREE
 from pramfs.storage.image import Image, open_image
@@ -120,9 +121,9 @@ def _outlook(image: Image, options: MountOptions) -> Iterator[None]:
     except (ReservationFailed, DamagedTree) as exc:
         if not options.recover:
             raise
-        from pramfs.offline import rescue  # noqa: PLC0415 - a mount that succeeds needs none
+        from pramfs.offline.reader import outlook  # noqa: PLC0415 - a mount that succeeds needs none
 
-        raise PramError(f"{exc}; {rescue.outlook(image, options.name)}") from exc
+        raise PramError(f"{exc}; {outlook(image, options.name)}") from exc
 
 
 @contextlib.contextmanager
@@ -247,14 +248,14 @@ def _load_tree(
         generation=int.from_bytes(os.urandom(4), "little"),
     )
     if options.noload and not options.ro:
-        persist.drop_tree(pram, options.name)  # its frames come free with the first checkpoint
-    if options.noload or not persist.has_tree(pram, options.name):
+        drop_tree(pram, options.name)  # its frames come free with the first checkpoint
+    if options.noload or not has_tree(pram, options.name):
         meanwhile()
         tree.make_root(options.mode, Owner(options.uid, options.gid))
     else:
         recovered = Recovered() if options.recover else None
         lazy = options.verify == "lazy"
-        pages = pram.node(options.name + persist.DATA_SUFFIX).entries if not lazy else 0
+        pages = pram.node(options.name + DATA_SUFFIX).entries if not lazy else 0
         with Bar("verifying", pages) as bar:
 
             def progress(frames: int) -> None:
@@ -262,7 +263,7 @@ def _load_tree(
                 watch(bar)
 
             watch(bar)
-            persist.load_tree(
+            load_tree(
                 pram,
                 options.name,
                 tree,

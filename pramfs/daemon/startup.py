@@ -1,4 +1,4 @@
-"""Mount an image: load its tree, then serve it.
+"""Start a mount, in the foreground or as a daemon: load the tree of an image, then serve it.
 
 The tree is loaded before there is a mount, so nothing is ever to be seen half loaded. FUSE and trio take as
 long to load as a big tree does; they are loaded while other processors verify pages.
@@ -7,15 +7,18 @@ long to load as a big tree does; they are loaded while other processors verify p
 import gc
 import importlib
 import logging
+import os
 import signal
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pramfs.daemon import logs
+from pramfs.daemon.daemonize import run_in_background
 from pramfs.daemon.loader import load_volume
 from pramfs.daemon.logs import Destination
-from pramfs.daemon.sd_notify import PLEA_PERIOD_S, ServiceManager
+from pramfs.daemon.sd_notify import PLEA_PERIOD_S, ServiceManager, take_manager
 from pramfs.daemon.stack_dump import StackDumps
 from pramfs.errors import PramError
 from pramfs.options import MountOptions
@@ -25,7 +28,38 @@ from pramfs.system.progress import Pulse
 log = logging.getLogger("pramfs")
 
 
-def serve(
+def start_mount(
+    image: Path,
+    mountpoint: Path,
+    options: MountOptions,
+    *,
+    foreground: bool = False,
+    verbose: bool = False,
+) -> int:
+    """Mount the image. Returns an exit code: 0 once it is usable; in the foreground when all is over.
+
+    In the background the terminal hears only of what is wrong, unless `verbose`; all of it is in the log.
+    """
+    image = image.absolute()
+    manager = take_manager()
+    logs.to_stderr(logging.INFO if foreground or verbose else logging.WARNING)
+    # What the daemon leaves is for its user alone; in the tree the umask of each caller counts.
+    os.umask(0o077)
+
+    def body(
+        manager: ServiceManager,
+        report: Callable[[int], None],
+        open_log: Callable[[Path], Destination],
+    ) -> int:
+        return _serve(image, mountpoint, options, manager, report, open_log)
+
+    if foreground:
+        return body(manager, lambda code: None, logs.to_foreground)
+    # A daemon is nobody's service: whoever listens there waits for another process.
+    return run_in_background(lambda report: body(ServiceManager(), report, logs.to_background))
+
+
+def _serve(
     image_path: Path,
     mountpoint: Path,
     options: MountOptions,

@@ -26,7 +26,7 @@ from pyfuse3 import (
 )
 
 from pramfs.control import control_xattrs
-from pramfs.control.answers import Answers
+from pramfs.control.control_xattrs import Answers
 from pramfs.errors import PramError
 from pramfs.fuse.dir_handles import Listing
 from pramfs.storage.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER

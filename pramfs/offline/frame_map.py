@@ -8,12 +8,13 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 from pramfs.control import control_xattrs
 from pramfs.errors import PramError
-from pramfs.offline.rescue import Rescue
+from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import Survey, survey
 from pramfs.options import DEFAULT_NAME
 from pramfs.storage import layout, superblock
@@ -69,6 +70,18 @@ _OF_STATE = {
 _STRETCH = re.compile(rb"(.)\1*", re.DOTALL)
 
 _TRIES = 3  # of a look at a mount that publishes meanwhile
+
+# Pixels of a picture as SVG, and what it shows of each thing.
+_SVG_XMLNS = "http://www.w3.org/2000/svg"
+_SVG_FONT = 'font-family="sans-serif" font-size="13"'
+_SVG_COLUMNS = 128
+_SVG_ROWS_MAX = 128
+_SVG_CELL = 8
+_SVG_LINE = 18
+_SVG_DIGIT = 8
+_SVG_LABELLED_ROWS = 8  # from one pfn at the margin to the next
+_SVG_LINE_CHARS = 70  # as many as there is room for, if they are wide ones
+_SVG_DAMAGE_LINES = 20
 
 
 @dataclass(slots=True)
@@ -209,11 +222,11 @@ def _look(
 
 
 def _frames_of_file(image: Image, tree: str, path: str) -> list[int]:
-    rescue = Rescue(image, tree)
-    inode = rescue.find(path, follow=True).inode
+    reader = TreeReader(image, tree)
+    inode = reader.find(path, follow=True).inode
     if not isinstance(inode, File):
         raise PramError(f"{printable(path)}: not a regular file: it has no data pages")
-    return list(rescue.frames(inode))
+    return list(reader.frames(inode))
 
 
 def _set(kinds: bytearray, pfns: Iterable[int], kind: int) -> None:
@@ -230,3 +243,68 @@ def _row(cells: bytes, colour: bool) -> str:
 
 def _painted(kind: Kind, count: int = 1) -> str:
     return f"\x1b[{kind.ansi}m{kind.sign * count}\x1b[0m"
+
+
+# --- as SVG ---------------------------------------------------------------------------------
+
+
+def as_svg(picture: Picture) -> str:
+    """The picture with pfns at its margin, its legend, and the first words on what is damaged."""
+    frames = len(picture.kinds)
+    per_cell = -(-frames // (_SVG_COLUMNS * _SVG_ROWS_MAX))
+    cells = picture.cells(per_cell)
+    rows = [cells[start : start + _SVG_COLUMNS] for start in range(0, len(cells), _SVG_COLUMNS)]
+    left = _SVG_DIGIT * (len(f"{frames:x}") + 1)
+    top = 3 * _SVG_LINE
+    below = top + len(rows) * _SVG_CELL + _SVG_LINE
+    legend = list(picture.legend())
+    damage = list(_svg_damage(picture))
+    width = left + _SVG_COLUMNS * _SVG_CELL
+    height = below + (len(legend) + len(damage)) * _SVG_LINE
+    parts = [
+        f'<svg xmlns="{_SVG_XMLNS}" width="{width}" height="{height}" {_SVG_FONT}>',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        _svg_text(2, _SVG_LINE, printable(picture.title)),
+        _svg_text(2, 2 * _SVG_LINE, f"{frames} frames, {picture.scale('square', per_cell)}"),
+    ]
+    for number, row in enumerate(rows):
+        y = top + number * _SVG_CELL
+        if number % _SVG_LABELLED_ROWS == 0:
+            parts.append(_svg_pfn(number * _SVG_COLUMNS * per_cell, left, y))
+        parts += _svg_row(row, left, y)
+    for number, (kind, words) in enumerate(legend):
+        y = below + number * _SVG_LINE
+        parts.append(
+            f'<rect x="2" y="{y - 11}" width="12" height="12" fill="{kind.colour}" stroke="#808080"/>'
+        )
+        parts.append(_svg_text(20, y, words))
+    for number, line in enumerate(damage, len(legend)):
+        parts.append(_svg_text(2, below + number * _SVG_LINE, line))
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _svg_damage(picture: Picture) -> Iterator[str]:
+    for line in picture.damage[:_SVG_DAMAGE_LINES]:
+        yield f"damage: {line}"
+    if len(picture.damage) > _SVG_DAMAGE_LINES:
+        yield f"damage: and {len(picture.damage) - _SVG_DAMAGE_LINES} more"
+
+
+def _svg_text(x: int, y: int, words: str) -> str:
+    """A line; of a long one the end, which tells more: of a path, or of what is damaged."""
+    if len(words) > _SVG_LINE_CHARS:
+        words = "…" + words[1 - _SVG_LINE_CHARS :]
+    return f'<text x="{x}" y="{y}">{escape(words)}</text>'
+
+
+def _svg_pfn(pfn: int, left: int, y: int) -> str:
+    style = 'text-anchor="end" font-family="monospace" fill="#606060"'
+    return f'<text x="{left - _SVG_DIGIT // 2}" y="{y + _SVG_CELL}" {style}>{pfn:x}</text>'
+
+
+def _svg_row(cells: bytes, left: int, y: int) -> Iterator[str]:
+    for kind, first, count in stretches(cells):
+        yield (
+            f'<rect x="{left + first * _SVG_CELL}" y="{y}" width="{count * _SVG_CELL}" '
+            f'height="{_SVG_CELL}" fill="{KINDS[kind].colour}"/>'
+        )

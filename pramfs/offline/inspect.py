@@ -8,8 +8,8 @@ from pramfs.pram import verify
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
 from pramfs.pram.reserve import reserve
-from pramfs.saves import persist
-from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX, Recovered
+from pramfs.saves.load import Recovered, load_tree
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
 from pramfs.storage import superblock
 from pramfs.storage.frames import SAVED, FrameTable
 from pramfs.storage.image import Image
@@ -48,7 +48,7 @@ def image_info(image: Image) -> dict[str, object]:
         "final": bool(current.flags & SUPER_FINAL),
         "suspect": bool(current.flags & SUPER_SUSPECT),
         "nodes": [node_info(node) for node in nodes.values()],
-        "trees": persist.tree_names(nodes),
+        "trees": tree_names(nodes),
     }
 
 
@@ -93,7 +93,7 @@ def _check_once(image: Image, progress: Progress) -> Check:
         check.damage.append(str(exc))
         return check
     _check_accounts(pram, check)
-    trees = persist.tree_names(pram.nodes)
+    trees = tree_names(pram.nodes)
     of_trees = {stem + suffix for stem in trees for suffix in (META_SUFFIX, DATA_SUFFIX)}
     for node in list(pram.nodes.values()):
         if node.name not in of_trees:
@@ -129,7 +129,7 @@ def _check_tree(pram: Pram, name: str, check: Check, progress: Progress) -> None
     tree = Tree(pram.arena, inodes_max=0, generation=0)
     counter = progress(f"checking {name}", pages)
     try:
-        persist.load_tree(pram, name, tree, recover=recovered, progress=counter)
+        load_tree(pram, name, tree, recover=recovered, progress=counter)
     except DamagedTree as exc:
         check.damage.append(str(exc))
     for path in recovered.left_out:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pramfs.errors import posix_error
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
-from pramfs.tree import acl, clock
+from pramfs.tree import acl
 from pramfs.tree.file_data import FileData
 from pramfs.tree.inodes import (
     FILE_MAX_BYTES,
@@ -21,6 +21,7 @@ from pramfs.tree.inodes import (
     File,
     Inode,
     Symlink,
+    now_ns,
 )
 from pramfs.tree.space import Account
 
@@ -60,7 +61,7 @@ class InodeOperations:
 
     def setattr(self, inode: Inode, changes: Changes) -> None:
         """Change attributes. Raises EISDIR, EINVAL, EFBIG, ENOSPC for sizes; nothing is changed then."""
-        now = clock.now_ns()
+        now = now_ns()
         if changes.size is not None:
             self._set_size(inode, changes.size, now)
         if changes.uid is not None or changes.gid is not None:
@@ -122,7 +123,7 @@ class InodeOperations:
 
     def touch_atime(self, inode: Inode) -> None:
         """It has been read: update atime as relatime does."""
-        now = clock.now_ns()
+        now = now_ns()
         atime = inode.atime
         if atime <= inode.mtime or atime <= inode.ctime or now - atime >= _RELATIME_NS:
             inode.atime = now
@@ -139,7 +140,7 @@ class InodeOperations:
         finally:
             self.changed = True  # a checkpoint that made room for it was of the time before
         if set_times:
-            file.mtime = file.ctime = clock.now_ns()
+            file.mtime = file.ctime = now_ns()
         return len(data)
 
     # --- helpers ---------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ class InodeOperations:
         inode.xattrs = xattrs or None
         if inode.nlink:
             self.account.metadata_bytes += inode.record_bytes() - before_bytes
-        inode.ctime = clock.now_ns()
+        inode.ctime = now_ns()
         self.changed = True
 
 

@@ -5,6 +5,7 @@ names it: open files and the kernel's cache.
 """
 
 import stat
+from time import clock_gettime_ns
 
 from pramfs.storage import layout
 from pramfs.tree.pagemap import PageMap
@@ -13,11 +14,22 @@ ROOT_INO = 1
 INO_MAX = (1 << 63) - 1  # the bit that is left is used in file handles, see `fuse.operations`
 NAME_MAX_BYTES = 255
 SYMLINK_MAX_BYTES = 4095
+PATH_MAX_BYTES = 4096  # of a path that a call takes
 FILE_MAX_BYTES = (1 << 63) - 1
 XATTR_VALUE_MAX_BYTES = 65536
 NLINK_MAX = (1 << 32) - 1
 
+_CLOCK_REALTIME_COARSE = 5  # as in linux/time.h; Python has no name for it
+
 DIRENT_SIZE = 20  # bytes of st_size a directory entry counts for, as on tmpfs
+
+
+def now_ns() -> int:
+    """Nanoseconds since the epoch, by the clock that the kernel sets times of cached writes with.
+
+    A finer one would let a file be changed before it was made.
+    """
+    return clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 class Inode:

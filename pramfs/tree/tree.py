@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pramfs.errors import posix_error
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
-from pramfs.tree import clock
 from pramfs.tree.attributes import InodeOperations, default_acl_of, inherited_acl_bytes
 from pramfs.tree.hardened_dict import Scattered, is_dense
 from pramfs.tree.inodes import (
@@ -22,13 +21,14 @@ from pramfs.tree.inodes import (
     NAME_MAX_BYTES,
     NLINK_MAX,
     ROOT_INO,
+    SYMLINK_MAX_BYTES,
     Directory,
     File,
     Inode,
     Special,
     Symlink,
+    now_ns,
 )
-from pramfs.tree.names import check_new_name, check_replaceable, check_target, refuse_loop
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -138,11 +138,11 @@ class Tree(InodeOperations):
         target: bytes = b"",
     ) -> Inode:
         """Make a file of the kind that `mode` says. Raises EEXIST, ENOENT, ENAMETOOLONG, EINVAL, ENOSPC."""
-        check_new_name(parent, name)
+        _check_new_name(parent, name)
         if stat.S_IFMT(mode) not in KINDS or mode >> 16 or rdev >> 32:
             raise posix_error(errno.EINVAL)
         if stat.S_ISLNK(mode):
-            check_target(target)
+            _check_target(target)
         inode = self._make(parent, mode, owner, more_bytes=len(target) + len(name))
         if isinstance(inode, Directory):
             inode.parent = parent
@@ -161,11 +161,11 @@ class Tree(InodeOperations):
             raise posix_error(errno.EPERM)
         if not inode.nlink:
             raise posix_error(errno.ENOENT)
-        check_new_name(parent, name)
+        _check_new_name(parent, name)
         if inode.nlink >= NLINK_MAX:
             raise posix_error(errno.EMLINK)
         self.account.require_metadata(layout.DIRENT.size + len(name))
-        now = clock.now_ns()
+        now = now_ns()
         inode.nlink += 1
         inode.ctime = now
         self._add_entry(parent, name, inode, now)
@@ -175,7 +175,7 @@ class Tree(InodeOperations):
         inode = self.lookup(parent, name)
         if isinstance(inode, Directory):
             raise posix_error(errno.EISDIR)
-        self._remove_entry(parent, name, clock.now_ns())
+        self._remove_entry(parent, name, now_ns())
 
     def rmdir(self, parent: Directory, name: bytes) -> None:
         """Remove an empty directory. Raises ENOENT, ENOTDIR, ENOTEMPTY, EINVAL."""
@@ -186,7 +186,7 @@ class Tree(InodeOperations):
             raise posix_error(errno.ENOTDIR)
         if inode.entries or name == b"..":
             raise posix_error(errno.ENOTEMPTY)
-        self._remove_entry(parent, name, clock.now_ns())
+        self._remove_entry(parent, name, now_ns())
 
     def rename(
         self,
@@ -210,19 +210,19 @@ class Tree(InodeOperations):
         if flags == RENAME_EXCHANGE:
             if target is None:
                 raise posix_error(errno.ENOENT)
-            refuse_loop(inode, new_parent)
-            refuse_loop(target, parent)
+            _refuse_loop(inode, new_parent)
+            _refuse_loop(target, parent)
             self._exchange(parent, name, inode, new_parent, new_name, target)
             return
         if target is not None and flags & RENAME_NOREPLACE:
             raise posix_error(errno.EEXIST)
         if target is inode:
             return
-        refuse_loop(inode, new_parent)
+        _refuse_loop(inode, new_parent)
         if target is None:
-            check_new_name(new_parent, new_name)
+            _check_new_name(new_parent, new_name)
         else:
-            check_replaceable(inode, target)
+            _check_replaceable(inode, target)
         if len(new_name) > len(name):
             self.account.require_metadata(len(new_name) - len(name))
         if flags & RENAME_WHITEOUT:
@@ -266,7 +266,7 @@ class Tree(InodeOperations):
         if self.named_inodes() >= self.inodes_max or self.next_ino > INO_MAX:
             raise posix_error(errno.ENOSPC)
         kind = KINDS[stat.S_IFMT(mode)]
-        inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, clock.now_ns())
+        inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, now_ns())
         if not is_dense(len(self.inodes), self.next_ino) and isinstance(self.inodes, dict):
             self.inodes = Scattered(self.inodes)
         self.inodes[inode.ino] = inode
@@ -318,7 +318,7 @@ class Tree(InodeOperations):
         new_name: bytes,
         target: Inode | None,
     ) -> None:
-        now = clock.now_ns()
+        now = now_ns()
         if target is not None:
             self._remove_entry(new_parent, new_name, now)
         self._drop_entry(parent, name, now)
@@ -335,7 +335,7 @@ class Tree(InodeOperations):
         new_name: bytes,
         target: Inode,
     ) -> None:
-        now = clock.now_ns()
+        now = now_ns()
         parent.entries[name], new_parent.entries[new_name] = target, inode
         self._set_parent(inode, parent, new_parent)
         self._set_parent(target, new_parent, parent)
@@ -349,3 +349,50 @@ class Tree(InodeOperations):
             inode.parent = new
             old.nlink -= 1
             new.nlink += 1
+
+
+# --- which names there can be, and where they may move: refusals are OSErrors -------------------
+
+
+def _check_new_name(parent: Directory, name: bytes) -> None:
+    """Raise EINVAL, EEXIST, ENOENT or ENAMETOOLONG if `parent` cannot get a file of that name."""
+    if not name or b"/" in name or b"\0" in name:
+        raise posix_error(errno.EINVAL)
+    if name in parent.entries or name in (b".", b".."):
+        raise posix_error(errno.EEXIST)
+    if not parent.nlink:
+        raise posix_error(errno.ENOENT)  # removed, and somebody's working directory
+    if len(name) > NAME_MAX_BYTES:
+        raise posix_error(errno.ENAMETOOLONG)
+
+
+def _check_target(target: bytes) -> None:
+    """Raise ENOENT, EINVAL or ENAMETOOLONG for what no symbolic link can have as its target."""
+    if not target:
+        raise posix_error(errno.ENOENT)
+    if b"\0" in target:
+        raise posix_error(errno.EINVAL)
+    if len(target) > SYMLINK_MAX_BYTES:
+        raise posix_error(errno.ENAMETOOLONG)
+
+
+def _check_replaceable(inode: Inode, target: Inode) -> None:
+    """Raise the error of a rename of `inode` over `target` if that cannot be."""
+    if isinstance(target, Directory):
+        if not isinstance(inode, Directory):
+            raise posix_error(errno.EISDIR)
+        if target.entries:
+            raise posix_error(errno.ENOTEMPTY)
+    elif isinstance(inode, Directory):
+        raise posix_error(errno.ENOTDIR)
+
+
+def _refuse_loop(inode: Inode, directory: Directory) -> None:
+    """Raise EINVAL if `directory` is `inode` or below it."""
+    if not isinstance(inode, Directory):
+        return
+    while directory is not inode:
+        if directory is directory.parent:
+            return
+        directory = directory.parent
+    raise posix_error(errno.EINVAL)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX
 from pramfs.storage import layout
 from pramfs.storage.frames import Run
 from pramfs.storage.image import open_image

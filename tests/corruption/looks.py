@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pramfs.errors import DamagedPage, PramError
 from pramfs.pram.pram import Pram
-from pramfs.saves import persist
-from pramfs.saves.persist import Recovered
+from pramfs.saves.load import Recovered, load_tree
+from pramfs.saves.save import Saver
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.inodes import Directory, File, Inode, Symlink
 from pramfs.tree.tree import Tree
@@ -75,7 +75,7 @@ def _load(pram: Pram, image: WatchedImage, *, recover: bool, lazy: bool, save: b
     tree = Tree(pram.arena, inodes_max=1 << 20, generation=1)
     recovered = Recovered() if recover else None
     try:
-        persist.load_tree(pram, NAME, tree, lazy=lazy, recover=recovered)
+        load_tree(pram, NAME, tree, lazy=lazy, recover=recovered)
     except PramError as exc:
         return Verdict(None, [], _told(exc))
     damaged: set[int] = set()
@@ -88,7 +88,7 @@ def _load(pram: Pram, image: WatchedImage, *, recover: bool, lazy: bool, save: b
 
 def _save_again(pram: Pram, image: WatchedImage, tree: Tree, found: Look, lazy: bool) -> None:
     try:
-        persist.Saver(pram, NAME, tree).save(final=True, progress=lambda frames: None)
+        Saver(pram, NAME, tree).save(final=True, progress=lambda frames: None)
     except PramError:
         return  # no room: a refusal too
     verdict = load(image.content(), lazy=lazy)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from crc32c import crc32c
 
-from pramfs.saves.persist import Saver
+from pramfs.saves.save import Saver
 from pramfs.storage import layout
 from pramfs.storage.layout import ENTRY, LINK, PAGE_SIZE
 from pramfs.tree.attributes import Changes

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pramfs.errors import PramError
 from pramfs.pram.pram import Pram
-from pramfs.saves import persist
-from pramfs.saves.persist import Saver
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
 from pramfs.storage.arena import Progress
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.storage.regions import Regions
@@ -99,7 +99,7 @@ class History:
         self._arena = self.rng.choice(["image", "memory"])
         self._pram = reopen(self._pram, arena=self._arena, banned=banned, frames=frames)
         self._begin_tree()
-        persist.load_tree(self._pram, NAME, self._tree)
+        load_tree(self._pram, NAME, self._tree)
 
     def _change(self) -> None:
         rng, tree = self.rng, self._tree

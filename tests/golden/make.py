@@ -17,7 +17,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import Saver, load_tree, stage_tree
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver, stage_tree
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.storage.regions import Region, Regions

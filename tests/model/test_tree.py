@@ -26,8 +26,10 @@ from hypothesis.stateful import (
 from pramfs.errors import PramError, SaveFailed
 from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Publication
-from pramfs.saves import persist
-from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX, Saver, load_tree
+from pramfs.saves import save
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX
 from pramfs.storage.arena import Progress
 from pramfs.storage.frames import FREE
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
@@ -97,7 +99,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.opened: list[int] = []
         self.had_orphans = False
         self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(persist, "_BackgroundWrite", LateWrite)
+        self._patch.setattr(save, "_BackgroundWrite", LateWrite)
 
     @initialize(frames=st.sampled_from([72, 100, 400]))
     def begin(self, frames: int) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from pramfs.errors import PramError
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import load_tree
+from pramfs.saves.load import load_tree
 from pramfs.storage import superblock
 from pramfs.storage.image import Image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM

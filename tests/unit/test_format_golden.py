@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import Saver, load_tree, tree_names
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
+from pramfs.saves.tree_nodes import tree_names
 from pramfs.storage.image import Image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.storage.regions import Region, Regions

@@ -11,7 +11,7 @@ import pytest
 
 from pramfs.cli.main import main
 from pramfs.errors import EXIT_FAILED, PramError
-from pramfs.offline.rescue import Rescue
+from pramfs.offline.reader import TreeReader
 from pramfs.storage.image import open_image
 from tests.golden.specimen import Specimen, directory, regular
 from tests.unit.trees import frames_of, make_image
@@ -70,10 +70,10 @@ def by_the_kernel(top: int, path: str, follow: bool) -> int | str:
         os.close(fd)
 
 
-def by_us(rescue: Rescue, plain: Path, path: str, follow: bool) -> int | str:
+def by_us(reader: TreeReader, plain: Path, path: str, follow: bool) -> int | str:
     """The same of the tree that was extracted to that directory."""
     try:
-        entry = rescue.find(path, follow=follow)
+        entry = reader.find(path, follow=follow)
     except PramError as exc:
         return str(exc).removeprefix(f"{path}: ").partition(",")[0]
     return (plain / os.fsdecode(entry.path)).lstat().st_ino
@@ -86,10 +86,10 @@ def test_every_path_names_what_it_names_where_it_is_mounted(image: Path, tmp_pat
     parts = [".", "..", *os.listdir(plain), "inner", "up"]
     top = os.open(plain, os.O_PATH)
     with open_image(image, writable=False) as opened:
-        rescue = Rescue(opened, "pramfs")
+        reader = TreeReader(opened, "pramfs")
         for names in itertools.product(parts, [*parts, ""], [*parts, ""]):
             for path, follow in itertools.product(["/".join(names)], [True, False]):
-                ours = by_us(rescue, plain, path, follow)
+                ours = by_us(reader, plain, path, follow)
                 assert ours == by_the_kernel(top, path, follow), f"{path}, {follow=}"
     os.close(top)
 

@@ -18,7 +18,8 @@ from pramfs.errors import (
     UnsupportedVersion,
 )
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import Saver, load_tree
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
 from pramfs.storage import layout, superblock
 from pramfs.storage.frames import FREE
 from pramfs.storage.layout import PAGE_SIZE, SUPER, SuperBlock

@@ -35,7 +35,7 @@ def volume() -> Volume:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The time that the tree sees, in its only element; it starts long after the epoch."""
     now = [10**18]
-    monkeypatch.setattr("pramfs.tree.clock.now_ns", lambda: now[0])
+    monkeypatch.setattr("pramfs.tree.inodes.clock_gettime_ns", lambda clock: now[0])
     return now
 
 

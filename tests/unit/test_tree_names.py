@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from pramfs.saves.persist import Saver, load_tree
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
 from pramfs.tree.attributes import Changes
 from pramfs.tree.tree import RENAME_NOREPLACE, Owner, Tree
 from tests.unit.images import new_pram, reopen

@@ -5,7 +5,8 @@ import stat
 from pathlib import Path
 
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import Saver, load_tree
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.tree.tree import Tree

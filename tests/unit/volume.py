@@ -4,7 +4,8 @@ import stat
 from typing import NamedTuple
 
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import Saver, load_tree
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.storage.regions import Regions
 from pramfs.tree.attributes import Changes

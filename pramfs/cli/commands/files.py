@@ -12,7 +12,7 @@ from pramfs.errors import CHECK_DAMAGED
 from pramfs.system.text import complain
 
 if TYPE_CHECKING:
-    from pramfs.offline.rescue import Rescue
+    from pramfs.offline.reader import TreeReader
 
 
 def add_commands(commands: Commands) -> None:
@@ -38,53 +38,54 @@ def add_commands(commands: Commands) -> None:
 
 
 def _ls(args: argparse.Namespace) -> int:
-    from pramfs.offline import rescue
+    from pramfs.offline.listing import listing, listing_lines
+    from pramfs.offline.reader import damage_lines
 
-    with _rescue(args) as tree:
-        sections = rescue.listing(tree, args.paths)
+    with _reader(args) as reader:
+        sections = listing(reader, args.paths)
         listed = [entry for section in sections for entry, _ in section.entries]
-        damaged = tree.damaged(listed) if args.recover else {}
-    for line in rescue.listing_lines(sections):
+        damaged = reader.damaged(listed) if args.recover else {}
+    for line in listing_lines(sections):
         print(line)
-    for line in rescue.damage_lines(damaged):
+    for line in damage_lines(damaged):
         complain(f"damaged: {line}")
     return CHECK_DAMAGED if damaged else 0
 
 
 def _cat(args: argparse.Namespace) -> int:
-    from pramfs.offline import rescue
+    from pramfs.offline.reader import damage_lines, files_at, refuse_damaged
 
-    with _rescue(args) as tree:
-        files = rescue.files(tree, args.paths)
-        damaged = tree.damaged([entry for entry, _ in files])
-        rescue.refuse_damaged(tree, {} if args.recover else damaged)
+    with _reader(args) as reader:
+        files = files_at(reader, args.paths)
+        damaged = reader.damaged([entry for entry, _ in files])
+        refuse_damaged(reader, {} if args.recover else damaged)
         for entry, file in files:
             if entry.path not in damaged:
-                for piece in tree.bytes_of(file):
+                for piece in reader.bytes_of(file):
                     sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
-    return _left_out(rescue.damage_lines(damaged))
+    return _left_out(damage_lines(damaged))
 
 
 def _extract(args: argparse.Namespace) -> int:
-    from pramfs.offline import rescue
+    from pramfs.offline.extract import extract
 
-    with _rescue(args) as tree:
-        done = rescue.extract(tree, args.paths, args.directory, recover=args.recover)
+    with _reader(args) as reader:
+        done = extract(reader, args.paths, args.directory, recover=args.recover)
     for reason, times in done.not_set.items():
         complain(f"not set, {times} times: {reason}")
     return _left_out(done.left_out)
 
 
 @contextmanager
-def _rescue(args: argparse.Namespace) -> "Iterator[Rescue]":
-    from pramfs.offline.rescue import Rescue
+def _reader(args: argparse.Namespace) -> "Iterator[TreeReader]":
+    from pramfs.offline.reader import TreeReader
     from pramfs.options import DEFAULT_NAME
     from pramfs.storage.image import open_image
     from pramfs.storage.superblock import steady
 
     with open_image(args.image, writable=False) as image, steady(image):
-        yield Rescue(image, args.name or DEFAULT_NAME)
+        yield TreeReader(image, args.name or DEFAULT_NAME)
 
 
 def _left_out(lines: Sequence[str]) -> int:

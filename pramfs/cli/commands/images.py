@@ -139,11 +139,11 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _map(args: argparse.Namespace) -> int:
-    from pramfs.offline import frame_map, svg
+    from pramfs.offline import frame_map
 
     drawn = frame_map.picture_of(args.target, file=args.file, node=args.node, name=args.name)
     if args.svg is not None:
-        _write_file(args.svg, svg.as_svg(drawn))
+        _write_file(args.svg, frame_map.as_svg(drawn))
     if args.json:
         print(json.dumps(frame_map.as_json(drawn)))
     elif args.svg is None:

@@ -33,7 +33,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _mount(args: argparse.Namespace) -> int:
-    from pramfs.daemon.launch import start_mount
+    from pramfs.daemon.startup import start_mount
     from pramfs.options import parse_options
 
     options = parse_options(args.options)

@@ -42,7 +42,7 @@ def _nodes(args: argparse.Namespace) -> int:
 
 
 def _put(args: argparse.Namespace) -> int:
-    from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX, tree_names
+    from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
     from pramfs.storage.layout import BYTE_STREAM
     from pramfs.system.progress import Bar
 
@@ -96,7 +96,7 @@ def _free(args: argparse.Namespace) -> int:
 
 def _named(name: str, pram: "Pram") -> list[str]:
     """The nodes that `name` means: one, or those of a tree. Raises UsageError for half of a tree."""
-    from pramfs.saves.persist import DATA_SUFFIX, META_SUFFIX, tree_names
+    from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
 
     trees = tree_names(pram.nodes)
     stem = name.removesuffix(META_SUFFIX).removesuffix(DATA_SUFFIX)

@@ -10,16 +10,9 @@ import pytest
 
 from pramfs.errors import DamagedPage, DamagedTree, NoSuchNode, SaveFailed
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import (
-    DATA_SUFFIX,
-    META_SUFFIX,
-    Recovered,
-    Saver,
-    drop_tree,
-    has_tree,
-    load_tree,
-    tree_names,
-)
+from pramfs.saves.load import Recovered, load_tree
+from pramfs.saves.save import Saver
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, drop_tree, has_tree, tree_names
 from pramfs.storage.frames import FREE, SAVED
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE, SUPER_FINAL, SUPER_SUSPECT
 from pramfs.storage.regions import Region, Regions

@@ -9,11 +9,13 @@ import pytest
 
 from pramfs.cli.main import main
 from pramfs.errors import CHECK_DAMAGED, EXIT_FAILED
+from pramfs.offline.extract import extract
+from pramfs.offline.listing import list_line
 from pramfs.offline.paths import Entry
-from pramfs.offline.rescue import Rescue, extract, list_line
+from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import file_name
 from pramfs.pram.pram import Pram
-from pramfs.saves.persist import Saver
+from pramfs.saves.save import Saver
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.inodes import Directory, File
@@ -182,7 +184,7 @@ def test_extract_says_what_is_too_deep_for_a_path(tmp_path: Path, out: Path) -> 
         Saver(pram, "pramfs", tree).save(final=True, progress=lambda pages: None)
         pram.close()
     with open_image(image, writable=False) as opened:
-        extracted = extract(Rescue(opened, "pramfs"), [], out)
+        extracted = extract(TreeReader(opened, "pramfs"), [], out)
     assert 10 < extracted.names < 18
     assert extracted.left_out[-1] == "/".join(["d" * 250] * 17) + ": File name too long"
     assert extracted.names + len(extracted.left_out) == 1 + 17

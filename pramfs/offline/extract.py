@@ -1,0 +1,149 @@
+"""Copy files out of an image into a directory, with all their attributes."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pramfs.errors import PramError, posix_error, words_of
+from pramfs.offline.paths import Entry
+from pramfs.offline.reader import TreeReader, damage_lines, refuse_damaged
+from pramfs.offline.scan import file_name
+from pramfs.storage.image import write_all
+from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
+
+
+@dataclass(slots=True)
+class Extracted:
+    """What came of an extraction: names made, what was left out and why, attributes that could not be set."""
+
+    names: int
+    left_out: list[str]
+    not_set: dict[str, int]  # reason -> how often
+
+
+def extract(
+    reader: TreeReader, paths: Sequence[str], directory: Path, *, recover: bool = False
+) -> Extracted:
+    """Make the trees at `paths` (none: everything), under the same paths, in a new or empty directory.
+
+    Raises DamagedTree, and makes nothing, when a file in them is damaged, unless it is to `recover`: then
+    those are left out. Raises PramError when the directory is not empty or cannot be made.
+    """
+    chosen = _chosen(reader, paths)
+    damaged = reader.damaged(chosen)
+    refuse_damaged(reader, {} if recover else damaged)
+    _require_empty(directory)
+    extractor = _Extractor(reader, os.fsencode(directory))
+    extractor.left_out += damage_lines(damaged)
+    for entry in chosen:
+        if entry.path not in damaged:
+            extractor.make(entry)
+    extractor.finish()
+    return Extracted(extractor.names, extractor.left_out, extractor.not_set)
+
+
+class _Extractor:
+    """Makes names in a directory that was empty: whatever is there, this made it."""
+
+    def __init__(self, reader: TreeReader, top: bytes) -> None:
+        self.names = 0
+        self.left_out: list[str] = []
+        self.not_set: dict[str, int] = {}
+        self._reader = reader
+        self._top = top
+        self._made: dict[Inode, bytes] = {}  # its first path
+        self._directories: list[tuple[bytes, Directory]] = []
+
+    def make(self, entry: Entry) -> None:
+        path = os.path.join(self._top, entry.path) if entry.path else self._top  # noqa: PTH118 - bytes
+        inode = entry.inode
+        try:
+            if inode in self._made:
+                os.link(self._made[inode], path, follow_symlinks=False)
+            elif isinstance(inode, Directory):
+                if entry.path:
+                    os.mkdir(path, 0o700)  # noqa: PTH102 - bytes
+                self._directories.append((path, inode))
+            else:
+                self._make_new(path, inode)
+                self._made[inode] = path
+        except (OSError, PramError) as exc:
+            self.left_out.append(f"{file_name(entry.path)}: {words_of(exc)}")
+        else:
+            self.names += 1
+
+    def finish(self) -> None:
+        """Directories get their attributes last: they may forbid to write, and writing changes times."""
+        for path, inode in reversed(self._directories):
+            self._set_attributes(path, inode)
+
+    def _make_new(self, path: bytes, inode: Inode) -> None:
+        if isinstance(inode, File):
+            self._make_file(path, inode)
+        elif isinstance(inode, Symlink):
+            os.symlink(inode.target, path)  # noqa: PTH211 - bytes
+        elif isinstance(inode, Special):
+            os.mknod(path, stat.S_IFMT(inode.mode) | 0o600, inode.rdev)
+        self._set_attributes(path, inode)
+
+    def _make_file(self, path: bytes, file: File) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(fd, file.length)
+            for offset, data in self._reader.contents(file):
+                write_all(fd, offset, data)
+        except BaseException:
+            os.unlink(path)  # noqa: PTH108 - bytes
+            raise
+        finally:
+            os.close(fd)
+
+    def _set_attributes(self, path: bytes, inode: Inode) -> None:
+        """Owner first, for it takes set-id bits and capabilities away; times last."""
+        self._try("owner", lambda: os.chown(path, inode.uid, inode.gid, follow_symlinks=False))
+        for name, value in (inode.xattrs or {}).items():
+            self._try_xattr(path, name, value)
+        if not isinstance(inode, Symlink):
+            self._try("mode", lambda: os.chmod(path, stat.S_IMODE(inode.mode)))  # noqa: PTH101 - bytes
+        times = (inode.atime, inode.mtime)
+        self._try("times", lambda: os.utime(path, ns=times, follow_symlinks=False))
+
+    def _try_xattr(self, path: bytes, name: bytes, value: bytes) -> None:
+        label = f"attribute {file_name(name)}"
+        self._try(label, lambda: os.setxattr(path, name, value, follow_symlinks=False))
+
+    def _try(self, what: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except OSError as exc:
+            reason = f"{what}: {exc.strerror}"
+            self.not_set[reason] = self.not_set.get(reason, 0) + 1
+
+
+def _chosen(reader: TreeReader, paths: Sequence[str]) -> list[Entry]:
+    """What the paths lead through, and all that is at and below them; each once, parents first.
+
+    So a path through a symbolic link names the same where it has been extracted.
+    """
+    chosen: dict[bytes, Entry] = {}
+    for path in paths or [""]:
+        *way, entry = reader.way(path)
+        for part in (*way, *reader.walk(entry)):
+            chosen.setdefault(part.path, part)
+    return list(chosen.values())
+
+
+def _require_empty(directory: Path) -> None:
+    try:
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        if any(directory.iterdir()):
+            raise posix_error(errno.ENOTEMPTY)
+    except OSError as exc:
+        raise PramError(
+            f"{directory}: {exc.strerror}; extract makes a new directory, or fills an empty one"
+        ) from exc

@@ -1,0 +1,223 @@
+"""Read a tree out of an image without mounting it. No root, no FUSE, nothing is changed.
+
+Every data page is checked before a byte of it leaves here. What is damaged is refused, or with `recover` left
+out: a file with a damaged page, and all files behind a damaged link of the tree's data. When the metadata
+of a tree is damaged there are no names to find anything by.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from pramfs.errors import DamagedPage, DamagedTree, PramError
+from pramfs.offline.paths import Entry, resolve
+from pramfs.offline.scan import Surveyed, file_name, survey
+from pramfs.pram.links import Entries
+from pramfs.saves import codec
+from pramfs.saves.file_paths import NAMED_PATHS_MAX
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
+from pramfs.storage.image import Image
+from pramfs.storage.layout import BYTE_STREAM, PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
+from pramfs.system.text import printable
+from pramfs.tree.inodes import PATH_MAX_BYTES, ROOT_INO, Directory, File, Inode
+
+_PIECE_FRAMES = 256
+
+
+class _Pages(NamedTuple):
+    """Which entries of the data stream are a file's; `end` may be past those that could be read."""
+
+    start: int
+    end: int
+
+
+class TreeReader:
+    """One tree of an image, with all names and attributes, and its data on demand."""
+
+    def __init__(self, image: Image, name: str) -> None:
+        """Raises PramError when there is no such tree, DamagedTree when its metadata is damaged."""
+        self.name = name
+        self._image = image
+        found = survey(image)
+        if name + META_SUFFIX not in found.nodes:
+            there_are = ", ".join(tree_names(found.nodes)) or "none"
+            damage = f"; {found.damage[0]}" if found.damage else ""
+            raise PramError(f"no tree '{printable(name)}'; there are: {there_are}{damage}")
+        try:
+            metadata = _read_stream(image, found.nodes[name + META_SUFFIX])
+            decoded = codec.decode_tree(metadata)
+        except (PramError, ValueError) as exc:
+            raise DamagedTree(name, exc) from exc
+        data = found.nodes.get(name + DATA_SUFFIX)
+        is_data = data is not None and data.node.type == PAGE_STREAM
+        self._entries = data.chain.entries if data is not None and is_data else Entries()
+        root = decoded.inodes[ROOT_INO]
+        assert isinstance(root, Directory)
+        self._root = root
+        self._pages: dict[File, _Pages] = {}
+        at = 0
+        for file, pages in zip(decoded.files, decoded.pages, strict=True):
+            self._pages[file] = _Pages(at, at + pages)
+            at += pages
+        if at < len(self._entries):
+            raise DamagedTree(name, f"{len(self._entries)} data pages are not those of the files")
+
+    def way(self, path: str, *, follow: bool = False) -> list[Entry]:
+        """What a path leads through, and at the end what it names, as `paths.resolve` finds it."""
+        return resolve(self._root, path, follow=follow)
+
+    def find(self, path: str, *, follow: bool = False) -> Entry:
+        """What a path names."""
+        return self.way(path, follow=follow)[-1]
+
+    def walk(self, start: Entry) -> Iterator[Entry]:
+        """`start` and all that is below it; a directory before what is in it.
+
+        What is in a directory is left out when its path is longer than a path can be: paths of a deep tree
+        would take the square of its depth.
+        """
+        unvisited = [start]
+        while unvisited:
+            entry = unvisited.pop()
+            yield entry
+            if len(entry.path) <= PATH_MAX_BYTES:
+                unvisited += reversed(list(children(entry)))
+
+    def frames(self, file: File) -> "array[int]":
+        """The pfns of a file's data pages, as far as they are known."""
+        start, end = self._pages[file]
+        return self._entries.pfns[start:end]
+
+    def contents(self, file: File) -> Iterator[tuple[int, bytes]]:
+        """The data of a file as (offset, bytes), in order, without holes, each page checked.
+
+        Raises DamagedPage, or another PramError when pages are missing or cannot be read.
+        """
+        entries, (start, end) = self._entries, self._pages[file]
+        if end > max(start, len(entries)):
+            raise PramError("its pages are behind a damaged link")
+        for first, count in _pieces(entries, start, end):
+            data = self._image.read(entries.pfns[first], count)
+            for at in range(count):
+                page = data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]
+                if crc32c(page) != entries.csums[first + at]:
+                    raise DamagedPage(entries.pfns[first + at], "data")
+            offset = entries.indices[first] << PAGE_SHIFT
+            yield offset, data[: file.length - offset]
+
+    def bytes_of(self, file: File) -> Iterator[bytes]:
+        """The data of a file from end to end, holes as zeros. Raises as `contents` does."""
+        at = 0
+        for offset, data in self.contents(file):
+            yield from _zeros(offset - at)
+            yield data
+            at = offset + len(data)
+        yield from _zeros(file.length - at)
+
+    def damage(self, file: File) -> str:
+        """What is wrong with the data of a file; "" when nothing is."""
+        start, end = self._pages[file]
+        indices = self._entries.indices[start:end]
+        limit = -(-file.length // PAGE_SIZE)
+        if any(a >= b for a, b in pairwise(indices)) or (indices and indices[-1] >= limit):
+            return "its pages are not in order"
+        if self._entries.flags[start:end].count(PAGE_DATA) != len(indices):
+            return "its pages are not data"
+        try:
+            for _ in self.contents(file):
+                pass
+        except PramError as exc:
+            return str(exc)
+        return ""
+
+    def damaged(self, entries: Sequence[Entry]) -> dict[bytes, str]:
+        """The paths, among these, of files that are damaged, and what is wrong with each."""
+        known: dict[Inode, str] = {}
+        for entry in entries:
+            if isinstance(entry.inode, File) and entry.inode not in known:
+                known[entry.inode] = self.damage(entry.inode)
+        return {entry.path: known[entry.inode] for entry in entries if known.get(entry.inode)}
+
+
+def outlook(image: Image, name: str) -> str:
+    """What can be had of a tree that is too damaged to be mounted, in words."""
+    try:
+        TreeReader(image, name)
+    except PramError:
+        return (
+            f"the names of the files of tree '{printable(name)}' are lost: nothing can be recovered"
+        )
+    return f"the files of tree '{printable(name)}' that are whole can be had with: pramfs extract --recover"
+
+
+def children(entry: Entry) -> Iterator[Entry]:
+    """What is in a directory, sorted by name; nothing for what is none."""
+    if isinstance(entry.inode, Directory):
+        for name in sorted(entry.inode.entries):
+            yield entry.child(name, entry.inode.entries[name])
+
+
+def files_at(reader: TreeReader, paths: Sequence[str]) -> list[tuple[Entry, File]]:
+    """The regular files at the paths. Raises PramError for what is none."""
+    found = []
+    for path in paths:
+        entry = reader.find(path, follow=True)
+        if not isinstance(entry.inode, File):
+            raise PramError(f"{printable(path)}: not a regular file")
+        found.append((entry, entry.inode))
+    return found
+
+
+def refuse_damaged(reader: TreeReader, damaged: dict[bytes, str]) -> None:
+    """Raise DamagedTree, with names, if there are damaged files."""
+    if damaged:
+        names = ", ".join(file_name(path) for path in list(damaged)[:NAMED_PATHS_MAX])
+        raise DamagedTree(reader.name, f"{len(damaged)} damaged: {names}; see --recover")
+
+
+def damage_lines(damaged: dict[bytes, str]) -> list[str]:
+    """A line for each damaged file."""
+    return [f"{file_name(path)}: {why}" for path, why in damaged.items()]
+
+
+def _read_stream(image: Image, surveyed: Surveyed) -> bytes:
+    """All bytes of a byte stream. Raises PramError when it is damaged, or none."""
+    node, entries = surveyed.node, surveyed.chain.entries
+    if surveyed.damage:
+        raise PramError(surveyed.damage)
+    if node.type != BYTE_STREAM:
+        raise PramError(f"node '{printable(node.name)}' is no byte stream")
+    pieces = []
+    for at, pfn in enumerate(entries.pfns):
+        page = image.read(pfn)
+        if crc32c(page) != entries.csums[at]:
+            raise DamagedPage(pfn, f"node '{printable(node.name)}'")
+        pieces.append(page)
+    return b"".join(pieces)[: node.data_len]
+
+
+def _pieces(entries: Entries, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Entries start..end-1 as (first, count) whose frames and indices both follow each other."""
+    pfns: array[int] = entries.pfns
+    indices: array[int] = entries.indices
+    while start < end:
+        count = 1
+        while (
+            start + count < end
+            and count < _PIECE_FRAMES
+            and pfns[start + count] == pfns[start] + count
+            and indices[start + count] == indices[start] + count
+        ):
+            count += 1
+        yield start, count
+        start += count
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    piece = bytes(_PIECE_FRAMES << PAGE_SHIFT)
+    while count > 0:
+        yield piece[:count]
+        count -= len(piece)

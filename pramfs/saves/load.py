@@ -1,0 +1,154 @@
+"""A tree from its nodes: read its records, verify its pages, and take its frames over."""
+
+import bisect
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from pramfs.errors import DamagedTree, NoSuchNode, PramError
+from pramfs.pram.links import Chain
+from pramfs.pram.pram import Pram
+from pramfs.pram.verify import Verification
+from pramfs.saves import codec
+from pramfs.saves.codec import Decoded
+from pramfs.saves.file_paths import listed, paths_of
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, has_tree
+from pramfs.storage import layout
+from pramfs.storage.arena import Progress
+from pramfs.storage.extents import runs_of
+from pramfs.storage.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
+from pramfs.storage.regions import Regions
+from pramfs.tree.inodes import ROOT_INO, Directory, File
+from pramfs.tree.pagemap import PageMap
+from pramfs.tree.tree import Tree
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a load with `recover` had to leave out: the paths of the files."""
+
+    left_out: list[str] = field(default_factory=list)
+
+
+def load_tree(
+    pram: Pram,
+    name: str,
+    tree: Tree,
+    *,
+    lazy: bool = False,
+    recover: Recovered | None = None,
+    progress: Progress = lambda frames: None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
+    """Fill the empty `tree` with the tree `name` of the image; all of it or nothing.
+
+    Every data page is checked first, or with `lazy` when it is read first. Raises NoSuchNode when there is
+    no such tree, DamagedTree, with the names of the files, when a page is damaged; with `recover` those
+    files are left out and listed there. `meanwhile` is called while other processes have begun to check.
+    """
+    if not has_tree(pram, name):
+        raise NoSuchNode(name)
+    with _damage_of(name):
+        metadata = _read_metadata(pram, name)
+        data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
+    data.keep()
+    chain = data.chain
+    with Verification(pram.image, Chain() if lazy else chain, progress) as verification:
+        meanwhile()
+        with _damage_of(name):
+            decoded = codec.decode_tree(metadata)
+            _distribute(decoded, chain)
+        bad_files = _files_at(verification.damaged(), decoded)
+    paths = paths_of(decoded.inodes[ROOT_INO], bad_files)
+    if paths and recover is None:
+        raise DamagedTree(name, f"{len(paths)} damaged: {listed(paths)}")
+    _take_over(pram, name, chain, lazy)
+    if recover is not None:
+        recover.left_out += paths
+        _leave_out(pram, decoded, bad_files)
+    pages = sum(file.pages.count for file in decoded.files if file.pages is not None)
+    tree.adopt(decoded.inodes, decoded.next_ino, metadata_bytes=len(metadata), pages=pages)
+    tree.account.relocations = _banned_pages(chain, pram.arena.table.banned)
+
+
+@contextlib.contextmanager
+def _damage_of(name: str) -> Iterator[None]:
+    """What cannot be read of a tree, or makes no sense, is DamagedTree."""
+    try:
+        yield
+    except (PramError, ValueError) as exc:
+        raise DamagedTree(name, exc) from exc
+
+
+def _read_metadata(pram: Pram, name: str) -> bytes:
+    stream = pram.prepare_load(name + META_SUFFIX, BYTE_STREAM)
+    try:
+        return stream.read(pram.node(name + META_SUFFIX).data_len)
+    finally:
+        stream.keep()
+
+
+def _distribute(decoded: Decoded, chain: Chain) -> None:
+    """Give every file its pages. Raises ValueError when the entries are not those of the files."""
+    entries = chain.entries
+    if sum(decoded.pages) != len(entries) or entries.flags.count(PAGE_DATA) != len(entries):
+        raise ValueError(f"{len(entries)} data pages are not those of the files")
+    at = 0
+    for file, pages in zip(decoded.files, decoded.pages, strict=True):
+        if not pages:
+            continue
+        end = at + pages
+        indices = entries.indices[at:end]
+        file.pages = PageMap()
+        try:
+            file.pages.load(indices, entries.pfns[at:end])
+        except ValueError as exc:
+            raise ValueError(f"inode {file.ino}: {exc}") from exc
+        if indices[-1] >= -(-file.length // layout.PAGE_SIZE):
+            raise ValueError(f"inode {file.ino} has pages past its end")
+        at = end
+
+
+def _files_at(positions: list[int], decoded: Decoded) -> list[File]:
+    """The files that have the data pages at these positions of the chain, which ascend."""
+    ends = list(itertools.accumulate(decoded.pages))
+    numbers = (bisect.bisect_right(ends, at) for at in positions)
+    return [decoded.files[number] for number, _ in itertools.groupby(numbers)]
+
+
+def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
+    """The tree owns the data frames from now on; the node keeps its links."""
+    node = pram.node(name + DATA_SUFFIX)
+    node.owned = list(runs_of(chain.links))
+    node.chain = pram.node(name + META_SUFFIX).chain = None
+    at = 0
+    for run in chain.runs:
+        pram.arena.set_csums(run.pfn, chain.entries.csums[at : at + run.frames])
+        at += run.frames
+    if lazy:
+        pram.arena.verify_on_first_read(chain.runs)
+
+
+def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
+    """Remove damaged files from the tree; the next save frees their frames."""
+    bad = set(bad_files)
+    for inode in decoded.inodes.values():
+        if isinstance(inode, Directory):
+            for name in [name for name, child in inode.entries.items() if child in bad]:
+                del inode.entries[name]
+    for file in bad_files:
+        del decoded.inodes[file.ino]
+        for run in file.pages.cut(0) if file.pages is not None else ():
+            pram.arena.release(run.pfn, run.frames)
+
+
+def _banned_pages(chain: Chain, banned: Regions) -> int:
+    """How many data pages lie in banned frames."""
+    if not banned:
+        return 0
+    return sum(
+        sum(1 for pfn in range(run.pfn, run.pfn + run.frames) if pfn in banned)
+        for run in chain.runs
+        if banned.overlaps(run.pfn, run.frames)
+    )
