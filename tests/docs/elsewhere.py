@@ -17,8 +17,8 @@ class Elsewhere(NamedTuple):
     instead: str = ":"
 
 
-_DUMPED = 'scripts/kexeclib/session.py::"criu", "dump", "-D"'
-_RESTORED = 'scripts/kexeclib/session.py::"criu", "restore", "-d", "-D"'
+_DUMPED = 'tests/kexec/session.py::"criu", "dump", "-D"'
+_RESTORED = 'tests/kexec/session.py::"criu", "restore", "-d", "-D"'
 _DUMP = "cat /proc/$PID/maps > {}/maps"
 _RESTORE = "grep -q '[[]stack[]]' {}/maps"
 _WHEEL = Elsewhere("tests/packaging/test_wheel.py::pipx")

@@ -1,6 +1,6 @@
-"""The tier that replaces kernels: machines made by scripts/kexeclib, one at a time.
+"""The tier that replaces kernels: virtual machines, one at a time.
 
-The guest is cached outside the checkout, see scripts/kexeclib/cache.py.
+The guest is cached outside the checkout, see tests/vm/cache.py.
 """
 
 import os
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from kexeclib import guest
-from kexeclib.guest import Guest
-from kexeclib.machine import Machine
-from kexeclib.session import COMMAND_LINE, Session
+from tests.kexec.guest import RECIPE
+from tests.kexec.session import COMMAND_LINE, Session
+from tests.vm.guest import Guest
+from tests.vm.machine import Machine
 
 TOOLS = ("qemu-system-x86_64", "debootstrap", "modprobe", "mke2fs", "setpriv", "unshare")
 
@@ -24,7 +24,7 @@ def guest_files() -> Guest:
         pytest.skip(f"not installed: {', '.join(missing)}; run scripts/setup --dev")
     if os.geteuid() != 0:
         pytest.skip("building the guest takes root")
-    return guest.prepare()
+    return RECIPE.prepare()
 
 
 @pytest.fixture(scope="session")

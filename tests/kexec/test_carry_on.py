@@ -3,8 +3,8 @@
 import pytest
 
 from examples.criu_dump.story import Story
-from kexeclib import scenario
-from kexeclib.machine import Machine
+from tests.kexec import scenario
+from tests.vm.machine import Machine
 
 
 @pytest.mark.timeout(900)

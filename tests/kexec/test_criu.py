@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kexeclib.machine import Machine
-from kexeclib.session import FILE, MEMORY, MOUNTPOINT, Session, Workload, require_same
+from tests.kexec.session import FILE, MEMORY, MOUNTPOINT, Session, Workload, require_same
+from tests.vm.machine import Machine
 
 pytestmark = pytest.mark.timeout(900)
 

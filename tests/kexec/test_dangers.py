@@ -9,8 +9,8 @@ import shlex
 
 import pytest
 
-from kexeclib.machine import CommandError, Machine
-from kexeclib.session import COMMAND_LINE, DEVICE, MEMORY, MOUNTPOINT, Session, require_same
+from tests.kexec.session import COMMAND_LINE, DEVICE, MEMORY, MOUNTPOINT, Session, require_same
+from tests.vm.machine import CommandError, Machine
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from kexeclib.session import Session
+from tests.kexec.session import Session
 
 # Much is written, and nothing closed: it is all with the kernel when the save begins.
 _PROGRAM = """

@@ -24,17 +24,19 @@ def directory() -> Path:
     return path
 
 
-def digest(inputs: Iterable[Path]) -> str:
-    """A name for the contents of these files, in this order."""
+def digest(inputs: Iterable[Path | str]) -> str:
+    """A name for the contents of these files, and for these strings, in this order."""
     total = hashlib.sha256()
-    for path in inputs:
-        content = path.read_bytes()
-        total.update(f"{path.name} {len(content)}\n".encode())
+    for thing in inputs:
+        name, content = (
+            (thing.name, thing.read_bytes()) if isinstance(thing, Path) else ("", thing.encode())
+        )
+        total.update(f"{name} {len(content)}\n".encode())
         total.update(content)
     return total.hexdigest()[:_DIGEST_LENGTH]
 
 
-def artefact(kind: str, inputs: Iterable[Path], build: Callable[[Path], None]) -> Path:
+def artefact(kind: str, inputs: Iterable[Path | str], build: Callable[[Path], None]) -> Path:
     """The directory of this kind for these inputs; `build` fills it if it is not there yet.
 
     It stays there as long as this process lives. Others of the same kind, for other inputs, are removed

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from kexeclib import base, cache, guest
+from tests.vm import cache
+from tests.vm.debian import Debian
+from tests.vm.guest import Recipe
+from tests.vm.hardware import AMD64
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,13 +47,13 @@ def content(directory: Path) -> list[str]:
 def another_process(workshop: Workshop, program: str) -> "subprocess.Popen[str]":
     """A process that runs this with a function `artefact`, which gets the workshop's thing from the cache."""
     prelude = (
-        "import sys; from pathlib import Path; from kexeclib import cache\n"
+        "import sys; from pathlib import Path; from tests.vm import cache\n"
         "inputs = [Path(name) for name in sys.argv[1:]]\n"
         "artefact = lambda build: cache.artefact('thing', inputs, build)\n"
     )
     return subprocess.Popen(
         [sys.executable, "-u", "-c", prelude + program, *workshop.inputs],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -150,20 +153,22 @@ def test_a_removal_that_was_interrupted_leaves_nothing_that_would_be_used(
     user.communicate()
     workshop.inputs[0].write_text("other")
     with monkeypatch.context() as patch:
-        patch.setattr("kexeclib.cache.shutil.rmtree", remove_half)
+        patch.setattr("tests.vm.cache.shutil.rmtree", remove_half)
         with pytest.raises(KeyboardInterrupt):
             workshop.artefact()
     workshop.inputs[0].write_text("first")
     assert content(workshop.artefact()) == ["made"]
 
 
-def test_all_that_goes_into_the_guest_is_an_input_of_it() -> None:
-    inputs = {*base.INPUTS, *guest.package_inputs(), *guest.pramfs_inputs()}
-    library = ROOT / "scripts/kexeclib"
+def test_all_that_goes_into_the_guest_is_an_input_of_it(tmp_path: Path) -> None:
+    recipe = Recipe("any", Debian("bookworm", (), ()), AMD64, (tmp_path / "extra",))
+    inputs = {*recipe.debian_inputs(), *recipe.package_inputs(), *recipe.pramfs_inputs()}
+    library = ROOT / "tests/vm"
     assert inputs >= {*(ROOT / "pramfs").rglob("*.py")}
-    assert inputs >= {path for path in (library / "guest").iterdir() if path.is_file()}
-    assert inputs >= {library / "base.py", library / "guest.py"}
+    assert inputs >= {path for path in (library / "files").iterdir() if path.is_file()}
+    assert inputs >= {library / "debian.py", library / "guest.py", tmp_path / "extra"}
     assert inputs >= {ROOT / "requirements/build.lock", ROOT / "requirements/runtime.lock"}
+    assert inputs >= {repr(recipe.debian), AMD64.agent_port}
 
 
 def test_the_cache_is_outside_of_the_checkout(

@@ -1,46 +1,48 @@
 """The guest's Debian: a kernel, an initramfs that finds the disks, and a read-only root disk.
 
-Nothing of pramfs is on it, so it is built once, and again when this file or `guest/init` changes.
+Nothing of pramfs is on it, so it is built once, and again when what it is made from changes.
 """
 
 import gzip
 import os
 import platform
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from kexeclib.shell import FailureError, run
+from tests.vm.shell import FailureError, run
 
-SUITE = "bookworm"
-PACKAGES = (
-    *("attr", "busybox-static", "criu", "e2fsprogs", "fuse3", "iproute2", "kexec-tools", "kmod"),
-    *("procps", "python3"),
-)
-# The initramfs needs these to reach the disks ...
-DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4")
-# ... and the running guest these: the memory device, FUSE, what criu asks of the kernel, RAM disks.
-GUEST_MODULES = (
-    *("nd_e820", "nd_pmem", "fuse", "tun", "brd", "nfnetlink", "nf_tables"),
-    *("unix_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag"),
-)
+# The initramfs needs these to reach the disks.
+_DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4")
 _NOT_NEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt")
 _MOUNTPOINTS = ("mnt", "opt", "srv")
-_INIT = Path(__file__).parent / "guest" / "init"
+_INIT = Path(__file__).parent / "files/init"
 _MIB = 1 << 20
 
 INPUTS = (Path(__file__), _INIT)
 
 
-def build(result: Path) -> None:
+@dataclass(frozen=True)
+class Debian:
+    """A release of Debian, what is installed of it, and the modules that the running guest loads."""
+
+    suite: str
+    packages: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+def build(debian: Debian, result: Path) -> None:
     """Put `vmlinuz`, `initrd` and `root.ext4` into the directory. Needs root, and Debian's archive."""
     if os.geteuid() != 0:
         raise FailureError("the guest can only be built by root: debootstrap needs chroot")
-    if platform.freedesktop_os_release().get("VERSION_CODENAME") != SUITE:
-        raise FailureError(f"the guest gets this system's kernel and Python: {SUITE} is needed")
+    if platform.freedesktop_os_release().get("VERSION_CODENAME") != debian.suite:
+        raise FailureError(
+            f"the guest gets this system's kernel and Python: {debian.suite} is needed"
+        )
     work = result.parent
     tree = work / "tree"
-    include = f"--include={','.join(PACKAGES)}"
-    run("debootstrap", "--variant=minbase", include, SUITE, tree, confined=True)
+    include = f"--include={','.join(debian.packages)}"
+    run("debootstrap", "--variant=minbase", include, debian.suite, tree, confined=True)
     kernel = _unpack_kernel(work)
     release = next((kernel / "lib/modules").iterdir()).name
     run("depmod", "--basedir", kernel, release)
@@ -52,7 +54,7 @@ def build(result: Path) -> None:
     _make_initrd(kernel, release, tree / "bin/busybox", work / "initramfs", result / "initrd")
     shutil.copy(result / "vmlinuz", tree / f"boot/vmlinuz-{release}")
     shutil.copy(result / "initrd", tree / f"boot/initrd.img-{release}")
-    _copy_modules(kernel, release, GUEST_MODULES, tree)
+    _copy_modules(kernel, release, debian.modules, tree)
     run("depmod", "--basedir", tree, release)
     make_disk(tree, result / "root.ext4")
 
@@ -80,7 +82,7 @@ def _make_initrd(kernel: Path, release: str, busybox: Path, tree: Path, initrd: 
         (tree / name).mkdir(parents=True)
     shutil.copy(busybox, tree / "bin/busybox")
     shutil.copy(_INIT, tree / "init")
-    order = _copy_modules(kernel, release, DISK_MODULES, tree)
+    order = _copy_modules(kernel, release, _DISK_MODULES, tree)
     (tree / "modules").write_text("".join(f"/{path}\n" for path in order))
     names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
     archive = tree.with_name("initramfs.cpio")

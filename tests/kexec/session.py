@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from examples.criu_dump.story import Step
-from kexeclib.machine import Machine
-from kexeclib.shell import FailureError
+from tests.vm.machine import Machine
+from tests.vm.shell import FailureError
 
 DEVICE = "/dev/pmem0"
 MOUNTPOINT = "/mnt"

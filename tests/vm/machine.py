@@ -16,20 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kexeclib.guest import Guest
-from kexeclib.shell import FailureError, run
+from tests.vm.guest import Guest
+from tests.vm.shell import FailureError, run
 
-MEMORY_MIB = 1536
 BOOT_SECONDS = 300
 COMMAND_SECONDS = 300
 
 _CONSOLE_LINES = 15
-# 128 MiB of translated code instead of 1 GiB. What was translated is forgotten only when that is full, and
-# until then a store into memory that once held code is slow: a new kernel, which writes all of the memory
-# anew, took up to minutes to come up.
-_ACCELERATOR = "tcg,thread=multi,tb-size=128"
-# SSE 4.2 for crc32c, RDRAND so that no boot waits for randomness.
-_PROCESSOR = "qemu64,+ssse3,+sse4.1,+sse4.2,+rdrand"
 _READY = re.compile(r"@ready ([0-9a-f-]{36})")
 _DONE = re.compile(r"@done (\d+) ([A-Za-z0-9+/=]*)")
 
@@ -134,7 +127,7 @@ class Machine:
     def forget(self) -> None:
         """Empty the memory, as a power cut of some length does. The machine is off."""
         os.truncate(self._memory_fd, 0)
-        os.truncate(self._memory_fd, MEMORY_MIB << 20)
+        os.truncate(self._memory_fd, self._guest.hardware.memory_mib << 20)
 
     def console(self) -> str:
         """The end of what the guest's kernels have said."""
@@ -142,15 +135,17 @@ class Machine:
         return "\n".join(text.splitlines()[-_CONSOLE_LINES:])
 
     def _qemu(self, agent_fd: int, command_line: str) -> list[str]:
-        memory = f"memory-backend-file,id=memory,size={MEMORY_MIB}M,mem-path={self.memory},share=on"
+        hardware = self._guest.hardware
+        size = f"{hardware.memory_mib}M"
+        memory = f"memory-backend-file,id=memory,size={size},mem-path={self.memory},share=on"
         command = [
             # With us dies QEMU, even when we are killed.
-            *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
-            *("-accel", _ACCELERATOR, "-cpu", _PROCESSOR, "-smp", "2"),
-            *("-machine", "pc,memory-backend=memory", "-object", memory, "-m", f"{MEMORY_MIB}M"),
+            *("setpriv", "--pdeathsig", "KILL", hardware.program, *hardware.options),
+            *("-machine", f"{hardware.machine},memory-backend=memory"),
+            *("-object", memory, "-m", size),
             *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-net", "none"),
             *("-serial", "stdio", "-chardev", f"socket,id=agent,fd={agent_fd}"),
-            *("-serial", "chardev:agent"),
+            *hardware.agent_options,
             *("-kernel", str(self._guest.kernel), "-initrd", str(self._guest.initrd)),
             *("-append", command_line),
         ]

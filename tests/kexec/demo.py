@@ -1,4 +1,4 @@
-"""Run the scenario and tell it: `python -m kexeclib`, without arguments. Ends in PASS or FAIL."""
+"""Run the scenario and tell it: `python -m tests.kexec.demo`, without arguments. Ends in PASS or FAIL."""
 
 import signal
 import sys
@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 from examples.criu_dump.story import Story
-from kexeclib import guest, scenario
-from kexeclib.machine import Machine
-from kexeclib.shell import FailureError
+from tests.kexec import guest, scenario
+from tests.vm.machine import Machine
+from tests.vm.shell import FailureError
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     story.title("pramfs: processes go on in another kernel, their memory kept in place over kexec")
     try:
         with story.step("Prepare the guest: Debian 12, CRIU, kexec-tools, this pramfs"):
-            files = guest.prepare()
+            files = guest.RECIPE.prepare()
         with (
             tempfile.TemporaryDirectory(prefix="pramfs-kexec-demo.") as directory,
             Machine(files, Path(directory)) as machine,

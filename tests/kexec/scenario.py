@@ -3,8 +3,7 @@
 import re
 
 from examples.criu_dump.story import Step, Story
-from kexeclib.machine import Machine
-from kexeclib.session import (
+from tests.kexec.session import (
     BANNED,
     COMMAND_LINE,
     PERSISTENT,
@@ -13,7 +12,8 @@ from kexeclib.session import (
     Session,
     require_same,
 )
-from kexeclib.shell import FailureError
+from tests.vm.machine import Machine
+from tests.vm.shell import FailureError
 
 KEXECS = 3
 _SHOWN_DIGITS = 16

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from kexeclib.shell import FailureError, run
+from tests.vm.shell import FailureError, run
 
 ROOT = Path(__file__).parents[2]
 # Stands for debootstrap: it mounts, and starts what goes on when it is killed itself.
 BUILD = "exec >'{pipe}' && mount -t tmpfs none '{place}' && echo mounted && sleep 1000 & wait"
 PROGRAM = (
-    "import signal, sys; from kexeclib.shell import run\n"
+    "import signal, sys; from tests.vm.shell import run\n"
     "for number in (signal.SIGINT, signal.SIGTERM):\n"  # which a job in the background ignores
     "    signal.signal(number, signal.default_int_handler)\n"
     "run('sh', '-c', sys.argv[1], confined=True)"
@@ -31,7 +31,7 @@ def test_nothing_stays_running_or_mounted_when_a_build_is_ended(
     place.mkdir()
     builder = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, BUILD.format(pipe=pipe, place=place)],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
     )
     with pipe.open("rb") as output:
