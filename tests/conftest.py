@@ -50,6 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Report a skipped test as failed in CI: there everything that a test needs is installed."""
     report = yield
+    # What was printed or logged may hold names of any bytes, which a worker of pytest-xdist cannot send.
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
     if report.skipped and not hasattr(report, "wasxfail"):
         _fail_in_ci(report)
     return report
