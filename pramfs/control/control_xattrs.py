@@ -23,7 +23,7 @@ from typing import Any
 
 from pramfs.errors import PramError, posix_error
 from pramfs.storage.frames import FrameTable
-from pramfs.system.forked_call import Errand
+from pramfs.system.forked_call import ForkedCall
 from pramfs.system.mountinfo import Mount, require_alive, views_of
 
 PREFIX = b"user.pramfs."
@@ -36,39 +36,41 @@ _PLAIN = ("pid", "image", "generation", "pfn")  # what of the status is an attri
 
 def read_status(mountpoint: Path) -> dict[str, Any]:
     """The status of the pramfs mounted at `mountpoint`. Raises NotMounted, DeadMount, PramError."""
-    mount = _door(mountpoint)
+    mount = _mount_to_ask(mountpoint)
     with _what_cannot_be_asked(mountpoint, mount):
         return dict(json.loads(_read(mount, PREFIX + b"status")))
 
 
 def read_frames(mountpoint: Path, frames: int) -> bytes:
     """The states of all frames of the pramfs mounted at `mountpoint`. Raises as `read_status` does."""
-    mount = _door(mountpoint)
+    mount = _mount_to_ask(mountpoint)
     numbers = range(-(-frames // FRAMES_AT_ONCE))
     with _what_cannot_be_asked(mountpoint, mount):
         parts = [_read(mount, FRAMES + str(number).encode()) for number in numbers]
     return b"".join(map(zlib.decompress, parts))
 
 
-def request_save(mountpoint: Path, wait: Callable[[Errand], object] = lambda errand: None) -> None:
+def request_save(
+    mountpoint: Path, wait: Callable[[ForkedCall], object] = lambda call: None
+) -> None:
     """Publish a checkpoint; returns when it is durable. Raises PramError when it is not.
 
-    `wait` is shown the errand under way, and may wait for it in its own manner.
+    `wait` is shown the call under way, and may wait for it in its own manner.
     """
-    mount = _door(mountpoint)
-    errand = Errand(lambda: _save(mount), mount.asked_as)
-    wait(errand)
+    mount = _mount_to_ask(mountpoint)
+    call = ForkedCall(lambda: _save(mount), mount.access_credentials)
+    wait(call)
     try:
-        errand.result()
+        call.result()
     except PermissionError as exc:
-        raise PramError(f"{mountpoint}: only {mount.masters} may ask it to save") from exc
+        raise PramError(f"{mountpoint}: only {mount.allowed_users} may ask it to save") from exc
     except OSError as exc:
         why = read_status(mountpoint)["error"] or f"save failed: {exc.strerror}"
         raise PramError(f"{mountpoint}: the {why}") from exc
 
 
-def _door(mountpoint: Path) -> Mount:
-    """The mount to ask through: one that shows the root, where there is one."""
+def _mount_to_ask(mountpoint: Path) -> Mount:
+    """The mount through which to ask the daemon: one that shows the root, if there is one."""
     mount = require_alive(mountpoint)
     return (*views_of(mount.device), mount)[0]
 
@@ -95,12 +97,12 @@ def _what_cannot_be_asked(mountpoint: Path, mount: Mount) -> Iterator[None]:
     try:
         yield
     except PermissionError as exc:
-        raise PramError(f"{mountpoint}: only {mount.masters} may ask it how it is") from exc
+        raise PramError(f"{mountpoint}: only {mount.allowed_users} may ask it how it is") from exc
     except OSError as exc:
         raise PramError(f"{mountpoint}: the daemon does not answer: {exc.strerror}") from exc
 
 
-class Answers:
+class ControlAttributes:
     """The values of the control attributes of one mount, for the daemon.
 
     Who may ask for a save, and the save itself, are the business of `fuse.operations`.

@@ -9,7 +9,7 @@ from typing import Any
 
 from pramfs.control import control_xattrs, run_state
 from pramfs.errors import PramError
-from pramfs.system.forked_call import Errand
+from pramfs.system.forked_call import ForkedCall
 from pramfs.system.progress import Bar
 
 _PERIOD_S = 0.1
@@ -43,11 +43,11 @@ def save(mountpoint: Path) -> dict[str, Any]:
     status = control_xattrs.read_status(mountpoint)
     if status["read_only"]:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
-    control_xattrs.request_save(mountpoint, lambda errand: _show(status, errand))
+    control_xattrs.request_save(mountpoint, lambda call: _show(status, call))
     return control_xattrs.read_status(mountpoint)
 
 
-def _show(status: dict[str, Any], done: int | Errand) -> None:
+def _show(status: dict[str, Any], done: int | ForkedCall) -> None:
     """Show how the daemon saves until `done` is readable."""
     path = Path(os.fspath(status["state"]))
     with Bar("saving", 0) as bar:

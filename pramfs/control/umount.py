@@ -20,7 +20,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
     """
     mount = mountinfo.require_mount(mountpoint)
     if os.geteuid() not in (0, mount.user):
-        raise PramError(f"{mountpoint}: only {mount.masters} can unmount it")
+        raise PramError(f"{mountpoint}: only {mount.allowed_users} can unmount it")
     if mountinfo.is_dead(mountpoint):
         mount_tools.unmount(mount.mountpoint, *flags)
         raise PramError(

@@ -62,17 +62,17 @@ def load_volume(
     *,
     open_log: Callable[[Path], Path | None],
     watch: Watch,
-    meanwhile: Callable[[], object],
+    overlapped_work: Callable[[], object],
 ) -> Volume:
     """Load the tree that the options name. Raises PramError, and then nothing has changed.
 
     `open_log` is told where the log of this image belongs as soon as that is known, and returns in which file
     it is. `watch` is shown the progress of the verification, which forks: no thread may run beside it.
-    `meanwhile` is something else that takes time and may fail; it is done while others verify.
+    `overlapped_work` is something else that takes time and may fail; it is done while others verify.
     """
     image = _open_and_lock(image_path, options)
     try:
-        with _outlook(image, options):
+        with _recovery_hint_added(image, options):
             pram = _open_pram(image, options)
         log_path = open_log(run_state.log_path(image, pram.current.uuid))
         run_state.prune()
@@ -80,8 +80,8 @@ def load_volume(
             log.info("%s", line)
         state_path = run_state.state_path(image, pram.current.uuid)
         _say_how_it_ended(image, pram, run_state.last_state(image, pram.current.uuid), options)
-        with _outlook(image, options), _many_objects():
-            tree = _load_tree(pram, options, watch, meanwhile)
+        with _recovery_hint_added(image, options), _many_objects():
+            tree = _load_tree(pram, options, watch, overlapped_work)
         saver = Saver(pram, options.name, tree)
         if not options.ro:
             _require_room(pram, tree)
@@ -114,16 +114,16 @@ def refuse_if_mounted(image: Image) -> None:
 
 
 @contextlib.contextmanager
-def _outlook(image: Image, options: MountOptions) -> Iterator[None]:
+def _recovery_hint_added(image: Image, options: MountOptions) -> Iterator[None]:
     """Let the refusal of a damaged image say, to one who asked to recover it, what is left of the tree."""
     try:
         yield
     except (ReservationFailed, DamagedTree) as exc:
         if not options.recover:
             raise
-        from pramfs.offline.reader import outlook  # noqa: PLC0415 - a mount that succeeds needs none
+        from pramfs.offline.reader import recovery_hint  # noqa: PLC0415 - a mount that succeeds needs none
 
-        raise PramError(f"{exc}; {outlook(image, options.name)}") from exc
+        raise PramError(f"{exc}; {recovery_hint(image, options.name)}") from exc
 
 
 @contextlib.contextmanager
@@ -240,7 +240,7 @@ def _new_frames(image: Image, options: MountOptions) -> int:
 
 
 def _load_tree(
-    pram: Pram, options: MountOptions, watch: Watch, meanwhile: Callable[[], object]
+    pram: Pram, options: MountOptions, watch: Watch, overlapped_work: Callable[[], object]
 ) -> Tree:
     tree = Tree(
         pram.arena,
@@ -250,7 +250,7 @@ def _load_tree(
     if options.noload and not options.ro:
         drop_tree(pram, options.name)  # its frames come free with the first checkpoint
     if options.noload or not has_tree(pram, options.name):
-        meanwhile()
+        overlapped_work()
         tree.make_root(options.mode, Owner(options.uid, options.gid))
     else:
         recovered = Recovered() if options.recover else None
@@ -270,7 +270,7 @@ def _load_tree(
                 lazy=lazy,
                 recover=recovered,
                 progress=progress,
-                meanwhile=meanwhile,
+                overlapped_work=overlapped_work,
             )
         for path in recovered.left_out if recovered is not None else ():
             log.warning("left out, damaged: %s", path)
@@ -279,7 +279,7 @@ def _load_tree(
 
 def _require_room(pram: Pram, tree: Tree) -> None:
     """Raise ImageTooSmall or TooMuchBanned unless the tree can be saved, and then saved again."""
-    table, needed = pram.arena.table, tree.account.frames_to_keep_free()
+    table, needed = pram.arena.table, tree.space.frames_to_keep_free()
     if table.count(FREE) < needed:
         kind = TooMuchBanned if table.count(BANNED) else ImageTooSmall
         told = f"a save needs {needed} free frames, {table.count(FREE)} of {len(table)} are left"

@@ -8,7 +8,7 @@ import os
 import socket
 
 EXTENSION_S = 60  # that every sign of life asks the manager to wait on
-PLEA_PERIOD_S = 1.0  # between signs of life
+EXTEND_PERIOD_S = 1.0  # between signs of life
 
 
 class ServiceManager:
@@ -28,7 +28,7 @@ class ServiceManager:
         ):
             sender.sendto("\n".join(assignments).encode(), self._address)
 
-    def ask_for_patience(self, work: str, done: int, total: int) -> None:
+    def extend_timeout(self, work: str, done: int, total: int) -> None:
         """Say what takes so long and how far it is, and ask to wait EXTENSION_S longer for it."""
         share = min(done / total, 1.0) if total else 0.0
         self.tell(f"STATUS={work} {share:.0%}", f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 10**6}")

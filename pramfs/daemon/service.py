@@ -17,7 +17,7 @@ import trio
 
 from pramfs.control import run_state
 from pramfs.daemon.loader import Volume
-from pramfs.daemon.sd_notify import PLEA_PERIOD_S, ServiceManager
+from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
 from pramfs.errors import EXIT_FAILED, EXIT_INTERNAL, PramError, SaveFailed, SaveIncomplete
 from pramfs.fuse.operations import Operations
 from pramfs.fuse.session import Session
@@ -29,7 +29,7 @@ from pramfs.system.progress import Bar, Heartbeat
 log = logging.getLogger("pramfs")
 
 _STATE_PERIOD_S = 0.2
-_BALLAST_BYTES = 32 << 20
+_MEMORY_RESERVE_BYTES = 32 << 20
 # They mean: unmount, save, exit. SIGHUP is a terminal that is gone, and no reason to lose anything.
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -54,11 +54,13 @@ class Daemon:
         self._manager = manager
         self._report = report
         self._device = ""  # number of the file system
-        self._contact = trio.Event()
-        self._session = Session(volume.pram.arena.sum_some, self._contact.set)
+        self._first_request = trio.Event()
+        self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
         self._publishing = trio.Lock()
         # Room for the last save where memory is limited. It is not touched, so it takes none.
-        self._ballast = mmap.mmap(-1, _BALLAST_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory_reserve = mmap.mmap(
+            -1, _MEMORY_RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )
         self._incomplete: SaveIncomplete | None = None  # what the last flush could not bring
 
     def run(self) -> int:
@@ -89,7 +91,7 @@ class Daemon:
 
     def _end_at_once(self) -> NoReturn:
         """End here and now: without memory trio does not come to its own end, it waits for ever."""
-        self._ballast.close()
+        self._memory_reserve.close()
         code = self._internal_error()
         os._exit(self._end() or code)
 
@@ -138,7 +140,7 @@ class Daemon:
 
     async def _announce(self) -> None:
         """Say that the mount is usable, once the kernel has made contact."""
-        await self._contact.wait()
+        await self._first_request.wait()
         await trio.to_thread.run_sync(self._tell_the_system, abandon_on_cancel=True)
         log.info("%s is mounted at %s", self._volume.image.path, self._mountpoint)
         self._manager.tell("READY=1", f"STATUS=serving {self._mountpoint}")
@@ -272,8 +274,8 @@ class Daemon:
             bar,
             Heartbeat(_STATE_PERIOD_S, lambda: self._note(run_state.SAVING, bar)),
             Heartbeat(
-                PLEA_PERIOD_S,
-                lambda: self._manager.ask_for_patience("saving", bar.done, bar.total),
+                EXTEND_PERIOD_S,
+                lambda: self._manager.extend_timeout("saving", bar.done, bar.total),
             ),
         ):
             error = self._publish_finally(bar)

@@ -18,7 +18,7 @@ from pramfs.daemon import logs
 from pramfs.daemon.daemonize import run_in_background
 from pramfs.daemon.loader import load_volume
 from pramfs.daemon.logs import Destination
-from pramfs.daemon.sd_notify import PLEA_PERIOD_S, ServiceManager, take_manager
+from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager, take_manager
 from pramfs.daemon.stack_dump import StackDumps
 from pramfs.errors import PramError
 from pramfs.options import MountOptions
@@ -86,10 +86,10 @@ def _serve(
             options,
             open_log=open_it,
             watch=Pulse(
-                PLEA_PERIOD_S,
-                lambda bar: manager.ask_for_patience("verifying", bar.done, bar.total),
+                EXTEND_PERIOD_S,
+                lambda bar: manager.extend_timeout("verifying", bar.done, bar.total),
             ),
-            meanwhile=_load_fuse,
+            overlapped_work=_load_fuse,
         )
     except PramError as exc:
         log.error("%s", exc)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pramfs.tree.inodes import Directory, Inode
 
 
-class Listing:
+class DirectoryHandle:
     """An open directory: the names there were when reading began, so that each comes once."""
 
     def __init__(self, directory: Directory, opener: int) -> None:

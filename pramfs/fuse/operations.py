@@ -1,7 +1,7 @@
 """The pyfuse3 adapter: arguments in, attributes and errnos out, no logic.
 
 What a call does is in `tree`. Here are the kernel's reference counts, the handles of open directories, who
-may ask for a save, and the net under it all: an unexpected exception is logged and answered with EIO, because
+may ask for a save, and `_errno_guard`: an unexpected exception is logged and answered with EIO, because
 pyfuse3 would end the whole mount over it.
 """
 
@@ -26,12 +26,12 @@ from pyfuse3 import (
 )
 
 from pramfs.control import control_xattrs
-from pramfs.control.control_xattrs import Answers
+from pramfs.control.control_xattrs import ControlAttributes
 from pramfs.errors import PramError
-from pramfs.fuse.dir_handles import Listing
+from pramfs.fuse.dir_handles import DirectoryHandle
 from pramfs.storage.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
 from pramfs.storage.layout import PAGE_SIZE
-from pramfs.tree.attributes import Changes, lends_rights
+from pramfs.tree.attributes import Changes, gives_rights
 from pramfs.tree.inodes import NAME_MAX_BYTES, Directory, Inode
 from pramfs.tree.tree import Owner, Tree
 
@@ -48,27 +48,29 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _net(handler: Callable[_P, _R]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+def _errno_guard(handler: Callable[_P, _R]) -> Callable[_P, Coroutine[Any, Any, _R]]:
     """Answer with what `handler` returns, or with the errno of what it raises."""
 
     @functools.wraps(handler)
     async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return handler(*args, **kwargs)
-        except Exception as exc:  # noqa: BLE001 - it is the net
+        except Exception as exc:  # noqa: BLE001 - pyfuse3 would end the mount
             raise _failure(exc, handler.__name__, args[0]) from None
 
     return answer
 
 
-def _waiting_net(handler: Callable[_P, Awaitable[_R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
-    """`_net` for a handler that waits for something."""
+def _async_errno_guard(
+    handler: Callable[_P, Awaitable[_R]],
+) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """`_errno_guard` for a handler that waits for something."""
 
     @functools.wraps(handler)
     async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return await handler(*args, **kwargs)
-        except Exception as exc:  # noqa: BLE001 - it is the net
+        except Exception as exc:  # noqa: BLE001 - pyfuse3 would end the mount
             raise _failure(exc, handler.__name__, args[0]) from None
 
     return answer
@@ -114,23 +116,23 @@ class Operations(pyfuse3.Operations):
         self.on_internal_error = on_internal_error
         self._tree = tree
         self._direct_io = direct_io
-        self._answers = Answers(status, tree.arena.table)
+        self._control = ControlAttributes(status, tree.arena.table)
         self._noatime_flags = os.O_NOATIME if noatime else 0
         self._nodiratime = nodiratime
         self._publish = publish
-        self._listings: dict[int, Listing] = {}
+        self._dir_handles: dict[int, DirectoryHandle] = {}
         self._closed = trio.Event()  # a directory, since somebody began to wait for that
         self._handles = itertools.count(1)
 
     def open_directories(self) -> Set[int]:
         """The handles of all directories that are open."""
-        return frozenset(self._listings)
+        return frozenset(self._dir_handles)
 
     async def closed_by(self, pid: int, *, but: Set[int]) -> None:
         """Wait until a process has no directory open any more, whatever becomes of those in `but`."""
         while any(
             listing.opener == pid and handle not in but
-            for handle, listing in self._listings.items()
+            for handle, listing in self._dir_handles.items()
         ):
             if self._closed.is_set():
                 self._closed = trio.Event()
@@ -138,7 +140,7 @@ class Operations(pyfuse3.Operations):
 
     # --- names -----------------------------------------------------------------------------------
 
-    @_net
+    @_errno_guard
     def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         tree = self._tree
         directory = tree.directory(parent_inode) if name != b"." else tree.get(parent_inode)
@@ -149,28 +151,28 @@ class Operations(pyfuse3.Operations):
         except FileNotFoundError:
             return _no_entry()
 
-    @_net
+    @_errno_guard
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
             inode = self._tree.inodes.get(ino)
             if inode is not None:
                 self._tree.forget(inode, count)
 
-    @_net
+    @_errno_guard
     def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self._tree.directory(parent_inode)
         return self._entry(self._tree.create(parent, name, mode, _owner(ctx), rdev=rdev))
 
-    @_net
+    @_errno_guard
     def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self._tree.directory(parent_inode)
         return self._entry(self._tree.create(parent, name, mode | stat.S_IFDIR, _owner(ctx)))
 
-    @_net
+    @_errno_guard
     def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
@@ -178,7 +180,7 @@ class Operations(pyfuse3.Operations):
         mode = stat.S_IFLNK | 0o777
         return self._entry(self._tree.create(parent, name, mode, _owner(ctx), target=target))
 
-    @_net
+    @_errno_guard
     def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
@@ -186,15 +188,15 @@ class Operations(pyfuse3.Operations):
         self._tree.link(target, self._tree.directory(new_parent_inode), new_name)
         return self._entry(target)
 
-    @_net
+    @_errno_guard
     def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         self._tree.unlink(self._tree.directory(parent_inode), name)
 
-    @_net
+    @_errno_guard
     def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         self._tree.rmdir(self._tree.directory(parent_inode), name)
 
-    @_net
+    @_errno_guard
     def rename(
         self,
         parent_inode_old: int,
@@ -211,7 +213,7 @@ class Operations(pyfuse3.Operations):
         else:
             self._tree.rename(old, name_old, new, name_new)
 
-    @_net
+    @_errno_guard
     def readlink(self, inode: int, ctx: RequestContext) -> bytes:
         link = self._tree.get(inode)
         atime = link.atime
@@ -222,11 +224,11 @@ class Operations(pyfuse3.Operations):
 
     # --- attributes ------------------------------------------------------------------------------
 
-    @_net
+    @_errno_guard
     def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         return _attributes(self._tree.get(inode))
 
-    @_net
+    @_errno_guard
     def setattr(
         self,
         inode: int,
@@ -254,13 +256,13 @@ class Operations(pyfuse3.Operations):
         self._tree.setattr(target, changes)
         return _attributes(target)
 
-    @_net
+    @_errno_guard
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if name.startswith(control_xattrs.PREFIX):
-            return self._answers.read(name)
+            return self._control.read(name)
         return self._tree.getxattr(self._tree.get(inode), name)
 
-    @_waiting_net
+    @_async_errno_guard
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if name.startswith(control_xattrs.PREFIX):
             self._require_control(ctx)
@@ -271,18 +273,18 @@ class Operations(pyfuse3.Operations):
         target = self._tree.get(inode)
         self._tree.setxattr(target, name, value, in_group=_in_group(ctx, target))
 
-    @_net
+    @_errno_guard
     def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         return list(self._tree.get(inode).xattrs or ())
 
-    @_net
+    @_errno_guard
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         if name.startswith(control_xattrs.PREFIX):
             self._require_control(ctx)
             raise FUSEError(errno.EACCES)
         self._tree.removexattr(self._tree.get(inode), name)
 
-    @_net
+    @_errno_guard
     def statfs(self, ctx: RequestContext) -> StatvfsData:
         tree, table = self._tree, self._tree.arena.table
         free = sum(table.count(state) for state in (FREE, HELD, OLD, DROPPED))
@@ -290,7 +292,7 @@ class Operations(pyfuse3.Operations):
         stats.f_bsize = stats.f_frsize = PAGE_SIZE
         stats.f_blocks = len(table) - table.count(BANNED) - table.count(SUPER)
         stats.f_bfree = free
-        stats.f_bavail = max(0, free - tree.account.frames_to_keep_free())
+        stats.f_bavail = max(0, free - tree.space.frames_to_keep_free())
         stats.f_files = tree.inodes_max
         stats.f_ffree = stats.f_favail = max(0, tree.inodes_max - tree.named_inodes())
         stats.f_namemax = NAME_MAX_BYTES
@@ -298,7 +300,7 @@ class Operations(pyfuse3.Operations):
 
     # --- files -----------------------------------------------------------------------------------
 
-    @_net
+    @_errno_guard
     def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         file = self._tree.file(inode)
         if flags & os.O_TRUNC:
@@ -307,7 +309,7 @@ class Operations(pyfuse3.Operations):
             pyfuse3.invalidate_inode(inode, attr_only=True)  # the reply cannot say what changed
         return self._opened(file, flags)
 
-    @_net
+    @_errno_guard
     def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -316,28 +318,28 @@ class Operations(pyfuse3.Operations):
         file = self._tree.create(parent, name, mode, _owner(ctx))
         return self._opened(file, flags), self._entry(file)
 
-    @_net
+    @_errno_guard
     def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes any buffer
         file = self._tree.file(fh & _INO)
         if not fh & _NOATIME:
             self._tree.touch_atime(file)
         return self._tree.data.read(file, off, size)
 
-    @_net
+    @_errno_guard
     def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._tree.file(fh & _INO)
-        if self._direct_io and lends_rights(file):
+        if self._direct_io and gives_rights(file):
             # Nobody says whether the writer may keep them.
             self._tree.setattr(file, Changes(drop_setid=True, in_group=False))
             pyfuse3.invalidate_inode(file.ino, attr_only=True)
         return self._tree.write(file, off, buf, set_times=self._direct_io)
 
-    @_net
+    @_errno_guard
     def flush(self, fh: int) -> None:
         """Nothing waits here: what a program has written is in the tree. ENOSYS: ask no more."""
         raise FUSEError(errno.ENOSYS)
 
-    @_net
+    @_errno_guard
     def fsync(self, fh: int, datasync: bool) -> None:
         """As on tmpfs: a file is durable with the whole tree, see docs/guarantees.md.
 
@@ -345,21 +347,21 @@ class Operations(pyfuse3.Operations):
         """
         raise FUSEError(errno.ENOSYS)
 
-    @_net
+    @_errno_guard
     def release(self, fh: int) -> None:
         self._tree.forget(self._tree.get(fh & _INO))
 
     # --- directories -----------------------------------------------------------------------------
 
-    @_net
+    @_errno_guard
     def opendir(self, inode: int, ctx: RequestContext) -> int:
         handle = next(self._handles)
-        self._listings[handle] = Listing(self._tree.directory(inode), ctx.pid)
+        self._dir_handles[handle] = DirectoryHandle(self._tree.directory(inode), ctx.pid)
         return handle
 
-    @_net
+    @_errno_guard
     def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        listing = self._listings[fh]
+        listing = self._dir_handles[fh]
         if start_id == 0:
             listing.rewind()
             if not self._nodiratime:
@@ -370,14 +372,14 @@ class Operations(pyfuse3.Operations):
             if name not in (b".", b".."):
                 inode.refs += 1
 
-    @_net
+    @_errno_guard
     def releasedir(self, fh: int) -> None:
-        del self._listings[fh]
+        del self._dir_handles[fh]
         self._closed.set()
 
-    @_waiting_net
+    @_async_errno_guard
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        if self._listings[fh].directory is self._tree.root:
+        if self._dir_handles[fh].directory is self._tree.root:
             await self._publish()
 
     # --- helpers ---------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""The seam to pyfuse3's session loop: how the daemon waits for requests, and how it bears slow ones.
+"""Replace pyfuse3's request loop: adaptive polling, and concurrency while a handler waits.
 
 pyfuse3 makes a trip through trio's scheduler before every request, and starts tasks as requests come. Here
-one task reads all requests. After a request it looks for the next one without sleeping for a moment, for
+one task reads all requests. After a request it polls for the next one without sleeping for a moment, for
 that is how long a program takes that makes small requests one after the other; then it sleeps in poll(2) for
-up to a millisecond; only then does it park in trio. Looking stops by itself when it does not pay.
+up to a millisecond; only then does it park in trio. Polling stops by itself when it finds too little.
 docs/performance.md has the measurements.
 
 A handler that takes long calls `serve_on`, and another task reads requests until that handler is done.
@@ -26,11 +26,11 @@ import trio
 
 from pramfs.fuse.handshake import Handshake
 
-_LOOK_NS = 100_000
-_DOZE_MS = 1
+_SPIN_NS = 100_000
+_POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
-_PAYS_AT_FIRST = 4
-_PAYS_AT_MOST = 8
+_SPIN_CREDIT_AT_FIRST = 4
+_SPIN_CREDIT_MAX = 8
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -61,13 +61,15 @@ class Session:
         self._fd = -1
         self._closing = False
         self._reading = False  # a task is waiting for the next request
-        self._pays = _PAYS_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
+        self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
         self._others_ran_ns = 0
-        self._seam = hasattr(pyfuse3, "_wait_fuse_readable") and hasattr(pyfuse3, "_session_loop")
+        self._is_replaceable = hasattr(pyfuse3, "_wait_fuse_readable") and hasattr(
+            pyfuse3, "_session_loop"
+        )
 
     async def run(self) -> None:
         """Serve requests until the file system is unmounted or `finish` is called."""
-        if not self._seam:
+        if not self._is_replaceable:
             self._on_ready()
             await pyfuse3.main()
             return
@@ -84,7 +86,7 @@ class Session:
 
     def serve_on(self) -> None:
         """Let another task read requests: the calling handler is about to wait for something."""
-        if self._seam and not self._reading:
+        if self._is_replaceable and not self._reading:
             nursery = trio.lowlevel.current_task().parent_nursery
             assert nursery is not None
             module: Any = pyfuse3
@@ -93,7 +95,7 @@ class Session:
     def finish(self) -> None:
         """End `run` as soon as the requests that are there have been served; later ones fail."""
         self._closing = True
-        if self._seam:
+        if self._is_replaceable:
             trio.lowlevel.notify_closing(self._fd)
         else:
             pyfuse3.terminate()
@@ -126,7 +128,7 @@ class Session:
             await self._let_others_run()
         else:
             return True
-        if self._look() or self._doze():
+        if self._spin() or self._poll_briefly():
             return True
         if self._closing:
             return False  # `finish` may have come while others ran: nobody would wake us
@@ -144,25 +146,25 @@ class Session:
     def _is_readable(self) -> bool:
         return bool(self._poll.poll(0))
 
-    def _look(self) -> bool:
-        """Look for a request without sleeping, as long as that has paid of late."""
-        if self._pays <= 0:
+    def _spin(self) -> bool:
+        """Poll without sleeping, as long as there is credit: a request that is found adds to it."""
+        if self._spin_credit <= 0:
             return False
-        deadline = time.monotonic_ns() + _LOOK_NS
+        deadline = time.monotonic_ns() + _SPIN_NS
         poll = self._poll.poll
         while time.monotonic_ns() < deadline:
             if poll(0):
-                self._pays = min(self._pays + 1, _PAYS_AT_MOST)
+                self._spin_credit = min(self._spin_credit + 1, _SPIN_CREDIT_MAX)
                 return True
-        self._pays -= 1
+        self._spin_credit -= 1
         return False
 
-    def _doze(self) -> bool:
-        """Sleep for a moment. A request that wakes us soon would have been worth looking for."""
+    def _poll_briefly(self) -> bool:
+        """Sleep in poll(2) for a moment. A request that comes soon earns credit to spin again."""
         start = time.monotonic_ns()
-        found = bool(self._poll.poll(_DOZE_MS))
-        if found and self._pays == 0 and time.monotonic_ns() - start < _LOOK_NS:
-            self._pays = 1
+        found = bool(self._poll.poll(_POLL_MS))
+        if found and self._spin_credit == 0 and time.monotonic_ns() - start < _SPIN_NS:
+            self._spin_credit = 1
         return found
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from pramfs.errors import PramError
-from pramfs.offline.scan import Surveyed, file_name, survey
+from pramfs.offline.scan import ScannedNode, file_name, scan_image
 from pramfs.storage import layout, superblock
 from pramfs.storage.image import Image
 from pramfs.storage.layout import (
@@ -54,17 +54,17 @@ def dump_image(image: Image, *, node: str | None = None, links: bool = False) ->
 
     Raises PramError for what is no image, and for a node that is not there.
     """
-    found = survey(image)
+    found = scan_image(image)
     uuid = found.current.uuid
     if node is None:
         yield from _page(image, uuid, found.current.pfn)
         yield ""
     chosen = [found.require(node)] if node is not None else list(found.nodes.values())
-    for surveyed in chosen:
-        yield from _page(image, uuid, surveyed.node.pfn)
+    for scanned in chosen:
+        yield from _page(image, uuid, scanned.node.pfn)
         yield ""
         if links:
-            yield from _chain(image, uuid, surveyed)
+            yield from _chain(image, uuid, scanned)
     for line in found.damage:
         yield f"damage: {line}"
 
@@ -76,8 +76,8 @@ def dump_page(image: Image, pfn: int) -> Iterator[str]:
     yield from _page(image, superblock.require(image).uuid, pfn)
 
 
-def _chain(image: Image, uuid: bytes, surveyed: Surveyed) -> Iterator[str]:
-    for pfn in surveyed.chain.links:
+def _chain(image: Image, uuid: bytes, scanned: ScannedNode) -> Iterator[str]:
+    for pfn in scanned.chain.links:
         yield from _page(image, uuid, pfn)
         yield ""
 

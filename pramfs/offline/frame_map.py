@@ -15,10 +15,10 @@ from typing import NamedTuple
 from pramfs.control import control_xattrs
 from pramfs.errors import PramError
 from pramfs.offline.reader import TreeReader
-from pramfs.offline.scan import Survey, survey
+from pramfs.offline.scan import Scan, scan_image
 from pramfs.options import DEFAULT_NAME
 from pramfs.storage import layout, superblock
-from pramfs.storage.frames import BANNED, DROPPED, FREE, FRESH, HELD, OLD, PENDING, SAVED, Run
+from pramfs.storage.frames import BANNED, DROPPED, FREE, FRESH, HELD, OLD, PENDING, SAVED, Extent
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.system import mountinfo
@@ -85,7 +85,7 @@ _SVG_DAMAGE_LINES = 20
 
 
 @dataclass(slots=True)
-class Picture:
+class FrameMap:
     """The kind of every frame, a byte each, and what there is to say of them."""
 
     title: str
@@ -96,10 +96,10 @@ class Picture:
         """How many frames are of each kind."""
         return {name: self.kinds.count(number) for number, name in enumerate(_NAMES)}
 
-    def runs(self) -> Iterator[tuple[str, Run]]:
-        """The runs of frames of one kind, in order."""
+    def extents(self) -> Iterator[tuple[str, Extent]]:
+        """The extents of one kind, in order."""
         for kind, first, count in stretches(self.kinds):
-            yield _NAMES[kind], Run(first, count)
+            yield _NAMES[kind], Extent(first, count)
 
     def cells(self, per_cell: int) -> bytes:
         """The kinds to show where as many frames share a place: of each the first in the legend."""
@@ -121,9 +121,9 @@ def _amount(frames: int) -> str:
     return f"{frames} {'frame' if frames == 1 else 'frames'}, {frames * PAGE_SIZE >> 10:,} KiB"
 
 
-def picture_of(
+def frame_map_of(
     target: Path, *, file: str | None = None, node: str | None = None, name: str | None = None
-) -> Picture:
+) -> FrameMap:
     """The picture of an image or of a mount, with all data pages verified.
 
     `file` is a path in the tree `name` (of a mount: its own), `node` the name of a node: their frames are
@@ -137,28 +137,28 @@ def picture_of(
 
 
 def draw(
-    survey: Survey, *, states: bytes = b"", chosen: Iterable[int] = (), title: str = ""
-) -> Picture:
-    """The picture of a surveyed image; `states` are those of its frames in a mount, `chosen` are pfns."""
-    frames = max(survey.frames, len(states))
+    scan: Scan, *, states: bytes = b"", chosen: Iterable[int] = (), title: str = ""
+) -> FrameMap:
+    """The map of a scanned image; `states` are those of its frames in a mount, `chosen` are pfns."""
+    frames = max(scan.frames, len(states))
     kinds = bytearray((_FREE,)) * frames
     for base in layout.slot_bases(frames):
         kinds[base : base + 2] = bytes((_SLOT,)) * len(kinds[base : base + 2])
-    for found in survey.nodes.values():
+    for found in scan.nodes.values():
         _set(kinds, [found.node.pfn], _NODE)
         _set(kinds, found.chain.links, _LINK)
-        for run in found.chain.runs:
-            kinds[run.pfn : run.pfn + run.frames] = bytes((_DATA,)) * run.frames
+        for extent in found.chain.extents:
+            kinds[extent.pfn : extent.pfn + extent.frames] = bytes((_DATA,)) * extent.frames
     for pfn, state in enumerate(states):
         if state != SAVED and state in _OF_STATE:
             kinds[pfn] = _OF_STATE[state]
-    _set(kinds, [survey.current.pfn, survey.current.other_pfn], _SUPER)
+    _set(kinds, [scan.current.pfn, scan.current.other_pfn], _SUPER)
     _set(kinds, chosen, _CHOSEN)
-    _set(kinds, survey.damaged, _DAMAGED)
-    return Picture(title or str(survey.image.path), kinds, survey.damage)
+    _set(kinds, scan.damaged, _DAMAGED)
+    return FrameMap(title or str(scan.image.path), kinds, scan.damage)
 
 
-def on_terminal(picture: Picture, *, colour: bool) -> Iterator[str]:
+def on_terminal(picture: FrameMap, *, colour: bool) -> Iterator[str]:
     """The picture as lines that fill the terminal, with its legend.
 
     A sign stands for as many frames as have to share it, and shows the first in the legend that is there.
@@ -179,7 +179,7 @@ def on_terminal(picture: Picture, *, colour: bool) -> Iterator[str]:
     yield from (f"damage: {line}" for line in picture.damage)
 
 
-def as_json(picture: Picture) -> dict[str, object]:
+def as_json(picture: FrameMap) -> dict[str, object]:
     """The picture for programs."""
     return {
         "title": picture.title,
@@ -187,7 +187,8 @@ def as_json(picture: Picture) -> dict[str, object]:
         "frame_bytes": PAGE_SIZE,
         "counts": picture.counts(),
         "runs": [
-            {"kind": name, "pfn": run.pfn, "frames": run.frames} for name, run in picture.runs()
+            {"kind": name, "pfn": extent.pfn, "frames": extent.frames}
+            for name, extent in picture.extents()
         ],
         "damage": picture.damage,
     }
@@ -201,20 +202,20 @@ def stretches(kinds: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
 
 def _look(
     target: Path, file: str | None, node: str | None, name: str | None
-) -> tuple[Picture, bool]:
+) -> tuple[FrameMap, bool]:
     """A picture, and whether no save was published while it was taken."""
     status = control_xattrs.read_status(target) if mountinfo.mount_at(target) else None
     states = control_xattrs.read_frames(target, status["frames"]["total"]) if status else b""
     with open_image(status["image"] if status else target, writable=False) as image:
-        found = survey(image)
+        found = scan_image(image)
         chosen: list[int] = []
         if node is not None:
-            surveyed = found.require(node)
-            chosen += [surveyed.node.pfn, *surveyed.chain.links, *surveyed.chain.entries.pfns]
+            scanned = found.require(node)
+            chosen += [scanned.node.pfn, *scanned.chain.links, *scanned.chain.entries.pfns]
         if file is not None:
             tree = name or (status["name"] if status else DEFAULT_NAME)
             chosen += _frames_of_file(image, tree, file)
-        pages = sum(len(surveyed.chain.entries) for surveyed in found.nodes.values())
+        pages = sum(len(scanned.chain.entries) for scanned in found.nodes.values())
         with Bar("verifying", pages) as bar:
             found.verify_data(bar)
         is_current = superblock.require(image).generation == found.current.generation
@@ -248,7 +249,7 @@ def _painted(kind: Kind, count: int = 1) -> str:
 # --- as SVG ---------------------------------------------------------------------------------
 
 
-def as_svg(picture: Picture) -> str:
+def as_svg(picture: FrameMap) -> str:
     """The picture with pfns at its margin, its legend, and the first words on what is damaged."""
     frames = len(picture.kinds)
     per_cell = -(-frames // (_SVG_COLUMNS * _SVG_ROWS_MAX))
@@ -283,7 +284,7 @@ def as_svg(picture: Picture) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _svg_damage(picture: Picture) -> Iterator[str]:
+def _svg_damage(picture: FrameMap) -> Iterator[str]:
     for line in picture.damage[:_SVG_DAMAGE_LINES]:
         yield f"damage: {line}"
     if len(picture.damage) > _SVG_DAMAGE_LINES:

@@ -14,7 +14,7 @@ from crc32c import crc32c
 
 from pramfs.errors import DamagedPage, DamagedTree, PramError
 from pramfs.offline.paths import Entry, resolve
-from pramfs.offline.scan import Surveyed, file_name, survey
+from pramfs.offline.scan import ScannedNode, file_name, scan_image
 from pramfs.pram.links import Entries
 from pramfs.saves import codec
 from pramfs.saves.file_paths import NAMED_PATHS_MAX
@@ -41,7 +41,7 @@ class TreeReader:
         """Raises PramError when there is no such tree, DamagedTree when its metadata is damaged."""
         self.name = name
         self._image = image
-        found = survey(image)
+        found = scan_image(image)
         if name + META_SUFFIX not in found.nodes:
             there_are = ", ".join(tree_names(found.nodes)) or "none"
             damage = f"; {found.damage[0]}" if found.damage else ""
@@ -142,7 +142,7 @@ class TreeReader:
         return {entry.path: known[entry.inode] for entry in entries if known.get(entry.inode)}
 
 
-def outlook(image: Image, name: str) -> str:
+def recovery_hint(image: Image, name: str) -> str:
     """What can be had of a tree that is too damaged to be mounted, in words."""
     try:
         TreeReader(image, name)
@@ -183,11 +183,11 @@ def damage_lines(damaged: dict[bytes, str]) -> list[str]:
     return [f"{file_name(path)}: {why}" for path, why in damaged.items()]
 
 
-def _read_stream(image: Image, surveyed: Surveyed) -> bytes:
+def _read_stream(image: Image, scanned: ScannedNode) -> bytes:
     """All bytes of a byte stream. Raises PramError when it is damaged, or none."""
-    node, entries = surveyed.node, surveyed.chain.entries
-    if surveyed.damage:
-        raise PramError(surveyed.damage)
+    node, entries = scanned.node, scanned.chain.entries
+    if scanned.damage:
+        raise PramError(scanned.damage)
     if node.type != BYTE_STREAM:
         raise PramError(f"node '{printable(node.name)}' is no byte stream")
     pieces = []

@@ -1,6 +1,6 @@
 """Walk the save in force and note damage instead of giving up at it: for whoever looks at a broken image.
 
-`reserve` takes everything or nothing; a survey goes as far as it can trust what it reads. It stops a
+`reserve` takes everything or nothing; a scan goes as far as it can trust what it reads. It stops a
 chain, and the list of nodes, at the first page that is wrong. It reads metadata only, and changes nothing.
 """
 
@@ -12,7 +12,7 @@ from pramfs.pram import verify
 from pramfs.pram.links import Chain, ReadAhead, reserve_chain
 from pramfs.pram.nodes import Node, check_chain, read_node
 from pramfs.storage import superblock
-from pramfs.storage.extents import runs_of
+from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import SuperBlock
@@ -25,7 +25,7 @@ Progress = verify.Progress
 
 
 @dataclass(slots=True)
-class Surveyed:
+class ScannedNode:
     """A node, what could be read of its chain, and what was wrong with it ("": nothing)."""
 
     node: Node
@@ -34,17 +34,17 @@ class Surveyed:
 
 
 @dataclass(slots=True)
-class Survey:
+class Scan:
     """What the save in force holds. `damaged` are pfns, `damage` is the same in words."""
 
     image: Image
     current: SuperBlock
     frames: int
-    nodes: dict[str, Surveyed] = field(default_factory=dict)
+    nodes: dict[str, ScannedNode] = field(default_factory=dict)
     damaged: list[int] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
-    def require(self, name: str) -> Surveyed:
+    def require(self, name: str) -> ScannedNode:
         """The node of that name. Raises PramError, which tells what there is."""
         if name not in self.nodes:
             there_are = ", ".join(sorted(self.nodes)) or "none"
@@ -61,11 +61,11 @@ class Survey:
                 self.damage.append(f"node '{name}': pfn:{pfns[at]:x} corrupted")
 
 
-def survey(image: Image) -> Survey:
+def scan_image(image: Image) -> Scan:
     """What the save in force holds, as far as it can be read. Raises PramError without a super block."""
     current = superblock.require(image)
     frames = min(current.frames, _TRUNCATED_TIMES * image.frames)
-    found = Survey(image, current, frames)
+    found = Scan(image, current, frames)
     if image.frames < current.frames:
         found.damage.append(f"truncated: {image.frames} of {current.frames} frames are there")
     table = FrameTable(frames)
@@ -80,7 +80,7 @@ def survey(image: Image) -> Survey:
         except PramError as exc:
             _note(found, exc, pfn, f"node list: {exc}")
             return found
-        found.nodes[node.name] = _survey_chain(found, table, links, node)
+        found.nodes[node.name] = _scan_chain(found, table, links, node)
         pfn = following
     if len(found.nodes) != current.nodes:
         found.damage.append(f"{len(found.nodes)} nodes in the list, not {current.nodes}")
@@ -92,20 +92,22 @@ def file_name(name: bytes) -> str:
     return printable(os.fsdecode(name))
 
 
-def _survey_chain(found: Survey, table: FrameTable, links: ReadAhead, node: Node) -> Surveyed:
+def _scan_chain(found: Scan, table: FrameTable, links: ReadAhead, node: Node) -> ScannedNode:
     chain = Chain()
-    surveyed = Surveyed(node, chain)
+    scanned = ScannedNode(node, chain)
     try:
-        reserve_chain(links.read, found.current.uuid, table, node.link_pfn, lambda run: None, chain)
+        reserve_chain(
+            links.read, found.current.uuid, table, node.link_pfn, lambda extent: None, chain
+        )
         check_chain(node, chain)
     except PramError as exc:
-        surveyed.damage = f"node '{printable(node.name)}': {exc}"
-        _note(found, exc, node.pfn, surveyed.damage)
+        scanned.damage = f"node '{printable(node.name)}': {exc}"
+        _note(found, exc, node.pfn, scanned.damage)
         _drop_half_a_link(chain)
-    return surveyed
+    return scanned
 
 
-def _note(found: Survey, exc: PramError, pfn: int, words: str) -> None:
+def _note(found: Scan, exc: PramError, pfn: int, words: str) -> None:
     """Note damage, and the frame it is in, which is `pfn` when the error names none inside the image."""
     if isinstance(exc, (CorruptedPage, InvalidPfn)) and 0 < exc.args[0] < found.frames:
         pfn = exc.args[0]
@@ -118,4 +120,4 @@ def _drop_half_a_link(chain: Chain) -> None:
     """Keep the entries of the links that were right from end to end."""
     entries, count = chain.entries, len(chain.entries)
     del entries.flags[count:], entries.csums[count:], entries.indices[count:]
-    chain.runs = list(runs_of(entries.pfns))
+    chain.extents = list(extents_of(entries.pfns))

@@ -1,4 +1,4 @@
-"""Chains of links: read one while reserving its frames, or build one. Run-wise: a GiB has 262,144 entries.
+"""Chains of links: read one while reserving its frames, or build one. By extents: a GiB has 262,144 entries.
 
 The layout of a link page makes that possible: its header and its entries are multiples of four bytes, so
 entries are read and written as arrays of u32 with strides, those of many links at once.
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from pramfs.errors import CorruptedPage, InvalidPfn, PramError
 from pramfs.storage import layout
-from pramfs.storage.extents import runs_of
-from pramfs.storage.frames import FrameTable, Run
+from pramfs.storage.extents import extents_of
+from pramfs.storage.frames import Extent, FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import (
     ENTRY,
@@ -88,12 +88,12 @@ class Entries:
 
 
 class Chain:
-    """A chain as it was read: the pfns of its links, its entries, and the runs of frames they name."""
+    """A chain as it was read: the pfns of its links, its entries, and the extents that they name."""
 
     def __init__(self) -> None:
         self.links: list[int] = []
         self.entries = Entries()
-        self.runs: list[Run] = []
+        self.extents: list[Extent] = []
 
 
 def reserve_chain(
@@ -101,12 +101,12 @@ def reserve_chain(
     uuid: bytes,
     table: FrameTable,
     link_pfn: int,
-    taken: Callable[[Run], None],
+    taken: Callable[[Extent], None],
     chain: Chain | None = None,
 ) -> Chain:
     """Read the chain that starts at `link_pfn`, page by page, and reserve its frames in `table`.
 
-    Every reserved run is passed to `taken`, so that the caller can unreserve them. The checks are those
+    Every reserved extent is passed to `taken`, so that the caller can unreserve them. The checks are those
     of seed 002, in its order: InvalidPfn, CorruptedPage, BusyPfn for the link, then for each entry. A
     chain that runs into itself meets its own link as busy. Who gives the empty `chain` to fill finds in it,
     after an error, what was read before.
@@ -153,19 +153,19 @@ def _reserve_link(
     uuid: bytes,
     table: FrameTable,
     link_pfn: int,
-    taken: Callable[[Run], None],
+    taken: Callable[[Extent], None],
     chain: Chain,
 ) -> int:
     """Reserve one link and what it names, in the order of seed 002; returns the pfn of the next."""
     link = _read_link(read, uuid, len(table), link_pfn)
     table.reserve(link_pfn, 1, "link")
-    taken(Run(link_pfn, 1))
+    taken(Extent(link_pfn, 1))
     chain.links.append(link_pfn)
     pfns = chain.entries.unpack(link.packed)
-    for run in runs_of(pfns):
-        table.reserve(run.pfn, run.frames, "data page")
-        taken(run)
-        _append_run(chain.runs, run)
+    for extent in extents_of(pfns):
+        table.reserve(extent.pfn, extent.frames, "data page")
+        taken(extent)
+        _append_extent(chain.extents, extent)
     chain.entries.pfns += pfns
     return link.following
 
@@ -183,29 +183,29 @@ def _sound_links(
 
 
 def _reserve_at_once(
-    table: FrameTable, links: list[_Link], taken: Callable[[Run], None], chain: Chain
+    table: FrameTable, links: list[_Link], taken: Callable[[Extent], None], chain: Chain
 ) -> bool:
     """Reserve several links and what they name, if nothing is amiss; else do nothing.
 
     Then the links must be gone through one by one, to find what is amiss first.
     """
     entries = Entries()
-    reserved: list[Run] = []
+    reserved: list[Extent] = []
     try:
         pfns = entries.unpack(b"".join(link.packed for link in links))
-        link_runs = runs_of(array("I", [link.pfn for link in links]))
-        data_runs = list(runs_of(pfns))
-        for what, runs in (("link", link_runs), ("data page", data_runs)):
-            for run in runs:
-                table.reserve(run.pfn, run.frames, what)
-                reserved.append(run)
+        link_extents = extents_of(array("I", [link.pfn for link in links]))
+        data_extents = list(extents_of(pfns))
+        for what, extents in (("link", link_extents), ("data page", data_extents)):
+            for extent in extents:
+                table.reserve(extent.pfn, extent.frames, what)
+                reserved.append(extent)
     except PramError:
         table.unreserve(reserved)
         return False
-    for run in reserved:
-        taken(run)
-    for run in data_runs:
-        _append_run(chain.runs, run)
+    for extent in reserved:
+        taken(extent)
+    for extent in data_extents:
+        _append_extent(chain.extents, extent)
     entries.pfns = pfns
     chain.entries.extend(entries)
     chain.links += [link.pfn for link in links]
@@ -233,10 +233,10 @@ def _check_link(uuid: bytes, pfn: int, header: LinkHeader, page: memoryview) -> 
         raise CorruptedPage(pfn, f"{header.len} entries in a link")
 
 
-def _append_run(runs: list[Run], run: Run) -> None:
-    if runs and runs[-1].pfn + runs[-1].frames == run.pfn:
-        run = Run(runs[-1].pfn, runs.pop().frames + run.frames)
-    runs.append(run)
+def _append_extent(extents: list[Extent], extent: Extent) -> None:
+    if extents and extents[-1].pfn + extents[-1].frames == extent.pfn:
+        extent = Extent(extents[-1].pfn, extents.pop().frames + extent.frames)
+    extents.append(extent)
 
 
 class ReadAhead:

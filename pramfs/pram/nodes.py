@@ -12,7 +12,7 @@ from pramfs.errors import CorruptedPage, InvalidPfn
 from pramfs.pram.links import Chain
 from pramfs.storage import layout
 from pramfs.storage.extents import is_counting_up
-from pramfs.storage.frames import FrameTable, Run
+from pramfs.storage.frames import Extent, FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import (
     BYTE_STREAM,
@@ -38,7 +38,7 @@ class Node:
     entries: int = 0
     saved_ns: int = 0
     pfn: int = 0  # of its page in the published list, 0 = not published yet
-    owned: list[Run] = field(default_factory=list)  # frames that go when the node goes
+    owned: list[Extent] = field(default_factory=list)  # frames that go when the node goes
     chain: Chain | None = None  # as reserved; dropped by whoever has used it
 
 

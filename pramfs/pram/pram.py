@@ -200,7 +200,7 @@ class Pram:
 
     def _drop(self, node: Node) -> None:
         del self.nodes[node.name]
-        self.arena.release_runs(node.owned)
+        self.arena.release_extents(node.owned)
 
     def _consume(self, node: Node) -> None:
         """A node that has been loaded is gone, unless the image is not ours to change."""

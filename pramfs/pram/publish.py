@@ -13,7 +13,7 @@ from pramfs.pram.relocate import frames_to_move, leave_banned_frames
 from pramfs.storage import superblock
 from pramfs.storage.arena import Arena, Progress
 from pramfs.storage.extents import pfns_of
-from pramfs.storage.frames import FREE, Run
+from pramfs.storage.frames import FREE, Extent
 from pramfs.storage.image import Image
 from pramfs.storage.layout import ACCMODE_SAVE, SuperBlock
 from pramfs.storage.superblock import Published
@@ -29,7 +29,7 @@ class Publisher:
         self, image: Image, arena: Arena, current: SuperBlock, nodes: dict[str, Node], run: bytes
     ) -> None:
         self.current = current
-        self.node_pages = [Run(node.pfn, 1) for node in nodes.values()]
+        self.node_pages = [Extent(node.pfn, 1) for node in nodes.values()]
         self.image = image
         self.arena = arena
         self._nodes = nodes
@@ -66,7 +66,7 @@ class Publisher:
         if error is not None:
             raise SaveFailed(error, self.current.generation) from error
         # Its own pages were durable before. What has been written since may be lost like its super block.
-        self.arena.distrust()
+        self.arena.mark_writeback_failed()
 
     def put_in_force(self, block: SuperBlock) -> None:
         """The super block is durable: the save before it may go."""
@@ -78,21 +78,21 @@ class Publisher:
     def leave_in_doubt(self, publication: "Publication") -> None:
         """The super block may be on the medium or not: the frames of both saves stay."""
         self._in_doubt = publication
-        self.arena.distrust()
+        self.arena.mark_writeback_failed()
 
     def give_up(self) -> None:
         """No super block was written: the save before stands."""
         self.arena.abort_save()
         # The old node pages are HELD and come back with the next save; ours are fresh and go.
-        self.arena.release_runs(self.node_pages)
+        self.arena.release_extents(self.node_pages)
         self.node_pages = []
 
     def frames_to_come_back(self, replaced: Collection[str]) -> int:
         """Frames that are free after the next publish: those of the node list and of the nodes `replaced`."""
         nodes = [self._nodes[name] for name in replaced if name in self._nodes]
-        runs = [run for node in nodes for run in node.owned]
+        extents = [extent for node in nodes for extent in node.owned]
         banned = self.arena.table.banned
-        return sum(pfn not in banned for pfn in pfns_of([*self.node_pages, *runs]))
+        return sum(pfn not in banned for pfn in pfns_of([*self.node_pages, *extents]))
 
     def _require_complete(self) -> None:
         busy = next((node for node in self._nodes.values() if node.flags & ACCMODE_SAVE), None)
@@ -118,18 +118,18 @@ class Publisher:
     def _write_node_list(self) -> None:
         """Write every node's page anew, linked by pfn in order (seed 000)."""
         arena, nodes = self.arena, list(self._nodes.values())
-        runs = arena.table.allocate(len(nodes))
-        pfns = pfns_of(runs)
+        extents = arena.table.allocate(len(nodes))
+        pfns = pfns_of(extents)
         pages = build_nodes(self.current.uuid, pfns, nodes)
         try:
-            arena.write_runs(runs, memoryview(pages))
+            arena.write_extents(extents, memoryview(pages))
         except BaseException:
-            arena.release_runs(runs)
+            arena.release_extents(extents)
             raise
         for node, pfn in zip(nodes, pfns, strict=True):
             node.pfn = pfn
-        arena.release_runs(self.node_pages)
-        self.node_pages = runs
+        arena.release_extents(self.node_pages)
+        self.node_pages = extents
 
     def _describe(self, flags: int) -> Published:
         nodes = self._nodes.values()

@@ -10,7 +10,7 @@ from pramfs.pram.links import build_links
 from pramfs.pram.nodes import Node
 from pramfs.pram.reserve import chain_of
 from pramfs.storage.arena import Arena
-from pramfs.storage.extents import pfns_of, runs_of
+from pramfs.storage.extents import extents_of, pfns_of
 from pramfs.storage.regions import Region, Regions
 
 
@@ -30,36 +30,36 @@ def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
     Raises OSError or PramError, and then has changed nothing.
     """
     banned = arena.table.banned
-    if not any(banned.overlaps(*run) for run in node.owned):
+    if not any(banned.overlaps(*extent) for extent in node.owned):
         return
     chain = chain_of(arena, uuid, node)
     owned = _regions(node.owned)
     entries = copy.copy(chain.entries)
     entries.pfns = entries.pfns[:]
     moving = [at for at, pfn in enumerate(entries.pfns) if pfn in banned and pfn in owned]
-    runs = arena.table.allocate(len(moving) + node.links)
-    fresh = pfns_of(runs)
+    extents = arena.table.allocate(len(moving) + node.links)
+    fresh = pfns_of(extents)
     links = fresh[len(moving) :]
     try:
         for at, pfn in zip(moving, fresh, strict=False):
             arena.write(pfn, arena.read(entries.pfns[at]))
             entries.pfns[at] = pfn
         pages = memoryview(build_links(uuid, links, entries))
-        arena.write_runs(runs_of(links), pages)
+        arena.write_extents(extents_of(links), pages)
     except BaseException:
-        arena.release_runs(runs)
+        arena.release_extents(extents)
         raise
-    left = list(runs_of(sorted([*chain.links, *(chain.entries.pfns[at] for at in moving)])))
-    arena.release_runs(left)
+    left = list(extents_of(sorted([*chain.links, *(chain.entries.pfns[at] for at in moving)])))
+    arena.release_extents(left)
     gone = _regions(left)
     stayed = (pfn for pfn in pfns_of(node.owned) if pfn not in gone)
-    node.owned = list(runs_of(sorted([*stayed, *fresh])))
+    node.owned = list(extents_of(sorted([*stayed, *fresh])))
     node.link_pfn = links[0]
     # In place: somebody may be loading the node.
-    chain.links, chain.runs = links, list(runs_of(entries.pfns))
+    chain.links, chain.extents = links, list(extents_of(entries.pfns))
     chain.entries.pfns = entries.pfns
 
 
-def _regions(runs: Iterable[tuple[int, int]]) -> Regions:
+def _regions(extents: Iterable[tuple[int, int]]) -> Regions:
     """These frames, to look pfns up in. A set would not do: an image can choose pfns that make it slow."""
-    return Regions(Region(pfn, pfn + frames - 1) for pfn, frames in sorted(runs))
+    return Regions(Region(pfn, pfn + frames - 1) for pfn, frames in sorted(extents))

@@ -7,7 +7,7 @@ from pramfs.pram.links import Chain, ReadAhead, reserve_chain
 from pramfs.pram.nodes import Node, check_chain, read_node
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
-from pramfs.storage.frames import FrameTable, Run
+from pramfs.storage.frames import Extent, FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import SuperBlock
 
@@ -17,7 +17,7 @@ def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, N
 
     Raises ReservationFailed with the cause: InvalidPfn, CorruptedPage or BusyPfn, in this order of checks.
     """
-    taken: list[Run] = []
+    taken: list[Extent] = []
     try:
         for slot in (current.pfn, current.other_pfn):
             if slot >= len(table) or not layout.is_slot(slot):
@@ -35,11 +35,11 @@ def chain_of(arena: Arena, uuid: bytes, node: Node) -> Chain:
     if node.chain is not None:
         return node.chain
     scratch = FrameTable(len(arena.table))
-    return reserve_chain(arena.read, uuid, scratch, node.link_pfn, lambda run: None)
+    return reserve_chain(arena.read, uuid, scratch, node.link_pfn, lambda extent: None)
 
 
 def _reserve_nodes(
-    image: Image, table: FrameTable, current: SuperBlock, taken: list[Run]
+    image: Image, table: FrameTable, current: SuperBlock, taken: list[Extent]
 ) -> Iterator[Node]:
     names: set[str] = set()
     links = ReadAhead(image)
@@ -47,7 +47,7 @@ def _reserve_nodes(
     while pfn:
         node, following = read_node(image, table, current.uuid, pfn)
         table.reserve(pfn, 1, "node")
-        taken.append(Run(pfn, 1))
+        taken.append(Extent(pfn, 1))
         if node.name in names:
             raise CorruptedPage(pfn, f"a second node '{node.name}'")
         names.add(node.name)

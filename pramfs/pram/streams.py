@@ -14,8 +14,8 @@ from pramfs.pram import links
 from pramfs.pram.links import Chain, Entries
 from pramfs.pram.nodes import Node
 from pramfs.storage.arena import Arena
-from pramfs.storage.extents import count_up, pfns_of, runs_of
-from pramfs.storage.frames import Run
+from pramfs.storage.extents import count_up, extents_of, pfns_of
+from pramfs.storage.frames import Extent
 from pramfs.storage.layout import (
     ACCMODE_LOAD,
     BYTE_STREAM,
@@ -54,8 +54,8 @@ class SaveStream:
         require_type(self._node, PAGE_STREAM)
         if self._arena.table.banned.overlaps(pfn):
             pfn = self._arena.relocate(pfn)
-        self._node.owned.append(Run(pfn, 1))
-        self._append(Run(pfn, 1), index, flags)
+        self._node.owned.append(Extent(pfn, 1))
+        self._append(Extent(pfn, 1), index, flags)
         return pfn
 
     def lend_pages(self, pfns: "array[int]", indices: "array[int]") -> None:
@@ -65,8 +65,8 @@ class SaveStream:
         """
         require_type(self._node, PAGE_STREAM)
         entries = self._entries
-        for run in runs_of(pfns):
-            entries.csums += self._arena.csums(run.pfn, run.frames)
+        for extent in extents_of(pfns):
+            entries.csums += self._arena.csums(extent.pfn, extent.frames)
         entries.pfns += pfns
         entries.indices += indices
         entries.flags += array("I", (PAGE_DATA,)) * len(pfns)
@@ -107,13 +107,13 @@ class SaveStream:
         else:
             self.discard_save()
 
-    def _append(self, run: Run, index: int, flags: int) -> None:
+    def _append(self, extent: Extent, index: int, flags: int) -> None:
         """Append entries for the pages from `index` on."""
         entries = self._entries
-        entries.flags += array("I", (flags,)) * run.frames
-        entries.csums += self._arena.csums(run.pfn, run.frames)
-        entries.pfns += count_up("I", run.pfn, run.frames)
-        entries.indices += count_up("Q", index, run.frames)
+        entries.flags += array("I", (flags,)) * extent.frames
+        entries.csums += self._arena.csums(extent.pfn, extent.frames)
+        entries.pfns += count_up("I", extent.pfn, extent.frames)
+        entries.indices += count_up("Q", index, extent.frames)
 
     def _flush_tail(self) -> None:
         if self._tail:
@@ -123,21 +123,21 @@ class SaveStream:
 
     def _write_pages(self, data: memoryview) -> None:
         """Put whole pages into new frames of the node."""
-        runs = self._arena.table.allocate(len(data) >> PAGE_SHIFT)
-        self._node.owned += runs
-        self._arena.write_runs(runs, data)
-        for run in runs:
-            self._append(run, len(self._entries), PAGE_DATA)
+        extents = self._arena.table.allocate(len(data) >> PAGE_SHIFT)
+        self._node.owned += extents
+        self._arena.write_extents(extents, data)
+        for extent in extents:
+            self._append(extent, len(self._entries), PAGE_DATA)
 
     def _write_links(self) -> None:
         node = self._node
         node.entries = len(self._entries)
         node.links = links.link_count(node.entries)
-        runs = self._arena.table.allocate(node.links)
-        node.owned += runs
-        pfns = pfns_of(runs)
+        extents = self._arena.table.allocate(node.links)
+        node.owned += extents
+        pfns = pfns_of(extents)
         pages = memoryview(links.build_links(self._uuid, pfns, self._entries))
-        self._arena.write_runs(runs, pages)
+        self._arena.write_extents(extents, pages)
         node.link_pfn = pfns[0] if pfns else 0
 
 

@@ -89,7 +89,7 @@ def _batches(chain: Chain) -> list[list[_Piece]]:
     most = max(_BATCH_FRAMES, -(-len(chain.entries) // _BATCHES_MAX))
     batches: list[list[_Piece]] = [[]]
     at, room = 0, most
-    for pfn, frames in chain.runs:
+    for pfn, frames in chain.extents:
         end = at + frames
         while at < end:
             if not room:

@@ -16,7 +16,7 @@ from pramfs.saves.file_paths import listed, paths_of
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, has_tree
 from pramfs.storage import layout
 from pramfs.storage.arena import Progress
-from pramfs.storage.extents import runs_of
+from pramfs.storage.extents import extents_of
 from pramfs.storage.layout import BYTE_STREAM, PAGE_DATA, PAGE_STREAM
 from pramfs.storage.regions import Regions
 from pramfs.tree.inodes import ROOT_INO, Directory, File
@@ -39,13 +39,13 @@ def load_tree(
     lazy: bool = False,
     recover: Recovered | None = None,
     progress: Progress = lambda frames: None,
-    meanwhile: Callable[[], object] = lambda: None,
+    overlapped_work: Callable[[], object] = lambda: None,
 ) -> None:
     """Fill the empty `tree` with the tree `name` of the image; all of it or nothing.
 
     Every data page is checked first, or with `lazy` when it is read first. Raises NoSuchNode when there is
     no such tree, DamagedTree, with the names of the files, when a page is damaged; with `recover` those
-    files are left out and listed there. `meanwhile` is called while other processes have begun to check.
+    files are left out and listed there. `overlapped_work` is called while other processes check.
     """
     if not has_tree(pram, name):
         raise NoSuchNode(name)
@@ -55,7 +55,7 @@ def load_tree(
     data.keep()
     chain = data.chain
     with Verification(pram.image, Chain() if lazy else chain, progress) as verification:
-        meanwhile()
+        overlapped_work()
         with _damage_of(name):
             decoded = codec.decode_tree(metadata)
             _distribute(decoded, chain)
@@ -69,7 +69,7 @@ def load_tree(
         _leave_out(pram, decoded, bad_files)
     pages = sum(file.pages.count for file in decoded.files if file.pages is not None)
     tree.adopt(decoded.inodes, decoded.next_ino, metadata_bytes=len(metadata), pages=pages)
-    tree.account.relocations = _banned_pages(chain, pram.arena.table.banned)
+    tree.space.relocations = _banned_pages(chain, pram.arena.table.banned)
 
 
 @contextlib.contextmanager
@@ -120,14 +120,14 @@ def _files_at(positions: list[int], decoded: Decoded) -> list[File]:
 def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
     """The tree owns the data frames from now on; the node keeps its links."""
     node = pram.node(name + DATA_SUFFIX)
-    node.owned = list(runs_of(chain.links))
+    node.owned = list(extents_of(chain.links))
     node.chain = pram.node(name + META_SUFFIX).chain = None
     at = 0
-    for run in chain.runs:
-        pram.arena.set_csums(run.pfn, chain.entries.csums[at : at + run.frames])
-        at += run.frames
+    for extent in chain.extents:
+        pram.arena.set_csums(extent.pfn, chain.entries.csums[at : at + extent.frames])
+        at += extent.frames
     if lazy:
-        pram.arena.verify_on_first_read(chain.runs)
+        pram.arena.verify_on_first_read(chain.extents)
 
 
 def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
@@ -139,8 +139,8 @@ def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
                 del inode.entries[name]
     for file in bad_files:
         del decoded.inodes[file.ino]
-        for run in file.pages.cut(0) if file.pages is not None else ():
-            pram.arena.release(run.pfn, run.frames)
+        for extent in file.pages.cut(0) if file.pages is not None else ():
+            pram.arena.release(extent.pfn, extent.frames)
 
 
 def _banned_pages(chain: Chain, banned: Regions) -> int:
@@ -148,7 +148,7 @@ def _banned_pages(chain: Chain, banned: Regions) -> int:
     if not banned:
         return 0
     return sum(
-        sum(1 for pfn in range(run.pfn, run.pfn + run.frames) if pfn in banned)
-        for run in chain.runs
-        if banned.overlaps(run.pfn, run.frames)
+        sum(1 for pfn in range(extent.pfn, extent.pfn + extent.frames) if pfn in banned)
+        for extent in chain.extents
+        if banned.overlaps(extent.pfn, extent.frames)
     )

@@ -36,11 +36,11 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
             if inode.nlink:
                 files.append(inode)
             else:
-                tree.data.excuse(inode)
-    if tree.account.relocations:
+                tree.data.leave_out_orphan(inode)
+    if tree.space.relocations:
         for file in files:
             tree.data.relocate_banned(file)
-        tree.account.relocations = 0
+        tree.space.relocations = 0
     with pram.prepare_save(name + META_SUFFIX, BYTE_STREAM) as meta:
         for piece in codec.encode_tree(tree.next_ino, tree.inodes):
             meta.write(piece)
@@ -81,13 +81,13 @@ class Saver:
         self._name = name
         self._tree = tree
         self._running: _BackgroundWrite | None = None
-        self._account()
+        self._update_space()
         pram.arena.reclaim = self._reclaim
 
     @property
     def pages(self) -> int:
         """How many pages a save would tell its `progress`: those it lists and those it writes."""
-        return self._tree.account.pages + self._pram.arena.table.count(FRESH)
+        return self._tree.space.pages + self._pram.arena.table.count(FRESH)
 
     def save(self, *, final: bool, progress: Progress) -> None:
         """Publish the tree as it is now, durably. Raises SaveFailed; the last save then stands."""
@@ -139,7 +139,7 @@ class Saver:
         publication.finish(error)
         self.error = None
         if error is None:
-            self._account()
+            self._update_space()
         else:
             self._tree.changed = True
             if isinstance(error, LostPages):
@@ -159,13 +159,13 @@ class Saver:
         paths = paths_of(self._tree.inodes[ROOT_INO], files)
         return LostFiles(listed(paths)) if paths else error
 
-    def _account(self) -> None:
+    def _update_space(self) -> None:
         """Tell the tree what the save in force takes besides data, and what the node list will take."""
-        pram, account = self._pram, self._tree.account
+        pram, space = self._pram, self._tree.space
         ours = {self._name + META_SUFFIX, self._name + DATA_SUFFIX}
-        account.node_frames = len(pram.nodes.keys() | ours)
-        account.node_moves = pram.frames_to_move(but_of=ours)
-        account.saved_frames = pram.frames_to_come_back(ours)
+        space.node_frames = len(pram.nodes.keys() | ours)
+        space.node_moves = pram.frames_to_move(but_of=ours)
+        space.saved_frames = pram.frames_to_come_back(ours)
 
     def _reclaim(self) -> bool:
         """Frames are short: publish a checkpoint, so that those of the last save come free."""

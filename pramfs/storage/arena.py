@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from crc32c import crc32c
 
 from pramfs.errors import DamagedPage, LostPages, PramError, posix_error
-from pramfs.storage.extents import runs_of
+from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import (
     DROPPED,
     FREE,
@@ -30,8 +30,8 @@ from pramfs.storage.frames import (
     OLD,
     PENDING,
     STATE_NAMES,
+    Extent,
     FrameTable,
-    Run,
 )
 from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image, write_all
@@ -43,7 +43,7 @@ _UNKNOWN_BYTES = bytes(4)
 _COPY_FRAMES = 1024
 _SUM_FRAMES = 16  # at a time while idle: a request that comes in must not wait for many
 _PUNCH_BACKLOG = 1024  # freed frames that may wait to be given back to the system
-_UNSUMMED_MAX = 4096  # runs that wait for idle time; older ones are left to the save
+_UNSUMMED_MAX = 4096  # extents that wait for idle time; older ones are left to the save
 
 Progress = Callable[[int], None]
 
@@ -66,16 +66,16 @@ class Arena(ABC):
         self._saved = memoryview(self._map)
         mapping = image.map_for_holes(len(table))
         self._holes = Holes(mapping, image.page_bytes) if mapping is not None else None
-        self._unpunched: list[Run] = []
+        self._unpunched: list[Extent] = []
         self._unpunched_frames = 0
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
         self._unverified: bytearray | None = None
-        self._distrusted = False  # what was written may have been lost, see ImageArena
-        self._unsummed: deque[Run] = deque(maxlen=_UNSUMMED_MAX)
+        self._writeback_failed = False  # what was written may have been lost, see ImageArena
+        self._unsummed: deque[Extent] = deque(maxlen=_UNSUMMED_MAX)
 
     # --- what a tree does with frames ------------------------------------------------------------
 
-    def allocate(self, count: int, keep_free: int = 0) -> list[Run]:
+    def allocate(self, count: int, keep_free: int = 0) -> list[Extent]:
         """Take `count` frames and leave `keep_free` for the next save.
 
         Raises OSError(ENOSPC) when even a checkpoint frees too few.
@@ -100,7 +100,7 @@ class Arena(ABC):
         """
         new = self.table.allocate(1)[0].pfn
         try:
-            self.write(new, self._load(Run(pfn, 1)))
+            self.write(new, self._load(Extent(pfn, 1)))
         except BaseException:
             self.release(new, 1)
             raise
@@ -129,7 +129,7 @@ class Arena(ABC):
 
     def read(self, pfn: int, count: int = 1) -> bytes:
         """A copy of `count` frames. Raises DamagedPage for one that fails its first verification."""
-        data = b"".join(self._load(run) for run in self._uniform_runs(pfn, count))
+        data = b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
         if self._unverified is not None and self._is_doubtful(pfn, count):
             self._verify(pfn, data, self._unverified)
         return data
@@ -143,11 +143,11 @@ class Arena(ABC):
             return self.read(pfn, count)
         if self._same_store(pfn, count):
             return self._mapping(pfn)[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT]
-        return b"".join(self._load(run) for run in self._uniform_runs(pfn, count))
+        return b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
 
-    def write_runs(self, runs: Iterable[Run], pages: memoryview) -> None:
+    def write_extents(self, extents: Iterable[Extent], pages: memoryview) -> None:
         """Write `pages`, one after the other, into these FRESH frames."""
-        for pfn, count in runs:
+        for pfn, count in extents:
             self.write(pfn, pages[: count << PAGE_SHIFT])
             pages = pages[count << PAGE_SHIFT :]
 
@@ -155,16 +155,16 @@ class Arena(ABC):
         """Give frames up; their memory goes back to the system when no save needs them."""
         table = self.table
         if table.writable(pfn, count):
-            fresh = [Run(pfn, count)]
+            fresh = [Extent(pfn, count)]
         else:
-            fresh = list(table.runs(FRESH, first=pfn, count=count))
+            fresh = list(table.extents(FRESH, first=pfn, count=count))
         table.release(pfn, count)
-        for run in fresh:
-            self._discard(run)
+        for extent in fresh:
+            self._discard(extent)
 
-    def release_runs(self, runs: Iterable[Run]) -> None:
-        """`release` for many runs."""
-        for pfn, count in runs:
+    def release_extents(self, extents: Iterable[Extent]) -> None:
+        """`release` for many extents."""
+        for pfn, count in extents:
             self.release(pfn, count)
 
     # --- checksums -------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class Arena(ABC):
             return False
         pfn, count = self._unsummed.pop()
         if count > _SUM_FRAMES:
-            self._unsummed.append(Run(pfn, count - _SUM_FRAMES))
+            self._unsummed.append(Extent(pfn, count - _SUM_FRAMES))
             pfn, count = pfn + count - _SUM_FRAMES, _SUM_FRAMES
         if self.table.writable(pfn, count):
             # What cannot be read now is asked for again by the save, which then says so.
@@ -198,20 +198,20 @@ class Arena(ABC):
                 self.csums(pfn, count)
         return True
 
-    def verify_on_first_read(self, runs: Iterable[Run]) -> None:
+    def verify_on_first_read(self, extents: Iterable[Extent]) -> None:
         """From now on check each of these frames when it is read first (`verify=lazy`)."""
         if self._unverified is None:
             self._unverified = bytearray(len(self.table))
-        for pfn, count in runs:
+        for pfn, count in extents:
             self._unverified[pfn : pfn + count] = b"\1" * count
 
     # --- saves -----------------------------------------------------------------------------------
 
-    def excuse(self, pfn: int, count: int) -> None:
-        """No save will hold these frames: if they are lost, that fails who reads them, and no save."""
-        if self._distrusted:
+    def leave_out_orphan(self, pfn: int, count: int) -> None:
+        """Leave orphan pages out of saves: a lost one fails its reader, not the save."""
+        if self._writeback_failed:
             self.csums(pfn, count)
-            self.verify_on_first_read([Run(pfn, count)])
+            self.verify_on_first_read([Extent(pfn, count)])
 
     @abstractmethod
     def write_back(self, progress: Progress) -> None:
@@ -224,13 +224,13 @@ class Arena(ABC):
 
     def abort_save(self) -> None:
         """The save came to nothing: see FrameTable.abort_save."""
-        dropped = list(self.table.runs(DROPPED))
+        dropped = list(self.table.extents(DROPPED))
         self.table.abort_save()
-        for run in dropped:
-            self._discard(run)
+        for extent in dropped:
+            self._discard(extent)
 
     @abstractmethod
-    def distrust(self) -> None:
+    def mark_writeback_failed(self) -> None:
         """A sync has failed: what was written since the last one that did not may be lost."""
 
     def close(self) -> None:
@@ -246,7 +246,7 @@ class Arena(ABC):
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None: ...
 
     @abstractmethod
-    def _load(self, run: Run) -> bytes:
+    def _load(self, extent: Extent) -> bytes:
         """A copy of frames that lie in one store."""
 
     @abstractmethod
@@ -257,15 +257,15 @@ class Arena(ABC):
     def _same_store(self, pfn: int, count: int) -> bool: ...
 
     @abstractmethod
-    def _discard(self, run: Run) -> None:
+    def _discard(self, extent: Extent) -> None:
         """Fresh frames have become free: give their memory back."""
 
-    def _punch_later(self, runs: list[Run]) -> None:
+    def _punch_later(self, extents: list[Extent]) -> None:
         """Free frames of the image are punched in bulk: a system call for each would be dear."""
         if self._holes is None:
             return
-        self._unpunched += runs
-        self._unpunched_frames += sum(run.frames for run in runs)
+        self._unpunched += extents
+        self._unpunched_frames += sum(extent.frames for extent in extents)
         if self._unpunched_frames >= _PUNCH_BACKLOG:
             self._punch_image()
 
@@ -276,12 +276,12 @@ class Arena(ABC):
         self._unpunched = []
         self._unpunched_frames = 0
 
-    def _uniform_runs(self, pfn: int, count: int) -> Iterator[Run]:
+    def _uniform_extents(self, pfn: int, count: int) -> Iterator[Extent]:
         if self._same_store(pfn, count):
-            yield Run(pfn, count)
+            yield Extent(pfn, count)
         else:
             for one in range(pfn, pfn + count):
-                yield Run(one, 1)
+                yield Extent(one, 1)
 
     def _remember_unsummed(self, pfn: int, count: int) -> None:
         if self._unsummed:
@@ -289,9 +289,9 @@ class Arena(ABC):
             if last.pfn <= pfn and pfn + count <= last.pfn + last.frames:
                 return
             if last.pfn + last.frames == pfn:
-                self._unsummed[-1] = Run(last.pfn, last.frames + count)
+                self._unsummed[-1] = Extent(last.pfn, last.frames + count)
                 return
-        self._unsummed.append(Run(pfn, count))
+        self._unsummed.append(Extent(pfn, count))
 
     def _sum_unknown(self, pfn: int, count: int) -> None:
         """Compute the checksums not known yet. No other page is read: a save needs none that cannot be."""
@@ -303,10 +303,10 @@ class Arena(ABC):
                 # A page that nobody has verified may be damaged: the save's word for it stands.
                 if csums[one] == UNKNOWN_CSUM and not self._is_unverified(one)
             ]
-            for run in runs_of(unknown):
-                data = b"".join(self._load(part) for part in self._uniform_runs(*run))
+            for extent in extents_of(unknown):
+                data = b"".join(self._load(part) for part in self._uniform_extents(*extent))
                 for at, page in enumerate(_pages(data)):
-                    csums[run.pfn + at] = crc32c(page)
+                    csums[extent.pfn + at] = crc32c(page)
 
     def _is_unverified(self, pfn: int) -> bool:
         return self._unverified is not None and bool(self._unverified[pfn])
@@ -314,12 +314,12 @@ class Arena(ABC):
     def _is_doubtful(self, pfn: int, count: int) -> bool:
         """Whether one of these frames must be checked before it is used."""
         assert self._unverified is not None
-        return self._distrusted or self._unverified.find(1, pfn, pfn + count) >= 0
+        return self._writeback_failed or self._unverified.find(1, pfn, pfn + count) >= 0
 
     def _verify(self, pfn: int, data: bytes, unverified: bytearray) -> None:
         for at, page in enumerate(_pages(data)):
             csum = self._csums[pfn + at]
-            lost = self._distrusted and csum != UNKNOWN_CSUM
+            lost = self._writeback_failed and csum != UNKNOWN_CSUM
             if (unverified[pfn + at] or lost) and csum != crc32c(page):
                 why = "the medium failed and lost it" if lost else "found on first read"
                 raise DamagedPage(pfn + at, why)
@@ -334,9 +334,11 @@ class ImageArena(Arena):
     """
 
     def write_back(self, progress: Progress) -> None:
-        if self._distrusted:
+        if self._writeback_failed:
             lost = [
-                pfn for run in self.table.runs(PENDING, DROPPED) for pfn in self._write_again(run)
+                pfn
+                for extent in self.table.extents(PENDING, DROPPED)
+                for pfn in self._write_again(extent)
             ]
             if lost:
                 raise LostPages(lost)
@@ -344,24 +346,24 @@ class ImageArena(Arena):
 
     def abort_save(self) -> None:
         super().abort_save()
-        self.distrust()
+        self.mark_writeback_failed()
 
     def commit_save(self) -> None:
         super().commit_save()
-        self._distrusted = False
+        self._writeback_failed = False
 
-    def distrust(self) -> None:
+    def mark_writeback_failed(self) -> None:
         self.verify_on_first_read(())
-        self._distrusted = True
+        self._writeback_failed = True
         # What was written while the save was: what the kernel drops, it has for a while.
-        for run in self.table.runs(FRESH):
+        for extent in self.table.extents(FRESH):
             with contextlib.suppress(OSError, PramError):
-                self.csums(run.pfn, run.frames)
+                self.csums(extent.pfn, extent.frames)
 
-    def _write_again(self, run: Run) -> Iterator[int]:
+    def _write_again(self, extent: Extent) -> Iterator[int]:
         """Hand pages to the medium once more; yields the frames that have lost what was written there."""
-        for start in range(run.pfn, run.pfn + run.frames, _COPY_FRAMES):
-            count = min(_COPY_FRAMES, run.pfn + run.frames - start)
+        for start in range(extent.pfn, extent.pfn + extent.frames, _COPY_FRAMES):
+            count = min(_COPY_FRAMES, extent.pfn + extent.frames - start)
             data = self.image.read(start, count)
             for at, page in enumerate(_pages(data)):
                 csum = self._csums[start + at]
@@ -373,8 +375,8 @@ class ImageArena(Arena):
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
         self.image.write(start_bytes, data)
 
-    def _load(self, run: Run) -> bytes:
-        return self.image.read(run.pfn, run.frames)
+    def _load(self, extent: Extent) -> bytes:
+        return self.image.read(extent.pfn, extent.frames)
 
     def _mapping(self, pfn: int) -> memoryview:
         return self._saved
@@ -382,8 +384,8 @@ class ImageArena(Arena):
     def _same_store(self, pfn: int, count: int) -> bool:
         return True
 
-    def _discard(self, run: Run) -> None:
-        self._punch_later([run])
+    def _discard(self, extent: Extent) -> None:
+        self._punch_later([extent])
 
 
 class MemoryArena(Arena):
@@ -402,7 +404,7 @@ class MemoryArena(Arena):
         self._unused = Holes(self._memory, image.page_bytes)
 
     def write_back(self, progress: Progress) -> None:
-        for pfn, count in self.table.runs(PENDING, DROPPED):
+        for pfn, count in self.table.extents(PENDING, DROPPED):
             for start in range(pfn, pfn + count, _COPY_FRAMES):
                 end = min(start + _COPY_FRAMES, pfn + count)
                 # Released at once: a view that the traceback of an error keeps alive would prevent `close`.
@@ -411,19 +413,19 @@ class MemoryArena(Arena):
                 progress(end - start)
 
     def commit_save(self) -> None:
-        copied = list(self.table.runs(PENDING, DROPPED))
+        copied = list(self.table.extents(PENDING, DROPPED))
         super().commit_save()
-        for run in copied:
-            self._discard(run)
+        for extent in copied:
+            self._discard(extent)
 
     def abort_save(self) -> None:
-        copied = list(self.table.runs(PENDING, DROPPED))
+        copied = list(self.table.extents(PENDING, DROPPED))
         super().abort_save()
         # A full disk may be why: what was copied so far must not be what keeps it full.
         if self._holes is not None:
             self._holes.give_back(self.table, self._NOT_IN_IMAGE, copied)
 
-    def distrust(self) -> None:
+    def mark_writeback_failed(self) -> None:
         """Nothing is lost: fresh frames are still in memory."""
 
     def close(self) -> None:
@@ -435,10 +437,10 @@ class MemoryArena(Arena):
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
         write_all(self._fd, start_bytes, data)
 
-    def _load(self, run: Run) -> bytes:
-        if self._waits_in_memory(run.pfn):
-            return os.pread(self._fd, run.frames << PAGE_SHIFT, run.pfn << PAGE_SHIFT)
-        return self.image.read(run.pfn, run.frames)
+    def _load(self, extent: Extent) -> bytes:
+        if self._waits_in_memory(extent.pfn):
+            return os.pread(self._fd, extent.frames << PAGE_SHIFT, extent.pfn << PAGE_SHIFT)
+        return self.image.read(extent.pfn, extent.frames)
 
     def _mapping(self, pfn: int) -> memoryview:
         return self._fresh if self._waits_in_memory(pfn) else self._saved
@@ -449,8 +451,8 @@ class MemoryArena(Arena):
     def _same_store(self, pfn: int, count: int) -> bool:
         return count == 1 or self.table.uniform(pfn, count)
 
-    def _discard(self, run: Run) -> None:
-        self._unused.give_back(self.table, self._NOT_IN_MEMORY, [run])
+    def _discard(self, extent: Extent) -> None:
+        self._unused.give_back(self.table, self._NOT_IN_MEMORY, [extent])
 
 
 def open_arena(kind: str, image: Image, table: FrameTable) -> Arena:
@@ -466,15 +468,15 @@ def _pages(data: bytes) -> Iterator[memoryview]:
         yield view[start : start + PAGE_SIZE]
 
 
-def _merged(runs: list[Run]) -> Iterator[Run]:
-    """The runs, sorted, with neighbours joined."""
+def _merged(extents: list[Extent]) -> Iterator[Extent]:
+    """The extents, sorted, with neighbours joined."""
     start = end = -1
-    for pfn, count in sorted(runs):
+    for pfn, count in sorted(extents):
         if pfn <= end:
             end = max(end, pfn + count)
             continue
         if end > start:
-            yield Run(start, end - start)
+            yield Extent(start, end - start)
         start, end = pfn, pfn + count
     if end > start:
-        yield Run(start, end - start)
+        yield Extent(start, end - start)

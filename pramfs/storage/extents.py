@@ -1,4 +1,4 @@
-"""Lists of pfns as runs of consecutive frames, and back. In bulk: a GiB has 262,144 pages.
+"""Lists of pfns as extents, and back. In bulk: a GiB has 262,144 pages.
 
 Arrays of consecutive numbers are made and recognised by the arithmetic of long integers, which takes all
 numbers of a block at once; counting them one by one takes ten times as long.
@@ -7,7 +7,7 @@ numbers of a block at once; counting them one by one takes ten times as long.
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
-from pramfs.storage.frames import Run
+from pramfs.storage.frames import Extent
 
 _BLOCK = 512
 
@@ -36,40 +36,42 @@ def is_counting_up(numbers: "array[int]") -> bool:
     return numbers == count_up(numbers.typecode, numbers[0], count)
 
 
-def runs_of(pfns: Sequence[int]) -> Iterator[Run]:
-    """The runs of consecutive frames in `pfns`, in its order."""
+def extents_of(pfns: Sequence[int]) -> Iterator[Extent]:
+    """The extents that `pfns` make up, in its order."""
     if len(pfns) == 1:
-        yield Run(pfns[0], 1)  # as most files have it
+        yield Extent(pfns[0], 1)  # as most files have it
         return
     numbers = pfns if isinstance(pfns, array) else array("I", pfns)
-    run = Run(0, 0)
+    extent = Extent(0, 0)
     for start in range(0, len(numbers), _BLOCK):
         block = numbers[start : start + _BLOCK]
-        pieces = [Run(block[0], len(block))] if is_counting_up(block) else _runs_one_by_one(block)
+        pieces = (
+            [Extent(block[0], len(block))] if is_counting_up(block) else _extents_one_by_one(block)
+        )
         for piece in pieces:
-            if piece.pfn == run.pfn + run.frames:
-                run = Run(run.pfn, run.frames + piece.frames)
+            if piece.pfn == extent.pfn + extent.frames:
+                extent = Extent(extent.pfn, extent.frames + piece.frames)
                 continue
-            if run.frames:
-                yield run
-            run = piece
-    if run.frames:
-        yield run
+            if extent.frames:
+                yield extent
+            extent = piece
+    if extent.frames:
+        yield extent
 
 
-def pfns_of(runs: Iterable[Run]) -> list[int]:
-    """Every frame of these runs, in their order."""
-    return [pfn for first, count in runs for pfn in range(first, first + count)]
+def pfns_of(extents: Iterable[Extent]) -> list[int]:
+    """Every frame of these extents, in their order."""
+    return [pfn for first, count in extents for pfn in range(first, first + count)]
 
 
-def _runs_one_by_one(pfns: "array[int]") -> Iterator[Run]:
+def _extents_one_by_one(pfns: "array[int]") -> Iterator[Extent]:
     start = previous = pfns[0]
     for pfn in pfns[1:]:
         if pfn != previous + 1:
-            yield Run(start, previous - start + 1)
+            yield Extent(start, previous - start + 1)
             start = pfn
         previous = pfn
-    yield Run(start, previous - start + 1)
+    yield Extent(start, previous - start + 1)
 
 
 def _block(typecode: str) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """The state of every frame, and the allocator. Knows nothing of what is in a frame, or of images.
 
-One byte a frame holds its state, so that runs are found, counted and changed by the C code of
+One byte a frame holds its state, so that extents are found, counted and changed by the C code of
 bytearray, and publishing a save is one translate() of the table:
 
     FREE      nothing in it
@@ -25,11 +25,11 @@ from pramfs.storage.regions import Regions
 FREE, FRESH, SAVED, HELD, PENDING, DROPPED, OLD, BANNED, SUPER = range(9)
 STATE_NAMES = ("free", "fresh", "saved", "held", "pending", "dropped", "old", "banned", "super")
 
-# A run shorter than this does not make the run search start over at a lower frame.
-_RUN_WORTH_A_RESCAN = 16
+# An extent shorter than this does not make the search for extents start over at a lower frame.
+_EXTENT_WORTH_A_RESCAN = 16
 
 
-class Run(NamedTuple):
+class Extent(NamedTuple):
     """`frames` consecutive frames from `pfn`."""
 
     pfn: int
@@ -63,8 +63,8 @@ class FrameTable:
         self._counts = [0] * len(STATE_NAMES)
         self._counts[FREE] = frames
         self._single_hint = 0  # no free frame below it
-        self._run_hint = 0  # where the search for a run starts
-        self._run_max = frames  # no free run is longer, as far as is known
+        self._extent_hint = 0  # where the search for an extent starts
+        self._extent_max = frames  # no free extent is longer, as far as is known
         for base in layout.slot_bases(frames):
             self._states[base : base + 2] = bytes((SUPER,)) * len(self._states[base : base + 2])
         self._counts[SUPER] = self._states.count(SUPER)
@@ -104,21 +104,21 @@ class FrameTable:
         """Whether all `count` frames from `pfn` may be written in place."""
         return self._states.count(FRESH, pfn, pfn + count) == count
 
-    def runs(self, *states: int, first: int = 0, count: int | None = None) -> Iterator[Run]:
-        """The runs of frames in any of `states`, in order, of all or of `count` frames from `first`."""
+    def extents(self, *states: int, first: int = 0, count: int | None = None) -> Iterator[Extent]:
+        """The extents in any of `states`, in order, of all or of `count` frames from `first`."""
         if count is not None and self.uniform(first, count):
             if count and self._states[first] in states:
-                yield Run(first, count)
+                yield Extent(first, count)
             return
         last = len(self._states) if count is None else first + count
         pattern = b"[" + re.escape(bytes(states)) + b"]+"
         for match in re.finditer(pattern, bytes(self._states[first:last])):
-            yield Run(first + match.start(), match.end() - match.start())
+            yield Extent(first + match.start(), match.end() - match.start())
 
     # --- taking and giving frames ----------------------------------------------------------------
 
-    def allocate(self, count: int) -> list[Run]:
-        """Take `count` free frames, in one run if there is one, else in long ones; they are FRESH.
+    def allocate(self, count: int) -> list[Extent]:
+        """Take `count` free frames, in one extent if there is one, else in long ones; they are FRESH.
 
         What is in them is undefined. Raises NoFrames, and takes none, when there are too few.
         """
@@ -127,13 +127,13 @@ class FrameTable:
         if count == 1:
             pfn = self._find_single()
             self._replace_one(pfn, FREE, FRESH)
-            return [Run(pfn, 1)]
-        runs = []
+            return [Extent(pfn, 1)]
+        extents = []
         while count:
-            run = self._find_run(count)
-            runs.append(self._take(run.pfn, run.frames))
-            count -= run.frames
-        return runs
+            extent = self._find_extent(count)
+            extents.append(self._take(extent.pfn, extent.frames))
+            count -= extent.frames
+        return extents
 
     def release(self, pfn: int, count: int) -> None:
         """Give up frames that a tree or a node owned. Those of a published save stay held for it."""
@@ -160,9 +160,9 @@ class FrameTable:
             raise BusyPfn(pfn + taken, what)
         self._replace(pfn, states, bytes((SAVED,)) * count)
 
-    def unreserve(self, runs: Iterable[Run]) -> None:
+    def unreserve(self, extents: Iterable[Extent]) -> None:
         """Give back reserved frames, as if they had never been reserved."""
-        for pfn, count in runs:
+        for pfn, count in extents:
             self._replace(pfn, self._states[pfn : pfn + count], bytes(count))
 
     def ban(self, banned: Regions) -> None:
@@ -176,9 +176,9 @@ class FrameTable:
         """Freeze what is in use: it is what the save that begins will hold."""
         self._translate(_BEGIN)
 
-    def commit_save(self) -> list[Run]:
-        """The save is published: what only the one before it held is free. Returns those runs."""
-        freed = list(self.runs(OLD))
+    def commit_save(self) -> list[Extent]:
+        """The save is published: what only the one before it held is free. Returns those extents."""
+        freed = list(self.extents(OLD))
         self._translate(_COMMIT)
         self._ban_free()
         return freed
@@ -195,24 +195,24 @@ class FrameTable:
         self._single_hint = pfn + 1
         return pfn
 
-    def _find_run(self, count: int) -> Run:
-        """A free run of `count` frames, or one at least half as long as the longest there is."""
+    def _find_extent(self, count: int) -> Extent:
+        """A free extent of `count` frames, or one at least half as long as the longest there is."""
         # To search in vain is to go through the whole table: never twice for the same.
-        while (wanted := count if count <= self._run_max else self._run_max // 2 + 1) > 1:
-            pfn = self._states.find(bytes(wanted), self._run_hint)
-            if pfn < 0 and self._run_hint:
-                pfn = self._states.find(bytes(wanted), 0, self._run_hint + wanted - 1)
+        while (wanted := count if count <= self._extent_max else self._extent_max // 2 + 1) > 1:
+            pfn = self._states.find(bytes(wanted), self._extent_hint)
+            if pfn < 0 and self._extent_hint:
+                pfn = self._states.find(bytes(wanted), 0, self._extent_hint + wanted - 1)
             if pfn >= 0:
-                self._run_hint = pfn + wanted
-                return Run(pfn, wanted)
-            self._run_max = wanted - 1
-        return Run(self._find_single(), 1)
+                self._extent_hint = pfn + wanted
+                return Extent(pfn, wanted)
+            self._extent_max = wanted - 1
+        return Extent(self._find_single(), 1)
 
-    def _take(self, pfn: int, count: int) -> Run:
+    def _take(self, pfn: int, count: int) -> Extent:
         self._states[pfn : pfn + count] = bytes((FRESH,)) * count
         self._counts[FREE] -= count
         self._counts[FRESH] += count
-        return Run(pfn, count)
+        return Extent(pfn, count)
 
     def _replace(self, pfn: int, before: bytes | bytearray, after: bytes | bytearray) -> None:
         """Change the states from `pfn`, keeping counts, hints and bans true."""
@@ -236,19 +236,19 @@ class FrameTable:
         if self.banned and self.banned.overlaps(pfn, count):
             self._ban_free()
         self._single_hint = min(self._single_hint, pfn)
-        # What has come free joins at most the two runs beside it.
+        # What has come free joins at most the two extents beside it.
         beside = self._states[max(pfn - 1, 0) : pfn].count(FREE)
         beside += self._states[pfn + count : pfn + count + 1].count(FREE)
-        joined = count + beside * self._run_max
-        self._run_max = min(max(self._run_max, joined), len(self._states))
-        if count >= _RUN_WORTH_A_RESCAN:
-            self._run_hint = min(self._run_hint, pfn)
+        joined = count + beside * self._extent_max
+        self._extent_max = min(max(self._extent_max, joined), len(self._states))
+        if count >= _EXTENT_WORTH_A_RESCAN:
+            self._extent_hint = min(self._extent_hint, pfn)
 
     def _translate(self, table: bytes) -> None:
         self._states[:] = self._states.translate(table)
         self._counts = [self._states.count(state) for state in range(len(STATE_NAMES))]
-        self._single_hint = self._run_hint = 0
-        self._run_max = len(self._states)
+        self._single_hint = self._extent_hint = 0
+        self._extent_max = len(self._states)
 
     def _ban_free(self) -> None:
         for first, last in self.banned.clipped(len(self._states)):

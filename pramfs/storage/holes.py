@@ -9,7 +9,7 @@ import contextlib
 import mmap
 from collections.abc import Iterable
 
-from pramfs.storage.frames import FrameTable, Run
+from pramfs.storage.frames import Extent, FrameTable
 from pramfs.storage.layout import PAGE_SHIFT
 
 
@@ -23,18 +23,18 @@ class Holes:
         self._mapping = mapping
         self._page_frames = page_bytes >> PAGE_SHIFT
 
-    def give_back(self, table: FrameTable, idle: Iterable[int], runs: Iterable[Run]) -> None:
-        """Give back every kernel page that holds a frame of `runs` and none but frames in `idle` states.
+    def give_back(self, table: FrameTable, idle: Iterable[int], extents: Iterable[Extent]) -> None:
+        """Give back every kernel page that holds a frame of `extents` and none but frames in `idle` states.
 
         What was given back reads as zeros. A page that reaches past the last frame stays.
         """
         idle, size = tuple(idle), self._page_frames
-        for pfn, count in runs:
+        for pfn, count in extents:
             first = pfn - pfn % size
             end = min(-(-(pfn + count) // size) * size, len(table))
-            for run in table.runs(*idle, first=first, count=end - first):
-                start = -(-run.pfn // size) * size
-                frames = (run.pfn + run.frames) // size * size - start
+            for extent in table.extents(*idle, first=first, count=end - first):
+                start = -(-extent.pfn // size) * size
+                frames = (extent.pfn + extent.frames) // size * size - start
                 if frames > 0:
                     self._remove(start, frames)
 

@@ -1,6 +1,6 @@
-"""Have something done by a child process: as another user, or while the caller goes on.
+"""Run a callable in a forked child, optionally as another user.
 
-A child and no thread: it can be another user, and no lock is held by somebody who is not there after a fork.
+A child and not a thread, because it can change its user.
 """
 
 import errno
@@ -15,7 +15,7 @@ from pramfs.errors import posix_error
 _ERRNO = struct.Struct("=i")
 
 
-class Errand:
+class ForkedCall:
     """A call of `act` in a child, as `user` (uid and gid) if one is given. Can be passed to select(2)."""
 
     def __init__(self, act: Callable[[], bytes], user: tuple[int, int] | None = None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.errors import DeadMount, NotMounted, PramError
-from pramfs.system.forked_call import Errand
+from pramfs.system.forked_call import ForkedCall
 
 FSTYPE = "fuse.pramfs"
 
@@ -31,20 +31,24 @@ class Mount:
     shared: bool  # other users may talk to it too
 
     @property
-    def asked_as(self) -> tuple[int, int] | None:
-        """As whom root has to ask the daemon, which the kernel shows to its user alone, not even to root."""
+    def access_credentials(self) -> tuple[int, int] | None:
+        """Who root must become: without allow_other FUSE admits only the user who mounted."""
         if self.shared or self.user == os.geteuid() or os.geteuid() != 0:
             return None
         return self.user, self.group
 
     @property
-    def masters(self) -> str:
+    def allowed_users(self) -> str:
         """Who may unmount it, and ask its daemon, in words."""
         return f"root and user {self.user}" if self.user else "root"
 
     def ask(self, act: Callable[[], bytes]) -> bytes:
         """Call `act`, which asks the daemon something. Raises what it raises, OSErrors at most."""
-        return act() if self.asked_as is None else Errand(act, self.asked_as).result()
+        return (
+            act()
+            if self.access_credentials is None
+            else ForkedCall(act, self.access_credentials).result()
+        )
 
 
 def pramfs_mounts(process: int | str = "self") -> list[Mount]:
@@ -108,7 +112,7 @@ def refuse_dead(path: Path) -> None:
         raise PramError(f"{path}: on a dead mount, not of pramfs: its daemon is gone; unmount it")
     command = f"pramfs umount {shlex.quote(str(around.mountpoint))}"
     if os.geteuid() not in (0, around.user):
-        command += f" (only {around.masters} can)"
+        command += f" (only {around.allowed_users} can)"
     raise DeadMount(around.mountpoint, command)
 
 

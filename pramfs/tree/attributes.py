@@ -23,7 +23,7 @@ from pramfs.tree.inodes import (
     Symlink,
     now_ns,
 )
-from pramfs.tree.space import Account
+from pramfs.tree.space import Space
 
 CAPABILITY = b"security.capability"
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
@@ -55,8 +55,8 @@ class InodeOperations:
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
-        self.account = Account(arena)
-        self.data = FileData(arena, self.account)
+        self.space = Space(arena)
+        self.data = FileData(arena, self.space)
         self.changed = False  # since the last save
 
     def setattr(self, inode: Inode, changes: Changes) -> None:
@@ -96,7 +96,7 @@ class InodeOperations:
             raise posix_error(errno.ERANGE)
         if len(value) > XATTR_VALUE_MAX_BYTES:
             raise posix_error(errno.E2BIG)
-        self.account.require_metadata(layout.XATTR.size + len(name) + len(value))
+        self.space.require_metadata(layout.XATTR.size + len(name) + len(value))
         if name == acl.ACCESS:
             self._set_access_acl(inode, value)
             if not in_group:
@@ -196,12 +196,12 @@ class InodeOperations:
             xattrs[name] = value
         inode.xattrs = xattrs or None
         if inode.nlink:
-            self.account.metadata_bytes += inode.record_bytes() - before_bytes
+            self.space.metadata_bytes += inode.record_bytes() - before_bytes
         inode.ctime = now_ns()
         self.changed = True
 
 
-def lends_rights(inode: Inode) -> bool:
+def gives_rights(inode: Inode) -> bool:
     """Whether a program that is in it runs with rights that are not its caller's."""
     return bool(inode.mode & (stat.S_ISUID | stat.S_ISGID)) or CAPABILITY in (inode.xattrs or {})
 

@@ -8,11 +8,11 @@ from array import array
 from collections.abc import Iterator
 
 from pramfs.storage.arena import Arena
-from pramfs.storage.frames import Run
+from pramfs.storage.frames import Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.inodes import File
-from pramfs.tree.pagemap import CHUNK_PAGES, Extent, PageMap, extents_of
-from pramfs.tree.space import Account
+from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, file_extents_of
+from pramfs.tree.space import Space
 
 _OFFSET_MASK = PAGE_SIZE - 1
 _HOLE, _FRESH, _SHARED = range(3)
@@ -21,9 +21,9 @@ _HOLE, _FRESH, _SHARED = range(3)
 class FileData:
     """Reads and writes the data of all files of a tree, whose pages it counts in the `space`."""
 
-    def __init__(self, arena: Arena, account: Account) -> None:
+    def __init__(self, arena: Arena, space: Space) -> None:
         self._arena = arena
-        self._account = account
+        self._space = space
 
     def read(self, file: File, offset: int, size: int) -> bytes | memoryview:
         """The bytes from `offset`, at most `size`, fewer only at the end of the file.
@@ -40,15 +40,15 @@ class FileData:
         skip = offset & _OFFSET_MASK
         if count == 1 and (pfn := file.pages.get(first)):
             return self._arena.view(pfn, 1)[skip : skip + size]
-        extents = list(file.pages.extents(first, count))
-        if len(extents) == 1:
-            if not extents[0].pfn:
+        file_extents = list(file.pages.file_extents(first, count))
+        if len(file_extents) == 1:
+            if not file_extents[0].pfn:
                 return bytes(size)
-            return self._arena.view(extents[0].pfn, count)[skip : skip + size]
+            return self._arena.view(file_extents[0].pfn, count)[skip : skip + size]
         # Not views: joining would touch mapped memory, see the head of `arena`.
         pieces = [
             self._arena.read(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
-            for _, pfn, count in extents
+            for _, pfn, count in file_extents
         ]
         return memoryview(b"".join(pieces))[skip : skip + size]
 
@@ -81,9 +81,9 @@ class FileData:
         if length < file.length and file.pages is not None:
             if length & _OFFSET_MASK:
                 self._clear_tail(file.pages, length)
-            for run in file.pages.cut((length + PAGE_SIZE - 1) >> PAGE_SHIFT):
-                self._arena.release(run.pfn, run.frames)
-                self._account.pages -= run.frames
+            for extent in file.pages.cut((length + PAGE_SIZE - 1) >> PAGE_SHIFT):
+                self._arena.release(extent.pfn, extent.frames)
+                self._space.pages -= extent.frames
             if not file.pages.count:
                 file.pages = None
         file.length = length
@@ -96,18 +96,18 @@ class FileData:
         """Move the pages that lie in banned frames (seed 004)."""
         banned = self._arena.table.banned
         for start, pfns in file.pages.chunks() if file.pages else ():
-            for index, pfn, count in extents_of(start, pfns):
+            for index, pfn, count in file_extents_of(start, pfns):
                 if pfn and banned.overlaps(pfn, count):
                     for at in range(count):
                         if banned.overlaps(pfn + at):
                             pfns[index - start + at] = self._arena.relocate(pfn + at)
 
-    def excuse(self, file: File) -> None:
+    def leave_out_orphan(self, file: File) -> None:
         """No save will hold the file, for it has no name any more: none is to fail because of its pages."""
         for start, pfns in file.pages.chunks() if file.pages else ():
-            for _, pfn, count in extents_of(start, pfns):
+            for _, pfn, count in file_extents_of(start, pfns):
                 if pfn:
-                    self._arena.excuse(pfn, count)
+                    self._arena.leave_out_orphan(pfn, count)
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -122,10 +122,10 @@ class FileData:
                 self._put_new(pages, index + at, part)
             file.length = max(file.length, (index + at + count) << PAGE_SHIFT)
 
-    def _groups(self, pfns: "array[int]") -> Iterator[tuple[int, Extent]]:
+    def _groups(self, pfns: "array[int]") -> Iterator[tuple[int, FileExtent]]:
         """Pages that are written alike: what kind they are, and where."""
         table = self._arena.table
-        for extent in extents_of(0, pfns):
+        for extent in file_extents_of(0, pfns):
             if not extent.pfn:
                 yield _HOLE, extent
             elif table.writable(extent.pfn, extent.pages):
@@ -135,7 +135,7 @@ class FileData:
             else:
                 for at in range(extent.pages):
                     kind = _FRESH if table.writable(extent.pfn + at) else _SHARED
-                    yield kind, Extent(extent.page + at, extent.pfn + at, 1)
+                    yield kind, FileExtent(extent.page + at, extent.pfn + at, 1)
 
     def _put_new(self, pages: PageMap, index: int, data: memoryview) -> None:
         """Write pages of one chunk into new frames, and map those instead of what is mapped there.
@@ -144,27 +144,27 @@ class FileData:
         """
         arena, count = self._arena, len(data) >> PAGE_SHIFT
         # This may publish a save, and that moves pages out of banned frames: look at the map after it.
-        runs = arena.allocate(count, self._account.frames_to_keep_free(count))
+        extents = arena.allocate(count, self._space.frames_to_keep_free(count))
         try:
-            self._fill(runs, data)
+            self._fill(extents, data)
         except BaseException:
-            for run in runs:
-                arena.release(run.pfn, run.frames)
+            for extent in extents:
+                arena.release(extent.pfn, extent.frames)
             raise
         replaced = pages.pfns(index, count)
         before = pages.count
-        for run in runs:
-            pages.put(index, run.pfn, run.frames)
-            index += run.frames
-        self._account.pages += pages.count - before
-        for extent in extents_of(0, replaced):
-            if extent.pfn:
-                arena.release(extent.pfn, extent.pages)
+        for extent in extents:
+            pages.put(index, extent.pfn, extent.frames)
+            index += extent.frames
+        self._space.pages += pages.count - before
+        for _, pfn, count in file_extents_of(0, replaced):
+            if pfn:
+                arena.release(pfn, count)
 
     def _put_new_page(self, pages: PageMap, index: int, data: bytes | memoryview) -> None:
         """What `_put_new` does, for one page: most files have one."""
         arena = self._arena
-        pfn = arena.allocate(1, self._account.frames_to_keep_free(1))[0].pfn
+        pfn = arena.allocate(1, self._space.frames_to_keep_free(1))[0].pfn
         try:
             arena.write(pfn, data)
         except BaseException:
@@ -175,12 +175,12 @@ class FileData:
         if replaced:
             arena.release(replaced, 1)
         else:
-            self._account.pages += 1
+            self._space.pages += 1
 
-    def _fill(self, runs: list[Run], data: memoryview) -> None:
-        for run in runs:
-            self._arena.write(run.pfn, data[: run.frames << PAGE_SHIFT])
-            data = data[run.frames << PAGE_SHIFT :]
+    def _fill(self, extents: list[Extent], data: memoryview) -> None:
+        for extent in extents:
+            self._arena.write(extent.pfn, data[: extent.frames << PAGE_SHIFT])
+            data = data[extent.frames << PAGE_SHIFT :]
 
     def _write_page(self, pages: PageMap, offset: int, data: bytes | memoryview) -> None:
         """Write one page or a part of it."""

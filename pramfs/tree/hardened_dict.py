@@ -1,4 +1,4 @@
-"""Maps whose keys are numbers that strangers choose: inode numbers in an image, places in a sparse file.
+"""A dict of integers hardened against hash flooding: inode numbers of an image, chunks of a sparse file.
 
 The hash of an int is the int itself, and where in a dict Python looks for it follows from nothing else. So
 numbers can be forged that are all looked for in the same slots, each behind all the others: n of them take
@@ -21,7 +21,7 @@ _FACTOR = int.from_bytes(os.urandom(16), "little") % (_PRIME - 1) + 1
 _ADDEND = int.from_bytes(os.urandom(16), "little") % _PRIME
 
 
-class Scattered(MutableMapping[int, V]):
+class HardenedDict(MutableMapping[int, V]):
     """A dict of numbers in slots that nobody can foretell; it takes a tenth of a microsecond more."""
 
     __slots__ = ("_values",)
@@ -70,4 +70,4 @@ def room_for(count: int, end: int) -> MutableMapping[int, V | None]:
     """
     if end <= 2 * count:
         return dict.fromkeys(range(1, end))
-    return {} if is_dense(count, end) else Scattered({})
+    return {} if is_dense(count, end) else HardenedDict({})

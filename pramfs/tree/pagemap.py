@@ -9,9 +9,9 @@ from array import array
 from collections.abc import Iterator, MutableMapping
 from typing import NamedTuple
 
-from pramfs.storage.extents import is_counting_up, runs_of
-from pramfs.storage.frames import Run
-from pramfs.tree.hardened_dict import Scattered
+from pramfs.storage.extents import extents_of, is_counting_up
+from pramfs.storage.frames import Extent
+from pramfs.tree.hardened_dict import HardenedDict
 
 CHUNK_SHIFT = 9
 CHUNK_PAGES = 1 << CHUNK_SHIFT
@@ -22,7 +22,7 @@ _MASK = CHUNK_PAGES - 1
 _FAR = 1 << 14
 
 
-class Extent(NamedTuple):
+class FileExtent(NamedTuple):
     """`pages` pages of a file from page `page`, in consecutive frames from `pfn`; pfn 0: a hole."""
 
     page: int
@@ -96,7 +96,7 @@ class PageMap:
             previous = index
             self.put(index, pfn, 1)
 
-    def cut(self, first: int) -> list[Run]:
+    def cut(self, first: int) -> list[Extent]:
         """Unmap all pages from `first` on; returns the frames they were in."""
         number, at = first >> CHUNK_SHIFT, first & _MASK
         gone: list[int] = []
@@ -114,9 +114,9 @@ class PageMap:
             self._head = None
         freed = [pfn for pfn in gone if pfn]
         self.count -= len(freed)
-        return list(runs_of(freed))
+        return list(extents_of(freed))
 
-    def extents(self, index: int, count: int) -> Iterator[Extent]:
+    def file_extents(self, index: int, count: int) -> Iterator[FileExtent]:
         """What `count` pages from `index` are made of, in order, holes included."""
         end = index + count
         while index < end:
@@ -124,9 +124,9 @@ class PageMap:
             chunk = self._chunk(index >> CHUNK_SHIFT)
             if chunk is None:
                 # A chunk is 2 MiB of hole: a sparse file read across terabytes must not be walked by pages.
-                yield Extent(index, 0, part)
+                yield FileExtent(index, 0, part)
             else:
-                yield from extents_of(index, self.pfns(index, part))
+                yield from file_extents_of(index, self.pfns(index, part))
             index += part
 
     def chunks(self) -> Iterator[tuple[int, "array[int]"]]:
@@ -150,7 +150,7 @@ class PageMap:
             if self._rest is None:
                 self._rest = {}
             if number >= _FAR and isinstance(self._rest, dict):
-                self._rest = Scattered(self._rest)
+                self._rest = HardenedDict(self._rest)
             self._rest[number] = chunk
         return chunk
 
@@ -166,16 +166,16 @@ class PageMap:
             self._rest.pop(number, None)
 
 
-def extents_of(index: int, pfns: "array[int]") -> Iterator[Extent]:
+def file_extents_of(index: int, pfns: "array[int]") -> Iterator[FileExtent]:
     """What the pages from `index` on, whose frames are `pfns`, are made of, holes included."""
     if 0 not in pfns:
-        for run in runs_of(pfns):
-            yield Extent(index, run.pfn, run.frames)
-            index += run.frames
+        for extent in extents_of(pfns):
+            yield FileExtent(index, extent.pfn, extent.frames)
+            index += extent.frames
         return
     start = 0
     for at in range(1, len(pfns) + 1):
         if at < len(pfns) and pfns[at] == (pfns[at - 1] + 1 if pfns[at - 1] else 0):
             continue
-        yield Extent(index + start, pfns[start], at - start)
+        yield FileExtent(index + start, pfns[start], at - start)
         start = at

@@ -9,7 +9,7 @@ from pramfs.storage.arena import Arena
 from pramfs.storage.layout import PAGE_SIZE
 
 
-class Account:
+class Space:
     """The frames of one tree. Whoever changes the tree, or publishes it, keeps the counts."""
 
     def __init__(self, arena: Arena) -> None:

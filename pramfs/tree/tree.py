@@ -14,7 +14,7 @@ from pramfs.errors import posix_error
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
 from pramfs.tree.attributes import InodeOperations, default_acl_of, inherited_acl_bytes
-from pramfs.tree.hardened_dict import Scattered, is_dense
+from pramfs.tree.hardened_dict import HardenedDict, is_dense
 from pramfs.tree.inodes import (
     INO_MAX,
     KINDS,
@@ -86,8 +86,8 @@ class Tree(InodeOperations):
         """Become the tree that a save holds: its inodes, and what they take (at most)."""
         self.inodes = inodes
         self.next_ino = next_ino
-        self.account.pages = pages
-        self.account.metadata_bytes = metadata_bytes
+        self.space.pages = pages
+        self.space.metadata_bytes = metadata_bytes
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class Tree(InodeOperations):
             parent.nlink += 1
         elif isinstance(inode, Symlink):
             inode.target = target
-            self.account.metadata_bytes += len(target)
+            self.space.metadata_bytes += len(target)
         elif isinstance(inode, Special):
             inode.rdev = rdev
         self._add_entry(parent, name, inode, inode.ctime)
@@ -164,7 +164,7 @@ class Tree(InodeOperations):
         _check_new_name(parent, name)
         if inode.nlink >= NLINK_MAX:
             raise posix_error(errno.EMLINK)
-        self.account.require_metadata(layout.DIRENT.size + len(name))
+        self.space.require_metadata(layout.DIRENT.size + len(name))
         now = now_ns()
         inode.nlink += 1
         inode.ctime = now
@@ -224,7 +224,7 @@ class Tree(InodeOperations):
         else:
             _check_replaceable(inode, target)
         if len(new_name) > len(name):
-            self.account.require_metadata(len(new_name) - len(name))
+            self.space.require_metadata(len(new_name) - len(name))
         if flags & RENAME_WHITEOUT:
             assert owner is not None
             whiteout = self._make(parent, stat.S_IFCHR, owner, more_bytes=len(new_name))
@@ -252,7 +252,7 @@ class Tree(InodeOperations):
         """An inode that is to get a name in `parent`; name and contents take `more_bytes` of metadata."""
         default_acl = None if stat.S_ISLNK(mode) else default_acl_of(parent)
         own_bytes = layout.INODE.size + layout.DIRENT.size + more_bytes
-        self.account.require_metadata(own_bytes + inherited_acl_bytes(default_acl))
+        self.space.require_metadata(own_bytes + inherited_acl_bytes(default_acl))
         if parent.mode & stat.S_ISGID:
             owner = replace(owner, gid=parent.gid)
             if stat.S_ISDIR(mode):
@@ -268,22 +268,22 @@ class Tree(InodeOperations):
         kind = KINDS[stat.S_IFMT(mode)]
         inode = kind(self.next_ino, self.generation, mode, owner.uid, owner.gid, now_ns())
         if not is_dense(len(self.inodes), self.next_ino) and isinstance(self.inodes, dict):
-            self.inodes = Scattered(self.inodes)
+            self.inodes = HardenedDict(self.inodes)
         self.inodes[inode.ino] = inode
         self.next_ino += 1
-        self.account.metadata_bytes += layout.INODE.size
+        self.space.metadata_bytes += layout.INODE.size
         return inode
 
     def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
         parent.entries[name] = inode
         parent.mtime = parent.ctime = now
-        self.account.metadata_bytes += layout.DIRENT.size + len(name)
+        self.space.metadata_bytes += layout.DIRENT.size + len(name)
         self.changed = True
 
     def _drop_entry(self, parent: Directory, name: bytes, now: int) -> None:
         del parent.entries[name]
         parent.mtime = parent.ctime = now
-        self.account.metadata_bytes -= layout.DIRENT.size + len(name)
+        self.space.metadata_bytes -= layout.DIRENT.size + len(name)
         self.changed = True
 
     def _remove_entry(self, parent: Directory, name: bytes, now: int) -> None:
@@ -298,7 +298,7 @@ class Tree(InodeOperations):
             inode.nlink -= 1
         if inode.nlink:
             return
-        self.account.metadata_bytes -= inode.record_bytes()
+        self.space.metadata_bytes -= inode.record_bytes()
         if inode.refs:
             self._orphans += 1
         else:

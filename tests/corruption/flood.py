@@ -8,7 +8,7 @@ from pathlib import Path
 from pramfs.pram.pram import Pram
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX
 from pramfs.storage import layout
-from pramfs.storage.frames import Run
+from pramfs.storage.frames import Extent
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import BYTE_STREAM, DIRENT, INODE, PAGE_SHIFT, PAGE_STREAM, TREE_HEADER
 from pramfs.tree.pagemap import CHUNK_SHIFT
@@ -55,12 +55,12 @@ def _write_image(path: Path, metadata: bytes, indices: list[int]) -> None:
         with pram.prepare_save(NAME + META_SUFFIX, BYTE_STREAM) as meta:
             meta.write(metadata)
         with pram.prepare_save(NAME + DATA_SUFFIX, PAGE_STREAM) as data:
-            runs = pram.arena.table.allocate(len(indices)) if indices else []
-            pfns = array("I", (pfn for run in runs for pfn in _pfns(run)))
+            extents = pram.arena.table.allocate(len(indices)) if indices else []
+            pfns = array("I", (pfn for extent in extents for pfn in _pfns(extent)))
             data.lend_pages(pfns, array("Q", indices))
         pram.publish()
         pram.close()
 
 
-def _pfns(run: Run) -> range:
-    return range(run.pfn, run.pfn + run.frames)
+def _pfns(extent: Extent) -> range:
+    return range(extent.pfn, extent.pfn + extent.frames)

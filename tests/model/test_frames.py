@@ -41,11 +41,11 @@ class FrameMachine(RuleBasedStateMachine):
                 self.table.allocate(count)
             return
         longest = max(map(len, "".join(" x"[s == "free"] for s in self.model).split() or [""]))
-        runs = self.table.allocate(count)
-        taken = [pfn for run in runs for pfn in range(run.pfn, run.pfn + run.frames)]
+        extents = self.table.allocate(count)
+        taken = [pfn for extent in extents for pfn in range(extent.pfn, extent.pfn + extent.frames)]
         assert len(taken) == len(set(taken)) == count
         assert {self.model[pfn] for pfn in taken} <= {"free"}
-        assert len(runs) <= 1 or longest < count, "there was a run long enough"
+        assert len(extents) <= 1 or longest < count, "there was a run long enough"
         for pfn in taken:
             self.model[pfn] = "fresh"
 
@@ -86,7 +86,7 @@ class FrameMachine(RuleBasedStateMachine):
         old = {pfn for pfn, state in enumerate(self.model) if state == "old"}
         if good:
             freed = self.table.commit_save()
-            assert {pfn for run in freed for pfn in range(run.pfn, sum(run))} == old
+            assert {pfn for extent in freed for pfn in range(extent.pfn, sum(extent))} == old
         else:
             self.table.abort_save()
         self._translate(COMMIT if good else ABORT)

@@ -32,15 +32,15 @@ class PageMapMachine(RuleBasedStateMachine):
     @rule(first=indices)
     def cut(self, first: int) -> None:
         gone = [pfn for index, pfn in sorted(self.model.items()) if index >= first]
-        runs = self.pages.cut(first)
-        assert [pfn for run in runs for pfn in range(run.pfn, sum(run))] == gone
+        extents = self.pages.cut(first)
+        assert [pfn for extent in extents for pfn in range(extent.pfn, sum(extent))] == gone
         self.model = {index: pfn for index, pfn in self.model.items() if index < first}
 
     @rule(index=indices, count=st.integers(1, 2 * CHUNK_PAGES))
     def look(self, index: int, count: int) -> None:
         found: dict[int, int] = {}
         at = index
-        for extent in self.pages.extents(index, count):
+        for extent in self.pages.file_extents(index, count):
             assert extent.page == at
             at += extent.pages
             if extent.pfn:

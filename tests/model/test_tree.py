@@ -397,7 +397,7 @@ def open_with_room(image: WatchedImage, arena: str, banned: Regions, frames: int
         tree = new_tree(pram)
         load_tree(pram, NAME, tree)
         Saver(pram, NAME, tree)
-        needed = tree.account.frames_to_keep_free()
+        needed = tree.space.frames_to_keep_free()
         pram.close()
         if pram.arena.table.count(FREE) >= needed:
             return Pram.open(image, arena=arena, banned=banned, frames=frames)

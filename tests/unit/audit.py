@@ -194,11 +194,11 @@ def _walk_node(image: Image, uuid: bytes, pfn: int, verify: bool) -> WalkedNode:
 
 def _owned(pram: Pram, tree: Tree | None) -> set[int]:
     owned: list[int] = []
-    for run in pram.publisher.node_pages:
-        owned.extend(range(run.pfn, run.pfn + run.frames))
+    for extent in pram.publisher.node_pages:
+        owned.extend(range(extent.pfn, extent.pfn + extent.frames))
     for node in pram.nodes.values():
-        for run in node.owned:
-            owned.extend(range(run.pfn, run.pfn + run.frames))
+        for extent in node.owned:
+            owned.extend(range(extent.pfn, extent.pfn + extent.frames))
     for inode in tree.inodes.values() if tree is not None else ():
         if isinstance(inode, File) and inode.pages is not None:
             pages = [pfn for _, pfns in inode.pages.chunks() for pfn in pfns if pfn]

@@ -10,7 +10,7 @@ from crc32c import crc32c
 
 from pramfs.errors import DamagedPage, SystemFault
 from pramfs.storage.arena import UNKNOWN_CSUM, Arena, ImageArena, MemoryArena, open_arena
-from pramfs.storage.frames import BANNED, FREE, FRESH, HELD, OLD, SAVED, SUPER, FrameTable, Run
+from pramfs.storage.frames import BANNED, FREE, FRESH, HELD, OLD, SAVED, SUPER, Extent, FrameTable
 from pramfs.storage.layout import PAGE_SIZE
 from tests.unit.audit import check_table
 from tests.unit.images import (
@@ -70,9 +70,9 @@ def published(arena: Arena) -> None:
 
 def fresh(arena: Arena, *numbers: int) -> int:
     """Consecutive fresh frames with those pages; returns the pfn of the first."""
-    (run,) = arena.allocate(len(numbers))
-    arena.write(run.pfn, b"".join(map(page, numbers)))
-    return run.pfn
+    (extent,) = arena.allocate(len(numbers))
+    arena.write(extent.pfn, b"".join(map(page, numbers)))
+    return extent.pfn
 
 
 def writes(arena: Arena) -> list[Write]:
@@ -203,12 +203,12 @@ def in_memory(arena: Arena) -> set[int]:
     return {pfn for pfn in range(FRAMES) if arena.image.read(pfn) == page(100 + pfn)}
 
 
-def marked(arena: Arena, count: int) -> Run:
+def marked(arena: Arena, count: int) -> Extent:
     """Consecutive fresh frames, each with a content that says which one it is."""
-    (run,) = arena.allocate(count)
-    for pfn in range(run.pfn, run.pfn + count):
+    (extent,) = arena.allocate(count)
+    for pfn in range(extent.pfn, extent.pfn + count):
         arena.write(pfn, page(100 + pfn))
-    return run
+    return extent
 
 
 def stuck(kernel: int, pfns: Iterable[int], idle: Iterable[int], arena: Arena) -> set[int]:
@@ -261,9 +261,9 @@ def test_memory_goes_back_too_when_saved_and_fresh_frames_are_given_up_together(
 def test_memory_of_frames_that_a_failed_save_would_have_held_goes_back(
     arena: Arena, kernel: int
 ) -> None:
-    run = marked(arena, 40)
+    extent = marked(arena, 40)
     arena.table.begin_save()
-    arena.release(run.pfn, 33)
+    arena.release(extent.pfn, 33)
     arena.abort_save()
     kept = stuck_in_memory(arena, kernel, range(FIRST, FIRST + 33))
     assert in_memory(arena) == set(range(FIRST + 33, FIRST + 40)) | kept
@@ -273,9 +273,9 @@ def test_memory_of_frames_that_a_failed_save_would_have_held_goes_back(
 def test_the_image_gets_the_space_back_of_what_only_an_older_save_held(
     arena: Arena, kernel: int
 ) -> None:
-    run = marked(arena, 40)
+    extent = marked(arena, 40)
     published(arena)
-    arena.release(run.pfn, 33)
+    arena.release(extent.pfn, 33)
     published(arena)
     arena._punch_image()
     kept = stuck(kernel, range(FIRST, FIRST + 33), arena._NOT_IN_IMAGE, arena)
@@ -314,18 +314,18 @@ def test_a_page_of_the_image_goes_back_though_frames_beside_have_come_free_since
 def test_a_memory_arena_keeps_no_copy_of_what_is_in_the_image(arena: Arena) -> None:
     if isinstance(arena, ImageArena):
         return
-    run = marked(arena, 8)
+    extent = marked(arena, 8)
     arena.table.begin_save()
     arena.write_back(lambda frames: None)
-    arena.release(run.pfn, 1)
+    arena.release(extent.pfn, 1)
     arena.commit_save()
     assert in_memory(arena) == set()
     assert arena.read(FIRST + 1) == page(100 + FIRST + 1)
 
 
 def test_a_frame_that_was_freed_and_taken_again_is_not_punched(arena: Arena) -> None:
-    run = marked(arena, 8)
-    arena.release(run.pfn, 8)
+    extent = marked(arena, 8)
+    arena.release(extent.pfn, 8)
     assert [fresh(arena, 250) for _ in range(4)] == list(range(FIRST, FIRST + 4))
     arena._punch_image()
     assert not punched(arena) & set(range(FIRST, FIRST + 4))
@@ -369,9 +369,9 @@ class Reclaimer:
 
 
 def test_when_the_last_save_holds_frames_back_a_checkpoint_makes_room(arena: Arena) -> None:
-    (run,) = arena.allocate(60)
+    (extent,) = arena.allocate(60)
     published(arena)
-    arena.release(*run)
+    arena.release(*extent)
     reclaimer = Reclaimer(arena, ["save"])
     assert arena.allocate(50)
     assert reclaimer.calls == 1
@@ -379,10 +379,10 @@ def test_when_the_last_save_holds_frames_back_a_checkpoint_makes_room(arena: Are
 
 def test_a_checkpoint_under_way_that_frees_too_little_is_followed_by_another(arena: Arena) -> None:
     """Rule 2: only when no checkpoint can free more is the arena full."""
-    (run,) = arena.allocate(60)
+    (extent,) = arena.allocate(60)
     published(arena)
     arena.table.begin_save()
-    arena.release(*run)
+    arena.release(*extent)
     reclaimer = Reclaimer(arena, ["settle", "save"])
     assert arena.allocate(50)
     assert reclaimer.calls == 2
@@ -399,9 +399,9 @@ def test_no_checkpoint_is_published_that_could_not_make_enough_room(arena: Arena
 
 
 def test_a_checkpoint_that_fails_is_enospc(arena: Arena) -> None:
-    (run,) = arena.allocate(60)
+    (extent,) = arena.allocate(60)
     published(arena)
-    arena.release(*run)
+    arena.release(*extent)
     Reclaimer(arena, ["fail"])
     with pytest.raises(OSError, match="No space left"):
         arena.allocate(50)
@@ -423,7 +423,7 @@ def test_a_damaged_page_is_damaged_still_after_it_was_relocated(arena: Arena) ->
     """It is copied without a look, so that one bad page does not keep all others from being saved."""
     arena.table.reserve(70, 1, "data page")
     arena.set_csums(70, array("I", [4711]))
-    arena.verify_on_first_read([Run(70, 1)])
+    arena.verify_on_first_read([Extent(70, 1)])
     arena.table.ban(frames_between(0, 75))
     new = arena.relocate(70)
     assert arena.csums(new, 1)[0] == 4711
@@ -435,7 +435,7 @@ def test_a_part_of_a_damaged_page_is_not_written_after_it_was_relocated(arena: A
     """The rest of the page would get a true checksum."""
     arena.table.reserve(70, 1, "data page")
     arena.set_csums(70, array("I", [4711]))
-    arena.verify_on_first_read([Run(70, 1)])
+    arena.verify_on_first_read([Extent(70, 1)])
     new = arena.relocate(70)
     with pytest.raises(DamagedPage):
         arena.write(new, b"a part", 100)
@@ -474,9 +474,9 @@ def test_a_checksum_follows_every_write(arena: Arena) -> None:
 def test_a_page_whose_checksum_is_the_word_for_unknown_is_summed_all_the_same(arena: Arena) -> None:
     zero = _page_with_checksum_zero()
     assert crc32c(zero) == 0
-    (run,) = arena.allocate(1)
-    arena.write(run.pfn, zero)
-    assert list(arena.csums(run.pfn, 1)) == [0]
+    (extent,) = arena.allocate(1)
+    arena.write(extent.pfn, zero)
+    assert list(arena.csums(extent.pfn, 1)) == [0]
 
 
 def _page_with_checksum_zero() -> bytearray:
@@ -521,9 +521,9 @@ def test_idle_time_leaves_alone_what_was_given_up_meanwhile(arena: Arena) -> Non
 
 
 def test_what_idle_time_has_to_do_does_not_pile_up_without_limit(arena: Arena) -> None:
-    (run,) = arena.allocate(8)
+    (extent,) = arena.allocate(8)
     for number in range(20_000):
-        arena.write(run.pfn + number * 3 % 8, page(number))
+        arena.write(extent.pfn + number * 3 % 8, page(number))
     assert len(arena._unsummed) < 10_000
 
 
@@ -534,7 +534,7 @@ def lazily_loaded(arena: Arena, csum: int | None = None) -> int:
     """A saved frame whose page nobody has looked at yet."""
     arena.table.reserve(70, 1, "data page")
     arena.set_csums(70, array("I", [crc32c(page(70)) if csum is None else csum]))
-    arena.verify_on_first_read([Run(70, 1)])
+    arena.verify_on_first_read([Extent(70, 1)])
     return 70
 
 
@@ -561,7 +561,7 @@ def test_a_damaged_page_is_not_summed_even_if_its_checksum_is_the_word_for_unkno
     pfn = fresh(arena, 1)
     published(arena)
     arena.set_csums(pfn, array("I", (UNKNOWN_CSUM,)))
-    arena.verify_on_first_read([Run(pfn, 1)])
+    arena.verify_on_first_read([Extent(pfn, 1)])
     assert arena.csums(pfn, 1) == array("I", (UNKNOWN_CSUM,))
     with pytest.raises(DamagedPage):
         arena.read(pfn)
@@ -579,13 +579,13 @@ def test_a_frame_that_was_never_read_can_be_used_again(arena: Arena) -> None:
 
 def test_writes_that_the_memory_takes_only_in_part_are_finished(arena: Arena) -> None:
     """A write(2) may always write less than it was given."""
-    (run,) = arena.allocate(3)
+    (extent,) = arena.allocate(3)
     data = page(1) + page(2) + page(3)
     with pytest.MonkeyPatch.context() as patch:
         pwrite = os.pwrite
         patch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data[:1000]), at))
-        arena.write(run.pfn, data)
-    assert arena.read(run.pfn, 3) == data
+        arena.write(extent.pfn, data)
+    assert arena.read(extent.pfn, 3) == data
 
 
 def test_nothing_is_synced_by_an_arena(arena: Arena) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pramfs.storage.extents import count_up, is_counting_up, pfns_of, runs_of
-from pramfs.storage.frames import Run
+from pramfs.storage.extents import count_up, extents_of, is_counting_up, pfns_of
+from pramfs.storage.frames import Extent
 
 PFN_MAX = 2**32 - 1
 
@@ -29,9 +29,9 @@ def _pfns(draw: st.DrawFn) -> list[int]:
 @given(st.one_of(_pfns(), st.lists(st.integers(1, 30), max_size=40)))
 def test_runs_are_those_frames_in_that_order_and_no_two_could_be_one(pfns: list[int]) -> None:
     for sequence in (pfns, array("I", pfns)):
-        runs = list(runs_of(sequence))
-        assert pfns_of(runs) == pfns
-        assert all(one.pfn + one.frames != two.pfn for one, two in itertools.pairwise(runs))
+        extents = list(extents_of(sequence))
+        assert pfns_of(extents) == pfns
+        assert all(one.pfn + one.frames != two.pfn for one, two in itertools.pairwise(extents))
 
 
 @pytest.mark.parametrize("typecode", ["I", "Q"])
@@ -49,4 +49,4 @@ def test_one_number_out_of_step_is_seen_wherever_it_is() -> None:
         assert is_counting_up(numbers)
         numbers[at] += 1
         assert not is_counting_up(numbers)
-        assert Run(5 + at + 1, 1) in runs_of(numbers[: at + 1])
+        assert Extent(5 + at + 1, 1) in extents_of(numbers[: at + 1])

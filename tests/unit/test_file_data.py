@@ -13,14 +13,14 @@ from pramfs.storage.layout import PAGE_SIZE
 from pramfs.storage.regions import Region, Regions
 from pramfs.tree.file_data import FileData
 from pramfs.tree.inodes import File
-from pramfs.tree.space import Account
+from pramfs.tree.space import Space
 from tests.unit.audit import check_table
 from tests.unit.images import WatchedImage, frames_between, image_of
 
 FRAMES = 256
 
 
-class FixedAccount(Account):
+class FixedAccount(Space):
     """Keeps as many frames free as the test says."""
 
     def __init__(self, arena: Arena, keep_free: int) -> None:
@@ -40,8 +40,8 @@ class Disk:
         )  # stale bytes everywhere
         self.image.guarded = False
         self.arena: Arena = open_arena(kind, self.image, FrameTable(FRAMES))
-        self.account = FixedAccount(self.arena, keep_free)
-        self.data = FileData(self.arena, self.account)
+        self.space = FixedAccount(self.arena, keep_free)
+        self.data = FileData(self.arena, self.space)
         self.files: list[File] = []
 
     def file(self, content: bytes = b"") -> File:
@@ -65,7 +65,7 @@ class Disk:
         mapped = [pfn for file in self.files if file.pages is not None for pfn in frames_of(file)]
         used = [pfn for pfn in range(FRAMES) if table.state(pfn) in (FRESH, SAVED)]
         assert sorted(mapped) == used
-        assert self.account.pages == len(mapped)
+        assert self.space.pages == len(mapped)
         for file in self.files:
             index, end = divmod(file.length, PAGE_SIZE)
             if file.pages is not None and (pfn := file.pages.get(index)):
@@ -150,7 +150,7 @@ def test_a_hole_reads_as_zeros_and_takes_no_frame(disk: Disk) -> None:
     disk.data.write(file, 1 << 40, b"far")
     assert disk.read(file, (1 << 40) - 5, 100) == bytes(5) + b"far"
     assert disk.read(file, 12345, 1 << 20) == bytes(1 << 20)
-    assert disk.account.pages == 1
+    assert disk.space.pages == 1
 
 
 def test_a_file_extended_by_truncate_ends_in_zeros(disk: Disk) -> None:
@@ -202,7 +202,7 @@ def test_a_file_that_is_gone_gives_all_its_frames_back(disk: Disk) -> None:
     disk.save()
     disk.data.write(file, 10 * PAGE_SIZE, pattern(60 * PAGE_SIZE))
     disk.data.discard(file)
-    assert disk.account.pages == 0
+    assert disk.space.pages == 0
     disk.save()
     assert disk.arena.table.count(FREE) == free
 
@@ -340,7 +340,7 @@ def test_a_checkpoint_in_the_middle_of_a_write_may_move_pages_out_of_banned_fram
     disk.arena.reclaim = save
     free = disk.arena.table.count(FREE)
     other = disk.file(pattern((free - 5) * PAGE_SIZE))
-    disk.account.keep_free = 5  # what the save above needs
+    disk.space.keep_free = 5  # what the save above needs
     disk.data.write(file, 1, b"part")
     disk.data.write(other, disk.arena.table.count(FREE) * 0, b"x")
     disk.data.write(file, 2 * PAGE_SIZE, pattern(3 * PAGE_SIZE, seed=5))

@@ -14,7 +14,7 @@ import pytest
 from pramfs.cli.main import main
 from pramfs.errors import EXIT_FAILED
 from pramfs.offline.frame_map import KINDS, draw, on_terminal
-from pramfs.offline.scan import survey
+from pramfs.offline.scan import scan_image
 from pramfs.storage.frames import BANNED, FREE, FRESH, HELD, SAVED
 from pramfs.storage.image import open_image
 from tests.unit.trees import flip, frames_of, links_of, make_image
@@ -44,12 +44,12 @@ def test_every_frame_has_its_kind(image: Path, capsys: pytest.CaptureFixture[str
     shown = kinds(capsys, image)
     assert list(shown) == list(range(FRAMES))
     with open_image(image, writable=False) as opened:
-        found = survey(opened)
+        found = scan_image(opened)
     assert {pfn for pfn, kind in shown.items() if kind == "super"} == {
         found.current.pfn,
         found.current.other_pfn,
     }
-    of_nodes = {surveyed.node.pfn for surveyed in found.nodes.values()}
+    of_nodes = {scanned.node.pfn for scanned in found.nodes.values()}
     assert {pfn for pfn, kind in shown.items() if kind == "node"} == of_nodes
     links = {pfn for name in found.nodes for pfn in links_of(image, name)}
     assert {pfn for pfn, kind in shown.items() if kind == "link"} == links
@@ -79,12 +79,12 @@ def test_a_file_and_a_node_are_shown(image: Path, capsys: pytest.CaptureFixture[
 
 def test_a_mount_tells_more_of_its_frames(image: Path) -> None:
     with open_image(image, writable=False) as opened:
-        found = survey(opened)
+        found = scan_image(opened)
         data = found.nodes["note"].chain.entries.pfns[0]
         states = bytearray((FREE,)) * (FRAMES + 4)
         states[data], states[300], states[301], states[302] = HELD, SAVED, FRESH, BANNED
         picture = draw(found, states=bytes(states))
-    shown = dict(_frames({"runs": [{"kind": k, **r._asdict()} for k, r in picture.runs()]}))
+    shown = dict(_frames({"runs": [{"kind": k, **r._asdict()} for k, r in picture.extents()]}))
     assert len(shown) == FRAMES + 4
     assert [shown[pfn] for pfn in (data, 301, 302, FRAMES + 2)] == [
         "reserved",
@@ -101,7 +101,7 @@ def test_the_picture_fits_the_terminal(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("LINES", str(lines))
     with open_image(image, writable=False) as opened:
-        drawn = list(on_terminal(draw(survey(opened), title="pram"), colour=False))
+        drawn = list(on_terminal(draw(scan_image(opened), title="pram"), colour=False))
     assert len(drawn) <= lines
     assert all(len(line) <= max(columns, 60) for line in drawn)
     assert any(line.startswith("S super block: 2 frames") for line in drawn)
@@ -110,7 +110,7 @@ def test_the_picture_fits_the_terminal(
 
 def test_colours_change_no_sign(image: Path) -> None:
     with open_image(image, writable=False) as opened:
-        picture = draw(survey(opened))
+        picture = draw(scan_image(opened))
     plain = list(on_terminal(picture, colour=False))
     coloured = list(on_terminal(picture, colour=True))
     assert coloured != plain

@@ -16,8 +16,8 @@ from pramfs.storage.frames import (
     PENDING,
     SAVED,
     SUPER,
+    Extent,
     FrameTable,
-    Run,
 )
 from pramfs.storage.regions import Region, Regions
 from tests.unit.audit import check_table
@@ -36,17 +36,17 @@ def table() -> FrameTable:
     return table
 
 
-def states(table: FrameTable, run: Run) -> set[int]:
+def states(table: FrameTable, extent: Extent) -> set[int]:
     check_table(table)
-    return {table.state(pfn) for pfn in range(run.pfn, run.pfn + run.frames)}
+    return {table.state(pfn) for pfn in range(extent.pfn, extent.pfn + extent.frames)}
 
 
-def saved(table: FrameTable, count: int) -> Run:
+def saved(table: FrameTable, count: int) -> Extent:
     """A run of frames that a published save holds."""
-    (run,) = table.allocate(count)
+    (extent,) = table.allocate(count)
     table.begin_save()
     table.commit_save()
-    return run
+    return extent
 
 
 def test_frames_for_super_blocks_are_never_given_out() -> None:
@@ -56,7 +56,9 @@ def test_frames_for_super_blocks_are_never_given_out() -> None:
     assert slots >= {0, 1, 2, 3, 64, 65}
     assert {pfn for pfn in range(FRAMES) if table.state(pfn) == SUPER} == slots
     taken = table.allocate(FRAMES - len(slots))
-    assert not slots & {pfn for run in taken for pfn in range(run.pfn, run.pfn + run.frames)}
+    assert not slots & {
+        pfn for extent in taken for pfn in range(extent.pfn, extent.pfn + extent.frames)
+    }
     assert table.count(FREE) == 0
     check_table(table)
 
@@ -65,9 +67,9 @@ def test_frames_for_super_blocks_are_never_given_out() -> None:
 
 
 def test_frames_come_in_one_run_when_there_is_one(table: FrameTable) -> None:
-    assert table.allocate(10) == [Run(FIRST, 10)]
-    assert table.allocate(20) == [Run(FIRST + 10, 20)]
-    assert states(table, Run(FIRST, 30)) == {FRESH}
+    assert table.allocate(10) == [Extent(FIRST, 10)]
+    assert table.allocate(20) == [Extent(FIRST + 10, 20)]
+    assert states(table, Extent(FIRST, 30)) == {FRESH}
 
 
 class SearchedStates(bytearray):
@@ -89,7 +91,7 @@ def test_a_table_of_single_free_frames_is_not_searched_for_each_of_them() -> Non
     table.ban(Regions([LOW]))  # there are runs
     table._states = states = SearchedStates(table._states)
     for _ in range(4):
-        assert {run.frames for run in table.allocate(256)} == {1}
+        assert {extent.frames for extent in table.allocate(256)} == {1}
     assert states.searches < 20
 
 
@@ -111,9 +113,11 @@ def test_frames_come_in_several_runs_when_free_ones_are_scattered(table: FrameTa
     table.allocate(ROOM)
     for pfn, count in ((75, 3), (90, 1), (110, 4)):
         table.release(pfn, count)
-    runs = table.allocate(8)
-    assert runs[0] == Run(110, 4)
-    taken = sorted(pfn for run in runs for pfn in range(run.pfn, run.pfn + run.frames))
+    extents = table.allocate(8)
+    assert extents[0] == Extent(110, 4)
+    taken = sorted(
+        pfn for extent in extents for pfn in range(extent.pfn, extent.pfn + extent.frames)
+    )
     assert taken == [75, 76, 77, 90, 110, 111, 112, 113]
     assert table.count(FREE) == 0
     check_table(table)
@@ -129,7 +133,7 @@ def test_a_single_frame_fills_the_lowest_gap(table: FrameTable) -> None:
 def test_a_freed_run_is_found_again(table: FrameTable) -> None:
     table.allocate(ROOM)
     table.release(80, 30)
-    assert table.allocate(30) == [Run(80, 30)]
+    assert table.allocate(30) == [Extent(80, 30)]
 
 
 def test_no_frame_is_taken_when_there_are_too_few(table: FrameTable) -> None:
@@ -147,51 +151,51 @@ def test_nothing_is_allocated_for_nothing(table: FrameTable) -> None:
 
 
 def test_a_fresh_frame_that_is_given_up_is_free_at_once(table: FrameTable) -> None:
-    (run,) = table.allocate(5)
-    table.release(*run)
-    assert states(table, run) == {FREE}
+    (extent,) = table.allocate(5)
+    table.release(*extent)
+    assert states(table, extent) == {FREE}
 
 
 def test_a_saved_frame_that_is_given_up_is_held_until_another_save_is_published(
     table: FrameTable,
 ) -> None:
-    run = saved(table, 5)
-    table.release(*run)
-    assert states(table, run) == {HELD}
+    extent = saved(table, 5)
+    table.release(*extent)
+    assert states(table, extent) == {HELD}
     table.begin_save()
-    assert states(table, run) == {OLD}
-    assert table.commit_save() == [run]
-    assert states(table, run) == {FREE}
+    assert states(table, extent) == {OLD}
+    assert table.commit_save() == [extent]
+    assert states(table, extent) == {FREE}
 
 
 def test_a_frame_given_up_while_its_save_is_written_is_held_for_that_save(
     table: FrameTable,
 ) -> None:
-    (run,) = table.allocate(5)
+    (extent,) = table.allocate(5)
     table.begin_save()
-    assert states(table, run) == {PENDING}
-    table.release(*run)
-    assert states(table, run) == {DROPPED}
+    assert states(table, extent) == {PENDING}
+    table.release(*extent)
+    assert states(table, extent) == {DROPPED}
     table.commit_save()
-    assert states(table, run) == {HELD}
+    assert states(table, extent) == {HELD}
 
 
 def test_a_saved_frame_given_up_while_a_save_that_holds_it_is_written_outlives_that_save(
     table: FrameTable,
 ) -> None:
-    run = saved(table, 5)
+    extent = saved(table, 5)
     table.begin_save()
-    table.release(*run)
+    table.release(*extent)
     table.commit_save()
-    assert states(table, run) == {HELD}
+    assert states(table, extent) == {HELD}
 
 
 def test_a_run_of_frames_in_several_states_can_be_given_up_at_once(table: FrameTable) -> None:
     saved(table, 3)
     table.allocate(3)
     table.release(FIRST, 6)
-    assert states(table, Run(FIRST, 3)) == {HELD}
-    assert states(table, Run(FIRST + 3, 3)) == {FREE}
+    assert states(table, Extent(FIRST, 3)) == {HELD}
+    assert states(table, Extent(FIRST + 3, 3)) == {FREE}
 
 
 @pytest.mark.parametrize("pfn", [0, 10, FIRST, FIRST + 9])
@@ -207,21 +211,21 @@ def test_giving_up_what_nobody_owns_is_refused(table: FrameTable, pfn: int) -> N
 
 
 def test_only_fresh_frames_may_be_written(table: FrameTable) -> None:
-    (run,) = table.allocate(4)
-    assert table.writable(*run)
+    (extent,) = table.allocate(4)
+    assert table.writable(*extent)
     table.begin_save()
-    assert not table.writable(*run)
+    assert not table.writable(*extent)
     table.commit_save()
-    assert not table.writable(*run)
+    assert not table.writable(*extent)
     (fresh,) = table.allocate(1)
-    assert not table.writable(run.pfn, run.frames + fresh.frames)
+    assert not table.writable(extent.pfn, extent.frames + fresh.frames)
 
 
 def test_frames_taken_while_a_save_is_written_are_not_in_it(table: FrameTable) -> None:
     table.begin_save()
-    (run,) = table.allocate(4)
+    (extent,) = table.allocate(4)
     table.commit_save()
-    assert states(table, run) == {FRESH}
+    assert states(table, extent) == {FRESH}
 
 
 def test_an_aborted_save_leaves_the_frames_as_they_were(table: FrameTable) -> None:
@@ -236,11 +240,11 @@ def test_an_aborted_save_leaves_the_frames_as_they_were(table: FrameTable) -> No
 
 
 def test_a_frame_given_up_while_a_save_failed_is_free(table: FrameTable) -> None:
-    (run,) = table.allocate(4)
+    (extent,) = table.allocate(4)
     table.begin_save()
-    table.release(*run)
+    table.release(*extent)
     table.abort_save()
-    assert states(table, run) == {FREE}
+    assert states(table, extent) == {FREE}
 
 
 # --- reservation (seed 002) ----------------------------------------------------------------------
@@ -248,7 +252,7 @@ def test_a_frame_given_up_while_a_save_failed_is_free(table: FrameTable) -> None
 
 def test_reserved_frames_are_saved_and_never_given_out(table: FrameTable) -> None:
     table.reserve(75, 3, "node")
-    assert states(table, Run(75, 3)) == {SAVED}
+    assert states(table, Extent(75, 3)) == {SAVED}
     assert not {75, 76, 77} & {table.allocate(1)[0].pfn for _ in range(ROOM - 3)}
 
 
@@ -271,17 +275,17 @@ def test_a_frame_that_is_reserved_already_is_busy_and_none_of_the_run_is_taken(
     table.reserve(0x50, 1, "link")
     with pytest.raises(BusyPfn, match="pfn:50 busy"):
         table.reserve(0x4E, 4, "data page")
-    assert states(table, Run(0x4E, 2)) == {FREE}
+    assert states(table, Extent(0x4E, 2)) == {FREE}
     assert table.state(0x51) == FREE
 
 
 def test_unreserving_makes_the_frames_free_as_if_nothing_had_been(table: FrameTable) -> None:
-    runs = [Run(75, 3), Run(90, 1)]
-    for run in runs:
-        table.reserve(*run, "link")
-    table.unreserve(runs)
+    extents = [Extent(75, 3), Extent(90, 1)]
+    for extent in extents:
+        table.reserve(*extent, "link")
+    table.unreserve(extents)
     assert table.count(FREE) == ROOM
-    assert table.allocate(ROOM) == [Run(FIRST, ROOM)]
+    assert table.allocate(ROOM) == [Extent(FIRST, ROOM)]
 
 
 # --- banning (seed 004) --------------------------------------------------------------------------
@@ -290,7 +294,7 @@ def test_unreserving_makes_the_frames_free_as_if_nothing_had_been(table: FrameTa
 def test_banned_frames_are_never_given_out(table: FrameTable) -> None:
     table.ban(Regions([LOW, Region(70, 79), Region(100, 200)]))
     assert table.count(BANNED) == FIRST + 10 + (FRAMES - 100)
-    assert table.allocate(20) == [Run(80, 20)]
+    assert table.allocate(20) == [Extent(80, 20)]
     table.allocate(4)
     with pytest.raises(NoFrames):
         table.allocate(1)
@@ -302,12 +306,12 @@ def test_a_reserved_frame_in_a_banned_region_stays_until_it_is_given_up_and_save
 ) -> None:
     table.reserve(75, 2, "data page")
     table.ban(Regions([LOW, Region(74, 78)]))
-    assert states(table, Run(75, 2)) == {SAVED}
+    assert states(table, Extent(75, 2)) == {SAVED}
     table.release(75, 2)
-    assert states(table, Run(75, 2)) == {HELD}
+    assert states(table, Extent(75, 2)) == {HELD}
     table.begin_save()
     table.commit_save()
-    assert states(table, Run(74, 5)) == {BANNED}
+    assert states(table, Extent(74, 5)) == {BANNED}
 
 
 def test_a_fresh_or_dropped_frame_in_a_banned_region_is_banned_when_it_is_given_up(
@@ -316,17 +320,17 @@ def test_a_fresh_or_dropped_frame_in_a_banned_region_is_banned_when_it_is_given_
     table.allocate(8)
     table.ban(Regions([Region(0, FIRST + 7)]))
     table.release(FIRST, 4)
-    assert states(table, Run(FIRST, 4)) == {BANNED}
+    assert states(table, Extent(FIRST, 4)) == {BANNED}
     table.begin_save()
     table.release(FIRST + 4, 4)
     table.abort_save()
-    assert states(table, Run(FIRST, 8)) == {BANNED}
+    assert states(table, Extent(FIRST, 8)) == {BANNED}
 
 
 def test_a_banned_frame_for_super_blocks_counts_as_banned() -> None:
     table = FrameTable(FRAMES)
     table.ban(Regions([Region(2, 3)]))
-    assert states(table, Run(2, 2)) == {BANNED}
+    assert states(table, Extent(2, 2)) == {BANNED}
     check_table(table)
 
 
@@ -337,9 +341,13 @@ def test_runs_are_found_by_state_in_order(table: FrameTable) -> None:
     table.reserve(73, 2, "node")
     table.reserve(78, 1, "node")
     table.reserve(104, 24, "node")
-    assert list(table.runs(SAVED)) == [Run(73, 2), Run(78, 1), Run(104, 24)]
-    assert list(table.runs(SAVED, first=74, count=34)) == [Run(74, 1), Run(78, 1), Run(104, 4)]
-    assert list(table.runs(FREE, SAVED, first=70, count=10)) == [Run(70, 10)]
+    assert list(table.extents(SAVED)) == [Extent(73, 2), Extent(78, 1), Extent(104, 24)]
+    assert list(table.extents(SAVED, first=74, count=34)) == [
+        Extent(74, 1),
+        Extent(78, 1),
+        Extent(104, 4),
+    ]
+    assert list(table.extents(FREE, SAVED, first=70, count=10)) == [Extent(70, 10)]
 
 
 def test_uniform_tells_whether_a_run_is_in_one_state(table: FrameTable) -> None:

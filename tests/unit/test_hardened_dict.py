@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pramfs.saves.codec import decode_tree
-from pramfs.storage.frames import Run
+from pramfs.storage.frames import Extent
 from pramfs.tree import hardened_dict
-from pramfs.tree.hardened_dict import FEW, Scattered, is_dense, room_for
+from pramfs.tree.hardened_dict import FEW, HardenedDict, is_dense, room_for
 from pramfs.tree.pagemap import _FAR, CHUNK_PAGES, PageMap
 from pramfs.tree.tree import Owner
 from tests.corruption.flood import metadata_of
@@ -37,7 +37,7 @@ def _looked_at(numbers: list[int], secrets: random.Random) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hardened_dict, "_FACTOR", secrets.randrange(1, hardened_dict._PRIME))
         patch.setattr(hardened_dict, "_ADDEND", secrets.randrange(hardened_dict._PRIME))
-        keys = Scattered(dict.fromkeys(numbers))._values
+        keys = HardenedDict(dict.fromkeys(numbers))._values
         return DictModel(map(hash, keys)).looked_at
 
 
@@ -50,7 +50,7 @@ def test_numbers_below_the_far_chunks_meet_less_often_than_matters() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["set", "del"]), st.integers(0, 1 << 63)), max_size=60))
 def test_a_scattered_map_is_a_map(changes: list[tuple[str, int]]) -> None:
     expected: dict[int, int] = {}
-    found: Scattered[int] = Scattered({})
+    found: HardenedDict[int] = HardenedDict({})
     for what, number in changes:
         if what == "set":
             expected[number] = found[number] = len(expected)
@@ -62,11 +62,11 @@ def test_a_scattered_map_is_a_map(changes: list[tuple[str, int]]) -> None:
     assert list(found.items()) == list(expected.items())
     assert list(found.values()) == list(expected.values())
     assert len(found) == len(expected)
-    assert Scattered(expected) == found
+    assert HardenedDict(expected) == found
 
 
 def test_a_number_that_is_not_there_is_missed() -> None:
-    found = Scattered({1: "one"})
+    found = HardenedDict({1: "one"})
     assert (found.get(2), found.get(2, "none"), 2 in found) == (None, "none", False)
     with pytest.raises(KeyError):
         found[2]
@@ -100,10 +100,10 @@ def test_in_a_dense_dict_every_number_has_a_slot_of_its_own(end: int, data: st.D
     ("count", "end", "kind"),
     [
         (FEW, 1 << 63, dict),
-        (FEW + 1, 1 << 63, Scattered),
+        (FEW + 1, 1 << 63, HardenedDict),
         (100_000, 100_001, dict),
         (100_000, 200_000, dict),
-        (100_000, 200_001, Scattered),
+        (100_000, 200_001, HardenedDict),
     ],
 )
 def test_numbers_are_scattered_that_are_many_and_not_dense(
@@ -115,7 +115,7 @@ def test_numbers_are_scattered_that_are_many_and_not_dense(
 def test_a_tree_with_forged_inode_numbers_is_scattered() -> None:
     forged = [number for number in forge(6000) if number > 1]
     decoded = decode_tree(metadata_of([(b"%d" % number, number, 0, 0) for number in forged]))
-    assert isinstance(decoded.inodes, Scattered)
+    assert isinstance(decoded.inodes, HardenedDict)
     assert [*decoded.inodes] == [1, *forged]
     assert all(decoded.inodes[number].ino == number for number in forged)
 
@@ -145,7 +145,7 @@ def test_a_mounted_tree_is_scattered_when_it_is_dense_no_more() -> None:
         if name not in stay:
             tree.unlink(root, name)
     new = tree.create(root, b"new", stat.S_IFREG | 0o644, Owner(0, 0))
-    assert isinstance(tree.inodes, Scattered)
+    assert isinstance(tree.inodes, HardenedDict)
     assert {*tree.inodes.values()} == {root, new, *stay.values()}
     assert all(tree.get(inode.ino) is inode for inode in (root, new, *stay.values()))
 
@@ -157,8 +157,8 @@ def test_a_file_with_far_chunks_is_scattered_and_one_with_near_chunks_is_not() -
     assert type(pages._rest) is dict
     for at, number in enumerate(forged):
         pages.put(number * CHUNK_PAGES, 10 + at, 1)
-    assert isinstance(pages._rest, Scattered)
+    assert isinstance(pages._rest, HardenedDict)
     assert [first // CHUNK_PAGES for first, _ in pages.chunks()] == sorted({1, *forged})
     assert all(pages.get(number * CHUNK_PAGES) == 10 + at for at, number in enumerate(forged))
-    assert pages.cut(forged[-2] * CHUNK_PAGES) == [Run(10 + len(forged) - 2, 2)]
+    assert pages.cut(forged[-2] * CHUNK_PAGES) == [Extent(10 + len(forged) - 2, 2)]
     assert pages.get(forged[-1] * CHUNK_PAGES) == 0

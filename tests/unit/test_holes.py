@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pramfs.storage.frames import FREE, FRESH, FrameTable, Run
+from pramfs.storage.frames import FREE, FRESH, Extent, FrameTable
 from pramfs.storage.holes import Holes
 from pramfs.storage.layout import PAGE_SIZE
 from tests.unit.images import kernel_with_pages
@@ -26,13 +26,15 @@ def test_pages_of_the_kernel_are_given_back_when_no_frame_of_them_is_needed(
     table = FrameTable(FRAMES)
     for pfn in needed:
         table.reserve(pfn, 1, "data page")
-    runs = [Run(pfn, min(count, FRAMES - pfn)) for pfn, count in given_up]
+    extents = [Extent(pfn, min(count, FRAMES - pfn)) for pfn, count in given_up]
     mapping = mmap.mmap(-1, FRAMES * PAGE_SIZE)
     mapping[:] = b"x" * len(mapping)
     with kernel_with_pages(page_kib << 10):
-        Holes(mapping, page_kib << 10).give_back(table, [FREE, FRESH], runs)
+        Holes(mapping, page_kib << 10).give_back(table, [FREE, FRESH], extents)
     size = page_kib // 4
-    asked = {pfn // size for run in runs for pfn in range(run.pfn, run.pfn + run.frames)}
+    asked = {
+        pfn // size for extent in extents for pfn in range(extent.pfn, extent.pfn + extent.frames)
+    }
     for first in range(0, FRAMES, size):
         frames = range(first, min(first + size, FRAMES))
         gone = first // size in asked and len(frames) == size and not needed & set(frames)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pramfs.errors import NotAnImage, PramError, SystemFault
-from pramfs.storage.frames import FREE, FrameTable, Run
+from pramfs.storage.frames import FREE, Extent, FrameTable
 from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import PAGE_SIZE
@@ -189,7 +189,7 @@ def test_what_is_given_back_takes_no_space_and_reads_as_zeros() -> None:
         mapping = image.map_for_holes(frames)
         assert mapping is not None
         holes = Holes(mapping, image.page_bytes)
-        holes.give_back(table, [FREE], [Run(first, 4 * size)])
+        holes.give_back(table, [FREE], [Extent(first, 4 * size)])
         holes.close()
         assert os.stat(file.name).st_blocks == (frames - 2 * size) * PAGE_SIZE // 512
         kept = first + size

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pramfs.errors import BusyPfn, CorruptedPage, InvalidPfn, PramError, SystemFault
 from pramfs.pram.links import Chain, Entries, ReadAhead, build_links, link_count, reserve_chain
-from pramfs.storage.frames import SAVED, FrameTable, Run
+from pramfs.storage.frames import SAVED, Extent, FrameTable
 from pramfs.storage.layout import LINK_ENTRIES_MAX, PAGE_SIZE
 from tests.unit.audit import check_table
 from tests.unit.forge import FRAMES, UUID, Forge
@@ -25,17 +25,19 @@ class Taken:
 
     def __init__(self) -> None:
         self.table = FrameTable(FRAMES)
-        self.runs: list[Run] = []
+        self.extents: list[Extent] = []
 
     def reserve(self, forge: Forge, link_pfn: int = FIRST) -> Chain:
         return reserve_chain(
-            ReadAhead(forge.image).read, UUID, self.table, link_pfn, self.runs.append
+            ReadAhead(forge.image).read, UUID, self.table, link_pfn, self.extents.append
         )
 
     def frames(self) -> set[int]:
         check_table(self.table)
         reserved = {pfn for pfn in range(FRAMES) if self.table.state(pfn) == SAVED}
-        assert reserved == {pfn for run in self.runs for pfn in range(run.pfn, sum(run))}
+        assert reserved == {
+            pfn for extent in self.extents for pfn in range(extent.pfn, sum(extent))
+        }
         return reserved
 
 
@@ -69,7 +71,7 @@ def test_what_was_built_is_what_is_read(count: int) -> None:
     for number, pfn in enumerate(links):
         image.write(pfn * PAGE_SIZE, pages[number * PAGE_SIZE : (number + 1) * PAGE_SIZE])
     table = FrameTable(2000)
-    chain = reserve_chain(ReadAhead(image).read, UUID, table, links[0], lambda run: None)
+    chain = reserve_chain(ReadAhead(image).read, UUID, table, links[0], lambda extent: None)
     assert chain.links == links
     for column in ("flags", "csums", "pfns", "indices"):
         assert getattr(chain.entries, column) == getattr(entries, column)
@@ -242,7 +244,7 @@ def test_an_image_that_is_cut_short_is_an_error_and_no_crash(
     forge.link(30, [(21, 0)])
     short = image_of(forge.image.content()[: frames * PAGE_SIZE])
     with pytest.raises((SystemFault, CorruptedPage)):
-        reserve_chain(ReadAhead(short).read, UUID, taken.table, FIRST, taken.runs.append)
+        reserve_chain(ReadAhead(short).read, UUID, taken.table, FIRST, taken.extents.append)
 
 
 @given(data=st.data())

@@ -4,8 +4,8 @@ from array import array
 
 import pytest
 
-from pramfs.storage.frames import Run
-from pramfs.tree.pagemap import CHUNK_PAGES, Extent, PageMap
+from pramfs.storage.frames import Extent
+from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap
 
 FAR = 1 << 40  # a page index terabytes away
 
@@ -17,7 +17,7 @@ def pages_of(pages: PageMap) -> dict[int, int]:
 def test_an_empty_map_is_all_hole() -> None:
     pages = PageMap()
     assert (pages.count, pages.get(0), pages.get(FAR)) == (0, 0, 0)
-    assert list(pages.extents(0, 3)) == [Extent(0, 0, 3)]
+    assert list(pages.file_extents(0, 3)) == [FileExtent(0, 0, 3)]
 
 
 def test_pages_put_in_any_order_are_found() -> None:
@@ -49,12 +49,12 @@ def test_extents_join_consecutive_frames_and_keep_holes_apart() -> None:
     pages.put(0, 10, 2)
     pages.put(2, 20, 1)
     pages.put(5, 21, 1)
-    assert list(pages.extents(0, 7)) == [
-        Extent(0, 10, 2),
-        Extent(2, 20, 1),
-        Extent(3, 0, 2),
-        Extent(5, 21, 1),
-        Extent(6, 0, 1),
+    assert list(pages.file_extents(0, 7)) == [
+        FileExtent(0, 10, 2),
+        FileExtent(2, 20, 1),
+        FileExtent(3, 0, 2),
+        FileExtent(5, 21, 1),
+        FileExtent(6, 0, 1),
     ]
 
 
@@ -62,16 +62,16 @@ def test_extents_may_start_and_end_anywhere() -> None:
     pages = PageMap()
     pages.put(CHUNK_PAGES - 2, 10, 2)
     pages.put(CHUNK_PAGES, 12, 2)
-    assert list(pages.extents(CHUNK_PAGES - 1, 2)) == [
-        Extent(CHUNK_PAGES - 1, 11, 1),
-        Extent(CHUNK_PAGES, 12, 1),
+    assert list(pages.file_extents(CHUNK_PAGES - 1, 2)) == [
+        FileExtent(CHUNK_PAGES - 1, 11, 1),
+        FileExtent(CHUNK_PAGES, 12, 1),
     ]
 
 
 def test_a_hole_of_terabytes_is_not_walked_page_by_page() -> None:
     pages = PageMap()
     pages.put(0, 1, 1)
-    assert len(list(pages.extents(0, 1000 * CHUNK_PAGES))) <= 1001
+    assert len(list(pages.file_extents(0, 1000 * CHUNK_PAGES))) <= 1001
 
 
 @pytest.mark.parametrize("first", [0, 1, 3, CHUNK_PAGES - 1, CHUNK_PAGES, CHUNK_PAGES + 1, FAR])
@@ -102,7 +102,7 @@ def test_cutting_off_everything_leaves_an_empty_map() -> None:
     pages = PageMap()
     pages.put(0, 10, 3)
     pages.put(FAR, 50, 1)
-    assert pages.cut(0) == [Run(10, 3), Run(50, 1)]
+    assert pages.cut(0) == [Extent(10, 3), Extent(50, 1)]
     assert (pages.count, list(pages.chunks())) == (0, [])
 
 

@@ -367,12 +367,12 @@ def test_a_tree_leaves_frames_that_became_banned_with_the_next_save(volume: Volu
     volume.save()
     before = volume.facts()
     volume.reopen(banned=Regions([Region(0, 20), Region(40, 45)]))
-    assert volume.tree.account.relocations > 0
+    assert volume.tree.space.relocations > 0
     assert volume.facts() == before
     volume.save()
     volume.check()
     check_bans(volume.pram, [NAME + META_SUFFIX, NAME + DATA_SUFFIX])
-    assert volume.tree.account.relocations == 0
+    assert volume.tree.space.relocations == 0
     assert volume.reopen().facts() == before
 
 

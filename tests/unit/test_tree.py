@@ -288,16 +288,16 @@ def test_an_orphan_cannot_get_a_name_again(volume: Volume) -> None:
 
 
 def test_attributes_of_an_orphan_do_not_count_for_the_next_save(volume: Volume) -> None:
-    before = volume.tree.account.metadata_bytes
+    before = volume.tree.space.metadata_bytes
     file = volume.create("file")
     volume.tree.setxattr(file, b"user.a", b"x" * 1000)
     file.refs += 1
     volume.unlink("file")
-    assert volume.tree.account.metadata_bytes == before
+    assert volume.tree.space.metadata_bytes == before
     volume.tree.setxattr(file, b"user.b", b"y" * 5)
     volume.tree.removexattr(file, b"user.a")
     volume.tree.forget(file)
-    assert volume.tree.account.metadata_bytes == before
+    assert volume.tree.space.metadata_bytes == before
 
 
 # --- rename --------------------------------------------------------------------------------------
@@ -720,7 +720,7 @@ def test_a_write_that_only_just_fits_leaves_room_for_the_links_to_its_pages(less
     volume = Volume(530)
     volume.create("file")
     volume.save()
-    room = volume.pram.arena.table.count(FREE) - volume.tree.account.frames_to_keep_free() - less
+    room = volume.pram.arena.table.count(FREE) - volume.tree.space.frames_to_keep_free() - less
     assert 400 < room < CHUNK_PAGES, "not one write"
     with contextlib.suppress(OSError):
         volume.tree.write(volume.file("file"), 0, b"x" * room * PAGE_SIZE)

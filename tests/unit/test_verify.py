@@ -12,7 +12,7 @@ from crc32c import crc32c
 
 from pramfs.pram import verify
 from pramfs.pram.links import Chain
-from pramfs.storage.extents import runs_of
+from pramfs.storage.extents import extents_of
 from pramfs.storage.layout import PAGE_SIZE
 from tests.unit.images import WatchedImage, image_of
 
@@ -26,7 +26,7 @@ def chain_of(image: WatchedImage, pfns: list[int]) -> Chain:
     chain.entries.csums.extend(crc32c(image.read(pfn)) for pfn in pfns)
     chain.entries.flags.extend([2] * len(pfns))
     chain.entries.indices.extend(range(len(pfns)))
-    chain.runs = list(runs_of(pfns))
+    chain.extents = list(extents_of(pfns))
     return chain
 
 

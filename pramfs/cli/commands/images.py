@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace) -> int:
 def _map(args: argparse.Namespace) -> int:
     from pramfs.offline import frame_map
 
-    drawn = frame_map.picture_of(args.target, file=args.file, node=args.node, name=args.name)
+    drawn = frame_map.frame_map_of(args.target, file=args.file, node=args.node, name=args.name)
     if args.svg is not None:
         _write_file(args.svg, frame_map.as_svg(drawn))
     if args.json:
