@@ -79,12 +79,20 @@ def _pyfuse3() -> str:
 
 
 def _libfuse() -> str:
+    """The version that pyfuse3 is linked with: its file's number differs among distributions."""
     import ctypes
+    from importlib import util
 
+    spec = util.find_spec("pyfuse3")
+    if spec is None:
+        return "unknown"
     try:
-        version = ctypes.CDLL("libfuse3.so.3").fuse_pkgversion
-    except (OSError, AttributeError):
+        # Loading the file alone runs nothing of pyfuse3; a name is looked up in what it is linked with, too.
+        version = ctypes.CDLL(spec.origin).fuse_pkgversion
+    except OSError:
         return "not installed"
+    except AttributeError:  # something else that is called pyfuse3
+        return "unknown"
     version.restype = ctypes.c_char_p
     return (version() or b"unknown").decode()
 
