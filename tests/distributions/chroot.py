@@ -1,0 +1,92 @@
+"""Debian of another release than this machine's, in a chroot that runs on this machine's kernel.
+
+The tree has all that `scripts/setup --dev` installs. It is cached outside the checkout, and built anew when
+the package list, the locks or what builds it change.
+"""
+
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm import cache
+from tests.vm.shell import FailureError, run
+
+SUITE = "trixie"
+CHECKOUT = Path(__file__).parents[2]
+_ENTER = Path(__file__).parent / "enter"
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+@dataclass(frozen=True)
+class Debian:
+    """A Debian tree, and this run's own directories in it: a copy of the checkout, and /tmp."""
+
+    tree: Path
+    checkout: Path
+    tmp: Path
+
+    def run(self, *command: str) -> str:
+        """Run a command in /srv/pramfs as root; returns its standard output. Raises FailureError.
+
+        What it changes elsewhere is gone afterwards.
+        """
+        return run(_ENTER, self.tree, self.checkout, self.tmp, *command, confined=True)
+
+    def change(self, *command: str) -> None:
+        """Run a command that changes the tree itself. Raises FailureError."""
+        run(_ENTER, "--change", self.tree, self.checkout, self.tmp, *command, confined=True)
+
+
+def prepare(place: Path) -> Debian:
+    """Debian with a copy of this checkout, which is kept below `place`. Takes root. Raises FailureError."""
+    tree = cache.artefact("debian13", inputs(), _build) / "root"
+    return _with_checkout(tree, place)
+
+
+def inputs() -> Iterator[Path]:
+    """The files that decide what is in the tree."""
+    yield from (Path(__file__), _ENTER, CHECKOUT / "scripts/setup")
+    yield from sorted((CHECKOUT / "requirements").glob("*.lock"))
+
+
+def _build(result: Path) -> None:
+    tree = result / "root"
+    include = "--include=ca-certificates"
+    run("debootstrap", "--variant=minbase", include, SUITE, tree, _mirror(), confined=True)
+    # An interrupted build is thrown away, so nothing need be safe on the disk meanwhile.
+    (tree / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
+    if _CERTIFICATES.exists():  # a proxy that this machine is behind may need its own
+        shutil.copy(_CERTIFICATES, tree / _CERTIFICATES.relative_to("/"))
+    _with_checkout(tree, result.parent / "place").change("scripts/setup", "--dev")
+
+
+def _mirror() -> str:
+    """Where this machine gets its Debian from. Raises FailureError."""
+    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    targets = run("apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)")
+    for line in targets.splitlines():
+        release, component, uri = line.split(maxsplit=2)
+        if (release, component) == (codename, "main"):
+            return uri
+    raise FailureError(f"apt has no source for the component main of {codename}")
+
+
+def _with_checkout(tree: Path, place: Path) -> Debian:
+    debian = Debian(tree, place / "checkout", place / "tmp")
+    shutil.copytree(CHECKOUT, debian.checkout, ignore=_not_sources, symlinks=True)
+    debian.tmp.mkdir()
+    debian.tmp.chmod(0o1777)
+    return debian
+
+
+def _not_sources(directory: str, names: list[str]) -> list[str]:
+    """Of the names in a directory of the checkout, those that git does not have: caches, environments."""
+    return [
+        name
+        for name in names
+        if name in {".git", "__pycache__", "build", "dist"}
+        or name.endswith(("_cache", ".egg-info"))
+        or Path(directory, name, "pyvenv.cfg").exists()
+    ]
