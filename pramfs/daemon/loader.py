@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.control import run_state
+from pramfs.control.holder import holder_of, refuse_if_mounted
 from pramfs.errors import (
     DamagedTree,
     ImageInUse,
@@ -31,7 +32,6 @@ from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
 from pramfs.storage import superblock
 from pramfs.storage.frames import BANNED, FREE
 from pramfs.storage.image import Image, open_image
-from pramfs.system import mountinfo
 from pramfs.system.progress import Bar
 from pramfs.tree.tree import Owner, Tree
 
@@ -100,19 +100,6 @@ def load_volume(
     )
 
 
-def refuse_if_mounted(image: Image) -> None:
-    """Raise ImageInUse, which says where, if a daemon has the image mounted."""
-    pid = image.serving_pid()
-    if pid is None:
-        return
-    if pid <= 0:
-        raise ImageInUse(image.path, "a mount in another pid namespace")
-    with contextlib.suppress(FileNotFoundError):  # the process has just ended
-        for mount in mountinfo.pramfs_mounts(pid):
-            if _same_image(mount.image, image):
-                raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
-
-
 @contextlib.contextmanager
 def _recovery_hint_added(image: Image, options: MountOptions) -> Iterator[None]:
     """Let the refusal of a damaged image say, to one who asked to recover it, what is left of the tree."""
@@ -152,7 +139,7 @@ def _open_and_lock(path: Path, options: MountOptions) -> Image:
         with image:
             refuse_if_mounted(image)
             if tries == _TRIES_UNTOLD:
-                log.warning("%s: %s; waiting for it", path, _what_keeps_it(image))
+                log.warning("%s: %s; waiting for it", path, holder_of(image).words)
         time.sleep(_LOCK_POLL_S)
     raise AssertionError
 
@@ -169,29 +156,6 @@ def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
         image.close()
         image = open_image(path, writable=True)
     return image, image.try_lock(shared=options.ro)
-
-
-def _what_keeps_it(image: Image) -> str:
-    """Why the image is not free though it is not mounted."""
-    holder = image.lock_holder()
-    if holder is None:
-        return "a process has it that is not to be seen from here"
-    if image.serving_pid() is not None:
-        return f"it is detached, but process {holder} still serves programs that use it"
-    with contextlib.suppress(PramError):
-        state = run_state.last_state(image, superblock.require(image).uuid)
-        if state is not None and (state.pid, state.phase) == (holder, run_state.SAVING):
-            return f"the last daemon (process {holder}) still saves"
-    return f"process {holder} loads it, or writes nodes to it"
-
-
-def _same_image(name: str, image: Image) -> bool:
-    with (
-        contextlib.suppress(OSError, PramError),
-        open_image(Path(name), writable=False) as mounted,
-    ):
-        return mounted.is_same_as(image)
-    return False
 
 
 def _open_pram(image: Image, options: MountOptions) -> Pram:

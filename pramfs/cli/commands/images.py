@@ -12,6 +12,7 @@ from pramfs.errors import CHECK_CLEAN, CHECK_DAMAGED, CHECK_UNREADABLE, CHECK_US
 from pramfs.system.text import frame_counts, node_lines, printable, when
 
 if TYPE_CHECKING:
+    from pramfs.control.holder import Holder
     from pramfs.storage.image import Image
 
 
@@ -86,22 +87,26 @@ def _info_lines(info: dict[str, Any]) -> Iterator[str]:
 def _last_run(image: "Image") -> str:
     """What is known of the run that had the image last; "" when nothing is."""
     from pramfs.control import run_state
+    from pramfs.control.holder import holder_of
     from pramfs.storage import superblock
 
+    if image.serving_pid() is not None or not image.try_lock(shared=True):
+        return _held_by(holder_of(image))
     state = run_state.last_state(image, superblock.require(image).uuid)
-    pid = image.serving_pid()
-    if pid is not None:
-        return (
-            f"process {pid} has it mounted" if pid > 0 else "it is mounted in another pid namespace"
-        )
-    if not image.try_lock(shared=True):
-        if state is None or state.phase != run_state.SAVING:
-            return f"process {image.lock_holder() or '?'} loads it, or writes nodes to it"
-        done = f"{state.pages_done} of {state.pages_total} pages"
-        return f"process {state.pid} is saving it now, {done}"
     if state is None:
         return ""
     return state.ended_badly or f"saved at unmount by process {state.pid}"
+
+
+def _held_by(holder: "Holder") -> str:
+    if holder.serves:
+        if holder.pid is None:
+            return "it is mounted in another pid namespace"
+        return f"process {holder.pid} has it mounted"
+    if holder.saving is not None:
+        done = f"{holder.saving.pages_done} of {holder.saving.pages_total} pages"
+        return f"process {holder.saving.pid} is saving it now, {done}"
+    return f"process {holder.pid or '?'} loads it, or writes nodes to it"
 
 
 def _kind_of_save(info: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ def _named(name: str, pram: "Pram") -> list[str]:
 @contextmanager
 def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
     """The persistent memory in the image at `path`, for this command alone if it is to write."""
-    from pramfs.daemon.loader import refuse_if_mounted
+    from pramfs.control.holder import holder_of, refuse_if_mounted
     from pramfs.errors import ImageInUse
     from pramfs.options import MountOptions
     from pramfs.pram.pram import Pram
@@ -123,7 +123,7 @@ def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram
     ):
         if writable and not image.try_lock():
             refuse_if_mounted(image)
-            raise ImageInUse(path, f"process {image.lock_holder() or '?'}")
+            raise ImageInUse(path, f"process {holder_of(image).pid or '?'}")
         try:
             if create and image.size_bytes == 0:
                 pram = Pram.create(image, MountOptions().frames)

@@ -1,0 +1,67 @@
+"""Find out who has an image: a mount, a daemon that saves, or a tool that writes nodes."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pramfs.control import run_state
+from pramfs.control.run_state import State
+from pramfs.errors import ImageInUse, PramError
+from pramfs.storage import superblock
+from pramfs.storage.image import Image, open_image
+from pramfs.system import mountinfo
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who keeps others from locking an image."""
+
+    pid: int | None  # None for a process that is not to be seen from here
+    serves: bool  # a mount, or programs that use one that is detached
+    saving: State | None  # how far its final save is, if that is what it does
+
+    @property
+    def words(self) -> str:
+        """What it does, for one who waits for the image."""
+        if self.pid is None:
+            return "a process has it that is not to be seen from here"
+        if self.serves:
+            return f"it is detached, but process {self.pid} still serves programs that use it"
+        if self.saving is not None:
+            return f"the last daemon (process {self.pid}) still saves"
+        return f"process {self.pid} loads it, or writes nodes to it"
+
+
+def holder_of(image: Image) -> Holder:
+    """Who has an image that is mounted, or that this process could not lock."""
+    pid = image.serving_pid()
+    if pid is not None:
+        return Holder(pid if pid > 0 else None, serves=True, saving=None)
+    pid = image.lock_holder()
+    state = None
+    with contextlib.suppress(PramError):
+        state = run_state.last_state(image, superblock.require(image).uuid)
+    is_saving = state is not None and state.phase == run_state.SAVING and pid in (None, state.pid)
+    return Holder(pid, serves=False, saving=state if is_saving else None)
+
+
+def refuse_if_mounted(image: Image) -> None:
+    """Raise ImageInUse, which says where, if a daemon has the image mounted."""
+    pid = image.serving_pid()
+    if pid is None:
+        return
+    if pid <= 0:
+        raise ImageInUse(image.path, "a mount in another pid namespace")
+    with contextlib.suppress(FileNotFoundError):  # the process has just ended
+        for mount in mountinfo.pramfs_mounts(pid):
+            if _same_image(mount.image, image):
+                raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
+
+
+def _same_image(name: str, image: Image) -> bool:
+    with (
+        contextlib.suppress(OSError, PramError),
+        open_image(Path(name), writable=False) as mounted,
+    ):
+        return mounted.is_same_as(image)
+    return False
