@@ -69,8 +69,6 @@ _OF_STATE = {
 
 _STRETCH = re.compile(rb"(.)\1*", re.DOTALL)
 
-_TRIES = 3  # of a look at a mount that publishes meanwhile
-
 # Pixels of a picture as SVG, and what it shows of each thing.
 _SVG_XMLNS = "http://www.w3.org/2000/svg"
 _SVG_FONT = 'font-family="sans-serif" font-size="13"'
@@ -129,11 +127,7 @@ def frame_map_of(
     `file` is a path in the tree `name` (of a mount: its own), `node` the name of a node: their frames are
     shown as chosen. Raises PramError.
     """
-    for _ in range(_TRIES - 1):
-        picture, is_current = _look(target, file, node, name)
-        if is_current:
-            return picture
-    return _look(target, file, node, name)[0]
+    return superblock.look_until_steady(lambda: _look(target, file, node, name))[0]
 
 
 def draw(

@@ -16,8 +16,6 @@ from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SIZE, STREAM_TYPES, SUPER_FINAL, SUPER_SUSPECT
 from pramfs.tree.tree import Tree
 
-_TRIES = 3  # of a look at an image whose daemon publishes meanwhile
-
 Progress = Callable[[str, int], Callable[[int], None]]
 
 
@@ -72,12 +70,14 @@ def check_image(image: Image, progress: Progress) -> Check:
     `progress` makes a progress counter of a label and a number of pages. A daemon may publish meanwhile
     and reuse frames: what seems damaged is looked at again when the generation has moved on.
     """
-    check = _check_once(image, progress)
-    for _ in range(_TRIES):
-        if not check.damage or superblock.require(image).generation == check.generation:
-            break
+
+    def look() -> tuple[Check, bool]:
         check = _check_once(image, progress)
-    if check.damage and superblock.require(image).generation != check.generation:
+        is_steady = not check.damage or superblock.require(image).generation == check.generation
+        return check, is_steady
+
+    check, is_steady = superblock.look_until_steady(look)
+    if not is_steady:
         raise SavedMeanwhile(image.path)
     return check
 

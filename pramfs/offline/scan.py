@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pramfs.errors import CorruptedPage, InvalidPfn, PramError
 from pramfs.pram import verify
 from pramfs.pram.links import Chain, ReadAhead, reserve_chain
-from pramfs.pram.nodes import Node, check_chain, read_node
+from pramfs.pram.nodes import Node, NodeList, check_chain
 from pramfs.storage import superblock
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import FrameTable
@@ -70,18 +70,13 @@ def scan_image(image: Image) -> Scan:
         found.damage.append(f"truncated: {image.frames} of {current.frames} frames are there")
     table = FrameTable(frames)
     links = ReadAhead(image)
-    pfn = current.node_pfn
-    while pfn:
-        try:
-            node, following = read_node(image, table, current.uuid, pfn)
-            table.reserve(pfn, 1, "node")
-            if node.name in found.nodes:
-                raise CorruptedPage(pfn, f"a second node '{node.name}'")
-        except PramError as exc:
-            _note(found, exc, pfn, f"node list: {exc}")
-            return found
-        found.nodes[node.name] = _scan_chain(found, table, links, node)
-        pfn = following
+    nodes = NodeList(image, table, current)
+    try:
+        for node in nodes:
+            found.nodes[node.name] = _scan_chain(found, table, links, node)
+    except PramError as exc:
+        _note(found, exc, nodes.pfn, f"node list: {exc}")
+        return found
     if len(found.nodes) != current.nodes:
         found.damage.append(f"{len(found.nodes)} nodes in the list, not {current.nodes}")
     return found

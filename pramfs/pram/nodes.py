@@ -5,7 +5,7 @@ Reserving what nodes hold is done in `reserve`, filling and emptying them in `st
 
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pramfs.errors import CorruptedPage, InvalidPfn
@@ -22,6 +22,7 @@ from pramfs.storage.layout import (
     PAGE_SIZE,
     STREAM_TYPES,
     NodePage,
+    SuperBlock,
 )
 
 
@@ -42,7 +43,60 @@ class Node:
     chain: Chain | None = None  # as reserved; dropped by whoever has used it
 
 
-def read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[Node, int]:
+class NodeList:
+    """The nodes of a save, read one after the other while their pages are reserved in `table`.
+
+    `pfn` is the page that is read next, or that could not be taken: then InvalidPfn, CorruptedPage or
+    BusyPfn is raised. Every page that was reserved is passed to `taken`.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        table: FrameTable,
+        current: SuperBlock,
+        taken: Callable[[Extent], None] = lambda extent: None,
+    ) -> None:
+        self.pfn = current.node_pfn
+        self._image = image
+        self._table = table
+        self._uuid = current.uuid
+        self._taken = taken
+
+    def __iter__(self) -> Iterator[Node]:
+        names: set[str] = set()
+        while self.pfn:
+            node, following = _read_node(self._image, self._table, self._uuid, self.pfn)
+            self._table.reserve(self.pfn, 1, "node")
+            self._taken(Extent(self.pfn, 1))
+            if node.name in names:
+                raise CorruptedPage(self.pfn, f"a second node '{node.name}'")
+            names.add(node.name)
+            yield node
+            self.pfn = following
+
+
+def check_chain(node: Node, chain: Chain) -> None:
+    """Raise CorruptedPage if the chain of `node` is not the one that it describes."""
+    if (len(chain.links), len(chain.entries)) != (node.links, node.entries):
+        raise CorruptedPage(node.pfn, f"the chain of node '{node.name}' is not as long as it says")
+    if node.type == BYTE_STREAM and not _in_order(chain.entries.indices):
+        raise CorruptedPage(node.pfn, f"the pages of node '{node.name}' are not in order")
+
+
+def build_nodes(uuid: bytes, pfns: Sequence[int], nodes: Sequence[Node]) -> bytearray:
+    """The pages of `nodes`, to be written to the frames `pfns`, each naming the next (seed 000)."""
+    pages = bytearray(len(nodes) << PAGE_SHIFT)
+    view = memoryview(pages)
+    following = [*pfns[1:], 0]
+    for at, (pfn, node) in enumerate(zip(pfns, nodes, strict=True)):
+        start = at << PAGE_SHIFT
+        NODE.pack_into(pages, start, *_record(node, following[at]))
+        layout.seal_page(uuid, pfn, view[start : start + PAGE_SIZE])
+    return pages
+
+
+def _read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[Node, int]:
     """The node at `pfn` and the pfn of the next one. Raises InvalidPfn, CorruptedPage."""
     if pfn >= len(table):
         raise InvalidPfn(pfn, "node")
@@ -64,26 +118,6 @@ def read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[N
         pfn=pfn,
     )
     return node, record.node_pfn
-
-
-def check_chain(node: Node, chain: Chain) -> None:
-    """Raise CorruptedPage if the chain of `node` is not the one that it describes."""
-    if (len(chain.links), len(chain.entries)) != (node.links, node.entries):
-        raise CorruptedPage(node.pfn, f"the chain of node '{node.name}' is not as long as it says")
-    if node.type == BYTE_STREAM and not _in_order(chain.entries.indices):
-        raise CorruptedPage(node.pfn, f"the pages of node '{node.name}' are not in order")
-
-
-def build_nodes(uuid: bytes, pfns: Sequence[int], nodes: Sequence[Node]) -> bytearray:
-    """The pages of `nodes`, to be written to the frames `pfns`, each naming the next (seed 000)."""
-    pages = bytearray(len(nodes) << PAGE_SHIFT)
-    view = memoryview(pages)
-    following = [*pfns[1:], 0]
-    for at, (pfn, node) in enumerate(zip(pfns, nodes, strict=True)):
-        start = at << PAGE_SHIFT
-        NODE.pack_into(pages, start, *_record(node, following[at]))
-        layout.seal_page(uuid, pfn, view[start : start + PAGE_SIZE])
-    return pages
 
 
 def _check_record(pfn: int, record: NodePage) -> None:

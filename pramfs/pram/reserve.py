@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pramfs.errors import CorruptedPage, InvalidPfn, PramError, ReservationFailed
 from pramfs.pram.links import Chain, ReadAhead, reserve_chain
-from pramfs.pram.nodes import Node, check_chain, read_node
+from pramfs.pram.nodes import Node, NodeList, check_chain
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
 from pramfs.storage.frames import Extent, FrameTable
@@ -41,21 +41,14 @@ def chain_of(arena: Arena, uuid: bytes, node: Node) -> Chain:
 def _reserve_nodes(
     image: Image, table: FrameTable, current: SuperBlock, taken: list[Extent]
 ) -> Iterator[Node]:
-    names: set[str] = set()
     links = ReadAhead(image)
-    pfn = current.node_pfn
-    while pfn:
-        node, following = read_node(image, table, current.uuid, pfn)
-        table.reserve(pfn, 1, "node")
-        taken.append(Extent(pfn, 1))
-        if node.name in names:
-            raise CorruptedPage(pfn, f"a second node '{node.name}'")
-        names.add(node.name)
+    count = 0
+    for node in NodeList(image, table, current, taken.append):
         own = len(taken)
         node.chain = reserve_chain(links.read, current.uuid, table, node.link_pfn, taken.append)
         check_chain(node, node.chain)
         node.owned = taken[own:]
+        count += 1
         yield node
-        pfn = following
-    if len(names) != current.nodes:
-        raise CorruptedPage(current.pfn, f"{len(names)} nodes in the list, not {current.nodes}")
+    if count != current.nodes:
+        raise CorruptedPage(current.pfn, f"{count} nodes in the list, not {current.nodes}")

@@ -8,8 +8,8 @@ in the tree can be mistaken for one. A slot that has become banned is left for a
 import contextlib
 import os
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 from pramfs import __version__
 from pramfs.errors import (
@@ -26,7 +26,10 @@ from pramfs.storage.image import Image
 from pramfs.storage.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE, SUPER, SUPER_MAGIC, SuperBlock
 from pramfs.storage.regions import Regions
 
+T = TypeVar("T")
+
 _GENERATION_MAX = 1 << 62  # only a forged image gets there
+_LOOKS = 4
 
 
 class Published(NamedTuple):
@@ -83,6 +86,18 @@ def steady(image: Image) -> Iterator[None]:
         if require(image).generation != before:
             raise SavedMeanwhile(image.path) from exc
         raise
+
+
+def look_until_steady(look: Callable[[], tuple[T, bool]]) -> tuple[T, bool]:
+    """What `look` sees, and whether that can be trusted: no save was published while it looked.
+
+    It says so itself. While it could not be trusted it is called again, at most _LOOKS times in all.
+    """
+    for _ in range(_LOOKS - 1):
+        seen, is_steady = look()
+        if is_steady:
+            return seen, True
+    return look()
 
 
 def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> SuperBlock:
