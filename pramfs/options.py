@@ -10,7 +10,8 @@ from typing import NamedTuple
 from pramfs.errors import UsageError
 from pramfs.storage import layout
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
-from pramfs.storage.regions import Regions, memparse, parse_regions
+from pramfs.storage.regions import Regions, parse_regions
+from pramfs.system.memory_values import memparse
 
 DEFAULT_NAME = "pramfs"
 NAME_MAX_BYTES = layout.NAME_MAX - 1 - len("-meta")

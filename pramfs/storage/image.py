@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pramfs.errors import ImageInUse, NotAnImage, PramError, SystemFault, posix_error
 from pramfs.storage.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE
+from pramfs.system.mountinfo import filesystem_type
 
 _SCAN_BYTES = 4 << 20
 _MEMORY_FILESYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
@@ -70,7 +71,7 @@ class Image:
         """Whether the image is memory already: on tmpfs or ramfs, or a pmem or ram block device."""
         if self.is_block_device:
             return _device_name(self._status.st_rdev).startswith(_MEMORY_DEVICES)
-        return _filesystem_type(self._status.st_dev) in _MEMORY_FILESYSTEMS
+        return filesystem_type(self._status.st_dev) in _MEMORY_FILESYSTEMS
 
     def map(self, frames: int) -> mmap.mmap:
         """The first `frames` frames as shared read-only memory."""
@@ -314,17 +315,6 @@ def identity_of(status: os.stat_result) -> str:
     if stat.S_ISBLK(status.st_mode):
         return f"{status.st_rdev:x}"
     return f"{status.st_dev:x}-{status.st_ino:x}"
-
-
-def _filesystem_type(device: int) -> str:
-    """The type of the mounted file system with this st_dev, "" if none is to be seen."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            if before.split()[2] == wanted:
-                return after.split()[0]
-    return ""
 
 
 def _device_name(device: int) -> str:

@@ -3,21 +3,14 @@
 Numbers here are pfns unless a name ends in `_bytes`. Nothing here knows about images or frames in use.
 """
 
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from typing import NamedTuple
 
 from pramfs.errors import RegionSyntaxError
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
-
-_SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
-# 64 bits and no more: Python itself refuses to read numbers of thousands of digits.
-_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([kKmMgGtTpPeE]?)")
-# What people write elsewhere: 1.5G, 1,5G, 10 G, 1TB, 1GiB.
-_FREE_FORM = re.compile(r"\s*([0-9]{1,20})(?:[.,]([0-9]{1,20}))?\s*([kKmMgGtTpPeE]?)i?[bB]?\s*")
+from pramfs.system.memory_values import leading_value
 
 
 class Region(NamedTuple):
@@ -88,19 +81,6 @@ class Regions:
     __hash__ = None  # type: ignore[assignment]  # a mutable set
 
 
-def memparse(text: str) -> int:
-    """The bytes that `text` names: decimal or 0x hex, with a binary suffix K M G T P E.
-
-    Mirrors the kernel's memparse(). Raises ValueError, which says how it is written, when `text` is not a
-    whole memory value.
-    """
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        rule = "a whole number with a suffix K M G T P E or none"
-        raise ValueError(f"memory value expected, not '{text}': {rule}{_example(text)}")
-    return _value_bytes(match)
-
-
 def parse_regions(text: str) -> list[Region]:
     """The regions in `text`: MEMMIN-MEMMAX, several separated by ',' or ':'.
 
@@ -108,19 +88,6 @@ def parse_regions(text: str) -> list[Region]:
     the seed's words: memory value expected, '-' expected, end <= start.
     """
     return [_parse_region(part, text) for part in re.split("[,:]", text)]
-
-
-def _example(text: str) -> str:
-    """What may have been meant by a memory value that is none, rounded up."""
-    match = _FREE_FORM.fullmatch(text)
-    if match is None:
-        return ""
-    whole, decimals, suffix = match.groups()
-    if not decimals:
-        return f", such as {whole}{suffix.upper()}"
-    below = dict(zip("KMGTPE", " KMGTP", strict=True)).get(suffix.upper(), "")
-    number = Fraction(f"{whole}.{decimals}") * (1024 if below else 1)
-    return f", such as {math.ceil(number)}{below.strip()}"
 
 
 def _parse_region(part: str, text: str) -> Region:
@@ -136,14 +103,7 @@ def _parse_region(part: str, text: str) -> Region:
 
 
 def _take_value(text: str, whole: str) -> tuple[int, str]:
-    match = _NUMBER.match(text)
-    if match is None:
-        raise RegionSyntaxError("memory value expected", whole)
-    return _value_bytes(match), text[match.end() :]
-
-
-def _value_bytes(match: re.Match[str]) -> int:
-    digits, suffix = match.groups()
-    # C's base 0 would read a leading 0 as octal; nobody who writes 0128M means that.
-    value = int(digits, 16) if digits[:2] in ("0x", "0X") else int(digits)
-    return value << _SUFFIXES[suffix.upper()]
+    try:
+        return leading_value(text)
+    except ValueError:
+        raise RegionSyntaxError("memory value expected", whole) from None

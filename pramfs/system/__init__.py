@@ -1,4 +1,4 @@
-"""What Linux is asked: mount table, mount(8), physical memory, kexec, child processes, terminals.
+"""What Linux is asked: mount table, mount(8), physical memory, child processes, terminals.
 
-Not for files, nor for running mounts (`control`). May import `storage` and `errors`.
+Not for images (`storage`), nor for running mounts (`control`). May import `errors` only.
 """

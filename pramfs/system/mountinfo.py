@@ -83,6 +83,13 @@ def views_of(device: str) -> list[Mount]:
     return sorted(views, key=lambda view: view.part != "/")
 
 
+def filesystem_type(device: int) -> str:
+    """The type of the mounted file system with this st_dev, "" if none is to be seen."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    types = (_filesystem(line)[0] for line in _mountinfo() if line.split(" ")[2] == wanted)
+    return next(types, "")
+
+
 def require_mount(mountpoint: Path) -> Mount:
     """The pramfs mount at `mountpoint`, dead or alive. Raises NotMounted, which tells what is near."""
     mount = mount_at(mountpoint)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pramfs.errors import NoPhysicalRange, PramError
-from pramfs.storage.regions import memparse
+from pramfs.system.memory_values import memparse
 
 SYSTEM_RAM = "System RAM"
 LEGACY = "Persistent Memory (legacy)"

@@ -1,5 +1,5 @@
 """A complete, synchronous POSIX tree whose data lies in frames.
 
 Not for FUSE, which adapts it (`fuse`), nor for its form in an image (`saves`). May import `pram`,
-`system`, `storage` and `errors`.
+`storage`, `system` and `errors`.
 """

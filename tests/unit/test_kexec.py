@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from pramfs.errors import ImageInUse, NoPhysicalRange, PramError, SystemFault, UsageError
-from pramfs.storage.regions import memparse
-from pramfs.system import kexec, physmem
+from pramfs.offline import kexec
+from pramfs.system import physmem
+from pramfs.system.memory_values import memparse
 from pramfs.system.physmem import LEGACY, Span
 
 IOMEM = """\
@@ -216,10 +217,10 @@ class Kernel:
         self._loaded.write_text("0\n")
         self._log = tmp_path / "kmsg"
         self._log.write_text("6,1,1,-;kexec_file: segment[0]: buf=0x0 mem=0x40000000 memsz=0x1\n")
-        monkeypatch.setattr("pramfs.system.kexec._KERNEL_LOG", self._log)
-        monkeypatch.setattr("pramfs.system.kexec._DYNAMIC_DEBUG", tmp_path / "none")
-        monkeypatch.setattr("pramfs.system.kexec._LOADED", self._loaded)
-        monkeypatch.setattr("pramfs.system.kexec._run", self._run)
+        monkeypatch.setattr("pramfs.offline.kexec._KERNEL_LOG", self._log)
+        monkeypatch.setattr("pramfs.offline.kexec._DYNAMIC_DEBUG", tmp_path / "none")
+        monkeypatch.setattr("pramfs.offline.kexec._LOADED", self._loaded)
+        monkeypatch.setattr("pramfs.offline.kexec._run", self._run)
 
     @property
     def is_loaded(self) -> bool:
@@ -406,9 +407,9 @@ def test_no_initrd_is_guessed_for_a_kernel_of_another_name() -> None:
 @pytest.fixture
 def of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine of a root with a device that has its range."""
-    monkeypatch.setattr("pramfs.system.kexec.os.geteuid", lambda: 0)
-    monkeypatch.setattr("pramfs.system.kexec.physmem.span_of_device", lambda device: RANGE)
-    monkeypatch.setattr("pramfs.system.kexec.physmem.read_iomem", lambda: RESOURCES)
+    monkeypatch.setattr("pramfs.offline.kexec.os.geteuid", lambda: 0)
+    monkeypatch.setattr("pramfs.offline.kexec.physmem.span_of_device", lambda device: RANGE)
+    monkeypatch.setattr("pramfs.offline.kexec.physmem.read_iomem", lambda: RESOURCES)
 
 
 def refuse_to_prepare(device: Path, kernel: Path, initrd: Path | None) -> None:
@@ -427,7 +428,7 @@ def test_a_kernel_or_initrd_that_is_not_there_is_refused_with_its_option(tmp_pat
 
 
 def test_only_root_may_start_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pramfs.system.kexec.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("pramfs.offline.kexec.os.geteuid", lambda: 1000)
     with pytest.raises(UsageError, match="root is needed"):
         refuse_to_prepare(Path("/dev/pmem0"), Path("/boot/vmlinuz-1"), None)
 
@@ -442,6 +443,6 @@ def test_a_mounted_device_is_refused_with_the_way_out(
     device = tmp_path / "pmem0"
     device.touch()
     mount = SimpleNamespace(mountpoint=Path("/mnt/a b"), image=str(device))
-    monkeypatch.setattr("pramfs.system.kexec.mountinfo.pramfs_mounts", lambda: [mount])
+    monkeypatch.setattr("pramfs.offline.kexec.mountinfo.pramfs_mounts", lambda: [mount])
     with pytest.raises(ImageInUse, match="first: pramfs umount '/mnt/a b'"):
         refuse_to_prepare(device, Path("/proc/version"), Path("/proc/version"))

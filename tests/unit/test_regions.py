@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pramfs.errors import RegionSyntaxError
-from pramfs.storage.regions import Region, Regions, memparse, parse_regions
+from pramfs.storage.regions import Region, Regions, parse_regions
+from pramfs.system.memory_values import memparse
 
 # --- seed 002: the pram_banned option ------------------------------------------------------------
 

@@ -23,7 +23,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _kexec(args: argparse.Namespace) -> int:
-    from pramfs.system import kexec
+    from pramfs.offline import kexec
 
     with kexec.prepared(args.device, args.kernel, args.initrd, args.append) as plan:
         print("\n".join(plan.lines()), flush=True)
