@@ -1,6 +1,6 @@
 """The parser of the command line: a wrong word gets one line, and the word that may have been meant.
 
-What commands there are is not known here: each room of commands adds its own, with `add_command`.
+What commands there are is not known here: each group adds its own, with `add_command`.
 """
 
 import argparse
