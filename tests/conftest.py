@@ -1,4 +1,4 @@
-"""What every tier of the tests shares: no silent skips in CI, and long forms on demand.
+"""What every tier of the tests shares: no silent skips in CI, long forms on demand, both arenas.
 
 Fixtures that mount belong to the tier that mounts.
 """
@@ -25,6 +25,13 @@ hypothesis.settings.load_profile("long" if LONG else "short")
 def long() -> bool:
     """Whether the long form of a test was asked for: `scripts/test --long`."""
     return LONG
+
+
+@pytest.fixture(params=["image", "memory"], ids=["arena=image", "arena=memory"])
+def arena(request: pytest.FixtureRequest) -> str:
+    """Both ways to hold fresh frames."""
+    assert isinstance(request.param, str)
+    return request.param
 
 
 @pytest.fixture(autouse=True)

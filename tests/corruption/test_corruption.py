@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from pramfs.storage.layout import PAGE_SIZE
-from tests.corruption.looks import Fields, Verdict, load
-from tests.corruption.specimen import Specimen, specimen
+from tests.corruption.sample_image import SampleImage, sample_image
+from tests.support.load_verdict import Fields, Verdict, load
 
 SAMPLE = 700  # cases of each kind in the short form
 
@@ -21,7 +21,7 @@ TEMPTING = (0, 1, 2, 3, 79, 80, 81, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 169, 170
 
 
 def test_a_clean_image_loads_as_it_was_saved() -> None:
-    whole = specimen()
+    whole = sample_image()
     assert load(whole.content).tree == whole.tree
     assert load(whole.content, recover=True) == Verdict(whole.tree, [], "")
     assert load(whole.content, lazy=True) == Verdict(whole.tree, [], "")
@@ -29,7 +29,7 @@ def test_a_clean_image_loads_as_it_was_saved() -> None:
 
 @pytest.mark.timeout(7200)
 def test_flipped_bytes_in_metadata(long: bool) -> None:
-    whole = specimen()
+    whole = sample_image()
     frames = (*whole.supers, *whole.metadata, *whole.stream)
     places = [(pfn, at) for pfn in frames for at in range(PAGE_SIZE)]
     rng = random.Random(1)
@@ -41,7 +41,7 @@ def test_flipped_bytes_in_metadata(long: bool) -> None:
 
 @pytest.mark.timeout(7200)
 def test_flipped_bits_in_data_name_the_files(long: bool) -> None:
-    whole = specimen()
+    whole = sample_image()
     rng = random.Random(2)
     for _ in range(20_000 if long else SAMPLE):
         pages = {}
@@ -62,7 +62,7 @@ def test_flipped_bits_in_data_name_the_files(long: bool) -> None:
 @pytest.mark.timeout(7200)
 def test_a_lazy_load_answers_for_all_pages_but_the_damaged_ones(long: bool) -> None:
     """Those that are damaged stay so when the tree is saved again."""
-    whole = specimen()
+    whole = sample_image()
     rng = random.Random(5)
     for _ in range(20_000 if long else SAMPLE):
         pages = {}
@@ -76,7 +76,7 @@ def test_a_lazy_load_answers_for_all_pages_but_the_damaged_ones(long: bool) -> N
 
 
 def test_swapped_repeated_and_blank_pages(long: bool) -> None:
-    whole = specimen()
+    whole = sample_image()
     frames = [*whole.supers, *whole.metadata, *whole.stream, *whole.data]
     pairs = [(one, other) for one in frames for other in frames if one != other]
     rng = random.Random(3)
@@ -91,7 +91,7 @@ def test_swapped_repeated_and_blank_pages(long: bool) -> None:
 
 
 def test_an_image_cut_off_at_every_page() -> None:
-    whole = specimen()
+    whole = sample_image()
     for frames in range(len(whole.content) // PAGE_SIZE):
         for more in (0, 1, 511):
             content = whole.content[: frames * PAGE_SIZE + more]
@@ -104,7 +104,7 @@ def test_an_image_cut_off_at_every_page() -> None:
 @pytest.mark.timeout(7200)
 def test_a_hostile_hand_with_true_checksums(long: bool) -> None:
     """Anything may be in such an image, but nothing may come of it than a tree or a refusal."""
-    whole = specimen()
+    whole = sample_image()
     rng = random.Random(4)
     limit = 2 * _peak(whole.content) + (1 << 20)
     for number, (what, pages) in enumerate(_forgeries(whole, rng)):
@@ -122,7 +122,7 @@ def test_a_hostile_hand_with_true_checksums(long: bool) -> None:
             raise
 
 
-def _forgeries(whole: Specimen, rng: random.Random) -> Iterator[tuple[str, dict[int, bytes]]]:
+def _forgeries(whole: SampleImage, rng: random.Random) -> Iterator[tuple[str, dict[int, bytes]]]:
     """Pages with fields changed, without end: what was done, and the pages."""
     frames = (*whole.supers[:1], *whole.metadata * 3, *whole.stream * 3, whole.data[0])
     while True:
@@ -152,7 +152,7 @@ def _change_field(page: bytearray, rng: random.Random) -> tuple[int, str]:
     return at, f"{old:#x} -> {new:#x}"
 
 
-def _assert_nothing_false(whole: Specimen, content: bytearray, what: str) -> None:
+def _assert_nothing_false(whole: SampleImage, content: bytearray, what: str) -> None:
     """A load gives one of the two saves or refuses; recover gives no file that is not as it was saved."""
     verdict = load(content)
     assert verdict.tree in (None, whole.tree, whole.older), what
@@ -165,7 +165,7 @@ def _assert_nothing_false(whole: Specimen, content: bytearray, what: str) -> Non
         _assert_lazily_nothing_false(whole, lazily, what)
 
 
-def _assert_lazily_nothing_false(whole: Specimen, lazily: Verdict, what: str) -> None:
+def _assert_lazily_nothing_false(whole: SampleImage, lazily: Verdict, what: str) -> None:
     """Everything is as it was saved, but that damaged pages cannot be read."""
     assert lazily.tree is not None
     for saved in (whole.tree, whole.older):
@@ -183,7 +183,7 @@ def _but_damaged(seen: Fields, saved: Fields | None) -> Fields:
     return *seen[:-1], pages
 
 
-def _assert_undamaged(whole: Specimen, recovered: Verdict, what: str = "") -> None:
+def _assert_undamaged(whole: SampleImage, recovered: Verdict, what: str = "") -> None:
     """What is there is as it was saved, but for the times of directories, and the rest is listed."""
     assert recovered.tree is not None
     for saved in (whole.tree, whole.older):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.corruption.flood import inodes_image, pages_image
-from tests.unit.collisions import forge
+from tests.support.colliding_image import inodes_image, pages_image
+from tests.support.dict_collisions import forge
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUMBERS = 170_000

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.corruption.looks import Look, load
-from tests.crash.history import History
-from tests.unit.images import Step, Sync, Write, replay
+from tests.crash.recorded_run import History
+from tests.support.load_verdict import TreeState, load
+from tests.support.watched_image import Step, Sync, Write, replay
 
 SECTOR = 512
 
@@ -39,7 +39,7 @@ def test_what_was_recorded_is_what_happened() -> None:
     assert len(history.saves) > 5
 
 
-def _crashes(history: History, subsets: int) -> Iterator[tuple[str, bytearray, list[Look]]]:
+def _crashes(history: History, subsets: int) -> Iterator[tuple[str, bytearray, list[TreeState]]]:
     """The images that crashes leave, what happened, and the trees that may be there."""
     durable, unsynced = bytearray(history.before), 0
     for crash in range(len(history.steps) + 1):

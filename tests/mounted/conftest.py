@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.admin_shell import Disk, Shell
 from tests.mounted.harness import Volume, mounts_below
-from tests.mounted.shell import Disk, Shell
-
-
-@pytest.fixture(params=["image", "memory"], ids=["arena=image", "arena=memory"])
-def arena(request: pytest.FixtureRequest) -> str:
-    """Both ways to hold fresh frames."""
-    assert isinstance(request.param, str)
-    return request.param
 
 
 @pytest.fixture

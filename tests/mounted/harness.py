@@ -1,7 +1,7 @@
 """What a mounted test holds in its hands: the command line, and volumes.
 
 A volume is an image, a mountpoint, and the daemon between them. Building and comparing trees is
-for trees.py, fixtures are for conftest.py. Nothing here imports pramfs: the command line is the
+for sample_trees.py, fixtures are for conftest.py. Nothing here imports pramfs: the command line is the
 contract.
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, MOUNT_FAILED, PAGE, Volume, pramfs
 
 
@@ -77,13 +77,13 @@ def test_every_spelling_of_a_list(volume: Volume, options: list[str]) -> None:
 
 def test_nothing_is_ever_written_into_a_banned_region(volume: Volume) -> None:
     root = volume.mount("banned=0-16M,20M-24M")
-    trees.plant_everything(root)
-    (root / "big").write_bytes(trees.noise(16 * MIB))
+    sample_trees.plant_everything(root)
+    (root / "big").write_bytes(sample_trees.noise(16 * MIB))
     volume.save()
-    (root / "big").write_bytes(trees.noise(16 * MIB, seed=1))
-    before = trees.snapshot(root)
+    (root / "big").write_bytes(sample_trees.noise(16 * MIB, seed=1))
+    before = sample_trees.snapshot(root)
     volume.remount("banned=0-16M,20M-24M")
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
     volume.umount()
     assert_hole(volume.image, 0, 16 * MIB)
     assert_hole(volume.image, 20 * MIB, 24 * MIB)
@@ -96,26 +96,26 @@ def test_a_later_ban_relocates(volume: Volume, region: tuple[int, int]) -> None:
     """Whoever owns the region from now on may overwrite it: the tree no longer depends on it."""
     start, end = region
     root = volume.mount()
-    trees.plant_everything(root)
-    (root / "big").write_bytes(trees.noise(8 * MIB))
-    before = trees.snapshot(root)
+    sample_trees.plant_everything(root)
+    (root / "big").write_bytes(sample_trees.noise(8 * MIB))
+    before = sample_trees.snapshot(root)
     volume.umount()
 
     volume.mount(f"banned={start}-{end}")
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
     volume.umount()
     with volume.image.open("r+b") as file:
         file.seek(start)
         file.write(b"\xff" * (end - start))
     volume.check()
     volume.mount(f"banned={start}-{end}")
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_a_checkpoint_relocates_as_well(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 100)
-    before = trees.snapshot(root)
+    sample_trees.plant_files(root, 100)
+    before = sample_trees.snapshot(root)
     volume.umount()
     volume.mount("banned=0-32M")
     volume.save()
@@ -123,25 +123,25 @@ def test_a_checkpoint_relocates_as_well(volume: Volume) -> None:
     with volume.image.open("r+b") as file:
         file.write(b"\xff" * 32 * MIB)
     volume.mount()
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_a_region_that_is_no_longer_banned_is_used_again(volume: Volume) -> None:
     volume.size = "32M"
     root = volume.mount("banned=0-16M")
-    (root / "a").write_bytes(trees.noise(12 * MIB, seed=1))
+    (root / "a").write_bytes(sample_trees.noise(12 * MIB, seed=1))
     volume.remount()
-    (root / "b").write_bytes(trees.noise(12 * MIB, seed=2))
+    (root / "b").write_bytes(sample_trees.noise(12 * MIB, seed=2))
     volume.remount()
-    assert (root / "a").read_bytes() == trees.noise(12 * MIB, seed=1)
-    assert (root / "b").read_bytes() == trees.noise(12 * MIB, seed=2)
+    assert (root / "a").read_bytes() == sample_trees.noise(12 * MIB, seed=1)
+    assert (root / "b").read_bytes() == sample_trees.noise(12 * MIB, seed=2)
 
 
 def test_banned_frames_are_neither_free_nor_used(volume: Volume) -> None:
     root = volume.mount("banned=0-48M")
     told = os.statvfs(root)
     assert told.f_bavail <= told.f_blocks <= 16 * MIB // PAGE
-    (root / "file").write_bytes(trees.noise(4 * MIB))
+    (root / "file").write_bytes(sample_trees.noise(4 * MIB))
     volume.save()
     frames = volume.info(root)["frames"]
     assert frames["banned"] == pytest.approx(48 * MIB // PAGE, rel=0.01)
@@ -161,11 +161,11 @@ def test_a_list_that_leaves_no_room_is_refused(volume: Volume) -> None:
 
 def test_a_later_list_that_leaves_no_room_is_refused(volume: Volume) -> None:
     root = volume.mount()
-    (root / "big").write_bytes(trees.noise(40 * MIB))
+    (root / "big").write_bytes(sample_trees.noise(40 * MIB))
     volume.umount()
     volume.refused("banned", options=["banned=0-32M"])
     volume.mount()
-    assert (root / "big").read_bytes() == trees.noise(40 * MIB)
+    assert (root / "big").read_bytes() == sample_trees.noise(40 * MIB)
 
 
 def assert_hole(image: Path, start: int, end: int) -> None:

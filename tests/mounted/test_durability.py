@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import (
     MIB,
     PAGE,
@@ -34,15 +34,15 @@ def publish_with_fsync_of_root(root: Path) -> None:
 
 
 def change_everything(root: Path) -> None:
-    """Changes of every kind to a tree of trees.plant_files(root, 100)."""
+    """Changes of every kind to a tree of sample_trees.plant_files(root, 100)."""
     for number in range(100):
         path = root / f"d{number % 10}" / f"f{number}"
         if number % 3 == 0:
             path.unlink()
         elif number % 3 == 1:
-            path.write_bytes(trees.noise(3 * PAGE, seed=number))
+            path.write_bytes(sample_trees.noise(3 * PAGE, seed=number))
     (root / "d0").rename(root / "d1" / "moved")
-    (root / "big").write_bytes(trees.noise(8 * MIB))
+    (root / "big").write_bytes(sample_trees.noise(8 * MIB))
     os.setxattr(root / "d2", "user.new", b"value")
     syncfs(root)
 
@@ -50,32 +50,32 @@ def change_everything(root: Path) -> None:
 @pytest.mark.parametrize("publish", [publish_with_save, publish_with_fsync_of_root])
 def test_killed_after_a_checkpoint(volume: Volume, publish: Callable[[Path], None]) -> None:
     root = volume.mount()
-    trees.plant_files(root, 100)
+    sample_trees.plant_files(root, 100)
     publish(root)
-    published = trees.snapshot(root)
+    published = sample_trees.snapshot(root)
     change_everything(root)
     volume.kill()
 
     volume.mount()
-    trees.assert_same(trees.snapshot(root), published)
+    sample_trees.assert_same(sample_trees.snapshot(root), published)
 
 
 def test_killed_after_many_checkpoints(volume: Volume) -> None:
     root = volume.mount()
     for seed in range(4):
-        trees.plant_files(root, 100, seed=seed)
+        sample_trees.plant_files(root, 100, seed=seed)
         volume.save()
-    published = trees.snapshot(root)
+    published = sample_trees.snapshot(root)
     change_everything(root)
     volume.kill()
 
     volume.mount()
-    trees.assert_same(trees.snapshot(root), published)
+    sample_trees.assert_same(sample_trees.snapshot(root), published)
 
 
 def test_killed_before_the_first_save(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 100)
+    sample_trees.plant_files(root, 100)
     volume.kill()
 
     volume.mount()
@@ -86,11 +86,11 @@ def test_killed_before_the_first_save(volume: Volume) -> None:
 def test_killed_in_the_middle_of_a_save(volume: Volume, delay_ms: int) -> None:
     """The old tree or the new one, never a mix; and the new one if the save was said to be done."""
     root = volume.mount()
-    trees.plant_files(root, 100)
+    sample_trees.plant_files(root, 100)
     volume.save()
-    old = trees.snapshot(root)
+    old = sample_trees.snapshot(root)
     change_everything(root)
-    new = trees.snapshot(root)
+    new = sample_trees.snapshot(root)
 
     saving = subprocess.Popen(["sync", root], stderr=subprocess.DEVNULL)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -99,17 +99,17 @@ def test_killed_in_the_middle_of_a_save(volume: Volume, delay_ms: int) -> None:
     saved = saving.wait() == 0
 
     volume.mount()
-    now = trees.snapshot(root)
+    now = sample_trees.snapshot(root)
     assert now == new or (now == old and not saved)
 
 
 def test_killed_in_the_middle_of_an_unmount(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 100)
+    sample_trees.plant_files(root, 100)
     volume.save()
-    old = trees.snapshot(root)
+    old = sample_trees.snapshot(root)
     change_everything(root)
-    new = trees.snapshot(root)
+    new = sample_trees.snapshot(root)
 
     run("umount", "-i", root).succeeded()
     os.kill(volume.pid, signal.SIGKILL)
@@ -117,13 +117,13 @@ def test_killed_in_the_middle_of_an_unmount(volume: Volume) -> None:
     volume.ended(status)
 
     volume.mount()
-    assert trees.snapshot(root) in (old, new)
+    assert sample_trees.snapshot(root) in (old, new)
 
 
 def test_a_checkpoint_publishes_by_itself(volume: Volume) -> None:
     root = volume.mount("checkpoint=1")
-    trees.plant_files(root, 100)
-    planted = trees.snapshot(root)
+    sample_trees.plant_files(root, 100)
+    planted = sample_trees.snapshot(root)
     for marker in ("first", "second"):  # the first checkpoint may have begun before the last file
         generation = volume.generation
         (root / marker).touch()
@@ -135,7 +135,7 @@ def test_a_checkpoint_publishes_by_itself(volume: Volume) -> None:
     assert (root / "first").exists()
     for marker in ("first", "second"):
         (root / marker).unlink(missing_ok=True)
-    trees.assert_same_below(trees.snapshot(root), planted)
+    sample_trees.assert_same_below(sample_trees.snapshot(root), planted)
 
 
 def test_a_mount_that_can_start_no_process_lives_on_and_saves_in_the_end(
@@ -154,7 +154,7 @@ def test_a_mount_that_can_start_no_process_lives_on_and_saves_in_the_end(
 @pytest.mark.parametrize("arena", ["memory"], indirect=True)
 def test_a_memory_arena_leaves_the_image_alone_between_saves(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 100)
+    sample_trees.plant_files(root, 100)
     volume.save()
 
     def touched() -> tuple[int, int]:
@@ -172,35 +172,35 @@ def test_a_memory_arena_leaves_the_image_alone_between_saves(volume: Volume) -> 
 
 def test_overwriting_more_than_is_free_publishes_and_goes_on(volume: Volume) -> None:
     root = volume.mount("size=16M")
-    (root / "file").write_bytes(trees.noise(10 * MIB, seed=1))
+    (root / "file").write_bytes(sample_trees.noise(10 * MIB, seed=1))
     volume.save()
     generation = volume.generation
 
     with (root / "file").open("r+b") as file:
-        file.write(trees.noise(10 * MIB, seed=2))
+        file.write(sample_trees.noise(10 * MIB, seed=2))
         file.flush()
         os.fsync(file.fileno())
     assert volume.generation > generation
     volume.remount("size=16M")
-    assert (root / "file").read_bytes() == trees.noise(10 * MIB, seed=2)
+    assert (root / "file").read_bytes() == sample_trees.noise(10 * MIB, seed=2)
 
 
 def test_a_loop_device_is_an_image(volume: Volume) -> None:
     with loop_device(volume.home / "disk", 64 * MIB) as device:
         volume.image = device
         root = volume.mount()
-        trees.plant_everything(root)
-        before = trees.snapshot(root)
+        sample_trees.plant_everything(root)
+        before = sample_trees.snapshot(root)
         volume.remount()
-        trees.assert_same(trees.snapshot(root), before)
+        sample_trees.assert_same(sample_trees.snapshot(root), before)
 
-        trees.plant_files(root, 100)
+        sample_trees.plant_files(root, 100)
         volume.save()
-        published = trees.snapshot(root)
+        published = sample_trees.snapshot(root)
         (root / "lost").touch()
         volume.kill()
         volume.mount()
-        trees.assert_same(trees.snapshot(root), published)
+        sample_trees.assert_same(sample_trees.snapshot(root), published)
         volume.umount()
 
 
@@ -217,9 +217,9 @@ def test_the_next_mount_waits_for_the_save(volume: Volume) -> None:
     """umount(2) by itself waits for nobody, so the mount after it must."""
     volume.announce("waiting for it")
     root = volume.mount()
-    trees.plant_files(root, 100)
+    sample_trees.plant_files(root, 100)
     syncfs(root)
-    before = trees.snapshot(root)
+    before = sample_trees.snapshot(root)
     old = volume.daemon
 
     with stopped(old.pid):
@@ -231,21 +231,21 @@ def test_the_next_mount_waits_for_the_save(volume: Volume) -> None:
         assert not volume.is_mounted
     assert old.wait() == 0
     volume.serve(new)
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_a_plain_umount_and_a_mount_at_once(volume: Volume) -> None:
     volume.announce("waiting for it")
     root = volume.mount()
     for seed in range(3):
-        trees.plant_files(root, 100, seed=seed)
-        (root / "big").write_bytes(trees.noise(16 * MIB, seed=seed))
-        before = trees.snapshot(root)
+        sample_trees.plant_files(root, 100, seed=seed)
+        (root / "big").write_bytes(sample_trees.noise(16 * MIB, seed=seed))
+        before = sample_trees.snapshot(root)
         old = volume.daemon
         run("umount", "-i", root).succeeded()
         volume.mount()
         assert old.wait() == 0
-        trees.assert_same(trees.snapshot(root), before)
+        sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_a_lazy_unmount_saves_what_open_files_still_write(volume: Volume) -> None:
@@ -262,13 +262,13 @@ def test_a_lazy_unmount_saves_what_open_files_still_write(volume: Volume) -> Non
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends(volume: Volume, number: signal.Signals) -> None:
     root = volume.mount()
-    trees.plant_files(root, 100)
-    before = trees.snapshot(root)
+    sample_trees.plant_files(root, 100)
+    before = sample_trees.snapshot(root)
     os.kill(volume.pid, number)
     volume.ended()
 
     volume.mount()
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_a_signal_to_a_detached_mount_saves_it_and_leaves_what_is_mounted_there_now(

@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, MOUNT_FAILED, USAGE, Volume, content_of, pramfs
 
-PAYLOADS = {"empty": b"", "a byte": b"x", "a page": trees.noise(4096), "big": trees.noise(3 * MIB)}
+PAYLOADS = {
+    "empty": b"",
+    "a byte": b"x",
+    "a page": sample_trees.noise(4096),
+    "big": sample_trees.noise(3 * MIB),
+}
 
 
 @pytest.fixture
@@ -27,19 +32,19 @@ def names_in(image: Path) -> set[str]:
 
 def test_trees_of_two_names_leave_each_other_alone(volume: Volume) -> None:
     root = volume.mount("name=left")
-    trees.plant_files(root, 50, seed=1)
-    left = trees.snapshot(root)
+    sample_trees.plant_files(root, 50, seed=1)
+    left = sample_trees.snapshot(root)
 
     volume.remount("name=right")
     assert list(root.iterdir()) == []
-    trees.plant_files(root, 50, seed=2)
-    right = trees.snapshot(root)
+    sample_trees.plant_files(root, 50, seed=2)
+    right = sample_trees.snapshot(root)
 
     volume.remount("name=left")
-    trees.assert_same(trees.snapshot(root), left)
+    sample_trees.assert_same(sample_trees.snapshot(root), left)
     (root / "new").touch()
     volume.remount("name=right")
-    trees.assert_same(trees.snapshot(root), right)
+    sample_trees.assert_same(sample_trees.snapshot(root), right)
     volume.remount("name=left")
     assert (root / "new").exists()
 
@@ -56,15 +61,15 @@ def test_put_and_get(volume: Volume, image: Path, payload: bytes) -> None:
 def test_a_mount_leaves_nodes_alone(volume: Volume, image: Path) -> None:
     pramfs("put", image, "notes", stdin=PAYLOADS["big"]).succeeded()
     root = volume.mount()
-    trees.plant_files(root, 50)
+    sample_trees.plant_files(root, 50)
     volume.save()
-    before = trees.snapshot(root)
+    before = sample_trees.snapshot(root)
     volume.umount()
     assert pramfs("get", image, "notes").succeeded().out == PAYLOADS["big"]
 
     pramfs("put", image, "more", stdin=b"more").succeeded()
     volume.mount()
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
     volume.umount()
     assert {"notes", "more"} <= names_in(image)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import (
     MIB,
     MOUNT_FAILED,
@@ -176,7 +176,7 @@ def test_a_program_that_is_written_to_loses_its_capabilities(
 ) -> None:
     program = volume.mount(*options) / "program"
     program.write_bytes(b"program")
-    os.setxattr(program, "security.capability", trees.XATTRS["security.capability"])
+    os.setxattr(program, "security.capability", sample_trees.XATTRS["security.capability"])
     assert "security.capability" in os.listxattr(program)
     with program.open("ab") as file:
         file.write(b"another")
@@ -238,16 +238,16 @@ def test_size_is_a_share_of_memory(volume: Volume, option: list[str], share: flo
 def test_the_image_grows_when_a_later_mount_asks_for_more(volume: Volume) -> None:
     volume.size = "16M"
     root = volume.mount()
-    trees.plant_files(root, 100)
-    before = trees.snapshot(root)
+    sample_trees.plant_files(root, 100)
+    before = sample_trees.snapshot(root)
     assert os.statvfs(root).f_blocks * PAGE <= 16 * MIB
 
     volume.size = "48M"
     volume.remount()
-    trees.assert_same(trees.snapshot(root), before)
-    (root / "big").write_bytes(trees.noise(32 * MIB))
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
+    (root / "big").write_bytes(sample_trees.noise(32 * MIB))
     volume.remount()
-    assert (root / "big").read_bytes() == trees.noise(32 * MIB)
+    assert (root / "big").read_bytes() == sample_trees.noise(32 * MIB)
     volume.umount()
     assert volume.image.stat().st_size == 48 * MIB
 
@@ -280,14 +280,14 @@ def test_mode_uid_and_gid_are_those_of_the_root(volume: Volume) -> None:
 
 def test_noload_starts_empty_and_the_next_save_replaces(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 20)
-    before = trees.snapshot(root)
+    sample_trees.plant_files(root, 20)
+    before = sample_trees.snapshot(root)
     volume.remount("noload")
     assert list(root.iterdir()) == []
     (root / "lost").touch()
     volume.kill()
     volume.mount()
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
     volume.remount("noload")
     (root / "new").touch()
@@ -297,15 +297,15 @@ def test_noload_starts_empty_and_the_next_save_replaces(volume: Volume) -> None:
 
 def test_ro_is_read_only(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_everything(root)
+    sample_trees.plant_everything(root)
     (root / "regular" / "1 bytes").chmod(0o666)
-    before = trees.snapshot(root)
+    before = sample_trees.snapshot(root)
     volume.umount()
     image = content_of(volume.image)
 
     volume.mount("ro")
     assert "ro" in mount_entry(root)[2]
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
     for change in (
         (root / "new").touch,
         lambda: (root / "regular" / "1 bytes").write_bytes(b"x"),
@@ -365,13 +365,13 @@ def test_set_id_bits_and_devices_are_inert(volume: Volume) -> None:
 
 def test_pram_names_the_super_block(volume: Volume) -> None:
     root = volume.mount("banned=0-32M")
-    trees.plant_files(root, 20)
-    before = trees.snapshot(root)
+    sample_trees.plant_files(root, 20)
+    before = sample_trees.snapshot(root)
     volume.umount()
     pfn = int(volume.info()["pfn"], 16)
     assert pfn >= 32 * MIB // PAGE
     volume.mount("banned=0-32M", f"pram={pfn:x}")
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_pram_with_a_page_that_is_no_super_block_is_refused(volume: Volume) -> None:
@@ -391,6 +391,6 @@ def test_arena_auto_goes_by_where_the_image_lives(
     root = volume.mount()
     volume.save()
     before = content_of(volume.image)
-    (root / "file").write_bytes(trees.noise(MIB))
+    (root / "file").write_bytes(sample_trees.noise(MIB))
     syncfs(root)
     assert (content_of(volume.image) == before) == (where == "disk")

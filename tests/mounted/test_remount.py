@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, PAGE, Volume
 from tests.mounted.system import (
     RENAME_EXCHANGE,
@@ -27,62 +27,62 @@ TIB = 1 << 40
 
 def test_everything_comes_back_again_and_again(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_everything(root)
-    before = trees.snapshot(root)
+    sample_trees.plant_everything(root)
+    before = sample_trees.snapshot(root)
 
     for _ in range(2):
         volume.remount()
-        trees.assert_same(trees.snapshot(root), before)
+        sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_an_empty_tree_comes_back(volume: Volume) -> None:
     root = volume.mount()
-    before = trees.snapshot(root)
+    before = sample_trees.snapshot(root)
     volume.remount()
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_many_small_files_come_back(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 2000)
-    before = trees.snapshot(root)
+    sample_trees.plant_files(root, 2000)
+    before = sample_trees.snapshot(root)
     volume.remount()
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_changes_to_a_loaded_tree_come_back(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 200)
+    sample_trees.plant_files(root, 200)
     volume.remount()
 
     for number in range(0, 200, 4):
         (root / f"d{number % 10}" / f"f{number}").unlink()
     with (root / "d1" / "f1").open("r+b") as file:
-        file.write(trees.noise(3 * PAGE))
+        file.write(sample_trees.noise(3 * PAGE))
     with (root / "d3" / "f3").open("ab") as file:
         file.write(b"appended")
     os.truncate(root / "d5" / "f5", 17)
     os.setxattr(root / "d7" / "f7", "user.new", b"value")
     (root / "d9").rename(root / "d1" / "d9")
     (root / "new").symlink_to("d1")
-    before = trees.snapshot(root)
+    before = sample_trees.snapshot(root)
 
     volume.remount()
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 @pytest.mark.parametrize("option", ["direct_io", "verify=lazy", "allow_other"])
 def test_everything_comes_back_with_option(volume: Volume, option: str) -> None:
     root = volume.mount(option)
-    trees.plant_everything(root)
-    before = trees.snapshot(root)
+    sample_trees.plant_everything(root)
+    before = sample_trees.snapshot(root)
     volume.remount(option)
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_times_keep_every_nanosecond(volume: Volume) -> None:
     root = volume.mount()
-    for name, time_ns in trees.TIMES_NS.items():
+    for name, time_ns in sample_trees.TIMES_NS.items():
         (root / name).touch()
         os.utime(root / name, ns=(time_ns - 1, time_ns))
 
@@ -90,7 +90,7 @@ def test_times_keep_every_nanosecond(volume: Volume) -> None:
         seen = {path.name: path.stat() for path in root.iterdir()}
         return {name: (status.st_atime_ns, status.st_mtime_ns) for name, status in seen.items()}
 
-    expected = {name: (time_ns - 1, time_ns) for name, time_ns in trees.TIMES_NS.items()}
+    expected = {name: (time_ns - 1, time_ns) for name, time_ns in sample_trees.TIMES_NS.items()}
     assert times_ns() == expected
     volume.remount()
     assert times_ns() == expected
@@ -99,7 +99,7 @@ def test_times_keep_every_nanosecond(volume: Volume) -> None:
 def test_every_legal_byte_in_a_name(volume: Volume) -> None:
     root = volume.mount()
     names = {bytes([byte]) for byte in range(1, 256)} - {b".", b"/"} | {
-        os.fsencode(name) for name in trees.ODD_NAMES.values()
+        os.fsencode(name) for name in sample_trees.ODD_NAMES.values()
     }
     for name in names:
         (root / os.fsdecode(name)).touch()
@@ -199,12 +199,12 @@ def test_an_unlinked_open_file_is_usable_over_a_save_and_gone_after_it(volume: V
     volume.save()
     empty = os.statvfs(root)
     descriptor = os.open(root / "open", os.O_RDWR | os.O_CREAT)
-    os.write(descriptor, trees.noise(4 * MIB))
+    os.write(descriptor, sample_trees.noise(4 * MIB))
     (root / "open").unlink()
     volume.save()
 
     os.write(descriptor, b"more")
-    assert os.pread(descriptor, 5 * MIB, 0) == trees.noise(4 * MIB) + b"more"
+    assert os.pread(descriptor, 5 * MIB, 0) == sample_trees.noise(4 * MIB) + b"more"
     volume.kill()
     with contextlib.suppress(OSError):  # nobody is left to tell
         os.close(descriptor)
@@ -223,7 +223,7 @@ def test_statfs_tells_size_and_use(volume: Volume) -> None:
     assert empty.f_files == 1000
     assert empty.f_namemax == 255
 
-    (root / "file").write_bytes(trees.noise(8 * MIB))
+    (root / "file").write_bytes(sample_trees.noise(8 * MIB))
     syncfs(root)
     after = os.statvfs(root)
     assert (empty.f_bfree - after.f_bfree) * PAGE == pytest.approx(8 * MIB, abs=MIB // 4)
@@ -284,10 +284,10 @@ def test_a_socket_and_a_fifo_work_and_come_back(volume: Volume) -> None:
 
 def test_inode_numbers_are_unique_and_stay(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 100)
+    sample_trees.plant_files(root, 100)
     numbers = {path: path.stat().st_ino for path in root.rglob("*")}
     volume.remount()
-    trees.plant_files(root / "d1", 100)
+    sample_trees.plant_files(root / "d1", 100)
     now = {path: path.stat().st_ino for path in root.rglob("*")}
     assert numbers.items() <= now.items()
     assert len(set(now.values())) == len(now) == 220

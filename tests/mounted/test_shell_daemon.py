@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
+from tests.mounted.admin_shell import VENV, Disk, Shell, busy, has_ended, open_to_nobody
 from tests.mounted.harness import (
     CHECK_UNREADABLE,
     MIB,
@@ -26,7 +27,6 @@ from tests.mounted.harness import (
     run,
     wait_until,
 )
-from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended, open_to_nobody
 
 PRAMFS = str(VENV / "bin" / "pramfs")
 UNITS = REPOSITORY / "share/systemd"
@@ -45,7 +45,7 @@ def pid(shell: Shell, root: Path, image: Path) -> int:
 
 def mount(shell: Shell, root: Path, image: Path, options: str = "size=64M") -> int:
     shell.pramfs("mount", "-o", options, image, root).succeeded()
-    shell.path(root / "file").write_bytes(trees.noise(MIB))
+    shell.path(root / "file").write_bytes(sample_trees.noise(MIB))
     return int(shell.status(root)["pid"])
 
 
@@ -61,7 +61,7 @@ def test_a_save_that_fails_is_told_by_all_who_are_asked(
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(bytes(MIB)):
             pass
-    shell.path(root / "more").write_bytes(trees.noise(8 * MIB))
+    shell.path(root / "more").write_bytes(sample_trees.noise(8 * MIB))
     failed = shell.pramfs("save", root).refused(MOUNT_FAILED, "save failed", "No space")
     assert f"the previous save (generation {generation}) stands" in failed.err
     assert "No space" in shell.status(root)["error"]
@@ -107,7 +107,7 @@ def test_status_tells_what_is_not_published_yet(shell: Shell, root: Path, pid: i
     told = shell.status(root)
     assert told["pid"] == pid
     assert told["changed"]
-    shell.path(root / "big").write_bytes(trees.noise(4 * MIB))
+    shell.path(root / "big").write_bytes(sample_trees.noise(4 * MIB))
     run("sync", "-f", shell.path(root)).succeeded()
     assert shell.status(root)["unpublished_pages"] >= 1024
     shell.pramfs("save", root).succeeded()
@@ -210,14 +210,14 @@ def test_a_signal_saves_what_was_written_before_it(
     ):
         mapped.truncate(8 * MIB)
         memory = mmap.mmap(mapped.fileno(), 8 * MIB)
-        memory[:] = trees.noise(8 * MIB)
+        memory[:] = sample_trees.noise(8 * MIB)
         written.write(b"last word")
         written.flush()
         os.kill(pid, number)
         wait_until(lambda: has_ended(pid), "the daemon to save")
     shell.pramfs("mount", image, root).succeeded()
-    assert shell.path(root / "file").read_bytes() == b"last word" + trees.noise(MIB)[9:]
-    assert shell.path(root / "mapped").read_bytes() == trees.noise(8 * MIB)
+    assert shell.path(root / "file").read_bytes() == b"last word" + sample_trees.noise(MIB)[9:]
+    assert shell.path(root / "mapped").read_bytes() == sample_trees.noise(8 * MIB)
 
 
 def test_a_second_signal_does_not_stop_the_save(
@@ -232,7 +232,7 @@ def test_a_second_signal_does_not_stop_the_save(
     wait_until(lambda: has_ended(pid), "the daemon to save")
     assert "saved at unmount" in shell.pramfs("info", image).succeeded().text
     shell.pramfs("mount", image, root).succeeded()
-    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+    assert shell.path(root / "file").read_bytes() == sample_trees.noise(MIB)
 
 
 def test_sigusr1_dumps_threads_and_tasks_into_the_log(shell: Shell, root: Path, pid: int) -> None:
@@ -243,7 +243,7 @@ def test_sigusr1_dumps_threads_and_tasks_into_the_log(shell: Shell, root: Path, 
         lambda: "pramfs.daemon.service.Daemon._main" in log.read_text(), "the dump of the tasks"
     )
     assert "most recent call first" in log.read_text()
-    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+    assert shell.path(root / "file").read_bytes() == sample_trees.noise(MIB)
 
 
 def test_sigusr1_tells_what_a_save_waits_for(
@@ -366,7 +366,7 @@ def read_terminal(descriptor: int) -> bytes:
 
 
 def test_nothing_of_that_goes_into_a_pipe(shell: Shell, root: Path, pid: int) -> None:
-    shell.path(root / "big").write_bytes(trees.noise(16 * MIB))
+    shell.path(root / "big").write_bytes(sample_trees.noise(16 * MIB))
     for outcome in (shell.pramfs("save", root), shell.run("umount", root)):
         outcome.succeeded()
         assert not outcome.err
@@ -396,7 +396,7 @@ def test_a_service_manager_hears_of_everything(
         )  # fmt: skip
         assert f"STATUS=serving {root}".encode() in hear(b"READY=1")
         assert shell.pramfs_mounts() == [str(root)]
-        shell.path(root / "file").write_bytes(trees.noise(MIB))
+        shell.path(root / "file").write_bytes(sample_trees.noise(MIB))
         with disk.frozen():
             daemon.terminate()
             hear(b"STOPPING=1")

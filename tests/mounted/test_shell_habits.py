@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.admin_shell import VENV, Shell, has_ended
 from tests.mounted.harness import MOUNT_FAILED, USAGE, wait_until
-from tests.mounted.shell import VENV, Shell, has_ended
 
 PRAMFS = str(VENV / "bin" / "pramfs")
 

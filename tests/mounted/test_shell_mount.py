@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.admin_shell import VENV, Shell, has_ended, open_to_nobody
 from tests.mounted.harness import MOUNT_FAILED, NOBODY, REPOSITORY, USAGE, run
-from tests.mounted.shell import VENV, Shell, has_ended, open_to_nobody
 
 
 @pytest.mark.parametrize("kind", ["pramfs", "fuse.pramfs"])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
+from tests.mounted.admin_shell import VENV, Disk, Shell, busy, has_ended
 from tests.mounted.harness import MIB, MOUNT_FAILED, NOBODY, REPOSITORY, wait_until
-from tests.mounted.shell import VENV, Disk, Shell, busy, has_ended
 
 PRAMFS = str(VENV / "bin" / "pramfs")
 # By their lines in the table: the command, with {m} for the mountpoint, {name} for its last
@@ -38,7 +38,7 @@ def mount(shell: Shell, disk: Disk, root: Path) -> int:
     """Mount as administrators do, put something there, and return the daemon's pid."""
     shell.run("mount", "-t", "pramfs", "-o", "size=32M", disk.root / "image", root).succeeded()
     pid = shell.status(root)["pid"]
-    shell.path(root / "file").write_bytes(trees.noise(MIB))
+    shell.path(root / "file").write_bytes(sample_trees.noise(MIB))
     assert isinstance(pid, int)
     return pid
 
@@ -73,7 +73,7 @@ def test_what_waits_for_the_save_and_what_does_not(
         assert "detached" in said
     wait_for_end(pid)
     mount(shell, disk, root)
-    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+    assert shell.path(root / "file").read_bytes() == sample_trees.noise(MIB)
     shell.run("umount", root).succeeded()
 
 
@@ -101,7 +101,7 @@ def test_a_mount_waits_for_the_save_that_nobody_waited_for(
         assert not has_ended(pid)
     assert again.wait() == 0
     again.stderr.close()
-    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+    assert shell.path(root / "file").read_bytes() == sample_trees.noise(MIB)
     shell.run("umount", root).succeeded()
 
 
@@ -151,7 +151,7 @@ def test_a_busy_mount_is_detached_and_saved_when_it_is_idle(
     again.stderr.close()
     assert again.wait() == 0
     assert has_ended(pid)
-    assert shell.path(root / "file").read_bytes() == trees.noise(MIB)
+    assert shell.path(root / "file").read_bytes() == sample_trees.noise(MIB)
 
 
 def test_utab_is_kept_clean(shell: Shell, disk: Disk, root: Path) -> None:

@@ -12,8 +12,8 @@ from pramfs.errors import DamagedPage, SystemFault
 from pramfs.storage.arena import UNKNOWN_CSUM, Arena, ImageArena, MemoryArena, open_arena
 from pramfs.storage.frames import BANNED, FREE, FRESH, HELD, OLD, SAVED, SUPER, Extent, FrameTable
 from pramfs.storage.layout import PAGE_SIZE
-from tests.unit.audit import check_table
-from tests.unit.images import (
+from tests.support.image_audit import check_table
+from tests.support.watched_image import (
     Punch,
     Sync,
     WatchedImage,

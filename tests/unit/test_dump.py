@@ -7,7 +7,7 @@ import pytest
 from pramfs.cli.main import main
 from pramfs.errors import EXIT_FAILED
 from pramfs.storage.layout import LinkHeader, NodePage, SuperBlock
-from tests.unit.trees import flip, frames_of, links_of, make_image
+from tests.support.image_files import flip, frames_of, links_of, make_image
 
 
 @pytest.fixture

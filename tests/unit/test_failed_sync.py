@@ -10,7 +10,7 @@ from pramfs.errors import DamagedPage, SaveFailed
 from pramfs.pram.pram import Pram
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
-from tests.unit.volume import Volume
+from tests.support.tree_volume import Volume
 
 DATA = bytes(range(256)) * 160
 

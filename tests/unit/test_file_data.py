@@ -14,8 +14,8 @@ from pramfs.storage.regions import Region, Regions
 from pramfs.tree.file_data import FileData
 from pramfs.tree.inodes import File
 from pramfs.tree.space import Space
-from tests.unit.audit import check_table
-from tests.unit.images import WatchedImage, frames_between, image_of
+from tests.support.image_audit import check_table
+from tests.support.watched_image import WatchedImage, frames_between, image_of
 
 FRAMES = 256
 

@@ -17,7 +17,7 @@ from pramfs.offline.frame_map import KINDS, draw, on_terminal
 from pramfs.offline.scan import scan_image
 from pramfs.storage.frames import BANNED, FREE, FRESH, HELD, SAVED
 from pramfs.storage.image import open_image
-from tests.unit.trees import flip, frames_of, links_of, make_image
+from tests.support.image_files import flip, frames_of, links_of, make_image
 
 FRAMES = 512
 SVG = "{http://www.w3.org/2000/svg}"

@@ -20,7 +20,7 @@ from pramfs.storage.frames import (
     FrameTable,
 )
 from pramfs.storage.regions import Region, Regions
-from tests.unit.audit import check_table
+from tests.support.image_audit import check_table
 
 FRAMES = 128
 LOW = Region(0, 65)  # banned in these tests: many frames there are for super blocks

@@ -16,9 +16,9 @@ from pramfs.tree import hardened_dict
 from pramfs.tree.hardened_dict import FEW, HardenedDict, is_dense, room_for
 from pramfs.tree.pagemap import _FAR, CHUNK_PAGES, PageMap
 from pramfs.tree.tree import Owner
-from tests.corruption.flood import metadata_of
-from tests.unit.collisions import DictModel, forge
-from tests.unit.volume import Volume
+from tests.support.colliding_image import metadata_of
+from tests.support.dict_collisions import DictModel, forge
+from tests.support.tree_volume import Volume
 
 numbers = st.integers(1, 40)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pramfs.storage.frames import FREE, FRESH, Extent, FrameTable
 from pramfs.storage.holes import Holes
 from pramfs.storage.layout import PAGE_SIZE
-from tests.unit.images import kernel_with_pages
+from tests.support.watched_image import kernel_with_pages
 
 FIRST = 80  # a multiple of every page size, with no frames for super blocks before the last
 FRAMES = 127

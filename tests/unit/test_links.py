@@ -8,9 +8,9 @@ from pramfs.errors import BusyPfn, CorruptedPage, InvalidPfn, PramError, SystemF
 from pramfs.pram.links import Chain, Entries, ReadAhead, build_links, link_count, reserve_chain
 from pramfs.storage.frames import SAVED, Extent, FrameTable
 from pramfs.storage.layout import LINK_ENTRIES_MAX, PAGE_SIZE
-from tests.unit.audit import check_table
-from tests.unit.forge import FRAMES, UUID, Forge
-from tests.unit.images import image_of
+from tests.support.handmade_image import FRAMES, UUID, Forge
+from tests.support.image_audit import check_table
+from tests.support.watched_image import image_of
 
 FIRST = 10  # pfn of the first link in these tests
 

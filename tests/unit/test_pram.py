@@ -30,14 +30,8 @@ from pramfs.storage.layout import (
     PAGE_STREAM,
     SUPER_FINAL,
 )
-from tests.unit.audit import check_bans, check_owners, check_pram, walk
-from tests.unit.images import frames_between, image_of, new_pram, reopen, watched
-
-
-@pytest.fixture(params=["image", "memory"])
-def arena(request: pytest.FixtureRequest) -> str:
-    """Both ways to hold fresh frames."""
-    return str(request.param)
+from tests.support.image_audit import check_bans, check_owners, check_pram, walk
+from tests.support.watched_image import frames_between, image_of, new_pram, reopen, watched
 
 
 @pytest.fixture

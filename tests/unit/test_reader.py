@@ -21,7 +21,7 @@ from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.inodes import Directory, File
 from pramfs.tree.tree import Owner, Tree
 from tests.golden.specimen import NS
-from tests.unit.trees import BIG, flip, frames_of, links_of, make_image
+from tests.support.image_files import BIG, flip, frames_of, links_of, make_image
 
 NAMES = {"big", "empty", "fifo", "link", "small", "sparse", "sub", "twice"}
 

@@ -12,9 +12,9 @@ from pramfs.pram.reserve import reserve
 from pramfs.storage import layout, superblock
 from pramfs.storage.frames import FREE, SAVED, SUPER, FrameTable
 from pramfs.storage.layout import BYTE_STREAM, NAME_MAX, PAGE_SIZE
-from tests.unit.audit import check_table
-from tests.unit.forge import FRAMES, OTHER_SLOT, SLOT, Forge
-from tests.unit.images import image_of
+from tests.support.handmade_image import FRAMES, OTHER_SLOT, SLOT, Forge
+from tests.support.image_audit import check_table
+from tests.support.watched_image import image_of
 
 SLOTS = set(filter(layout.is_slot, range(FRAMES)))
 

@@ -18,15 +18,9 @@ from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE, SUPER_FINAL, SUPER_SUS
 from pramfs.storage.regions import Region, Regions
 from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File
-from tests.unit.audit import check_bans, walk
-from tests.unit.images import frames_between, image_of, reopen, watched
-from tests.unit.volume import NAME, USER, Volume, new_tree
-
-
-@pytest.fixture(params=["image", "memory"])
-def arena(request: pytest.FixtureRequest) -> str:
-    """Both ways to hold fresh frames."""
-    return str(request.param)
+from tests.support.image_audit import check_bans, walk
+from tests.support.tree_volume import NAME, USER, Volume, new_tree
+from tests.support.watched_image import frames_between, image_of, reopen, watched
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from pramfs.storage.layout import PAGE_SIZE, SUPER, SuperBlock
 from pramfs.storage.regions import Region, Regions
 from pramfs.tree.inodes import Directory, File
 from pramfs.tree.tree import Owner, Tree
-from tests.unit.images import (
+from tests.support.watched_image import (
     WatchedImage,
     frames_between,
     image_of,

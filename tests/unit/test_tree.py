@@ -15,15 +15,9 @@ from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File, Special, Symlink
 from pramfs.tree.pagemap import CHUNK_PAGES
 from pramfs.tree.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Owner
-from tests.unit.audit import check_bans, check_owners
-from tests.unit.images import new_pram
-from tests.unit.volume import NAME, USER, Volume
-
-
-@pytest.fixture(params=["image", "memory"])
-def arena(request: pytest.FixtureRequest) -> str:
-    """Both ways to hold fresh frames."""
-    return str(request.param)
+from tests.support.image_audit import check_bans, check_owners
+from tests.support.tree_volume import NAME, USER, Volume
+from tests.support.watched_image import new_pram
 
 
 @pytest.fixture

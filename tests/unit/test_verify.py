@@ -14,7 +14,7 @@ from pramfs.pram import verify
 from pramfs.pram.links import Chain
 from pramfs.storage.extents import extents_of
 from pramfs.storage.layout import PAGE_SIZE
-from tests.unit.images import WatchedImage, image_of
+from tests.support.watched_image import WatchedImage, image_of
 
 FRAMES = 600
 

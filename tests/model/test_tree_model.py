@@ -38,10 +38,10 @@ from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
 from pramfs.tree.tree import Owner
 from tests.conftest import LONG
-from tests.model.reference import EXCHANGE, NOREPLACE, WHITEOUT, Node, Reference
-from tests.unit.audit import check_bans, check_owners, check_pram
-from tests.unit.images import WatchedImage, image_of, kernel_with_pages, new_pram, replay
-from tests.unit.volume import NAME, Facts, Volume, new_tree
+from tests.model.reference_tree import EXCHANGE, NOREPLACE, WHITEOUT, Node, Reference
+from tests.support.image_audit import check_bans, check_owners, check_pram
+from tests.support.tree_volume import NAME, Facts, Volume, new_tree
+from tests.support.watched_image import WatchedImage, image_of, kernel_with_pages, new_pram, replay
 
 OTHER = b"another node" * 1000
 

@@ -1,9 +1,9 @@
 """A medium that fails on demand: one file, `image`, on a file system of the test's own.
 
-It runs as a process of its own (`python -m tests.mounted.medium MOUNTPOINT`) and keeps the file in memory.
-What is to fail is said in extended attributes of its root; `Medium` is the test's end of it. Requests are
-counted by kind. The kernel hands over each write and each sync as it was made; reads it asks for in pieces of
-its own, and page by page where a piece fails.
+It runs as a process of its own (`python -m tests.mounted.failing_medium MOUNTPOINT`) and keeps the file in
+memory. What is to fail is said in extended attributes of its root; `Medium` is the test's end of it.
+Requests are counted by kind. The kernel hands over each write and each sync as it was made; reads it asks
+for in pieces of its own, and page by page where a piece fails.
 
     user.fail.KIND    "N ERRNO": of that kind request number N from now on, and all after it, fail
     user.hold.KIND    "N": they get no answer before the attribute is removed
@@ -86,7 +86,7 @@ def new_medium(root: Path) -> Iterator[Medium]:
     """A medium that works, at the directory `root`, which is made; gone at the end with what is on it."""
     root.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.mounted.medium", root],
+        [sys.executable, "-m", "tests.mounted.failing_medium", root],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdin=subprocess.PIPE,
     )

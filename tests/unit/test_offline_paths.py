@@ -14,7 +14,7 @@ from pramfs.errors import EXIT_FAILED, PramError
 from pramfs.offline.reader import TreeReader
 from pramfs.storage.image import open_image
 from tests.golden.specimen import Specimen, directory, regular
-from tests.unit.trees import frames_of, make_image
+from tests.support.image_files import frames_of, make_image
 
 
 def link(target: bytes) -> Specimen:

@@ -10,17 +10,11 @@ from pramfs.errors import PramError, SaveFailed, SystemFault
 from pramfs.pram.pram import Pram
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.tree.attributes import Changes
-from tests.unit.audit import check_owners, check_pram
-from tests.unit.images import frames_between, image_of, new_pram, reopen, watched
-from tests.unit.volume import Facts, Volume
+from tests.support.image_audit import check_owners, check_pram
+from tests.support.tree_volume import Facts, Volume
+from tests.support.watched_image import frames_between, image_of, new_pram, reopen, watched
 
 Tree = dict[int, Facts]
-
-
-@pytest.fixture(params=["image", "memory"])
-def arena(request: pytest.FixtureRequest) -> str:
-    """Both ways to hold fresh frames."""
-    return str(request.param)
 
 
 def prepared(arena: str, *, moving: bool) -> tuple[Volume, Tree]:

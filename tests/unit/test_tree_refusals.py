@@ -12,7 +12,7 @@ from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
 from pramfs.tree.attributes import Changes
 from pramfs.tree.tree import RENAME_NOREPLACE, Owner, Tree
-from tests.unit.images import new_pram, reopen
+from tests.support.watched_image import new_pram, reopen
 
 ROOT = Owner(0, 0)
 FILE, SYMLINK, DEVICE = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777, stat.S_IFCHR | 0o600

@@ -1,8 +1,8 @@
 """A medium that fails, really: the mount survives what it can, the last save always.
 
-The image lies on a file system of the test's own that fails when it is told to (see medium.py), or on a loop
-device upon that. Full disks are in test_full.py, and every step of a save, without a mount, in
-unit/test_failures.py.
+The image lies on a file system of the test's own that fails when it is told to (failing_medium.py), or on a
+loop device upon that. Full disks are in test_full_arena.py, and every step of a save, without a mount, in
+unit/test_failing_saves.py.
 """
 
 import contextlib
@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
+from tests.mounted.admin_shell import has_ended
+from tests.mounted.failing_medium import READ, RESIZE, SYNC, WRITE, Medium, new_medium
 from tests.mounted.harness import (
     CHECK_DAMAGED,
     CHECK_UNREADABLE,
@@ -33,9 +35,7 @@ from tests.mounted.harness import (
     stopped,
     wait_until,
 )
-from tests.mounted.medium import READ, RESIZE, SYNC, WRITE, Medium, new_medium
-from tests.mounted.pages import BYTE_STREAM, PAGE_STREAM, Pages
-from tests.mounted.shell import has_ended
+from tests.mounted.image_pages import BYTE_STREAM, PAGE_STREAM, Pages
 from tests.mounted.system import drop_cache, kept_in_memory, loop_device, syncfs
 
 SIZE_BYTES = 4 << 20
@@ -72,19 +72,19 @@ def volume_on(medium: Medium, new_volume: Callable[[str], Volume]) -> Volume:
     return volume
 
 
-def plant(root: Path) -> trees.Snapshot:
-    trees.plant_files(root, 20)
+def plant(root: Path) -> sample_trees.Snapshot:
+    sample_trees.plant_files(root, 20)
     syncfs(root)
-    return trees.snapshot(root)
+    return sample_trees.snapshot(root)
 
 
-def change(root: Path, number: int) -> trees.Snapshot:
+def change(root: Path, number: int) -> sample_trees.Snapshot:
     """Change a little of everything; what a program wrote is with the daemon then."""
-    (root / f"new {number}").write_bytes(trees.noise(3 * PAGE, seed=number))
-    (root / "d1" / "f1").write_bytes(trees.noise(5 * PAGE, seed=number))
+    (root / f"new {number}").write_bytes(sample_trees.noise(3 * PAGE, seed=number))
+    (root / "d1" / "f1").write_bytes(sample_trees.noise(5 * PAGE, seed=number))
     (root / f"new {number - 1}").unlink(missing_ok=True)
     syncfs(root)
-    return trees.snapshot(root)
+    return sample_trees.snapshot(root)
 
 
 # --- saves ---------------------------------------------------------------------------------------
@@ -111,13 +111,13 @@ def test_a_save_that_fails_at_any_write_or_sync(
             break
         stands = f"the previous save (generation {generation}) stands"
         outcome.refused(MOUNT_FAILED, "save failed", os.strerror(error), stands)
-        trees.assert_same(trees.snapshot(root), changed)
+        sample_trees.assert_same(sample_trees.snapshot(root), changed)
         if then == "it works again":
             volume.save()
             saved = changed
         volume.kill()
         volume.mount()
-        found = trees.snapshot(root)
+        found = sample_trees.snapshot(root)
         assert found == saved or (found == changed and then != "it works again")
         saved = found
     assert at >= 2
@@ -138,11 +138,11 @@ def test_a_device_that_fails_at_any_step_of_a_save(
             with kept_in_memory(device, SIZE_BYTES):
                 with medium.failing(kind, at):
                     outcome = pramfs("save", root)
-                trees.assert_same(trees.snapshot(root), changed)
+                sample_trees.assert_same(sample_trees.snapshot(root), changed)
                 volume.save()
             volume.kill()  # and with the daemon goes what the kernel has cached of the device
             volume.mount()
-            trees.assert_same(trees.snapshot(root), changed)
+            sample_trees.assert_same(sample_trees.snapshot(root), changed)
             if not outcome.code:
                 break
             outcome.refused(MOUNT_FAILED, "save failed", "input/output error", "stands")
@@ -165,23 +165,25 @@ def test_what_a_device_has_lost_is_never_served_or_saved_but_named(
         volume.save()
         files = [root / "d1" / "f1", root / "new 0"]
         for file in files:
-            file.write_bytes(trees.noise(64 * PAGE, seed=0))  # not read: what is mapped stays
+            file.write_bytes(
+                sample_trees.noise(64 * PAGE, seed=0)
+            )  # not read: what is mapped stays
         with medium.failing(WRITE):
             pramfs("save", root).refused(MOUNT_FAILED, "save failed", "input/output error")
         drop_cache(device)
         for file in files:
-            assert require_whole_pages(file, trees.noise(64 * PAGE, seed=0)) > 0
+            assert require_whole_pages(file, sample_trees.noise(64 * PAGE, seed=0)) > 0
         outcome = pramfs("save", root)
         outcome.refused(MOUNT_FAILED, "lost what was written to /d1/f1, /new 0; remove", "stands")
         for file in files:
             file.unlink()
             if then == "write anew":
-                file.write_bytes(trees.noise(3 * PAGE, seed=1))
+                file.write_bytes(sample_trees.noise(3 * PAGE, seed=1))
         volume.save()
-        wanted = trees.snapshot(root)
+        wanted = sample_trees.snapshot(root)
         volume.kill()
         volume.mount()
-        trees.assert_same(trees.snapshot(root), wanted)
+        sample_trees.assert_same(sample_trees.snapshot(root), wanted)
         volume.umount()
 
 
@@ -215,7 +217,7 @@ def test_an_unmount_whose_save_fails_says_so_and_the_next_mount_too(
     volume.ended(MOUNT_FAILED)
     volume.mount()
     assert re.search("the last run's save failed: .*Input/output error", volume.log)
-    trees.assert_same(trees.snapshot(root), saved)
+    sample_trees.assert_same(sample_trees.snapshot(root), saved)
 
 
 def test_a_checkpoint_that_failed_is_made_up_for_by_itself(volume: Volume, medium: Medium) -> None:
@@ -227,7 +229,7 @@ def test_a_checkpoint_that_failed_is_made_up_for_by_itself(volume: Volume, mediu
     wait_until(lambda: not volume.status()["error"], "a checkpoint that works")
     volume.kill()
     volume.mount()
-    trees.assert_same(trees.snapshot(root), changed)
+    sample_trees.assert_same(sample_trees.snapshot(root), changed)
 
 
 @pytest.mark.parametrize("arena", ["image"], indirect=True)
@@ -237,15 +239,15 @@ def test_a_writer_hears_of_an_image_that_takes_no_data(volume: Volume, medium: M
     planted = plant(root)
     for error in (errno.EIO, errno.ENOSPC):
         with medium.failing(WRITE, error=error), pytest.raises(OSError) as caught:  # noqa: PT011
-            (root / "lost").write_bytes(trees.noise(PAGE))
+            (root / "lost").write_bytes(sample_trees.noise(PAGE))
         assert caught.value.errno == error
         (root / "lost").unlink()
-    trees.assert_same_below(trees.snapshot(root), planted)
+    sample_trees.assert_same_below(sample_trees.snapshot(root), planted)
     assert not volume.status()["suspect"]
-    (root / "kept").write_bytes(trees.noise(PAGE))
-    changed = trees.snapshot(root)
+    (root / "kept").write_bytes(sample_trees.noise(PAGE))
+    changed = sample_trees.snapshot(root)
     volume.remount()
-    trees.assert_same(trees.snapshot(root), changed)
+    sample_trees.assert_same(sample_trees.snapshot(root), changed)
 
 
 def test_a_medium_that_vanishes_is_the_end_of_saves_only(
@@ -277,8 +279,8 @@ def test_an_image_with_a_page_that_cannot_be_read_is_refused(
 ) -> None:
     """Whatever page it is; and it is as it was when the medium works again."""
     root = volume.mount()
-    trees.plant_files(root, 5 if long else 2)
-    saved = trees.snapshot(root)
+    sample_trees.plant_files(root, 5 if long else 2)
+    saved = sample_trees.snapshot(root)
     volume.umount()
     before = content_of(volume.image)
     pages = Pages(volume.image)
@@ -290,7 +292,7 @@ def test_an_image_with_a_page_that_cannot_be_read_is_refused(
         assert check.code == (CHECK_UNREADABLE if code == SYSTEM_FAULT else CHECK_DAMAGED)
     assert content_of(volume.image) == before
     volume.mount()
-    trees.assert_same(trees.snapshot(root), saved)
+    sample_trees.assert_same(sample_trees.snapshot(root), saved)
 
 
 def refusals(pages: Pages) -> Iterator[tuple[int, int, list[str]]]:
@@ -310,7 +312,7 @@ def test_a_page_that_cannot_be_read_any_more_is_eio_for_its_readers_only(
 ) -> None:
     """A save does not need it; and it is whole when the medium works again."""
     volume.announce("bad address", "cannot read at")
-    content = trees.noise(20 * PAGE)
+    content = sample_trees.noise(20 * PAGE)
     root = volume.mount()
     (root / "file").write_bytes(content)
     volume.remount()
@@ -351,7 +353,7 @@ def test_an_image_that_cannot_grow_is_left_as_it_is(volume: Volume, medium: Medi
         size = f"size={2 * SIZE_BYTES}"
         volume.refused("cannot grow", "no space left on device", options=[size])
     volume.mount()
-    trees.assert_same(trees.snapshot(root), saved)
+    sample_trees.assert_same(sample_trees.snapshot(root), saved)
 
 
 @pytest.mark.parametrize("kind", [RESIZE, WRITE, SYNC])
@@ -458,7 +460,7 @@ def test_a_mount_that_is_asked_while_it_loads_tells_and_goes_on(
         daemon = volume.start_mount()
         medium.wait_until_held()
         os.kill(daemon.pid, signal.SIGUSR1)  # the kernel lets it through when the medium answers
-    trees.assert_same(trees.snapshot(volume.serve(daemon)), saved)
+    sample_trees.assert_same(sample_trees.snapshot(volume.serve(daemon)), saved)
     wait_until(lambda: "most recent call first" in volume.log, "the dump")
 
 
@@ -477,7 +479,7 @@ def test_a_signal_at_any_moment_of_a_mount(volume: Volume, long: bool) -> None:
         command.send_signal(number)
         code, _ = ended(command)
         if code == 0:
-            trees.assert_same(trees.snapshot(volume.root), saved)
+            sample_trees.assert_same(sample_trees.snapshot(volume.root), saved)
             pramfs("umount", volume.root).succeeded()
         assert code in (0, EXIT_INTERRUPTED, -number)
         assert not volume.is_mounted
@@ -503,7 +505,7 @@ def test_a_signal_during_a_checkpoint_stops_nothing(
         ended(save)
         volume.ended()
     volume.mount()
-    trees.assert_same(trees.snapshot(root), changed)
+    sample_trees.assert_same(sample_trees.snapshot(root), changed)
 
 
 @pytest.mark.parametrize("number", ENDING, ids=ENDING_NAMES)
@@ -521,7 +523,7 @@ def test_who_asks_for_a_save_may_go_away(
     wait_until(lambda: volume.generation > generation, "the save")
     volume.kill()
     volume.mount()
-    trees.assert_same(trees.snapshot(root), changed)
+    sample_trees.assert_same(sample_trees.snapshot(root), changed)
 
 
 # --- who uses the mount --------------------------------------------------------------------------
@@ -552,7 +554,7 @@ def stuck_reader(path: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 def test_a_reader_that_is_stuck_holds_no_save_up(volume: Volume) -> None:
     root = volume.mount()
-    content = trees.noise(10 * PAGE)
+    content = sample_trees.noise(10 * PAGE)
     (root / "file").write_bytes(content)
     with stuck_reader(root / "file"):
         volume.save()
@@ -564,7 +566,7 @@ def test_a_reader_that_is_stuck_holds_no_save_up(volume: Volume) -> None:
 
 def test_a_detached_mount_is_saved_when_a_stuck_reader_dies(volume: Volume) -> None:
     root = volume.mount()
-    content = trees.noise(10 * PAGE)
+    content = sample_trees.noise(10 * PAGE)
     (root / "file").write_bytes(content)
     with stuck_reader(root / "file"):
         run("umount", "-i", "-l", root).succeeded()
@@ -578,7 +580,7 @@ def test_a_detached_mount_is_saved_when_a_stuck_reader_dies(volume: Volume) -> N
 def test_a_signal_saves_under_a_stuck_reader(volume: Volume, number: signal.Signals) -> None:
     volume.announce("failed to unmount")  # libfuse, of what has been detached already
     root = volume.mount()
-    content = trees.noise(10 * PAGE)
+    content = sample_trees.noise(10 * PAGE)
     (root / "file").write_bytes(content)
     with stuck_reader(root / "file"):
         os.kill(volume.pid, number)

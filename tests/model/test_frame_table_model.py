@@ -10,7 +10,7 @@ from pramfs.storage import layout
 from pramfs.storage.frames import FREE, STATE_NAMES, FrameTable
 from pramfs.storage.regions import Region, Regions
 from tests.conftest import LONG
-from tests.unit.audit import check_table
+from tests.support.image_audit import check_table
 
 FRAMES = 100
 

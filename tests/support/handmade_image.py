@@ -24,7 +24,7 @@ from pramfs.storage.layout import (
     NodePage,
     SuperBlock,
 )
-from tests.unit.images import WatchedImage, image_of
+from tests.support.watched_image import WatchedImage, image_of
 
 UUID = bytes(range(16))
 FRAMES = 64

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, pramfs, run
 from tests.mounted.system import syncfs
 
@@ -17,7 +17,7 @@ def fill(root: Path, size: int = MIB) -> int:
     """Write files of noise, each synced, until there is no space; the number of whole ones."""
     for number in range(10_000):
         try:
-            write_durably(root / f"fill {number}", trees.noise(size, seed=number))
+            write_durably(root / f"fill {number}", sample_trees.noise(size, seed=number))
         except OSError as error:
             assert error.errno == errno.ENOSPC  # noqa: PT017 - any other is a failure
             (root / f"fill {number}").unlink(missing_ok=True)
@@ -36,7 +36,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def assert_filled(root: Path, count: int, size: int = MIB) -> None:
     for number in range(count):
-        assert (root / f"fill {number}").read_bytes() == trees.noise(size, seed=number)
+        assert (root / f"fill {number}").read_bytes() == sample_trees.noise(size, seed=number)
 
 
 def test_a_full_arena_answers_enospc_and_lives_on(volume: Volume) -> None:
@@ -47,9 +47,9 @@ def test_a_full_arena_answers_enospc_and_lives_on(volume: Volume) -> None:
     assert count >= 14
     assert_filled(root, count)
     (root / "fill 0").unlink()
-    write_durably(root / "fill 0", trees.noise(MIB, seed=0))
+    write_durably(root / "fill 0", sample_trees.noise(MIB, seed=0))
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
-        write_durably(root / "too much", trees.noise(4 * MIB))
+        write_durably(root / "too much", sample_trees.noise(4 * MIB))
     assert caught.value.errno == errno.ENOSPC
     (root / "too much").unlink()
 
@@ -87,10 +87,10 @@ def test_a_save_tells_of_what_was_written_and_could_not_be_taken(volume: Volume)
     volume.size = "16M"
     volume.announce("no free frames", "no space", "save is incomplete")
     root = volume.mount()
-    write_durably(root / "kept", trees.noise(8 * MIB))
+    write_durably(root / "kept", sample_trees.noise(8 * MIB))
     descriptor = os.open(root / "lost", os.O_WRONLY | os.O_CREAT)
     try:
-        os.write(descriptor, trees.noise(12 * MIB))  # the kernel keeps it for now
+        os.write(descriptor, sample_trees.noise(12 * MIB))  # the kernel keeps it for now
         generation = volume.generation
         pramfs("save", root).refused(MOUNT_FAILED, "the save is incomplete", "no space left")
         assert volume.generation > generation
@@ -103,7 +103,7 @@ def test_a_save_tells_of_what_was_written_and_could_not_be_taken(volume: Volume)
     volume.kill()
     volume.mount()
     assert [path.name for path in root.iterdir()] == ["kept"]
-    assert (root / "kept").read_bytes() == trees.noise(8 * MIB)
+    assert (root / "kept").read_bytes() == sample_trees.noise(8 * MIB)
 
 
 @contextlib.contextmanager
@@ -124,19 +124,19 @@ def test_a_full_disk_fails_the_save_loudly_and_the_last_one_stands(volume: Volum
     volume.announce("save failed", "no space", "previous save")
     with small_disk(volume, "8M"):
         root = volume.mount()
-        trees.plant_files(root, 100)
-        before = trees.snapshot(root)
+        sample_trees.plant_files(root, 100)
+        before = sample_trees.snapshot(root)
         volume.remount()
-        (root / "big").write_bytes(trees.noise(16 * MIB))
+        (root / "big").write_bytes(sample_trees.noise(16 * MIB))
         syncfs(root)
 
         pramfs("save", root).refused(MOUNT_FAILED, "save failed", "no space left on device")
-        assert (root / "big").read_bytes() == trees.noise(16 * MIB)
+        assert (root / "big").read_bytes() == sample_trees.noise(16 * MIB)
         pramfs("umount", root).refused(MOUNT_FAILED, "save failed", "previous save")
         volume.ended(MOUNT_FAILED)
 
         volume.mount()
-        trees.assert_same(trees.snapshot(root), before)
+        sample_trees.assert_same(sample_trees.snapshot(root), before)
         volume.umount()
 
 
@@ -145,13 +145,13 @@ def test_a_save_succeeds_once_there_is_space_again(volume: Volume) -> None:
     volume.announce("save failed", "no space")
     with small_disk(volume, "8M") as disk:
         root = volume.mount()
-        (root / "big").write_bytes(trees.noise(16 * MIB))
+        (root / "big").write_bytes(sample_trees.noise(16 * MIB))
         syncfs(root)
         pramfs("save", root).refused(MOUNT_FAILED, "save failed")
         run("mount", "-o", "remount,size=64M", disk).succeeded()
         volume.save()
         volume.remount()
-        assert (root / "big").read_bytes() == trees.noise(16 * MIB)
+        assert (root / "big").read_bytes() == sample_trees.noise(16 * MIB)
         volume.umount()
 
 
@@ -160,8 +160,8 @@ def test_a_full_disk_under_an_image_arena_answers_enospc_and_lives_on(volume: Vo
     volume.announce("no space")
     with small_disk(volume, "8M"):
         root = volume.mount()
-        trees.plant_files(root, 100)
-        before = trees.snapshot(root)
+        sample_trees.plant_files(root, 100)
+        before = sample_trees.snapshot(root)
         volume.save()
         count = fill(root)
         assert 2 <= count <= 8
@@ -169,5 +169,5 @@ def test_a_full_disk_under_an_image_arena_answers_enospc_and_lives_on(volume: Vo
         for number in range(count):
             (root / f"fill {number}").unlink()
         volume.remount()
-        trees.assert_same_below(trees.snapshot(root), before)
+        sample_trees.assert_same_below(sample_trees.snapshot(root), before)
         volume.umount()

@@ -19,7 +19,7 @@ from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE, SUPER_MAGIC
 from pramfs.storage.regions import Region, Regions
-from tests.unit import audit
+from tests.support import image_audit
 
 
 class Write(NamedTuple):
@@ -87,7 +87,7 @@ class WatchedImage(Image):
         self.journal.append(Write(offset_bytes, landing))
         super().write(offset_bytes, landing)
         if is_super and self.guarded:
-            self._newer = audit.frames_in_force(self)
+            self._newer = image_audit.frames_in_force(self)
         if failing:
             raise OSError(self.error, os.strerror(self.error))
 
@@ -134,14 +134,14 @@ class WatchedImage(Image):
         if not self.guarded:
             return
         if self._durable is None:
-            self._durable = audit.frames_in_force(self)
+            self._durable = image_audit.frames_in_force(self)
         overwritten = frames & (self._durable | self._newer)
         assert not overwritten, f"frames of the save in force are written: {sorted(overwritten)}"
 
     def _check_fallback(self, slot: int) -> None:
         """Without the super block in `slot` there is a whole save still: this write may be torn."""
-        if self.guarded and len(audit.super_blocks(self)) > 1:
-            self._durable = audit.walk(self, verify=False, without=slot).frames
+        if self.guarded and len(image_audit.super_blocks(self)) > 1:
+            self._durable = image_audit.walk(self, verify=False, without=slot).frames
 
 
 class _Kernel:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, PAGE, Outcome, Volume, run
 
 GIT_ENVIRONMENT = {
@@ -67,13 +67,13 @@ def test_an_overlayfs_keeps_its_upper_layer_on_a_pramfs(volume: Volume, tmp_path
         (merged / "kept").rename(merged / "renamed")
         run("rm", "-r", merged / "gone").succeeded()
         (merged / "gone").mkdir()
-        before = trees.portable(trees.snapshot(merged))
+        before = sample_trees.portable(sample_trees.snapshot(merged))
         assert stat.S_ISCHR((root / "upper" / "deleted").lstat().st_mode)
     finally:
         run("umount", merged).succeeded()
     mount_overlay(volume.remount())
     try:
-        trees.assert_same(trees.portable(trees.snapshot(merged)), before)
+        sample_trees.assert_same(sample_trees.portable(sample_trees.snapshot(merged)), before)
         assert (merged / "file").read_text() == "lower file\nupper\n"
         assert (merged / "renamed" / "inner").read_text() == "lower kept/inner\n"
         assert not list((merged / "gone").iterdir())
@@ -86,7 +86,7 @@ def everything(tmp_path: Path) -> Path:
     """A tree of everything on a file system of the kernel."""
     source = tmp_path / "everything"
     source.mkdir()
-    trees.plant_everything(source)
+    sample_trees.plant_everything(source)
     return source
 
 
@@ -97,14 +97,18 @@ def test_a_copied_tree_is_the_same_tree(
     """Into the mount, and after a remount out of it again."""
     if copy is copy_with_tar:
         (everything / "special" / "socket").unlink()
-    original = trees.portable(trees.snapshot(everything))
+    original = sample_trees.portable(sample_trees.snapshot(everything))
 
     root = volume.mount()
     copy(everything, root / "copy")
-    trees.assert_same_below(trees.portable(trees.snapshot(root / "copy")), original)
+    sample_trees.assert_same_below(
+        sample_trees.portable(sample_trees.snapshot(root / "copy")), original
+    )
     volume.remount()
     copy(root / "copy", tmp_path / "out")
-    trees.assert_same_below(trees.portable(trees.snapshot(tmp_path / "out")), original)
+    sample_trees.assert_same_below(
+        sample_trees.portable(sample_trees.snapshot(tmp_path / "out")), original
+    )
 
 
 def test_rsync_finds_nothing_to_do_after_a_remount(volume: Volume, everything: Path) -> None:
@@ -120,7 +124,7 @@ def test_git(volume: Volume, tmp_path: Path) -> None:
     origin.mkdir()
     _git(origin, "init", "--quiet")
     for seed in range(3):
-        trees.plant_files(origin, 150, seed=seed)
+        sample_trees.plant_files(origin, 150, seed=seed)
         _git(origin, "add", ".")
         _git(origin, "commit", "--quiet", "-m", f"commit {seed}")
 
@@ -150,7 +154,9 @@ def test_sqlite_in_wal_mode(volume: Volume) -> None:
         writer.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, noise BLOB)")
     reader = sqlite3.connect(database)
     for start in range(0, 500, 50):
-        rows = [(number, trees.noise(900, seed=number)) for number in range(start, start + 50)]
+        rows = [
+            (number, sample_trees.noise(900, seed=number)) for number in range(start, start + 50)
+        ]
         with writer:
             writer.executemany("INSERT INTO t VALUES (?, ?)", rows)
         assert reader.execute("SELECT count(*) FROM t").fetchone() == (start + 50,)
@@ -184,12 +190,12 @@ def test_a_shared_writable_mapping(volume: Volume) -> None:
     size = 2 * MIB
     (root / "mapped").write_bytes(bytes(size))
     with (root / "mapped").open("r+b") as file, mmap.mmap(file.fileno(), size) as mapping:
-        mapping[:] = trees.noise(size)
-        assert (root / "mapped").read_bytes() == trees.noise(size)
+        mapping[:] = sample_trees.noise(size)
+        assert (root / "mapped").read_bytes() == sample_trees.noise(size)
         os.pwrite(file.fileno(), b"written", 5 * PAGE - 3)
         assert mapping[5 * PAGE - 3 :].startswith(b"written")
         mapping.flush()
-    expected = bytearray(trees.noise(size))
+    expected = bytearray(sample_trees.noise(size))
     expected[5 * PAGE - 3 : 5 * PAGE + 4] = b"written"
 
     volume.remount()
@@ -228,7 +234,7 @@ def test_a_c_program_is_compiled_and_run(volume: Volume) -> None:
 
 def test_listings_are_the_same_after_a_remount(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_everything(root)
+    sample_trees.plant_everything(root)
 
     def list_everything() -> list[str]:
         listings = (

@@ -16,10 +16,10 @@ from pramfs.cli import helptext
 from pramfs.cli.completion import flags
 from pramfs.cli.main import build_parser
 from pramfs.options import parse_options
-from tests.docs.blocks import Block, Line, blocks, commands, documents
-from tests.docs.elsewhere import ELSEWHERE, NO_COMMANDS
+from tests.docs.code_blocks import Block, Line, blocks, commands, documents
+from tests.docs.run_elsewhere import ELSEWHERE, NO_COMMANDS
+from tests.mounted.admin_shell import VENV, Shell
 from tests.mounted.harness import MIB, REPOSITORY
-from tests.mounted.shell import VENV, Shell
 from tests.mounted.system import loop_device
 
 COMMANDS = build_parser().commands()

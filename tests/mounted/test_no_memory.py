@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, Volume, detach, run, wait_until
 
 EXIT_INTERNAL = 4
@@ -42,7 +42,7 @@ def test_a_daemon_that_is_out_of_address_space_saves_and_ends(volume: Volume) ->
     """What pyfuse3 has no room for it cannot answer; so the mount ends, with all that was written."""
     volume.announce("error", "traceback", "exception")
     root = volume.mount("size=256M")
-    (root / "saved").write_bytes(trees.noise(MIB))
+    (root / "saved").write_bytes(sample_trees.noise(MIB))
     volume.save()
     _, hard = resource.prlimit(volume.pid, resource.RLIMIT_AS)
     status = Path(f"/proc/{volume.pid}/status").read_text()
@@ -54,7 +54,7 @@ def test_a_daemon_that_is_out_of_address_space_saves_and_ends(volume: Volume) ->
     volume.ended(EXIT_INTERNAL)
 
     volume.mount("size=256M")
-    assert (root / "saved").read_bytes() == trees.noise(MIB)
+    assert (root / "saved").read_bytes() == sample_trees.noise(MIB)
     whole = [int(line) for line in writer.text.splitlines()]
     assert whole
     for number in whole:
@@ -64,9 +64,9 @@ def test_a_daemon_that_is_out_of_address_space_saves_and_ends(volume: Volume) ->
 
 def test_a_daemon_that_the_kernel_kills_for_memory_leaves_the_last_save(volume: Volume) -> None:
     root = volume.mount("size=256M")
-    trees.plant_files(root, 20)
+    sample_trees.plant_files(root, 20)
     volume.save()
-    saved = trees.snapshot(root)
+    saved = sample_trees.snapshot(root)
     with memory_limit(volume.pid, 16 * MIB):
         writer = run(sys.executable, "-c", _FILL_WITH_DATA, root)
         assert writer.code
@@ -74,7 +74,7 @@ def test_a_daemon_that_the_kernel_kills_for_memory_leaves_the_last_save(volume: 
     detach(root)
     volume.ended(-signal.SIGKILL)
     volume.mount("size=256M")
-    trees.assert_same(trees.snapshot(root), saved)
+    sample_trees.assert_same(sample_trees.snapshot(root), saved)
     volume.umount()
 
 

@@ -14,8 +14,8 @@ from pramfs.storage.regions import Regions
 from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File
 from pramfs.tree.tree import Owner, Tree
-from tests.corruption.looks import NAME, Look, look
-from tests.unit.images import Step, frames_between, new_pram, reopen, watched
+from tests.support.load_verdict import NAME, TreeState, tree_state
+from tests.support.watched_image import Step, frames_between, new_pram, reopen, watched
 
 OWNER = Owner(0, 0)
 FRAMES = 64
@@ -27,7 +27,7 @@ class Published(NamedTuple):
 
     start: int
     end: int
-    tree: Look
+    tree: TreeState
 
 
 class History:
@@ -44,7 +44,7 @@ class History:
         self._saver.save(final=False, progress=_quiet)
         self.before = watched(self._pram).content()
         self._start_journal()
-        self.saves = [Published(0, 0, look(self._tree))]
+        self.saves = [Published(0, 0, tree_state(self._tree))]
 
     def record(self, rounds: int) -> None:
         """Work and save, now and then as another process with other banned regions or more frames."""
@@ -58,7 +58,7 @@ class History:
         self._pram.close()
         self._pram.image.close()
 
-    def allowed(self, crash: int) -> list[Look]:
+    def allowed(self, crash: int) -> list[TreeState]:
         """The trees that may be there after a crash before step number `crash`."""
         done = [save.tree for save in self.saves if save.end <= crash]
         return done[-1:] + [save.tree for save in self.saves if save.start <= crash < save.end]
@@ -69,7 +69,7 @@ class History:
     def _now(self) -> int:
         return len(self.steps) + len(watched(self._pram).journal)
 
-    def note(self, start: int, tree: Look) -> None:
+    def note(self, start: int, tree: TreeState) -> None:
         self.saves.append(Published(start, self._now, tree))
 
     def begin(self) -> int:
@@ -139,7 +139,7 @@ class _RecordingSaver(Saver):
         self._looked = tree
 
     def save(self, *, final: bool, progress: Progress) -> None:
-        start, tree = self._history.begin(), look(self._looked)
+        start, tree = self._history.begin(), tree_state(self._looked)
         super().save(final=final, progress=progress)
         self._history.note(start, tree)
 

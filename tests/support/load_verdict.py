@@ -1,4 +1,4 @@
-"""What a tree in memory looks like, and what a load makes of the bytes of an image. No mount, no root."""
+"""All that a tree in memory holds, and what a load makes of the bytes of an image. No mount, no root."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from pramfs.saves.save import Saver
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.inodes import Directory, File, Inode, Symlink
 from pramfs.tree.tree import Tree
-from tests.unit.images import WatchedImage, image_of
+from tests.support.watched_image import WatchedImage, image_of
 
 NAME = "pramfs"
 DEADLINE_S = 20  # for what takes milliseconds
@@ -22,13 +22,13 @@ DEADLINE_S = 20  # for what takes milliseconds
 # All fields of an inode, last what is in it. That is for a file the digests of its pages by index, None for
 # a page that a lazy load found damaged.
 Fields = tuple[object, ...]
-Look = dict[str, Fields]  # by path
+TreeState = dict[str, Fields]  # by path
 
 
 class Verdict(NamedTuple):
     """What came of a load: a tree, or the message of a refusal."""
 
-    tree: Look | None
+    tree: TreeState | None
     left_out: list[str]
     refusal: str
     damaged: frozenset[int] = frozenset()  # frames whose pages could not be read, with `lazy`
@@ -53,9 +53,9 @@ def load(
             pram.close()
 
 
-def look(tree: Tree, damaged: set[int] | None = None) -> Look:
+def tree_state(tree: Tree, damaged: set[int] | None = None) -> TreeState:
     """All that there is to see of a tree. Frames with damaged pages are added to `damaged`."""
-    found: Look = {}
+    found: TreeState = {}
     unvisited: list[tuple[str, Inode]] = [("", tree.root)]
     while unvisited:
         path, inode = unvisited.pop()
@@ -79,14 +79,14 @@ def _load(pram: Pram, image: WatchedImage, *, recover: bool, lazy: bool, save: b
     except PramError as exc:
         return Verdict(None, [], _told(exc))
     damaged: set[int] = set()
-    found = look(tree, damaged if lazy else None)
+    found = tree_state(tree, damaged if lazy else None)
     if save:
         _save_again(pram, image, tree, found, lazy)
     left_out = recovered.left_out if recovered else []
     return Verdict(found, left_out, "", frozenset(damaged))
 
 
-def _save_again(pram: Pram, image: WatchedImage, tree: Tree, found: Look, lazy: bool) -> None:
+def _save_again(pram: Pram, image: WatchedImage, tree: Tree, found: TreeState, lazy: bool) -> None:
     try:
         Saver(pram, NAME, tree).save(final=True, progress=lambda frames: None)
     except PramError:

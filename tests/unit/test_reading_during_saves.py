@@ -8,7 +8,7 @@ import pytest
 from pramfs.errors import DamagedPage, SavedMeanwhile
 from pramfs.offline.inspect import check_image
 from pramfs.storage.superblock import steady
-from tests.unit.volume import Volume
+from tests.support.tree_volume import Volume
 
 BYTES = 60_000
 

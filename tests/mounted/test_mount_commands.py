@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import (
     MIB,
     MOUNT_FAILED,
@@ -21,22 +21,22 @@ from tests.mounted.harness import (
 
 def test_mount_returns_when_the_tree_is_usable(volume: Volume) -> None:
     root = volume.mount_in_background()
-    trees.plant_files(root, 50)
-    before = trees.snapshot(root)
+    sample_trees.plant_files(root, 50)
+    before = sample_trees.snapshot(root)
     volume.umount()
     volume.mount_in_background()
-    trees.assert_same(trees.snapshot(root), before)
+    sample_trees.assert_same(sample_trees.snapshot(root), before)
 
 
 def test_umount_returns_when_the_tree_is_durable(volume: Volume) -> None:
     root = volume.mount_in_background()
-    (root / "big").write_bytes(trees.noise(32 * MIB))
+    (root / "big").write_bytes(sample_trees.noise(32 * MIB))
     generation = volume.generation
     pramfs("umount", root).succeeded()
     assert not volume.daemon.lives
     assert volume.info()["generation"] > generation
     volume.ended()
-    assert (volume.mount() / "big").read_bytes() == trees.noise(32 * MIB)
+    assert (volume.mount() / "big").read_bytes() == sample_trees.noise(32 * MIB)
 
 
 def test_the_daemon_stands_by_itself(volume: Volume) -> None:
@@ -57,8 +57,8 @@ def test_descriptors_do_not_leak(volume: Volume) -> None:
 
     volume.save()
     before = descriptors()
-    trees.plant_everything(root)
-    trees.snapshot(root)
+    sample_trees.plant_everything(root)
+    sample_trees.snapshot(root)
     for _ in range(3):
         volume.save()
         volume.info(root)
@@ -159,7 +159,7 @@ def test_refusals_are_the_same_in_the_foreground(volume: Volume) -> None:
 
 def test_info_of_a_mountpoint_and_of_its_image(volume: Volume) -> None:
     root = volume.mount()
-    trees.plant_files(root, 10)
+    sample_trees.plant_files(root, 10)
     volume.save()
     mounted, image = volume.info(root), volume.info()
     assert mounted["mount"]["pid"] == volume.pid

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.corruption.flood import inodes_image
-from tests.mounted import trees
+from tests.mounted import sample_trees
 from tests.mounted.harness import (
     CHECK_DAMAGED,
     CHECK_UNREADABLE,
@@ -22,10 +21,11 @@ from tests.mounted.harness import (
     pramfs,
     run,
 )
-from tests.mounted.pages import BYTE_STREAM, PAGE_STREAM, Pages
-from tests.unit.collisions import forge
+from tests.mounted.image_pages import BYTE_STREAM, PAGE_STREAM, Pages
+from tests.support.colliding_image import inodes_image
+from tests.support.dict_collisions import forge
 
-CONTENT = trees.noise(200 * PAGE)
+CONTENT = sample_trees.noise(200 * PAGE)
 VICTIM = "directory/victim"
 
 
@@ -34,7 +34,7 @@ def saved_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image that holds a victim of 200 pages and other files; copied before it is used."""
     volume = Volume(tmp_path_factory.mktemp("saved"), "memory")
     root = volume.mount()
-    trees.plant_files(root, 50)
+    sample_trees.plant_files(root, 50)
     (root / "directory").mkdir()
     (root / VICTIM).write_bytes(CONTENT)
     (root / "directory" / "bystander").write_bytes(b"whole")

@@ -11,8 +11,8 @@ from pramfs.storage.regions import Regions
 from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
 from pramfs.tree.tree import Owner, Tree
-from tests.unit.audit import Walk, check_pram
-from tests.unit.images import WatchedImage, new_pram, reopen, watched
+from tests.support.image_audit import Walk, check_pram
+from tests.support.watched_image import WatchedImage, new_pram, reopen, watched
 
 NAME = "pramfs"
 USER = Owner(1000, 1001)

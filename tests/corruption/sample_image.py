@@ -14,21 +14,21 @@ from pramfs.storage import layout
 from pramfs.storage.layout import ENTRY, LINK, PAGE_SIZE
 from pramfs.tree.attributes import Changes
 from pramfs.tree.tree import Owner, Tree
-from tests.corruption.looks import NAME, Look, look
-from tests.unit.audit import walk
-from tests.unit.images import image_of, new_pram, watched
+from tests.support.image_audit import walk
+from tests.support.load_verdict import NAME, TreeState, tree_state
+from tests.support.watched_image import image_of, new_pram, watched
 
 FRAMES = 80
 _CSUM = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
-class Specimen:
+class SampleImage:
     """The bytes of an image, the trees it may load as, and which frame holds what."""
 
     content: bytes
-    tree: Look
-    older: Look  # the save before
+    tree: TreeState
+    older: TreeState  # the save before
     uuid: bytes
     supers: tuple[int, ...]
     metadata: tuple[int, ...]  # nodes and links
@@ -63,7 +63,7 @@ class Specimen:
 
 
 @functools.cache
-def specimen() -> Specimen:
+def sample_image() -> SampleImage:
     """Make it: the second save changes a little of the first."""
     pram = new_pram(FRAMES)
     tree = Tree(pram.arena, inodes_max=10_000, generation=77)
@@ -71,10 +71,10 @@ def specimen() -> Specimen:
     saver = Saver(pram, NAME, tree)
     _plant(tree)
     saver.save(final=False, progress=lambda frames: None)
-    older = look(tree)
+    older = tree_state(tree)
     _change(tree)
     saver.save(final=True, progress=lambda frames: None)
-    newer = look(tree)
+    newer = tree_state(tree)
     content = watched(pram).content()
     pram.close()
     pram.image.close()
@@ -108,7 +108,7 @@ def _change(tree: Tree) -> None:
     tree.unlink(tree.root, b"fifo")
 
 
-def _dissected(content: bytes, newer: Look, older: Look) -> Specimen:
+def _dissected(content: bytes, newer: TreeState, older: TreeState) -> SampleImage:
     with image_of(content) as image:
         save = walk(image)
     entries: dict[int, tuple[int, int]] = {}
@@ -120,7 +120,7 @@ def _dissected(content: bytes, newer: Look, older: Look) -> Specimen:
         for number, entry in enumerate(node.entries):
             link = node.links[number // layout.LINK_ENTRIES_MAX]
             entries[entry.pfn] = (link, number % layout.LINK_ENTRIES_MAX)
-    return Specimen(
+    return SampleImage(
         content,
         newer,
         older,

@@ -22,7 +22,7 @@ _RESTORED = 'tests/kexec/session.py::"criu", "restore", "-d", "-D"'
 _DUMP = "cat /proc/$PID/maps > {}/maps"
 _RESTORE = "grep -q '[[]stack[]]' {}/maps"
 _WHEEL = Elsewhere("tests/packaging/test_wheel.py::pipx")
-_BENCH = Elsewhere("tests/docs/elsewhere.py::--quick --only overhead")
+_BENCH = Elsewhere("tests/docs/run_elsewhere.py::--quick --only overhead")
 
 ELSEWHERE = {
     "scripts/test": Elsewhere(".ci/run::exec scripts/test"),
