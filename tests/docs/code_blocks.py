@@ -10,6 +10,7 @@ from tests.mounted.harness import REPOSITORY
 _LIST_ITEM = re.compile(r"(\d+\.|[-*]) +")
 _INDENT = 4  # columns that make a paragraph code, counted from the text of the list item it is in
 _FENCE = "```"
+PROMPT = "$ "  # a block that begins with it is a transcript: commands, and what they print
 
 
 class Line(NamedTuple):
@@ -50,10 +51,18 @@ def blocks(document: Path) -> list[Block]:
     return [_dedented(block) for block in found if block]
 
 
+def is_transcript(block: Block) -> bool:
+    """Whether the block shows what commands print, too."""
+    return block[0].text.startswith(PROMPT)
+
+
 def commands(block: Block) -> Iterator[tuple[Line, str]]:
     """Each command of a block: its first line, and all of it, without a comment at its end."""
     start: Line | None = None
     text = ""
+    if is_transcript(block):
+        typed = [line for line in block if line.text.startswith(PROMPT)]
+        block = [line._replace(text=line.text.removeprefix(PROMPT)) for line in typed]
     for line in block:
         start = start or line
         text += re.sub(r"(^|\s+)# .*", "", line.text)

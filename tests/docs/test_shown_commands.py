@@ -1,4 +1,4 @@
-"""Every command that the README, docs/ and the help texts show works when it is typed in.
+"""Every command that the README, docs/ and the help texts show works, and prints what a transcript shows.
 
 All that one document shows is run in its order, in one shell, by a root who starts out with an empty
 /mnt and /dev/shm, a project in the home directory, and a /dev/pmem0.
@@ -16,7 +16,7 @@ from pramfs.cli import helptext
 from pramfs.cli.completion import flags
 from pramfs.cli.main import build_parser
 from pramfs.options import parse_options
-from tests.docs.code_blocks import Block, Line, blocks, commands, documents
+from tests.docs.code_blocks import PROMPT, Block, Line, blocks, commands, documents, is_transcript
 from tests.docs.run_elsewhere import ELSEWHERE, NO_COMMANDS
 from tests.mounted.admin_shell import VENV, Shell
 from tests.mounted.harness import MIB, REPOSITORY
@@ -80,8 +80,15 @@ def script(document: str) -> str:
     for block in runnable(document):
         for line, command in commands(block):
             other = ELSEWHERE.get(command)
+            if is_transcript(block):
+                lines.append(f"echo {shlex.quote(PROMPT + command)}")
             lines.append(f"at={shlex.quote(line.place)}\n{other.instead if other else command}")
     return "\n".join([*lines, AFTER.get(document, ""), ""])
+
+
+def comparable(text: str) -> str:
+    """The text without what differs from one run to the next: numbers, and the room that they take."""
+    return re.sub(r" +", " ", re.sub(r"\d+", "N", text))
 
 
 @pytest.mark.parametrize("document", [name for name in BLOCKS if runnable(name)])
@@ -90,6 +97,8 @@ def test_every_command_shown_works(reader: Shell, document: str) -> None:
     env = {"HOME": str(reader.home), "PATH": path, "DESTDIR": str(reader.home / "elsewhere")}
     typed = reader.run("bash", "-c", f'cd "$1"\n{script(document)}', "bash", REPOSITORY, env=env)
     assert typed.code == 0, typed.text
+    for block in filter(is_transcript, runnable(document)):
+        assert comparable("\n".join(line.text for line in block)) in comparable(typed.text)
 
 
 def test_the_tables_name_nothing_that_is_not_shown() -> None:
