@@ -1,6 +1,6 @@
-"""Go to the background and leave nobody in the dark: the parent exits once the child has said how it is.
+"""Go to the background and leave nobody in the dark: the parent exits once the daemon has said how it is.
 
-The child reports one exit code through a pipe. A child that dies without a word is a failure too.
+The daemon reports one exit code through a pipe. One that dies without a word is a failure too.
 """
 
 import contextlib
@@ -10,19 +10,57 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 from pramfs.errors import EXIT_INTERRUPTED, EXIT_SYSTEM
+from pramfs.system.forked_call import require_single_thread
 
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run_in_background(body: Callable[[Callable[[int], None]], int]) -> int:
-    """Run `body` in a child; return in the parent what the child reports, at the latest its end.
+class WaitingParent:
+    """The process that the daemon was forked from, as the daemon sees it: it waits for an exit code."""
 
-    `body` is called in the child with a function that reports an exit code and then lets go of the
-    terminal. What `body` returns is the exit code of the child. A parent that a signal ends, ends the child:
-    nothing is mounted behind the back of a caller who was told that it is over.
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._is_told = False
+
+    def report(self, code: int) -> None:
+        """Tell the parent its exit code, the first time; let go of the terminal and the caller's session.
+
+        Until then the daemon is in its caller's process group: an automounter lets only its own group look
+        at the mountpoint, and the mount has to be there before anybody else may.
+        """
+        if self._is_told:
+            return
+        self._is_told = True
+        os.setsid()
+        _leave_terminal()
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone: then nobody asks
+            os.write(self._pipe, bytes((code,)))
+        os.close(self._pipe)
+
+    def end_with(self, body: Callable[[], int]) -> NoReturn:
+        """Run the daemon's `body`, and end this process with the exit code that it returns."""
+        code = EXIT_SYSTEM
+        try:
+            code = body()
+        except BaseException:  # noqa: BLE001 - the process ends here, and must say why
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            self.report(code)
+            # Not sys.exit: the parent's cleanups are not the child's to run.
+            os._exit(code)
+
+
+def fork_daemon() -> WaitingParent | int:
+    """Fork; returns in the daemon the parent who waits, and in the parent the code that the daemon reports.
+
+    A parent that a signal ends, ends the daemon: nothing is mounted behind the back of a caller who was told
+    that it is over.
     """
+    require_single_thread()
     read_end, write_end = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -31,36 +69,16 @@ def run_in_background(body: Callable[[Callable[[int], None]], int]) -> int:
     if child:
         os.close(write_end)
         return _await_report(read_end, child, mask)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    os.setsid()
     _close_inherited(keep=write_end)
-    reported = False
-
-    def report(code: int) -> None:
-        nonlocal reported
-        if not reported:
-            reported = True
-            _leave_terminal()
-            with contextlib.suppress(BrokenPipeError):  # the parent is gone: then nobody asks
-                os.write(write_end, bytes((code,)))
-            os.close(write_end)
-
-    code = EXIT_SYSTEM
-    try:
-        code = body(report)
-    except BaseException:  # noqa: BLE001 - the process ends here, and must say why
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        report(code)
-        # Not sys.exit: the parent's cleanups are not the child's to run.
-        os._exit(code)
+    return WaitingParent(write_end)
 
 
 def _await_report(read_end: int, child: int, mask: set[int | signal.Signals]) -> int:
     for number in _ENDING_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     with os.fdopen(read_end, "rb") as pipe:
         try:
@@ -69,7 +87,7 @@ def _await_report(read_end: int, child: int, mask: set[int | signal.Signals]) ->
             # It is decided now: who interrupts this process any later must not hear that nothing is mounted.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
         except KeyboardInterrupt:
-            # The child is in a session of its own and has heard nothing of it.
+            # Who sends a signal to this process alone means the child as well.
             os.kill(child, signal.SIGTERM)
             os.waitpid(child, 0)
             return EXIT_INTERRUPTED
@@ -93,8 +111,6 @@ def _close_inherited(keep: int) -> None:
 
 
 def _leave_terminal() -> None:
-    """Keep no directory busy and no terminal open."""
-    os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

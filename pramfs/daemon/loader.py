@@ -1,4 +1,4 @@
-"""A tree loaded from an image, ready to be served: open, lock, reserve, verify, load.
+"""The steps of a start that concern the image: open and lock it, reserve, verify, load. `startup` takes them.
 
 Nothing is mounted here, and nothing of the image is changed but its size. FUSE is not known here.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pramfs.control import run_state
 from pramfs.control.holder import holder_of, refuse_if_mounted
+from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import (
     DamagedTree,
     ImageInUse,
@@ -26,7 +27,7 @@ from pramfs.errors import (
 )
 from pramfs.options import MountOptions
 from pramfs.pram.pram import Pram
-from pramfs.saves.load import Recovered, load_tree
+from pramfs.saves.load import Recovered, TreeLoad
 from pramfs.saves.save import Saver
 from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
 from pramfs.storage import superblock
@@ -39,8 +40,6 @@ log = logging.getLogger("pramfs")
 
 _LOCK_POLL_S = 0.05
 _TRIES_UNTOLD = 4  # most who have an image for a moment only look at it
-
-Watch = Callable[[Bar], None]
 
 
 @dataclass(slots=True)
@@ -56,48 +55,91 @@ class Volume:
     log_path: Path | None  # None when the log is no file
 
 
-def load_volume(
-    image_path: Path,
-    options: MountOptions,
-    *,
-    open_log: Callable[[Path], Path | None],
-    watch: Watch,
-    overlapped_work: Callable[[], object],
-) -> Volume:
-    """Load the tree that the options name. Raises PramError, and then nothing has changed.
+def open_and_lock(path: Path, options: MountOptions) -> Image:
+    """Open the image and take it; wait while its last daemon saves. Raises ImageInUse when it is mounted.
 
-    `open_log` is told where the log of this image belongs as soon as that is known, and returns in which file
-    it is. `watch` is shown the progress of the verification, which forks: no thread may run beside it.
-    `overlapped_work` is something else that takes time and may fail; it is done while others verify.
+    A mount that only reads shares it: a writer would give the frames that it shows to other files.
+
+    What counts is whether the mount is there: a daemon learns of an unmount later than the caller of
+    umount(2), and says that it serves only after it has loaded.
     """
-    image = _open_and_lock(image_path, options)
-    try:
-        with _recovery_hint_added(image, options):
-            pram = _open_pram(image, options)
-        log_path = open_log(run_state.log_path(image, pram.current.uuid))
-        run_state.prune()
-        for line in options.banned.table():
-            log.info("%s", line)
-        state_path = run_state.state_path(image, pram.current.uuid)
-        _say_how_it_ended(image, pram, run_state.last_state(image, pram.current.uuid), options)
-        with _recovery_hint_added(image, options), _many_objects():
-            tree = _load_tree(pram, options, watch, overlapped_work)
-        saver = Saver(pram, options.name, tree)
-        if not options.ro:
-            _require_room(pram, tree)
-    except BaseException:
-        image.unmake()
-        image.close()
-        raise
-    return Volume(
-        image=image,
-        pram=pram,
-        tree=tree,
-        saver=saver,
-        read_only=options.ro,
-        state_path=state_path,
-        log_path=log_path,
+    for tries in itertools.count():
+        image, taken = _try_to_take(path, options)
+        if taken:
+            return image
+        with image:
+            refuse_if_mounted(image)
+            if tries == _TRIES_UNTOLD:
+                log.warning("%s: %s; waiting for it", path, holder_of(image).words)
+        time.sleep(_LOCK_POLL_S)
+    raise AssertionError
+
+
+def reserve(image: Image, options: MountOptions) -> Pram:
+    """Find the save in force and take its frames, or make a new image. Raises PramError."""
+    # With recover nothing of a damaged save may be overwritten before the next is published.
+    arena = "memory" if options.recover else options.arena
+    with _recovery_hint_added(image, options):
+        if _is_new(image, options):
+            frames = _new_frames(image, options)
+            return Pram.create(image, frames, banned=options.banned, arena=arena)
+        return Pram.open(
+            image,
+            frames=options.frames if options.size_bytes is not None else 0,
+            banned=options.banned,
+            arena=arena,
+            pfn=options.pram,
+            accept_truncated=options.recover,
+        )
+
+
+def log_what_is_known(pram: Pram, options: MountOptions) -> None:
+    """Log what is banned, and how the last run ended if it did not save: the image is locked, it is over."""
+    for line in options.banned.table():
+        log.info("%s", line)
+    image, current = pram.image, pram.current
+    state = None if options.ro else run_state.last_state(image, current.uuid)
+    if state is not None and state.ended_badly:
+        saved = f"this is generation {current.generation}"
+        log.warning("%s: %s; %s", image.path, state.ended_badly, saved)
+
+
+@contextlib.contextmanager
+def verify(
+    pram: Pram, options: MountOptions, manager: ServiceManager
+) -> Iterator[Callable[[], Tree]]:
+    """Have other processes verify the tree that the options name; what is yielded loads and returns it.
+
+    Forks: no other thread may run. Raises DamagedTree, here or when it loads.
+    """
+    tree = Tree(
+        pram.arena,
+        inodes_max=options.nr_inodes or len(pram.arena.table),
+        generation=int.from_bytes(os.urandom(4), "little"),
     )
+    if options.noload and not options.ro:
+        drop_tree(pram, options.name)  # its frames come free with the first checkpoint
+    with _recovery_hint_added(pram.image, options), _many_objects():
+        if options.noload or not has_tree(pram, options.name):
+            yield lambda: _with_root(tree, options)
+            return
+        lazy = options.verify == "lazy"
+        pages = pram.node(options.name + DATA_SUFFIX).entries if not lazy else 0
+        with Bar("verifying", pages) as bar:
+            progress = manager.watching(bar, "verifying")
+            with TreeLoad(pram, options.name, lazy=lazy, progress=progress) as load:
+                yield lambda: _loaded(tree, load, options)
+
+
+def require_room(volume: Volume) -> None:
+    """Raise ImageTooSmall or TooMuchBanned unless the tree can be saved, and then saved again."""
+    if volume.read_only:
+        return
+    table, needed = volume.pram.arena.table, volume.tree.space.frames_to_keep_free()
+    if table.count(FREE) < needed:
+        kind = TooMuchBanned if table.count(BANNED) else ImageTooSmall
+        told = f"a save needs {needed} free frames, {table.count(FREE)} of {len(table)} are left"
+        raise kind(volume.image.path, told)
 
 
 @contextlib.contextmanager
@@ -124,26 +166,6 @@ def _many_objects() -> Iterator[None]:
         gc.enable()
 
 
-def _open_and_lock(path: Path, options: MountOptions) -> Image:
-    """Open the image and take it; wait while its last daemon saves. Raises ImageInUse when it is mounted.
-
-    A mount that only reads shares it: a writer would give the frames that it shows to other files.
-
-    What counts is whether the mount is there: a daemon learns of an unmount later than the caller of
-    umount(2), and says that it serves only after it has loaded.
-    """
-    for tries in itertools.count():
-        image, taken = _try_to_take(path, options)
-        if taken:
-            return image
-        with image:
-            refuse_if_mounted(image)
-            if tries == _TRIES_UNTOLD:
-                log.warning("%s: %s; waiting for it", path, holder_of(image).words)
-        time.sleep(_LOCK_POLL_S)
-    raise AssertionError
-
-
 def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
     """The image, and whether it is taken; if not, it is open to look who has it."""
     try:
@@ -156,31 +178,6 @@ def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
         image.close()
         image = open_image(path, writable=True)
     return image, image.try_lock(shared=options.ro)
-
-
-def _open_pram(image: Image, options: MountOptions) -> Pram:
-    # With recover nothing of a damaged save may be overwritten before the next is published.
-    arena = "memory" if options.recover else options.arena
-    if _is_new(image, options):
-        return Pram.create(image, _new_frames(image, options), banned=options.banned, arena=arena)
-    return Pram.open(
-        image,
-        frames=options.frames if options.size_bytes is not None else 0,
-        banned=options.banned,
-        arena=arena,
-        pfn=options.pram,
-        accept_truncated=options.recover,
-    )
-
-
-def _say_how_it_ended(
-    image: Image, pram: Pram, state: run_state.State | None, options: MountOptions
-) -> None:
-    """A mount that follows a run which did not save says so: the image is locked, that run is over."""
-    if state is None or options.ro or not state.ended_badly:
-        return
-    saved = f"this is generation {pram.current.generation}"
-    log.warning("%s: %s; %s", image.path, state.ended_badly, saved)
 
 
 def _is_new(image: Image, options: MountOptions) -> bool:
@@ -203,48 +200,14 @@ def _new_frames(image: Image, options: MountOptions) -> int:
     return options.frames
 
 
-def _load_tree(
-    pram: Pram, options: MountOptions, watch: Watch, overlapped_work: Callable[[], object]
-) -> Tree:
-    tree = Tree(
-        pram.arena,
-        inodes_max=options.nr_inodes or len(pram.arena.table),
-        generation=int.from_bytes(os.urandom(4), "little"),
-    )
-    if options.noload and not options.ro:
-        drop_tree(pram, options.name)  # its frames come free with the first checkpoint
-    if options.noload or not has_tree(pram, options.name):
-        overlapped_work()
-        tree.make_root(options.mode, Owner(options.uid, options.gid))
-    else:
-        recovered = Recovered() if options.recover else None
-        lazy = options.verify == "lazy"
-        pages = pram.node(options.name + DATA_SUFFIX).entries if not lazy else 0
-        with Bar("verifying", pages) as bar:
-
-            def progress(frames: int) -> None:
-                bar(frames)
-                watch(bar)
-
-            watch(bar)
-            load_tree(
-                pram,
-                options.name,
-                tree,
-                lazy=lazy,
-                recover=recovered,
-                progress=progress,
-                overlapped_work=overlapped_work,
-            )
-        for path in recovered.left_out if recovered is not None else ():
-            log.warning("left out, damaged: %s", path)
+def _with_root(tree: Tree, options: MountOptions) -> Tree:
+    tree.make_root(options.mode, Owner(options.uid, options.gid))
     return tree
 
 
-def _require_room(pram: Pram, tree: Tree) -> None:
-    """Raise ImageTooSmall or TooMuchBanned unless the tree can be saved, and then saved again."""
-    table, needed = pram.arena.table, tree.space.frames_to_keep_free()
-    if table.count(FREE) < needed:
-        kind = TooMuchBanned if table.count(BANNED) else ImageTooSmall
-        told = f"a save needs {needed} free frames, {table.count(FREE)} of {len(table)} are left"
-        raise kind(pram.image.path, told)
+def _loaded(tree: Tree, load: TreeLoad, options: MountOptions) -> Tree:
+    recovered = Recovered() if options.recover else None
+    load.into(tree, recovered)
+    for path in recovered.left_out if recovered is not None else ():
+        log.warning("left out, damaged: %s", path)
+    return tree

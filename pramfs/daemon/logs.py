@@ -46,12 +46,12 @@ def to_background(path: Path) -> Destination:
     log.addHandler(file)
     log.addHandler(Syslog())
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)  # it is in use: see `rundir.prune`
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # it is in use: see `run_state.prune`
     return Destination(descriptor, path)
 
 
-def to_foreground(path: Path) -> Destination:
-    """Log where `to_stderr` does, and leave the file alone."""
+def to_foreground() -> Destination:
+    """Log where `to_stderr` does, and in no file."""
     return Destination(sys.stderr.fileno(), None)
 
 

@@ -6,6 +6,10 @@ The address is taken out of the environment, so that no child ever speaks in the
 import contextlib
 import os
 import socket
+import time
+from collections.abc import Callable
+
+from pramfs.system.progress import Bar
 
 EXTENSION_S = 60  # that every sign of life asks the manager to wait on
 EXTEND_PERIOD_S = 1.0  # between signs of life
@@ -32,6 +36,20 @@ class ServiceManager:
         """Say what takes so long and how far it is, and ask to wait EXTENSION_S longer for it."""
         share = min(done / total, 1.0) if total else 0.0
         self.tell(f"STATUS={work} {share:.0%}", f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 10**6}")
+
+    def watching(self, bar: Bar, work: str) -> Callable[[int], None]:
+        """Tell of `work` now, and again as it goes on: what is returned counts on the bar."""
+        next_s = 0.0
+
+        def progress(units: int) -> None:
+            nonlocal next_s
+            bar(units)
+            if time.monotonic() >= next_s:
+                next_s = time.monotonic() + EXTEND_PERIOD_S
+                self.extend_timeout(work, bar.done, bar.total)
+
+        progress(0)
+        return progress
 
 
 def take_manager() -> ServiceManager:

@@ -8,7 +8,6 @@ import logging
 import mmap
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +15,7 @@ import pyfuse3
 import trio
 
 from pramfs.control import run_state
+from pramfs.daemon.daemonize import WaitingParent
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
 from pramfs.errors import EXIT_FAILED, EXIT_INTERNAL, PramError, SaveFailed, SaveIncomplete
@@ -43,7 +43,7 @@ class Daemon:
         mountpoint: Path,
         options: MountOptions,
         manager: ServiceManager,
-        report: Callable[[int], None],
+        parent: WaitingParent | None,
     ) -> None:
         self._volume = volume
         # Asked for before there is a mount: who mounts over the directory that the image lies in hides it,
@@ -52,7 +52,7 @@ class Daemon:
         self._mountpoint = Path(os.path.realpath(mountpoint))
         self._options = options
         self._manager = manager
-        self._report = report
+        self._parent = parent
         self._device = ""  # number of the file system
         self._first_request = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
@@ -63,45 +63,14 @@ class Daemon:
         )
         self._incomplete: SaveIncomplete | None = None  # what the last flush could not bring
 
-    def run(self) -> int:
-        """Serve until it is unmounted, and save; returns the exit code."""
+    def mount(self) -> None:
+        """Mount; from now on a signal means an unmount. Raises PramError when nothing is mounted."""
         # Signals wait until somebody is there to obey them, and again while saving: a save must not be
         # stopped half way. The last one would stand, but this one would be lost.
         # The mask is the main thread's; what reaches another thread is taken without notice.
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
         for number in _ENDING_SIGNALS:
             signal.signal(number, lambda number, frame: None)
-        try:
-            self._mount()
-        except PramError as exc:
-            log.error("%s", exc)
-            self._volume.image.unmake()
-            return exc.exit_code
-        code = 0
-        try:
-            trio.run(self._main)
-        except Exception:  # noqa: BLE001 - whatever it was, there is a tree to be saved
-            code = self._internal_error()
-        return self._end() or code
-
-    def _end(self) -> int:
-        """Let go of the mount, and save; returns the exit code."""
-        pyfuse3.close(unmount=self._mountpoint in mountinfo.places_of(self._device))
-        return self._save()
-
-    def _end_at_once(self) -> NoReturn:
-        """End here and now: without memory trio does not come to its own end, it waits for ever."""
-        self._memory_reserve.close()
-        code = self._internal_error()
-        os._exit(self._end() or code)
-
-    def _internal_error(self) -> int:
-        """Take note of the exception that ended the session; returns the exit code."""
-        log.exception("internal error: the session ended")
-        self._suspect()
-        return EXIT_INTERNAL
-
-    def _mount(self) -> None:
         volume, options = self._volume, self._options
         self._operations = Operations(
             volume.tree,
@@ -126,6 +95,32 @@ class Daemon:
         if not volume.read_only:
             self._note(run_state.SERVING)
 
+    def run(self) -> int:
+        """Serve the mount until it is unmounted, and save; returns the exit code."""
+        code = 0
+        try:
+            trio.run(self._main)
+        except Exception:  # noqa: BLE001 - whatever it was, there is a tree to be saved
+            code = self._internal_error()
+        return self._end() or code
+
+    def _end(self) -> int:
+        """Let go of the mount, and save; returns the exit code."""
+        pyfuse3.close(unmount=self._mountpoint in mountinfo.places_of(self._device))
+        return self._save()
+
+    def _end_at_once(self) -> NoReturn:
+        """End here and now: without memory trio does not come to its own end, it waits for ever."""
+        self._memory_reserve.close()
+        code = self._internal_error()
+        os._exit(self._end() or code)
+
+    def _internal_error(self) -> int:
+        """Take note of the exception that ended the session; returns the exit code."""
+        log.exception("internal error: the session ended")
+        self._suspect()
+        return EXIT_INTERNAL
+
     async def _main(self) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._obey_signals)
@@ -144,7 +139,8 @@ class Daemon:
         await trio.to_thread.run_sync(self._tell_the_system, abandon_on_cancel=True)
         log.info("%s is mounted at %s", self._volume.image.path, self._mountpoint)
         self._manager.tell("READY=1", f"STATUS=serving {self._mountpoint}")
-        self._report(0)
+        if self._parent is not None:
+            self._parent.report(0)
 
     def _tell_the_system(self) -> None:
         mount_tools.record_helper(str(self._image), self._mountpoint)

@@ -3,7 +3,7 @@
 import bisect
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pramfs.errors import DamagedTree, NoSuchNode, PramError
@@ -31,6 +31,66 @@ class Recovered:
     left_out: list[str] = field(default_factory=list)
 
 
+class TreeLoad:
+    """The load of a tree, in two steps: entered, it has other processes verify; `into` fills the tree.
+
+    Whoever has something else to do does that in between. Forks: not to be entered while other threads run.
+    Raises NoSuchNode when there is no such tree, and DamagedTree when its metadata cannot be read. With
+    `lazy` a page is checked when it is read first. `progress` is told how many pages have been checked.
+    """
+
+    def __init__(
+        self,
+        pram: Pram,
+        name: str,
+        *,
+        lazy: bool = False,
+        progress: Progress = lambda frames: None,
+    ) -> None:
+        if not has_tree(pram, name):
+            raise NoSuchNode(name)
+        self._pram = pram
+        self._name = name
+        self._lazy = lazy
+        with _damage_of(name):
+            self._metadata = _read_metadata(pram, name)
+            data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
+        data.keep()
+        self._chain = data.chain
+        self._verification = Verification(pram.image, Chain() if lazy else self._chain, progress)
+
+    def __enter__(self) -> "TreeLoad":
+        self._verification.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._verification.__exit__(*exc)
+
+    def into(self, tree: Tree, recover: Recovered | None = None) -> None:
+        """Fill the empty `tree`, with all of it or nothing.
+
+        Raises DamagedTree, with the names of the files, when a page is damaged; with `recover` those files
+        are left out and listed there.
+        """
+        pram, name, chain = self._pram, self._name, self._chain
+        with _damage_of(name):
+            decoded = codec.decode_tree(self._metadata)
+            _distribute(decoded, chain)
+        bad_files = _files_at(self._verification.damaged(), decoded)
+        paths = paths_of(decoded.inodes[ROOT_INO], bad_files)
+        if paths and recover is None:
+            raise DamagedTree(name, f"{len(paths)} damaged: {listed(paths)}")
+        _take_over(pram, name, chain, self._lazy)
+        if recover is not None:
+            recover.left_out += paths
+            _leave_out(pram, decoded, bad_files)
+        pages = sum(file.pages.count for file in decoded.files if file.pages is not None)
+        tree.adopt(
+            decoded.inodes, decoded.next_ino, metadata_bytes=len(self._metadata), pages=pages
+        )
+        tree.space.relocations = _banned_pages(chain, pram.arena.table.banned)
+
+
 def load_tree(
     pram: Pram,
     name: str,
@@ -39,37 +99,10 @@ def load_tree(
     lazy: bool = False,
     recover: Recovered | None = None,
     progress: Progress = lambda frames: None,
-    overlapped_work: Callable[[], object] = lambda: None,
 ) -> None:
-    """Fill the empty `tree` with the tree `name` of the image; all of it or nothing.
-
-    Every data page is checked first, or with `lazy` when it is read first. Raises NoSuchNode when there is
-    no such tree, DamagedTree, with the names of the files, when a page is damaged; with `recover` those
-    files are left out and listed there. `overlapped_work` is called while other processes check.
-    """
-    if not has_tree(pram, name):
-        raise NoSuchNode(name)
-    with _damage_of(name):
-        metadata = _read_metadata(pram, name)
-        data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
-    data.keep()
-    chain = data.chain
-    with Verification(pram.image, Chain() if lazy else chain, progress) as verification:
-        overlapped_work()
-        with _damage_of(name):
-            decoded = codec.decode_tree(metadata)
-            _distribute(decoded, chain)
-        bad_files = _files_at(verification.damaged(), decoded)
-    paths = paths_of(decoded.inodes[ROOT_INO], bad_files)
-    if paths and recover is None:
-        raise DamagedTree(name, f"{len(paths)} damaged: {listed(paths)}")
-    _take_over(pram, name, chain, lazy)
-    if recover is not None:
-        recover.left_out += paths
-        _leave_out(pram, decoded, bad_files)
-    pages = sum(file.pages.count for file in decoded.files if file.pages is not None)
-    tree.adopt(decoded.inodes, decoded.next_ino, metadata_bytes=len(metadata), pages=pages)
-    tree.space.relocations = _banned_pages(chain, pram.arena.table.banned)
+    """Fill the empty `tree` with the tree `name` of the image: all steps of a `TreeLoad` at once."""
+    with TreeLoad(pram, name, lazy=lazy, progress=progress) as load:
+        load.into(tree, recover)
 
 
 @contextlib.contextmanager

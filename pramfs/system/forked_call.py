@@ -13,6 +13,17 @@ from typing import NoReturn
 from pramfs.errors import posix_error
 
 _ERRNO = struct.Struct("=i")
+_THREADS = "/proc/self/task"
+
+
+def require_single_thread() -> None:
+    """Raise RuntimeError when this process, which is about to fork, has more than one thread.
+
+    A child has the locks of all threads, and only one thread to let go of them.
+    """
+    threads = len(os.listdir(_THREADS))
+    if threads > 1:
+        raise RuntimeError(f"about to fork beside {threads - 1} other threads")
 
 
 class ForkedCall:

@@ -1,6 +1,6 @@
 """Progress of long work: a bar with rate and remaining time on a terminal, nothing elsewhere.
 
-Also the pulse of work that somebody else wants to follow: see `Pulse` and `Heartbeat`.
+Also a heartbeat for work that somebody else wants to follow.
 """
 
 import contextlib
@@ -69,21 +69,6 @@ class Bar:
         width = min(_WIDTH, columns - len(f"{self._label} [] {end} "))
         bar = f"[{'#' * int(part * width):<{width}}] " if width > 0 else ""
         return f"{self._label} {bar}{end}"
-
-
-class Pulse:
-    """Calls `beat`, but at most every `period_s` seconds: for work that shows its progress."""
-
-    def __init__(self, period_s: float, beat: Callable[[Bar], None]) -> None:
-        self._period_s = period_s
-        self._beat = beat
-        self._next = 0.0
-
-    def __call__(self, bar: Bar) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + self._period_s
-            self._beat(bar)
 
 
 class Heartbeat:
