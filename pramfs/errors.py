@@ -25,6 +25,17 @@ def posix_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+class FramesHeld(OSError):
+    """ENOSPC for now: too few frames are free, but the last save holds some that the next one frees.
+
+    The call has changed nothing but what `written` says: make a save, and call again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.written = 0  # bytes of a write that are done
+
+
 def words_of(error: BaseException) -> str:
     """What an error says: of the system's own the words, without number and quotes."""
     if isinstance(error, MemoryError):

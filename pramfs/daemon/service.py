@@ -14,21 +14,19 @@ from typing import NoReturn
 import pyfuse3
 import trio
 
-from pramfs.control import run_state
+from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import WaitingParent
 from pramfs.daemon.loader import Volume
-from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
-from pramfs.errors import EXIT_FAILED, EXIT_INTERNAL, PramError, SaveFailed, SaveIncomplete
+from pramfs.daemon.sd_notify import ServiceManager
+from pramfs.errors import EXIT_INTERNAL, PramError
 from pramfs.fuse.operations import Operations
 from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
 from pramfs.storage.frames import DROPPED, FRESH, PENDING
 from pramfs.system import mount_tools, mountinfo
-from pramfs.system.progress import Bar, Heartbeat
 
 log = logging.getLogger("pramfs")
 
-_STATE_PERIOD_S = 0.2
 _MEMORY_RESERVE_BYTES = 32 << 20
 # They mean: unmount, save, exit. SIGHUP is a terminal that is gone, and no reason to lose anything.
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -56,12 +54,13 @@ class Daemon:
         self._device = ""  # number of the file system
         self._first_request = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
-        self._publishing = trio.Lock()
+        self._checkpoints = Checkpoints(
+            volume, self._image, manager, self._place, self._session.serve_on
+        )
         # Room for the last save where memory is limited. It is not touched, so it takes none.
         self._memory_reserve = mmap.mmap(
             -1, _MEMORY_RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         )
-        self._incomplete: SaveIncomplete | None = None  # what the last flush could not bring
 
     def mount(self) -> None:
         """Mount; from now on a signal means an unmount. Raises PramError when nothing is mounted."""
@@ -78,7 +77,8 @@ class Daemon:
             noatime=options.noatime,
             nodiratime=options.noatime or options.nodiratime,
             status=self._status,
-            publish=self._publish,
+            publish=lambda: self._checkpoints.publish(self._operations),
+            make_room=self._checkpoints.make_room,
             on_internal_error=self._suspect,
         )
         words = {_FsName(self._image), "subtype=pramfs"}
@@ -92,8 +92,7 @@ class Daemon:
             raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
         self._device = mountinfo.require_mount(self._mountpoint).device
         volume.image.mark_serving()
-        if not volume.read_only:
-            self._note(run_state.SERVING)
+        self._checkpoints.report()
 
     def run(self) -> int:
         """Serve the mount until it is unmounted, and save; returns the exit code."""
@@ -107,7 +106,7 @@ class Daemon:
     def _end(self) -> int:
         """Let go of the mount, and save; returns the exit code."""
         pyfuse3.close(unmount=self._mountpoint in mountinfo.places_of(self._device))
-        return self._save()
+        return self._checkpoints.save_for_good()
 
     def _end_at_once(self) -> NoReturn:
         """End here and now: without memory trio does not come to its own end, it waits for ever."""
@@ -126,7 +125,11 @@ class Daemon:
             await nursery.start(self._obey_signals)
             nursery.start_soon(self._announce)
             if self._options.checkpoint:
-                nursery.start_soon(self._publish_at_intervals)
+                nursery.start_soon(
+                    self._checkpoints.publish_at_intervals,
+                    self._operations,
+                    self._options.checkpoint,
+                )
             try:
                 await self._session.run()
             except Exception:  # noqa: BLE001 - what pyfuse3 itself could not bear
@@ -159,9 +162,9 @@ class Daemon:
             log.info("%s: unmounting", signal.Signals(number).name)
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # What the kernel has cached comes to us while it is flushed and unmounted.
-            incomplete = await self._flush()
-            if incomplete is not None:
-                log.error("%s", incomplete)
+            await self._checkpoints.flush(self._operations)
+            if self._volume.saver.incomplete is not None:
+                log.error("%s", self._volume.saver.incomplete)
             await trio.to_thread.run_sync(self._detach)
             self._session.finish()
 
@@ -172,60 +175,9 @@ class Daemon:
             except PramError as exc:
                 log.info("%s", exc)  # somebody was faster
 
-    async def _publish_at_intervals(self) -> None:
-        while True:
-            await trio.sleep(self._options.checkpoint)
-            try:
-                incomplete = await self._flush()
-                if incomplete is not None:
-                    log.error("%s", incomplete)
-                if self._volume.tree.changed:
-                    await self._checkpoint()
-            except SaveFailed as exc:
-                log.error("%s", exc)
-            except (OSError, RuntimeError) as exc:  # no process or thread can be started, for now
-                log.error("no checkpoint: %s", exc)
-
-    async def _publish(self) -> None:
-        """Make all that was written so far durable; that is nothing when only read.
-
-        Raises SaveFailed, or SaveIncomplete when what was taken has been saved.
-        """
-        if self._volume.read_only:
-            return
-        self._session.serve_on()
-        incomplete = await self._flush()
-        await self._checkpoint()
-        if incomplete is not None:
-            raise incomplete
-
-    async def _flush(self) -> SaveIncomplete | None:
-        """Let the kernel hand over what programs have written; returns what to say unless all was taken."""
-        complaint = ""
-        for _ in range(mount_tools.flushes_needed()):
-            others = self._operations.open_directories()
-            flushed = await trio.to_thread.run_sync(self._hand_over)
-            # Not every kernel waits for what it has queued for us. A close is queued behind that.
-            await self._operations.closed_by(flushed.pid, but=others)
-            complaint = complaint or flushed.complaint
-        self._incomplete = SaveIncomplete(complaint) if complaint else None
-        return self._incomplete
-
-    def _hand_over(self) -> mount_tools.Flushed:
-        """Flush, for programs too that use what is detached."""
-        return mount_tools.flush(next(iter(mountinfo.places_of(self._device)), None))
-
-    async def _checkpoint(self) -> None:
-        saver = self._volume.saver
-        async with self._publishing:
-            bar = Bar("saving", saver.pages)
-            with Heartbeat(_STATE_PERIOD_S, lambda: self._note(run_state.SERVING, bar)):
-                saver.start(bar)
-                await trio.to_thread.run_sync(saver.wait)
-            saver.settle()
-            self._note(run_state.SERVING)
-            if saver.error is not None:
-                raise saver.error
+    def _place(self) -> Path | None:
+        """A place where the mount is to be seen, None when it is detached."""
+        return next(iter(mountinfo.places_of(self._device)), None)
 
     def _suspect(self) -> None:
         self._volume.saver.suspect = True
@@ -233,7 +185,7 @@ class Daemon:
     def _status(self) -> dict[str, object]:
         """What the control attributes tell."""
         volume, table = self._volume, self._volume.pram.arena.table
-        current = volume.pram.current
+        current, saves = volume.pram.current, volume.saver.status
         return {
             "pid": os.getpid(),
             "image": str(self._image),
@@ -247,71 +199,13 @@ class Daemon:
             "saved_ns": current.saved_ns,
             "changed": volume.tree.changed,
             "unpublished_pages": sum(table.count(state) for state in (FRESH, PENDING, DROPPED)),
-            "suspect": volume.saver.suspect,
-            "error": str(volume.saver.error or self._incomplete or ""),
+            "suspect": saves.suspect,
+            "error": saves.error or saves.incomplete,
             "inodes": len(volume.tree.inodes),
             "frames": table.summary(),
             "state": str(volume.state_path),
             "log": str(volume.log_path or ""),
         }
-
-    # --- save ------------------------------------------------------------------------------------
-
-    def _save(self) -> int:
-        """Publish the tree for good; returns the exit code."""
-        volume = self._volume
-        self._manager.tell("STOPPING=1")
-        if volume.read_only:
-            return 0
-        bar = Bar("saving", volume.saver.pages)
-        self._note(run_state.SAVING, bar)
-        volume.image.unmark_serving()
-        with (
-            bar,
-            Heartbeat(_STATE_PERIOD_S, lambda: self._note(run_state.SAVING, bar)),
-            Heartbeat(
-                EXTEND_PERIOD_S,
-                lambda: self._manager.extend_timeout("saving", bar.done, bar.total),
-            ),
-        ):
-            error = self._publish_finally(bar)
-        if error:
-            log.error("%s", error)
-            self._note(run_state.FAILED, error=error)
-            return EXIT_FAILED
-        log.info("saved: generation %d", volume.pram.current.generation)
-        self._note(run_state.SAVED)
-        return 0
-
-    def _publish_finally(self, bar: Bar) -> str:
-        """Publish the last save of this run; returns why it failed, "" if it did not."""
-        saver = self._volume.saver
-        try:
-            saver.save(final=True, progress=bar)
-        except SaveFailed as exc:
-            return str(exc)
-        except Exception as exc:
-            log.exception("internal error while saving")
-            return str(SaveFailed(f"internal error: {exc}", self._volume.pram.current.generation))
-        return ""
-
-    def _note(self, phase: str, bar: Bar | None = None, error: str = "") -> None:
-        """Leave a word for the umount helper, the next mount, and `pramfs info`."""
-        volume = self._volume
-        state = run_state.State(
-            run=volume.pram.run.hex(),
-            image=str(self._image),
-            pid=os.getpid(),
-            phase=phase,
-            generation=volume.pram.current.generation,
-            error=error or str(volume.saver.error or ""),
-            pages_done=bar.done if bar else 0,
-            pages_total=bar.total if bar else 0,
-        )
-        try:
-            run_state.write_state(volume.state_path, state)
-        except OSError as exc:
-            log.warning("%s: cannot leave the state: %s", volume.state_path, exc.strerror)
 
 
 class _FsName(str):

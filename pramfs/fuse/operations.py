@@ -27,12 +27,12 @@ from pyfuse3 import (
 
 from pramfs.control import control_xattrs
 from pramfs.control.control_xattrs import ControlAttributes
-from pramfs.errors import PramError
+from pramfs.errors import FramesHeld, PramError
 from pramfs.fuse.dir_handles import DirectoryHandle
 from pramfs.storage.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.attributes import Changes, gives_rights
-from pramfs.tree.inodes import NAME_MAX_BYTES, Directory, Inode
+from pramfs.tree.inodes import NAME_MAX_BYTES, Directory, File, Inode
 from pramfs.tree.tree import Owner, Tree
 
 log = logging.getLogger("pramfs")
@@ -43,6 +43,9 @@ _FOREVER_S = 1 << 30
 # A file handle is the number of the inode, and whether its reader wants to leave no trace (O_NOATIME).
 _NOATIME = 1 << 63
 _INO = _NOATIME - 1
+
+# That one request may wait for: what a save holds comes free when the next one is published.
+_SAVES_FOR_ROOM = 4
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -55,6 +58,10 @@ def _errno_guard(handler: Callable[_P, _R]) -> Callable[_P, Coroutine[Any, Any, 
     async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return handler(*args, **kwargs)
+        except FramesHeld:
+            operations: Any = args[0]
+            answered: _R = await operations.once_there_is_room(lambda: handler(*args, **kwargs))
+            return answered
         except Exception as exc:  # noqa: BLE001 - pyfuse3 would end the mount
             raise _failure(exc, handler.__name__, args[0]) from None
 
@@ -109,6 +116,7 @@ class Operations(pyfuse3.Operations):
         nodiratime: bool,
         status: Callable[[], dict[str, object]],
         publish: Callable[[], Awaitable[None]],
+        make_room: Callable[[], Awaitable[bool]],
         on_internal_error: Callable[[], None],
     ) -> None:
         super().__init__()
@@ -120,6 +128,7 @@ class Operations(pyfuse3.Operations):
         self._noatime_flags = os.O_NOATIME if noatime else 0
         self._nodiratime = nodiratime
         self._publish = publish
+        self._make_room = make_room
         self._dir_handles: dict[int, DirectoryHandle] = {}
         self._closed = trio.Event()  # a directory, since somebody began to wait for that
         self._handles = itertools.count(1)
@@ -271,7 +280,13 @@ class Operations(pyfuse3.Operations):
             await self._publish()
             return
         target = self._tree.get(inode)
-        self._tree.setxattr(target, name, value, in_group=_in_group(ctx, target))
+        in_group = _in_group(ctx, target)
+        try:
+            self._tree.setxattr(target, name, value, in_group=in_group)
+        except FramesHeld:
+            await self.once_there_is_room(
+                lambda: self._tree.setxattr(target, name, value, in_group=in_group)
+            )
 
     @_errno_guard
     def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -325,14 +340,17 @@ class Operations(pyfuse3.Operations):
             self._tree.touch_atime(file)
         return self._tree.data.read(file, off, size)
 
-    @_errno_guard
-    def write(self, fh: int, off: int, buf: bytes) -> int:
+    @_async_errno_guard
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._tree.file(fh & _INO)
         if self._direct_io and gives_rights(file):
             # Nobody says whether the writer may keep them.
             self._tree.setattr(file, Changes(drop_setid=True, in_group=False))
             pyfuse3.invalidate_inode(file.ino, attr_only=True)
-        return self._tree.write(file, off, buf, set_times=self._direct_io)
+        try:
+            return self._tree.write(file, off, buf, set_times=self._direct_io)
+        except FramesHeld as held:
+            return await self._write_rest(file, off, buf, held.written)
 
     @_errno_guard
     def flush(self, fh: int) -> None:
@@ -383,6 +401,38 @@ class Operations(pyfuse3.Operations):
             await self._publish()
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    async def once_there_is_room(self, operation: Callable[[], _R]) -> _R:
+        """Return what `operation` returns, called after each save that may have made room for it.
+
+        Others are served meanwhile. Raises FUSEError(ENOSPC) when saves fail or free too little.
+        """
+        for _ in range(_SAVES_FOR_ROOM):
+            if not await self._make_room():
+                break
+            try:
+                return operation()
+            except FramesHeld:
+                continue
+            except Exception as exc:  # noqa: BLE001 - as above
+                raise _failure(exc, "a call that waited for room", self) from None
+        raise FUSEError(errno.ENOSPC)
+
+    async def _write_rest(self, file: File, off: int, buf: bytes, written: int) -> int:
+        """Write what follows the first `written` bytes of `buf`, piece by piece as there is room."""
+
+        def write_on() -> int:
+            nonlocal written
+            try:
+                self._tree.write(
+                    file, off + written, memoryview(buf)[written:], set_times=self._direct_io
+                )
+            except FramesHeld as held:
+                written += held.written
+                raise
+            return len(buf)
+
+        return await self.once_there_is_room(write_on)
 
     def _entry(self, inode: Inode) -> EntryAttributes:
         """Attributes for a reply after which the kernel knows the inode."""

@@ -80,6 +80,9 @@ class Publisher:
         self._in_doubt = publication
         self.arena.mark_writeback_failed()
 
+    def doubts(self, publication: "Publication") -> bool:
+        return self._in_doubt is publication
+
     def give_up(self) -> None:
         """No super block was written: the save before stands."""
         self.arena.abort_save()
@@ -152,6 +155,11 @@ class Publication:
         self._published = published
         self._slot_written = False
         self._block = publisher.current
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether nobody knows if the super block is on the medium: its write or its sync failed."""
+        return self._publisher.doubts(self)
 
     def write(self, progress: Progress) -> OSError | PramError | None:
         """Write everything and make it durable: first the pages, then the super block.

@@ -3,11 +3,13 @@
 The data frames stay where they are and stay the tree's.
 """
 
+import enum
 import threading
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from pramfs.errors import LostFiles, LostPages, PramError, SaveFailed
+from pramfs.errors import LostFiles, LostPages, PramError, SaveFailed, SaveIncomplete
 from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Publication
 from pramfs.saves import codec
@@ -71,18 +73,83 @@ def _pages_of(files: list[File]) -> Iterator[tuple["array[int]", "array[int]"]]:
         yield pfns, indices
 
 
+class SaveState(enum.Enum):
+    """What is known of the save that was last begun."""
+
+    PUBLISHED = "published"  # it is in force; or none was begun yet
+    STAGING = "staging"  # the nodes are being made; the tree stands still
+    WRITING = "writing"  # pages and super block are on their way, perhaps in a thread
+    FAILED = "failed"  # no super block was written: the save before it stands
+    IN_DOUBT = (
+        "in doubt"  # the super block may be on the medium or not: frames of both saves are kept
+    )
+    RESOLVING = "resolving"  # it is written once more
+
+
+_NEXT_STATES = {
+    SaveState.PUBLISHED: {SaveState.STAGING},
+    SaveState.STAGING: {SaveState.WRITING, SaveState.FAILED},
+    SaveState.WRITING: {SaveState.PUBLISHED, SaveState.FAILED, SaveState.IN_DOUBT},
+    SaveState.FAILED: {SaveState.STAGING},
+    SaveState.IN_DOUBT: {SaveState.RESOLVING},
+    SaveState.RESOLVING: {SaveState.STAGING, SaveState.IN_DOUBT},
+}
+UNDER_WAY = {SaveState.STAGING, SaveState.WRITING, SaveState.RESOLVING}
+
+
+@dataclass(frozen=True, slots=True)
+class SaveStatus:
+    """How the saves of a run stand, for all who report it."""
+
+    state: SaveState
+    final: bool  # the save of the unmount has begun: the tree changes no more
+    over: bool  # and has ended, in force or not
+    generation: int  # of the save in force
+    error: str  # why the last save is not in force, "" if it is
+    incomplete: str  # what the last save lacks, "" if nothing
+    suspect: bool  # this run has met an internal error
+    pages_done: int  # of the save under way
+    pages_total: int  # 0 = none is under way
+
+
 class Saver:
-    """Saves one tree of a Pram, at once or in the background; one save at a time."""
+    """Saves one tree of a Pram, at once or in the background, and owns all that is known of its saves.
+
+    One save at a time. Only the thread that changes the tree may call it, but for `wait` and `status`.
+    """
 
     def __init__(self, pram: Pram, name: str, tree: Tree) -> None:
+        self.state = SaveState.PUBLISHED
         self.error: PramError | None = None  # of the last save
-        self.suspect = False  # this run has met an internal error, and its saves say so
+        self.incomplete: SaveIncomplete | None = (
+            None  # what the kernel could not hand over before it
+        )
+        self.suspect = False  # see SaveStatus
+        self.published = 0  # saves of this run
         self._pram = pram
         self._name = name
         self._tree = tree
+        self._final = self._over = False
+        self._progress: Progress = _quiet
+        self._pages_done = self._pages_total = 0
         self._running: _BackgroundWrite | None = None
         self._update_space()
-        pram.arena.reclaim = self._reclaim
+
+    @property
+    def status(self) -> SaveStatus:
+        """How the saves stand. Thread-safe."""
+        under_way = self.state in UNDER_WAY
+        return SaveStatus(
+            state=self.state,
+            final=self._final,
+            over=self._over,
+            generation=self._pram.current.generation,
+            error=str(self.error or ""),
+            incomplete=str(self.incomplete or ""),
+            suspect=self.suspect,
+            pages_done=self._pages_done if under_way else 0,
+            pages_total=self._pages_total if under_way else 0,
+        )
 
     @property
     def pages(self) -> int:
@@ -90,12 +157,24 @@ class Saver:
         return self._tree.space.pages + self._pram.arena.table.count(FRESH)
 
     def save(self, *, final: bool, progress: Progress) -> None:
-        """Publish the tree as it is now, durably. Raises SaveFailed; the last save then stands."""
-        self.settle()
-        publication = self._begin(final, progress)
-        self._finish(publication, publication.write(progress))
+        """Publish the tree as it is now, durably. Raises SaveFailed; the last save then stands.
+
+        A `final` save is the last of a run that ends.
+        """
+        if final:
+            self.begin_final()
+        try:
+            self.settle()
+            publication = self._begin(progress)
+            self._finish(publication, publication.write(self._count))
+        finally:
+            self._over = final
         if self.error is not None:
             raise self.error
+
+    def begin_final(self) -> None:
+        """Say that only the final save is left to do."""
+        self._final = True
 
     def start(self, progress: Progress) -> None:
         """Begin a checkpoint of the tree as it is now and write it in a thread. See `settle`.
@@ -103,14 +182,14 @@ class Saver:
         Raises SaveFailed when it cannot even begin.
         """
         self.settle()
-        publication = self._begin(False, progress)
+        publication = self._begin(progress)
         try:
-            self._running = _BackgroundWrite(publication, progress)
+            self._running = _BackgroundWrite(publication, self._count)
         except RuntimeError:  # no thread can be started
-            self._finish(publication, publication.write(progress))
+            self._finish(publication, publication.write(self._count))
 
     def wait(self) -> None:
-        """Wait for the thread of a checkpoint. Callable from any thread; changes nothing."""
+        """Wait for the thread of a checkpoint; changes nothing. Thread-safe."""
         running = self._running
         if running is not None:
             running.join()
@@ -122,29 +201,52 @@ class Saver:
             running.join()
             self._finish(running.publication, running.error)
 
-    def _begin(self, final: bool, progress: Progress) -> Publication:
-        flags = (layout.SUPER_FINAL if final else 0) | (layout.SUPER_SUSPECT if self.suspect else 0)
+    def _begin(self, progress: Progress) -> Publication:
+        self._progress = progress
+        self._pages_done, self._pages_total = 0, self.pages
         try:
-            self._pram.resolve_doubt()
-            stage_tree(self._pram, self._name, self._tree, progress)
-            publication = self._pram.begin_publish(flags)
+            if self.state is SaveState.IN_DOUBT:
+                self._enter(SaveState.RESOLVING)
+                self._pram.resolve_doubt()
+            self._enter(SaveState.STAGING)
+            stage_tree(self._pram, self._name, self._tree, self._count)
+            publication = self._pram.begin_publish(self._flags())
         except Exception as exc:
             # Whatever it was: nothing is published, and the next save stages everything anew.
+            resolving = self.state is SaveState.RESOLVING
+            self._enter(SaveState.IN_DOUBT if resolving else SaveState.FAILED)
             self.error = SaveFailed(exc, self._pram.current.generation)
             raise self.error from exc
         self._tree.changed = False
+        self._enter(SaveState.WRITING)
         return publication
 
     def _finish(self, publication: Publication, error: OSError | PramError | None) -> None:
         publication.finish(error)
-        self.error = None
         if error is None:
+            self._enter(SaveState.PUBLISHED)
+            self.error = None
+            self.published += 1
             self._update_space()
-        else:
-            self._tree.changed = True
-            if isinstance(error, LostPages):
-                error = self._name_files(error)
-            self.error = SaveFailed(error, self._pram.current.generation)
+            return
+        self._enter(SaveState.IN_DOUBT if publication.in_doubt else SaveState.FAILED)
+        self._tree.changed = True
+        if isinstance(error, LostPages):
+            error = self._name_files(error)
+        self.error = SaveFailed(error, self._pram.current.generation)
+
+    def _enter(self, state: SaveState) -> None:
+        if state not in _NEXT_STATES[self.state]:
+            raise AssertionError(f"a save that is {self.state.value} cannot be {state.value} next")
+        self.state = state
+
+    def _flags(self) -> int:
+        final = layout.SUPER_FINAL if self._final else 0
+        return final | (layout.SUPER_SUSPECT if self.suspect else 0)
+
+    def _count(self, pages: int) -> None:
+        self._pages_done += pages
+        self._progress(pages)
 
     def _name_files(self, error: LostPages) -> PramError:
         """The error in the user's words, unless the files have gone in the meantime."""
@@ -167,17 +269,6 @@ class Saver:
         space.node_moves = pram.frames_to_move(but_of=ours)
         space.saved_frames = pram.frames_to_come_back(ours)
 
-    def _reclaim(self) -> bool:
-        """Frames are short: publish a checkpoint, so that those of the last save come free."""
-        if self._running is not None:
-            self.settle()
-        else:
-            try:
-                self.save(final=False, progress=lambda frames: None)
-            except SaveFailed:
-                return False
-        return self.error is None
-
 
 class _BackgroundWrite(threading.Thread):
     """Writes a publication in a thread of its own."""
@@ -191,3 +282,7 @@ class _BackgroundWrite(threading.Thread):
 
     def run(self) -> None:
         self.error = self.publication.write(self._progress)
+
+
+def _quiet(pages: int) -> None:
+    """Show no progress."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from crc32c import crc32c
 
-from pramfs.errors import DamagedPage, LostPages, PramError, posix_error
+from pramfs.errors import DamagedPage, FramesHeld, LostPages, PramError, posix_error
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import (
     DROPPED,
@@ -49,11 +49,7 @@ Progress = Callable[[int], None]
 
 
 class Arena(ABC):
-    """All frames of one image as memory.
-
-    `reclaim` is called when free frames run out and frames of the last save are held back: it may
-    publish a save and returns whether it did.
-    """
+    """All frames of one image as memory."""
 
     # States of frames for which the image holds nothing.
     _NOT_IN_IMAGE: tuple[int, ...] = (FREE,)
@@ -61,7 +57,6 @@ class Arena(ABC):
     def __init__(self, image: Image, table: FrameTable) -> None:
         self.image = image
         self.table = table
-        self.reclaim: Callable[[], bool] = lambda: False
         self._map = image.map(len(table))
         self._saved = memoryview(self._map)
         mapping = image.map_for_holes(len(table))
@@ -78,19 +73,20 @@ class Arena(ABC):
     def allocate(self, count: int, keep_free: int = 0) -> list[Extent]:
         """Take `count` frames and leave `keep_free` for the next save.
 
-        Raises OSError(ENOSPC) when even a checkpoint frees too few.
+        Raises FramesHeld, or OSError(ENOSPC), as `require_free` does.
         """
         self.require_free(count + keep_free)
         return self.table.allocate(count)
 
     def require_free(self, count: int) -> None:
-        """Raise OSError(ENOSPC) unless `count` frames are free, or are after checkpoints."""
+        """Raise FramesHeld unless `count` frames are free; OSError(ENOSPC) if no save would free enough."""
         table = self.table
-        # The end of a checkpoint that was under way may free too little where another one frees enough.
-        while table.count(FREE) < count:
-            held = table.count(HELD) + table.count(OLD) + table.count(DROPPED)
-            if table.count(FREE) + held < count or not self.reclaim():
-                raise posix_error(errno.ENOSPC)
+        free = table.count(FREE)
+        if free >= count:
+            return
+        if free + table.count(HELD) + table.count(OLD) + table.count(DROPPED) < count:
+            raise posix_error(errno.ENOSPC)
+        raise FramesHeld()
 
     def relocate(self, pfn: int) -> int:
         """Copy the page out of a frame that has become banned; returns its new frame (seed 004).

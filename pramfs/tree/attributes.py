@@ -128,8 +128,10 @@ class InodeOperations:
         if atime <= inode.mtime or atime <= inode.ctime or now - atime >= _RELATIME_NS:
             inode.atime = now
 
-    def write(self, file: File, offset: int, data: bytes, *, set_times: bool = True) -> int:
-        """Write all of `data`. Raises OSError(EFBIG, ENOSPC).
+    def write(
+        self, file: File, offset: int, data: bytes | memoryview, *, set_times: bool = True
+    ) -> int:
+        """Write all of `data`. Raises OSError(EFBIG, ENOSPC), FramesHeld.
 
         Whoever caches writes says later by `setattr` when they were made, and clears `set_times`.
         """
@@ -138,7 +140,7 @@ class InodeOperations:
         try:
             self.data.write(file, offset, data)
         finally:
-            self.changed = True  # a checkpoint that made room for it was of the time before
+            self.changed = True  # what does not fit may have been written in part
         if set_times:
             file.mtime = file.ctime = now_ns()
         return len(data)

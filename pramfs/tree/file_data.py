@@ -4,18 +4,15 @@ A frame that the last save holds is never written: changing such a page puts it 
 the end of a file, up to the end of its last page, there are always zeros.
 """
 
-from array import array
-from collections.abc import Iterator
-
+from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
 from pramfs.storage.frames import Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.inodes import File
-from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, file_extents_of
+from pramfs.tree.pagemap import CHUNK_PAGES, PageMap, file_extents_of
 from pramfs.tree.space import Space
 
 _OFFSET_MASK = PAGE_SIZE - 1
-_HOLE, _FRESH, _SHARED = range(3)
 
 
 class FileData:
@@ -53,7 +50,10 @@ class FileData:
         return memoryview(b"".join(pieces))[skip : skip + size]
 
     def write(self, file: File, offset: int, data: bytes | memoryview) -> int:
-        """Write all of `data` at `offset`. Raises OSError(ENOSPC); what was written till then stays."""
+        """Write all of `data` at `offset`.
+
+        Raises OSError(ENOSPC), and what was written till then stays; FramesHeld says how much that is.
+        """
         if file.pages is None:
             file.pages = PageMap()
         if len(data) <= PAGE_SIZE - (offset & _OFFSET_MASK):
@@ -62,18 +62,15 @@ class FileData:
                 file.length = max(file.length, offset + len(data))
             return len(data)
         left = memoryview(data)
-        while left:
-            if offset & _OFFSET_MASK or len(left) < 2 * PAGE_SIZE:
-                done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(left))
-                self._write_page(file.pages, offset, left[:done])
-            else:
-                index = offset >> PAGE_SHIFT
-                count = min(len(left) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
-                done = count << PAGE_SHIFT
-                self._write_pages(file, file.pages, index, left[:done])
-            offset += done
-            left = left[done:]
-            file.length = max(file.length, offset)
+        try:
+            while left:
+                done = self._write_some(file.pages, offset, left)
+                offset += done
+                left = left[done:]
+                file.length = max(file.length, offset)
+        except FramesHeld as held:
+            held.written = len(data) - len(left)
+            raise
         return len(data)
 
     def truncate(self, file: File, length: int) -> None:
@@ -111,31 +108,33 @@ class FileData:
 
     # --- helpers ---------------------------------------------------------------------------------
 
-    def _write_pages(self, file: File, pages: PageMap, index: int, data: memoryview) -> None:
-        """Write whole pages of one chunk; the file is as long as what of them has been written."""
-        before = pages.pfns(index, len(data) >> PAGE_SHIFT)
-        for kind, (at, pfn, count) in self._groups(before):
-            part = data[at << PAGE_SHIFT : (at + count) << PAGE_SHIFT]
-            if kind == _FRESH:
-                self._arena.write(pfn, part)
-            else:
-                self._put_new(pages, index + at, part)
-            file.length = max(file.length, (index + at + count) << PAGE_SHIFT)
+    def _write_some(self, pages: PageMap, offset: int, data: memoryview) -> int:
+        """Write the first part of `data` that can be written in one go; returns its size in bytes."""
+        if offset & _OFFSET_MASK or len(data) < 2 * PAGE_SIZE:
+            done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(data))
+            self._write_page(pages, offset, data[:done])
+            return done
+        index = offset >> PAGE_SHIFT
+        count = min(len(data) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
+        _, pfn, alike = next(file_extents_of(0, pages.pfns(index, count)))
+        if pfn:
+            alike = self._written_alike(pfn, alike)
+        part = data[: alike << PAGE_SHIFT]
+        if pfn and self._arena.table.writable(pfn):
+            self._arena.write(pfn, part)
+        else:
+            self._put_new(pages, index, part)
+        return len(part)
 
-    def _groups(self, pfns: "array[int]") -> Iterator[tuple[int, FileExtent]]:
-        """Pages that are written alike: what kind they are, and where."""
+    def _written_alike(self, pfn: int, count: int) -> int:
+        """How many of these frames can be written in place, or have to be copied, as the first has."""
         table = self._arena.table
-        for extent in file_extents_of(0, pfns):
-            if not extent.pfn:
-                yield _HOLE, extent
-            elif table.writable(extent.pfn, extent.pages):
-                yield _FRESH, extent
-            elif table.uniform(extent.pfn, extent.pages):
-                yield _SHARED, extent
-            else:
-                for at in range(extent.pages):
-                    kind = _FRESH if table.writable(extent.pfn + at) else _SHARED
-                    yield kind, FileExtent(extent.page + at, extent.pfn + at, 1)
+        if table.uniform(pfn, count):
+            return count
+        first = table.writable(pfn)
+        return next(
+            at for at in range(1, count + 1) if at == count or table.writable(pfn + at) != first
+        )
 
     def _put_new(self, pages: PageMap, index: int, data: memoryview) -> None:
         """Write pages of one chunk into new frames, and map those instead of what is mapped there.
@@ -143,7 +142,6 @@ class FileData:
         All of them or none, so that no page is ever mapped past the end of its file.
         """
         arena, count = self._arena, len(data) >> PAGE_SHIFT
-        # This may publish a save, and that moves pages out of banned frames: look at the map after it.
         extents = arena.allocate(count, self._space.frames_to_keep_free(count))
         try:
             self._fill(extents, data)
@@ -157,9 +155,9 @@ class FileData:
             pages.put(index, extent.pfn, extent.frames)
             index += extent.frames
         self._space.pages += pages.count - before
-        for _, pfn, count in file_extents_of(0, replaced):
+        for _, pfn, pages_replaced in file_extents_of(0, replaced):
             if pfn:
-                arena.release(pfn, count)
+                arena.release(pfn, pages_replaced)
 
     def _put_new_page(self, pages: PageMap, index: int, data: bytes | memoryview) -> None:
         """What `_put_new` does, for one page: most files have one."""

@@ -15,6 +15,7 @@ from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File
 from pramfs.tree.tree import Owner, Tree
 from tests.support.load_verdict import NAME, TreeState, tree_state
+from tests.support.tree_volume import PatientTree
 from tests.support.watched_image import Step, frames_between, new_pram, reopen, watched
 
 OWNER = Owner(0, 0)
@@ -76,8 +77,9 @@ class History:
         return self._now
 
     def _begin_tree(self) -> None:
-        self._tree = Tree(self._pram.arena, inodes_max=1000, generation=self.rng.randrange(99))
-        self._saver = _RecordingSaver(self._pram, self._tree, self)
+        generation = self.rng.randrange(99)
+        self._tree = PatientTree(self._pram.arena, inodes_max=1000, generation=generation)
+        self._saver = self._tree.saver = _RecordingSaver(self._pram, self._tree, self)
 
     def _start_journal(self) -> None:
         watched(self._pram).journal.clear()

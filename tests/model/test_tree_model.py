@@ -81,11 +81,11 @@ class NotedSaver(Saver):
         super().__init__(machine.volume.pram, NAME, machine.volume.tree)
         self._machine = machine
 
-    def _begin(self, final: bool, progress: Progress) -> Publication:
+    def _begin(self, progress: Progress) -> Publication:
         machine = self._machine
         generation = machine.volume.pram.current.generation + 1
         machine.begun.setdefault(generation, []).append(machine.volume.facts())
-        return super()._begin(final, progress)
+        return super()._begin(progress)
 
 
 class TreeMachine(RuleBasedStateMachine):

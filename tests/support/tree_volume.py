@@ -1,8 +1,12 @@
 """A tree in an image, in the hands of a test: paths instead of inodes, saves, reopened at will."""
 
+import contextlib
+import errno
 import stat
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+from pramfs.errors import FramesHeld, SaveFailed, posix_error
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
@@ -13,6 +17,8 @@ from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
 from pramfs.tree.tree import Owner, Tree
 from tests.support.image_audit import Walk, check_pram
 from tests.support.watched_image import WatchedImage, new_pram, reopen, watched
+
+R = TypeVar("R")
 
 NAME = "pramfs"
 USER = Owner(1000, 1001)
@@ -34,8 +40,67 @@ class Facts(NamedTuple):
     xattrs: dict[bytes, bytes]
 
 
+class PatientTree(Tree):
+    """A tree whose callers wait for room, as those of a mount do: calls go on after a save."""
+
+    saver: Saver
+
+    def write(
+        self, file: File, offset: int, data: bytes | memoryview, *, set_times: bool = True
+    ) -> int:
+        written = 0
+
+        def write_on() -> int:
+            nonlocal written
+            try:
+                super(PatientTree, self).write(
+                    file, offset + written, memoryview(data)[written:], set_times=set_times
+                )
+            except FramesHeld as held:
+                written += held.written
+                raise
+            return len(data)
+
+        return self._wait_for_room(write_on)
+
+    def create(self, *args: Any, **kwargs: Any) -> Inode:
+        return self._wait_for_room(lambda: super(PatientTree, self).create(*args, **kwargs))
+
+    def link(self, *args: Any) -> None:
+        self._wait_for_room(lambda: super(PatientTree, self).link(*args))
+
+    def rename(self, *args: Any) -> None:
+        self._wait_for_room(lambda: super(PatientTree, self).rename(*args))
+
+    def setattr(self, *args: Any) -> None:
+        self._wait_for_room(lambda: super(PatientTree, self).setattr(*args))
+
+    def setxattr(self, *args: Any, **kwargs: Any) -> None:
+        self._wait_for_room(lambda: super(PatientTree, self).setxattr(*args, **kwargs))
+
+    def _wait_for_room(self, operation: Callable[[], R]) -> R:
+        for _ in range(4):
+            try:
+                return operation()
+            except FramesHeld:
+                if not self._make_room():
+                    break
+        raise posix_error(errno.ENOSPC)
+
+    def _make_room(self) -> bool:
+        saver = self.saver
+        if saver._running is not None:
+            saver.settle()
+        else:
+            with contextlib.suppress(SaveFailed):
+                saver.save(final=False, progress=lambda pages: None)
+        return saver.error is None
+
+
 class Volume:
     """A tree NAME in a Pram, with the saver of it."""
+
+    tree: PatientTree
 
     def __init__(
         self, frames: int = 256, *, arena: str = "image", pram: Pram | None = None
@@ -45,6 +110,14 @@ class Volume:
         self.tree = new_tree(self.pram)
         self.tree.make_root(0o755, Owner(0, 0))
         self.saver = Saver(self.pram, NAME, self.tree)
+
+    @property
+    def saver(self) -> Saver:
+        return self.tree.saver
+
+    @saver.setter
+    def saver(self, saver: Saver) -> None:
+        self.tree.saver = saver
 
     @property
     def image(self) -> WatchedImage:
@@ -176,5 +249,7 @@ class Volume:
         return b"".join(pieces)
 
 
-def new_tree(pram: Pram) -> Tree:
-    return Tree(pram.arena, inodes_max=len(pram.arena.table), generation=pram.current.generation)
+def new_tree(pram: Pram) -> PatientTree:
+    return PatientTree(
+        pram.arena, inodes_max=len(pram.arena.table), generation=pram.current.generation
+    )

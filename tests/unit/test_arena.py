@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from crc32c import crc32c
 
-from pramfs.errors import DamagedPage, SystemFault
+from pramfs.errors import DamagedPage, FramesHeld, SystemFault
 from pramfs.storage.arena import UNKNOWN_CSUM, Arena, ImageArena, MemoryArena, open_arena
 from pramfs.storage.frames import BANNED, FREE, FRESH, HELD, OLD, SAVED, SUPER, Extent, FrameTable
 from pramfs.storage.layout import PAGE_SIZE
@@ -349,62 +349,41 @@ def test_frames_to_be_kept_free_are_not_given_out(arena: Arena) -> None:
     assert arena.allocate(1, 9)
 
 
-class Reclaimer:
-    """Publishes when the arena asks for it, in one of the ways a saver does."""
-
-    def __init__(self, arena: Arena, steps: list[str]) -> None:
-        self.arena = arena
-        self.steps = steps
-        self.calls = 0
-        arena.reclaim = self
-
-    def __call__(self) -> bool:
-        self.calls += 1
-        step = self.steps.pop(0)
-        if step == "settle":  # a checkpoint that was under way is done
-            self.arena.commit_save()
-        elif step == "save":
-            published(self.arena)
-        return step != "fail"
-
-
-def test_when_the_last_save_holds_frames_back_a_checkpoint_makes_room(arena: Arena) -> None:
+def test_when_the_last_save_holds_frames_back_the_caller_is_told_to_save(arena: Arena) -> None:
     (extent,) = arena.allocate(60)
     published(arena)
     arena.release(*extent)
-    reclaimer = Reclaimer(arena, ["save"])
+    with pytest.raises(FramesHeld) as caught:
+        arena.allocate(50)
+    assert caught.value.errno == errno.ENOSPC
+    published(arena)
     assert arena.allocate(50)
-    assert reclaimer.calls == 1
 
 
-def test_a_checkpoint_under_way_that_frees_too_little_is_followed_by_another(arena: Arena) -> None:
+def test_a_checkpoint_under_way_may_free_too_little_where_another_frees_enough(
+    arena: Arena,
+) -> None:
     """Rule 2: only when no checkpoint can free more is the arena full."""
     (extent,) = arena.allocate(60)
     published(arena)
     arena.table.begin_save()
     arena.release(*extent)
-    reclaimer = Reclaimer(arena, ["settle", "save"])
+    with pytest.raises(FramesHeld):
+        arena.allocate(50)
+    arena.commit_save()
+    with pytest.raises(FramesHeld):
+        arena.allocate(50)
+    published(arena)
     assert arena.allocate(50)
-    assert reclaimer.calls == 2
 
 
-def test_no_checkpoint_is_published_that_could_not_make_enough_room(arena: Arena) -> None:
+def test_no_save_is_asked_for_that_could_not_make_enough_room(arena: Arena) -> None:
     arena.allocate(50)
     published(arena)
     arena.release(FIRST, 5)
-    reclaimer = Reclaimer(arena, [])
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         arena.allocate(20)
-    assert reclaimer.calls == 0
-
-
-def test_a_checkpoint_that_fails_is_enospc(arena: Arena) -> None:
-    (extent,) = arena.allocate(60)
-    published(arena)
-    arena.release(*extent)
-    Reclaimer(arena, ["fail"])
-    with pytest.raises(OSError, match="No space left"):
-        arena.allocate(50)
+    assert not isinstance(caught.value, FramesHeld)
 
 
 # --- relocation (seed 004) -----------------------------------------------------------------------

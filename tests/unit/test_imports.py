@@ -14,6 +14,7 @@ FUSE_MODULES = {
     "pramfs.fuse.operations",
     "pramfs.fuse.session",
     "pramfs.daemon.stack_dump",
+    "pramfs.daemon.checkpoints",
     "pramfs.daemon.service",
 }
 

@@ -1,0 +1,186 @@
+"""The saves of a running mount: checkpoints while others are served, and the last save at the end.
+
+What is known of them is the saver's. Here it is told to the run directory and to the service manager.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from pramfs.control import run_state
+from pramfs.daemon.loader import Volume
+from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
+from pramfs.errors import EXIT_FAILED, PramError, SaveFailed, SaveIncomplete
+from pramfs.fuse.operations import Operations
+from pramfs.saves.save import SaveStatus
+from pramfs.system import mount_tools
+from pramfs.system.progress import Bar, Heartbeat
+
+log = logging.getLogger("pramfs")
+
+_STATE_PERIOD_S = 0.2
+
+
+class Checkpoints:
+    """Saves one volume, one save at a time.
+
+    `place` names a mountpoint of the mount, None if it is detached everywhere; `serve_on` lets others be
+    served while the caller waits.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        image: Path,
+        manager: ServiceManager,
+        place: Callable[[], Path | None],
+        serve_on: Callable[[], None],
+    ) -> None:
+        self._volume = volume
+        self._saver = volume.saver
+        self._image = image
+        self._manager = manager
+        self._place = place
+        self._serve_on = serve_on
+        self._saving = trio.Lock()
+
+    # --- while the mount is served ---------------------------------------------------------------
+
+    async def publish(self, operations: Operations) -> None:
+        """Make all that was written so far durable; that is nothing when only read.
+
+        Raises SaveFailed, or SaveIncomplete when what was taken has been saved.
+        """
+        if self._volume.read_only:
+            return
+        self._serve_on()
+        await self.flush(operations)
+        async with self._saving:
+            await self._checkpoint()
+        if self._saver.incomplete is not None:
+            raise self._saver.incomplete
+
+    async def publish_at_intervals(self, operations: Operations, period_s: float) -> None:
+        """Publish what has changed every `period_s` seconds. Failures are logged."""
+        while True:
+            await trio.sleep(period_s)
+            try:
+                await self.flush(operations)
+                if self._saver.incomplete is not None:
+                    log.error("%s", self._saver.incomplete)
+                if self._volume.tree.changed:
+                    async with self._saving:
+                        await self._checkpoint()
+            except SaveFailed as exc:
+                log.error("%s", exc)
+            except (OSError, RuntimeError) as exc:  # no process or thread can be started, for now
+                log.error("no checkpoint: %s", exc)
+
+    async def make_room(self) -> bool:
+        """Wait for a save that frees what the last one held; returns whether there was one.
+
+        It is the one under way, if there is one: that may free enough.
+        """
+        published = self._saver.published
+        self._serve_on()
+        async with self._saving:
+            if self._saver.published == published:
+                try:
+                    await self._checkpoint()
+                except SaveFailed:
+                    return False  # `status` says why
+        return True
+
+    async def flush(self, operations: Operations) -> None:
+        """Let the kernel hand over what programs have written; the saver notes what was not taken."""
+        complaint = ""
+        for _ in range(mount_tools.flushes_needed()):
+            others = operations.open_directories()
+            # For programs too that use what is detached.
+            flushed = await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
+            # Not every kernel waits for what it has queued for us. A close is queued behind that.
+            await operations.closed_by(flushed.pid, but=others)
+            complaint = complaint or flushed.complaint
+        self._saver.incomplete = SaveIncomplete(complaint) if complaint else None
+
+    async def _checkpoint(self) -> None:
+        """Publish a checkpoint; the caller holds the lock. Raises SaveFailed."""
+        saver = self._saver
+        bar = Bar("saving", saver.pages)
+        with Heartbeat(_STATE_PERIOD_S, self.report):
+            saver.start(bar)
+            await trio.to_thread.run_sync(saver.wait)
+        saver.settle()
+        self.report()
+        if saver.error is not None:
+            raise saver.error
+
+    # --- when it is gone -------------------------------------------------------------------------
+
+    def save_for_good(self) -> int:
+        """Publish the tree when nobody can change it any more; returns the exit code."""
+        volume, saver = self._volume, self._saver
+        self._manager.tell("STOPPING=1")
+        if volume.read_only:
+            return 0
+        bar = Bar("saving", saver.pages)
+        saver.begin_final()
+        self.report()
+        volume.image.unmark_serving()
+        with (
+            bar,
+            Heartbeat(_STATE_PERIOD_S, self.report),
+            Heartbeat(
+                EXTEND_PERIOD_S,
+                lambda: self._manager.extend_timeout("saving", bar.done, bar.total),
+            ),
+        ):
+            error = self._save(bar)
+        self.report()
+        if error is not None:
+            log.error("%s", error)
+            return EXIT_FAILED
+        log.info("saved: generation %d", volume.pram.current.generation)
+        return 0
+
+    def _save(self, bar: Bar) -> SaveFailed | None:
+        try:
+            self._saver.save(final=True, progress=bar)
+        except SaveFailed as exc:
+            if not isinstance(exc.__cause__, OSError | PramError | None):
+                log.error("internal error while saving", exc_info=exc.__cause__)
+            return exc
+        return None
+
+    # --- for others ------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        """Leave a word for the umount helper, the next mount, and `pramfs info`. Thread-safe."""
+        volume, status = self._volume, self._saver.status
+        if volume.read_only:
+            return
+        state = run_state.State(
+            run=volume.pram.run.hex(),
+            image=str(self._image),
+            pid=os.getpid(),
+            phase=_phase(status),
+            generation=status.generation,
+            error=status.error,
+            pages_done=status.pages_done,
+            pages_total=status.pages_total,
+        )
+        try:
+            run_state.write_state(volume.state_path, state)
+        except OSError as exc:
+            log.warning("%s: cannot leave the state: %s", volume.state_path, exc.strerror)
+
+
+def _phase(status: SaveStatus) -> str:
+    if not status.final:
+        return run_state.SERVING
+    if not status.over:
+        return run_state.SAVING
+    return run_state.FAILED if status.error else run_state.SAVED
