@@ -25,6 +25,7 @@ from tests.mounted.harness import (
     CHECK_DAMAGED,
     CHECK_UNREADABLE,
     DEADLINE_S,
+    MIB,
     MOUNT_FAILED,
     PAGE,
     Volume,
@@ -587,3 +588,33 @@ def test_a_signal_saves_under_a_stuck_reader(volume: Volume, number: signal.Sign
         volume.ended()
     volume.mount()
     assert (root / "file").read_bytes() == b"mmap" + content[4:]
+
+
+# --- who waits for room --------------------------------------------------------------------------
+
+
+def test_others_are_served_while_a_writer_waits_for_a_save_that_makes_room(
+    volume: Volume, medium: Medium
+) -> None:
+    """What the last save holds comes free with the next one, and the medium takes its time for that."""
+    volume.size = "12M"
+    root = volume.mount()
+    (root / "other").write_bytes(b"other")
+    (root / "old").write_bytes(trees.noise(8 * MIB))
+    volume.save()
+    (root / "old").unlink()
+    with medium.holding(SYNC):
+        writer = subprocess.Popen(
+            ["dd", "if=/dev/urandom", f"of={root / 'new'}", "bs=1M", "count=8", "conv=fsync"],
+            stderr=subprocess.DEVNULL,
+        )
+        medium.wait_until_held()
+        assert (root / "other").read_bytes() == b"other"
+        (root / "other").rename(root / "another")
+        (root / "another").write_bytes(b"changed")
+        assert volume.status()["changed"]
+        assert writer.poll() is None
+    assert writer.wait() == 0
+    assert (root / "new").stat().st_size == 8 * MIB
+    volume.remount()
+    assert (root / "another").read_bytes() == b"changed"
