@@ -600,7 +600,7 @@ def test_others_are_served_while_a_writer_waits_for_a_save_that_makes_room(
     volume.size = "12M"
     root = volume.mount()
     (root / "other").write_bytes(b"other")
-    (root / "old").write_bytes(trees.noise(8 * MIB))
+    (root / "old").write_bytes(sample_trees.noise(8 * MIB))
     volume.save()
     (root / "old").unlink()
     with medium.holding(SYNC):

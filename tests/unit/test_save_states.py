@@ -8,8 +8,8 @@ import pytest
 
 from pramfs.errors import SaveFailed
 from pramfs.saves.save import Saver, SaveState, SaveStatus
-from tests.support.watched_image import Punch, Sync
 from tests.support.tree_volume import Volume
+from tests.support.watched_image import Punch, Sync
 
 PUBLISHED, STAGING, WRITING = SaveState.PUBLISHED, SaveState.STAGING, SaveState.WRITING
 FAILED, IN_DOUBT, RESOLVING = SaveState.FAILED, SaveState.IN_DOUBT, SaveState.RESOLVING
