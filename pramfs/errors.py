@@ -80,7 +80,7 @@ class DeadMount(PramError):
     errno = errno.ENOTCONN
 
 
-# --- banned regions (the parser's errors are those of seed 002) ---------------------------------
+# --- banned regions (the parser's errors are those of the 2013 file system) -----------------------
 
 
 class RegionSyntaxError(UsageError):
@@ -133,7 +133,7 @@ class NoPhysicalRange(PramError):
     errno = errno.ENODEV
 
 
-# --- reservation (seed 002: the order is invalid, corrupted, busy) ------------------------------
+# --- reservation (as in the 2013 file system: invalid, corrupted, busy, in this order) ----------
 
 
 class InvalidPfn(PramError):

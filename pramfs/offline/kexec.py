@@ -1,4 +1,4 @@
-"""Start another kernel with kexec and leave the memory of an image alone: what seed 003 found missing.
+"""Start another kernel with kexec, leaving the memory of an image alone and passing its place on.
 
 kexec_file_load(2) puts the new kernel into System RAM only, so an image outside of it is safe until the
 new kernel runs; `memmap=` then keeps that one out of it, too. kexec_load(2) gives no such promise: it goes

@@ -107,7 +107,7 @@ def reserve_chain(
     """Read the chain that starts at `link_pfn`, page by page, and reserve its frames in `table`.
 
     Every reserved extent is passed to `taken`, so that the caller can unreserve them. The checks are those
-    of seed 002, in its order: InvalidPfn, CorruptedPage, BusyPfn for the link, then for each entry. A
+    of the 2013 file system, in its order: InvalidPfn, CorruptedPage, BusyPfn for the link, then for each entry. A
     chain that runs into itself meets its own link as busy. Who gives the empty `chain` to fill finds in it,
     after an error, what was read before.
     """
@@ -156,7 +156,7 @@ def _reserve_link(
     taken: Callable[[Extent], None],
     chain: Chain,
 ) -> int:
-    """Reserve one link and what it names, in the order of seed 002; returns the pfn of the next."""
+    """Reserve one link and what it names, in the order of the 2013 file system; returns the pfn of the next."""
     link = _read_link(read, uuid, len(table), link_pfn)
     table.reserve(link_pfn, 1, "link")
     taken(Extent(link_pfn, 1))

@@ -85,7 +85,7 @@ def check_chain(node: Node, chain: Chain) -> None:
 
 
 def build_nodes(uuid: bytes, pfns: Sequence[int], nodes: Sequence[Node]) -> bytearray:
-    """The pages of `nodes`, to be written to the frames `pfns`, each naming the next (seed 000)."""
+    """The pages of `nodes`, to be written to the frames `pfns`, each naming the next (patch 5 of the 2013 series)."""
     pages = bytearray(len(nodes) << PAGE_SHIFT)
     view = memoryview(pages)
     following = [*pfns[1:], 0]

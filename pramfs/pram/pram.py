@@ -9,7 +9,7 @@ writes the node list and a super block; until then the last published save stand
         stream.write(b"hello")
     pram.publish()
 
-Names, order of checks and error numbers are those of the seeds: prepare_save ENODEV (there is no Pram
+Names, order of checks and error numbers are those of the 2013 series (docs/history.md): prepare_save ENODEV (there is no Pram
 without a super block), ENAMETOOLONG, ENOSPC for their ENOMEM, EEXIST; prepare_load ENODEV, ENOENT,
 EBUSY, EPERM; a page that fails its checksum EFAULT.
 """
@@ -182,7 +182,8 @@ class Pram:
         return self.publisher.frames_to_come_back(replaced)
 
     def frames_to_move(self, but_of: Collection[str] = ()) -> int:
-        """Frames that the next publish takes to move what nodes have in banned frames (seed 004).
+        """Frames that the next publish takes to move what nodes have in banned frames (patch 9
+        of the 2013 series).
 
         The nodes `but_of` are left out: they will be new ones by then.
         """

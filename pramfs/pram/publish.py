@@ -119,7 +119,7 @@ class Publisher:
         return slot
 
     def _write_node_list(self) -> None:
-        """Write every node's page anew, linked by pfn in order (seed 000)."""
+        """Write every node's page anew, linked by pfn in order (patch 5 of the 2013 series)."""
         arena, nodes = self.arena, list(self._nodes.values())
         extents = arena.table.allocate(len(nodes))
         pfns = pfns_of(extents)

@@ -1,4 +1,4 @@
-"""Move what nodes have in frames that have become banned (seed 004), before it is published again.
+"""Move what nodes have in frames that have become banned (patch 9 of the 2013 series), before it is published again.
 
 The data of a tree is the tree's, and moves in `file_data`.
 """

@@ -1,4 +1,7 @@
-"""Reserve the frames of a save, all or nothing (seed 002), before anything else can take them."""
+"""Reserve the frames of a save, all or nothing, before anything else can take them.
+
+The rules are those of the 2013 file system (docs/history.md).
+"""
 
 from collections.abc import Iterator
 
@@ -13,7 +16,7 @@ from pramfs.storage.layout import SuperBlock
 
 
 def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, Node]:
-    """Reserve everything that the save of `current` holds, all or nothing (seed 002); returns the nodes.
+    """Reserve everything that the save of `current` holds, all or nothing, and return the nodes.
 
     Raises ReservationFailed with the cause: InvalidPfn, CorruptedPage or BusyPfn, in this order of checks.
     """

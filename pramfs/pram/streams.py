@@ -49,7 +49,7 @@ class SaveStream:
     def save_page(self, pfn: int, index: int, flags: int = PAGE_DATA) -> int:
         """Save the FRESH frame `pfn` as page `index`; the node owns the frame from now on.
 
-        A frame in a banned region is relocated (seed 004). Returns the frame that holds the page.
+        A frame in a banned region is relocated (patch 9 of the 2013 series). Returns the frame that holds the page.
         """
         require_type(self._node, PAGE_STREAM)
         if self._arena.table.banned.overlaps(pfn):

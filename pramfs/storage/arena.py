@@ -89,7 +89,7 @@ class Arena(ABC):
         raise FramesHeld()
 
     def relocate(self, pfn: int) -> int:
-        """Copy the page out of a frame that has become banned; returns its new frame (seed 004).
+        """Copy the page out of a frame that has become banned; returns its new frame (patch 9 of the 2013 series).
 
         A page that nobody has verified yet is not verified here either: one that is damaged stays so, and
         does not keep all others from being saved.

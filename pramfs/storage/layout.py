@@ -7,7 +7,7 @@ CRC-32C of the image's uuid, the page's own pfn (u64) and bytes 8..4095 of the p
 in the wrong place or from another image never passes. The csum of a data page is the plain CRC-32C of
 its 4,096 bytes.
 
-Super block (seed 003)          Node (seeds 000, 001)           Link (seed 002)
+Super block                     Node                            Link
   0 u32 magic                     0 u32 magic                     0 u32 magic
   4 u32 csum                      4 u32 csum                      4 u32 csum
   8 u64 node_pfn                  8 u32 flags                     8 u32 len
@@ -70,7 +70,7 @@ LINK_MAGIC = 0x7072616D
 SUPER_FINAL = 1  # published by an unmount, not by a checkpoint
 SUPER_SUSPECT = 2  # the run that published it had met an internal error
 
-# Node flags: the access mode of seed 000. A published node is in neither mode.
+# Node flags: the access mode (patch 2 of the 2013 series). A published node is in neither mode.
 ACCMODE_SAVE = 1
 ACCMODE_LOAD = 2
 ACCMODE_MASK = 3
@@ -80,7 +80,7 @@ PAGE_STREAM = 1
 BYTE_STREAM = 2
 STREAM_TYPES = {PAGE_STREAM: "page stream", BYTE_STREAM: "byte stream"}
 
-PAGE_DATA = 2  # entry flag (seed 002)
+PAGE_DATA = 2  # entry flag (the 2013 file system)
 
 # A super block lies in one of these frames, and nothing else ever does: in the two at every multiple of
 # SLOT_SPACING frames and, so that small images have some too, at every power of two. So whoever looks

@@ -57,7 +57,7 @@ class Regions:
                 yield Region(region.first, min(region.last, frames - 1))
 
     def table(self) -> list[str]:
-        """The lines that the seeds print at boot: one a region, then the total."""
+        """Return the lines that patch 9 of the 2013 series prints at boot: one for each region, then the total."""
         lines = ["PRAM: banned regions:"]
         for number, region in enumerate(self):
             span = f"[{region.first:08x} - {region.last:08x}]"
@@ -84,8 +84,8 @@ class Regions:
 def parse_regions(text: str) -> list[Region]:
     """The regions in `text`: MEMMIN-MEMMAX, several separated by ',' or ':'.
 
-    A region covers PFN_DOWN(MEMMIN)..PFN_UP(MEMMAX)-1, as in seed 002. Raises RegionSyntaxError with
-    the seed's words: memory value expected, '-' expected, end <= start.
+    A region covers PFN_DOWN(MEMMIN)..PFN_UP(MEMMAX)-1, as in the 2013 file system.
+    Raises RegionSyntaxError with the words of that: memory value expected, '-' expected, end <= start.
     """
     return [_parse_region(part, text) for part in re.split("[,:]", text)]
 

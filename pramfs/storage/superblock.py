@@ -1,4 +1,4 @@
-"""Find the super block in force, and write the next one. Answers seed 003: nobody has to pass its pfn on.
+"""Find the super block in force, and write the next one. PKRAM (patch 7) needs its pfn passed on; this does not.
 
 Two slots are written in turn, so a torn write leaves the save before in force. Slots may lie in a few frames
 only, and nothing else ever does (see layout): looking into those finds the newest super block, and no file

@@ -90,7 +90,7 @@ class FileData:
         self.truncate(file, 0)
 
     def relocate_banned(self, file: File) -> None:
-        """Move the pages that lie in banned frames (seed 004)."""
+        """Move the pages that lie in banned frames (patch 9 of the 2013 series)."""
         banned = self._arena.table.banned
         for start, pfns in file.pages.chunks() if file.pages else ():
             for index, pfn, count in file_extents_of(start, pfns):

@@ -1,4 +1,4 @@
-"""Seed 002, steps 1 to 4, as scripts/kexec-demo shows it."""
+"""The four steps of the 2013 file system, as scripts/kexec-demo shows it."""
 
 import pytest
 

@@ -117,7 +117,7 @@ def test_a_flipped_bit_anywhere_after_the_checksum_is_noticed(at: int) -> None:
 
 
 def test_a_zeroed_page_with_a_zeroed_checksum_does_not_pass() -> None:
-    """The defect of the seeds' form, which starts from 0."""
+    """The defect of the 2013 series, whose checksum starts from 0."""
     assert layout.page_csum(bytes(16), 0, bytes(PAGE_SIZE)) != 0
 
 

@@ -108,7 +108,7 @@ def test_the_rest_of_a_link_that_is_not_full_is_zero() -> None:
     assert not page[24 + 24 :].strip(b"\0")
 
 
-# --- reserve (seed 002) --------------------------------------------------------------------------
+# --- reserve (the 2013 file system) --------------------------------------------------------------------------
 
 
 def test_a_reserved_chain_takes_its_links_and_their_pages(forge: Forge, taken: Taken) -> None:
@@ -204,7 +204,7 @@ def test_a_page_that_is_claimed_twice_is_busy(forge: Forge, taken: Taken, twice:
 
 
 class TestOrderOfChecks:
-    """Seed 002: invalid, corrupted, busy for a link, and only then its entries."""
+    """As in the 2013 file system: invalid, corrupted, busy for a link, and only then its entries."""
 
     def test_an_invalid_pfn_is_not_read(self, forge: Forge, taken: Taken) -> None:
         with pytest.raises(InvalidPfn):

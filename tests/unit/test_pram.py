@@ -1,4 +1,4 @@
-"""PRAM as a library: the node list (seed 000), page and byte streams (001), what a publish makes durable."""
+"""PRAM as a library: the node list (patch 5 of the 2013 series), page and byte streams (001), what a publish makes durable."""
 
 import errno
 
@@ -79,7 +79,7 @@ def free_frames(pram: Pram) -> int:
     return pram.arena.table.count(FREE)
 
 
-# --- the node list, linked by pfn (seed 000) -----------------------------------------------------
+# --- the node list, linked by pfn (patch 5 of the 2013 series) -----------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
@@ -140,7 +140,7 @@ def test_what_was_not_published_is_gone_in_the_next_process(pram: Pram, arena: s
     check_pram(pram)
 
 
-# --- page streams (seed 001) ---------------------------------------------------------------------
+# --- page streams (patch 3 of the 2013 series) ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, LINK_ENTRIES_MAX, LINK_ENTRIES_MAX + 1])
@@ -276,7 +276,7 @@ def test_the_rest_of_the_last_page_is_zero(pram: Pram) -> None:
 
 
 class TestPrepareSave:
-    """ENAMETOOLONG, ENOSPC (the seed's ENOMEM), EEXIST."""
+    """ENAMETOOLONG, ENOSPC (ENOMEM in the 2013 series), EEXIST."""
 
     def test_a_name_of_255_bytes_is_taken(self, pram: Pram, arena: str) -> None:
         name = "é" * 127 + "x"
@@ -557,7 +557,7 @@ def test_an_image_does_not_shrink_when_fewer_frames_are_asked_for(pram: Pram, ar
     assert len(reopen(pram, arena=arena, frames=10).arena.table) == 256
 
 
-# --- banned regions: relocation (seed 004) -------------------------------------------------------
+# --- banned regions: relocation (patch 9 of the 2013 series) -------------------------------------------------------
 
 
 def test_a_page_in_a_banned_frame_is_relocated_when_it_is_saved(pram: Pram, arena: str) -> None:

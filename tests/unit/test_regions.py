@@ -1,4 +1,4 @@
-"""Banned regions as a set: parsed from options (seed 002), merged, looked up, printed (seed 004)."""
+"""Banned regions as a set: parsed from options (the 2013 file system), merged, looked up, printed (patch 9 of the 2013 series)."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from pramfs.errors import RegionSyntaxError
 from pramfs.storage.regions import Region, Regions, parse_regions
 from pramfs.system.memory_values import memparse
 
-# --- seed 002: the pram_banned option ------------------------------------------------------------
+# --- the 2013 file system: the pram_banned option ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_region_covers_every_frame_that_its_range_touches(
 
 @pytest.mark.parametrize("separator", [",", ":"])
 def test_a_list_of_regions_is_read_to_its_end(separator: str) -> None:
-    """The seed's loop never got past the first comma."""
+    """The loop of the 2013 file system never gets past the first comma."""
     text = separator.join(["0-4K", "8K-12K", "1M-2M"])
     assert parse_regions(text) == [Region(0, 0), Region(2, 2), Region(0x100, 0x1FF)]
 
@@ -104,7 +104,7 @@ def test_a_bad_list_is_refused_in_the_words_of_the_seed(text: str, words: str) -
     assert caught.value.exit_code == 1
 
 
-# --- seed 004: merge, lookup ---------------------------------------------------------------------
+# --- patch 9 of the 2013 series: merge, lookup ---------------------------------------------------------------------
 
 
 def merged(*pairs: tuple[int, int]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Reservation (seed 002): all that a save holds, or nothing; and a node list that is not to be trusted."""
+"""Reservation (the 2013 file system): all that a save holds, or nothing; and a node list that is not to be trusted."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""The super block and its discovery (seed 003): two slots in turn, found by whoever looks for them."""
+"""The super block and its discovery (PKRAM, patch 7): two slots in turn, found by whoever looks for them."""
 
 import contextlib
 import os
