@@ -1,7 +1,8 @@
-"""Chains of links: read one while reserving its frames, or build one. By extents: a GiB has 262,144 entries.
+"""Chains of links: read a chain while reserving its frames, or build one.
 
-The layout of a link page makes that possible: its header and its entries are multiples of four bytes, so
-entries are read and written as arrays of u32 with strides, those of many links at once.
+All of it works on extents and arrays, because a GiB has 262,144 entries. The header and the entries of a
+link are multiples of four bytes, so the entries of many links are read and written at once, as slices of
+u32 arrays with a stride.
 """
 
 import contextlib
@@ -31,13 +32,13 @@ if sys.byteorder != "little":
 _READ_AHEAD = 64
 _LINKS_AT_ONCE = 64
 
-# An entry as u32s: flags, csum, pfn and index of two each. Strided slices of arrays are by far the fastest
-# way to take a thousand links apart and to put them together.
+# An entry as u32 words: flags, csum, pfn (two words) and index (two words). Slices with a stride are by far
+# the fastest way to unpack and pack a thousand links.
 _FLAGS, _CSUM, _PFN, _INDEX, _STRIDE = 0, 1, 2, 4, 6
 
 
 class Entries:
-    """The entries of a chain in order: parallel arrays of flags, csums, pfns and indices."""
+    """The entries of a chain, in order, as parallel arrays of flags, csums, pfns and indices."""
 
     def __init__(self) -> None:
         self.flags = array("I")
@@ -56,7 +57,7 @@ class Entries:
         self.indices += others.indices
 
     def pack(self) -> memoryview:
-        """The entries as they lie in links, one after the other."""
+        """Return the entries in the form that they have in links, one after the other."""
         words = array("I", bytes(len(self) * ENTRY.size))
         words[_FLAGS::_STRIDE] = self.flags
         words[_CSUM::_STRIDE] = self.csums
@@ -68,9 +69,9 @@ class Entries:
         return memoryview(words).cast("B")
 
     def unpack(self, packed: bytes | memoryview) -> "array[int]":
-        """Append entries as they lie in links, all but the pfns; returns those, not yet checked.
+        """Append entries that have the form of those in links, but return their pfns, not yet checked.
 
-        Raises InvalidPfn for one that has more than 32 bits: no image is as large.
+        Raises InvalidPfn for a pfn of more than 32 bits, which is outside of any image.
         """
         words = array("I")
         words.frombytes(packed)
@@ -88,7 +89,7 @@ class Entries:
 
 
 class Chain:
-    """A chain as it was read: the pfns of its links, its entries, and the extents that they name."""
+    """A chain that was read: the pfns of its links, its entries, and the extents of their data pages."""
 
     def __init__(self) -> None:
         self.links: list[int] = []
@@ -104,12 +105,12 @@ def reserve_chain(
     taken: Callable[[Extent], None],
     chain: Chain | None = None,
 ) -> Chain:
-    """Read the chain that starts at `link_pfn`, page by page, and reserve its frames in `table`.
+    """Read the chain that starts at `link_pfn`, and reserve its frames in `table`.
 
-    Every reserved extent is passed to `taken`, so that the caller can unreserve them. The checks are those
-    of the 2013 file system, in its order: InvalidPfn, CorruptedPage, BusyPfn for the link, then for each entry. A
-    chain that runs into itself meets its own link as busy. Who gives the empty `chain` to fill finds in it,
-    after an error, what was read before.
+    Every reserved extent is passed to `taken`, so that the caller can unreserve them after an error. Checks
+    come in the order of the 2013 file system: InvalidPfn, CorruptedPage and BusyPfn for each link, then for
+    its entries. A chain with a cycle meets its own link as busy. `chain`, if given, is filled: after an
+    error it holds what was read before.
     """
     chain = chain or Chain()
     while link_pfn:
@@ -122,12 +123,12 @@ def reserve_chain(
 
 
 def link_count(entries: int) -> int:
-    """How many links a chain of that many entries has."""
+    """Return the number of links in a chain of that many entries."""
     return -(-entries // LINK_ENTRIES_MAX)
 
 
 def build_links(uuid: bytes, pfns: list[int], entries: Entries) -> bytearray:
-    """The link pages for `entries`, to be written to the frames `pfns`, one page after the other."""
+    """Return the link pages for `entries`, one after the other, to be written to the frames `pfns`."""
     packed = entries.pack()
     pages = bytearray(len(pfns) << PAGE_SHIFT)
     view = memoryview(pages)
@@ -156,7 +157,7 @@ def _reserve_link(
     taken: Callable[[Extent], None],
     chain: Chain,
 ) -> int:
-    """Reserve one link and what it names, in the order of the 2013 file system; returns the pfn of the next."""
+    """Reserve one link, then the frames that it names; return the pfn of the next link."""
     link = _read_link(read, uuid, len(table), link_pfn)
     table.reserve(link_pfn, 1, "link")
     taken(Extent(link_pfn, 1))
@@ -173,7 +174,7 @@ def _reserve_link(
 def _sound_links(
     read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, link_pfn: int
 ) -> list[_Link]:
-    """The next links of a chain, up to the first that is not sound."""
+    """Return the next links of a chain, up to the first that is invalid or corrupted."""
     links: list[_Link] = []
     with contextlib.suppress(PramError):
         while link_pfn and len(links) < _LINKS_AT_ONCE:
@@ -185,9 +186,9 @@ def _sound_links(
 def _reserve_at_once(
     table: FrameTable, links: list[_Link], taken: Callable[[Extent], None], chain: Chain
 ) -> bool:
-    """Reserve several links and what they name, if nothing is amiss; else do nothing.
+    """Reserve several links and the frames that they name; return False, having reserved none, if one fails.
 
-    Then the links must be gone through one by one, to find what is amiss first.
+    The caller must then take the links one by one, to report the error that comes first.
     """
     entries = Entries()
     reserved: list[Extent] = []
@@ -215,7 +216,7 @@ def _reserve_at_once(
 def _read_link(
     read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, pfn: int
 ) -> _Link:
-    """The link at `pfn`. Raises InvalidPfn, CorruptedPage."""
+    """Read and check the link at `pfn`. Raises InvalidPfn, CorruptedPage."""
     if pfn >= frames:
         raise InvalidPfn(pfn, "link")
     page = memoryview(read(pfn))
@@ -240,9 +241,9 @@ def _append_extent(extents: list[Extent], extent: Extent) -> None:
 
 
 class ReadAhead:
-    """Reads pages of an image one at a time, but from it several at once while they follow each other.
+    """Reads single pages of an image, but several at once as long as they are consecutive.
 
-    As links often do. Where they do not, that would read many times what there is.
+    Links often are. For scattered pages, reading ahead would read many times as much as is needed.
     """
 
     def __init__(self, image: Image) -> None:
@@ -251,7 +252,7 @@ class ReadAhead:
         self._pages = memoryview(b"")
 
     def read(self, pfn: int) -> memoryview:
-        """The page at `pfn`. Raises SystemFault when it cannot be read."""
+        """Return the page at `pfn`. Raises SystemFault when it cannot be read."""
         at = (pfn - self._first) << PAGE_SHIFT
         if not 0 <= at < len(self._pages):
             in_order = at == len(self._pages)

@@ -1,6 +1,6 @@
-"""What a node is, and how its page lies in an image: read and checked, or composed.
+"""Nodes, and their pages in an image: read and checked, or built.
 
-Reserving what nodes hold is done in `reserve`, filling and emptying them in `streams`.
+Not for the frames that nodes hold (`reserve`), nor for their contents (`streams`).
 """
 
 import os
@@ -28,7 +28,7 @@ from pramfs.storage.layout import (
 
 @dataclass(slots=True)
 class Node:
-    """One named thing in persistent memory."""
+    """A named stream in persistent memory."""
 
     name: str
     type: int
@@ -39,15 +39,15 @@ class Node:
     entries: int = 0
     saved_ns: int = 0
     pfn: int = 0  # of its page in the published list, 0 = not published yet
-    owned: list[Extent] = field(default_factory=list)  # frames that go when the node goes
-    chain: Chain | None = None  # as reserved; dropped by whoever has used it
+    owned: list[Extent] = field(default_factory=list)  # frames that are released with the node
+    chain: Chain | None = None  # as reserved; dropped by its user to save memory
 
 
 class NodeList:
-    """The nodes of a save, read one after the other while their pages are reserved in `table`.
+    """An iterable that reads the nodes of a save one by one, and reserves their pages in `table`.
 
-    `pfn` is the page that is read next, or that could not be taken: then InvalidPfn, CorruptedPage or
-    BusyPfn is raised. Every page that was reserved is passed to `taken`.
+    Raises InvalidPfn, CorruptedPage or BusyPfn; `pfn` is then the page at fault, and else the one to be
+    read next. Every reserved page is passed to `taken`.
     """
 
     def __init__(
@@ -85,7 +85,10 @@ def check_chain(node: Node, chain: Chain) -> None:
 
 
 def build_nodes(uuid: bytes, pfns: Sequence[int], nodes: Sequence[Node]) -> bytearray:
-    """The pages of `nodes`, to be written to the frames `pfns`, each naming the next (patch 5 of the 2013 series)."""
+    """Return the pages of `nodes`, each naming the next, to be written to the frames `pfns`.
+
+    Nodes are linked by pfn as in patch 5 of the 2013 series.
+    """
     pages = bytearray(len(nodes) << PAGE_SHIFT)
     view = memoryview(pages)
     following = [*pfns[1:], 0]
@@ -97,7 +100,7 @@ def build_nodes(uuid: bytes, pfns: Sequence[int], nodes: Sequence[Node]) -> byte
 
 
 def _read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[Node, int]:
-    """The node at `pfn` and the pfn of the next one. Raises InvalidPfn, CorruptedPage."""
+    """Return the node at `pfn` and the pfn of the next one. Raises InvalidPfn, CorruptedPage."""
     if pfn >= len(table):
         raise InvalidPfn(pfn, "node")
     page = image.read(pfn)
@@ -121,7 +124,7 @@ def _read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[
 
 
 def _check_record(pfn: int, record: NodePage) -> None:
-    """Raise CorruptedPage for what a published node cannot be."""
+    """Raise CorruptedPage for field values that no published node has."""
     if record.flags & layout.ACCMODE_MASK:
         raise CorruptedPage(pfn, "a node that was being saved or loaded")
     name, _, rest = record.name.partition(b"\0")

@@ -1,17 +1,17 @@
-"""PRAM itself, usable as a library: nodes, page streams, byte streams, reserve, publish, free.
+"""PRAM as a library: nodes, page streams and byte streams; reserve, publish, free.
 
-Persistent memory is divided into nodes with unique names that are saved and loaded on their own. A
-stream fills a node or empties it. What streams do is real only for this process until `publish`
-writes the node list and a super block; until then the last published save stands, untouched.
+Persistent memory is divided into nodes with unique names, which are saved and loaded independently. A
+stream fills a node or empties it. Only this process sees what streams do until `publish` writes the node
+list and a super block; until then the last published save stays in force and unchanged.
 
     pram = Pram.open(image)
     with pram.prepare_save("greeting", BYTE_STREAM) as stream:
         stream.write(b"hello")
     pram.publish()
 
-Names, order of checks and error numbers are those of the 2013 series (docs/history.md): prepare_save ENODEV (there is no Pram
-without a super block), ENAMETOOLONG, ENOSPC for their ENOMEM, EEXIST; prepare_load ENODEV, ENOENT,
-EBUSY, EPERM; a page that fails its checksum EFAULT.
+Names, order of checks and error numbers are those of the 2013 series (docs/history.md). prepare_save:
+ENODEV (here from `open`, which needs a super block), ENAMETOOLONG, ENOSPC in place of ENOMEM, EEXIST.
+prepare_load: ENODEV, ENOENT, EBUSY, EPERM. A page that fails its checksum: EFAULT.
 """
 
 import os
@@ -42,7 +42,7 @@ from pramfs.storage.image import Image
 from pramfs.storage.layout import ACCMODE_LOAD, ACCMODE_SAVE, SuperBlock
 from pramfs.storage.regions import Regions
 
-_EXTEND_TIMES = 16  # the length that a truncated image may be brought to, in times of its own
+_EXTEND_TIMES = 16  # a truncated image may be extended to that many times its length
 
 
 class Pram:
@@ -73,10 +73,10 @@ class Pram:
         pfn: int | None = None,
         accept_truncated: bool = False,
     ) -> "Pram":
-        """Find the super block (or take it from frame `pfn`) and reserve all that the save holds.
+        """Find the super block (or take it from frame `pfn`) and reserve all frames of the save.
 
-        The image grows to `frames` if it has fewer. Raises ReservationFailed, and leaves nothing reserved,
-        when a chain is damaged; TooMuchBanned when the banned regions leave no place for super blocks.
+        The image grows to `frames` if it has fewer. Raises ReservationFailed, with nothing reserved, when a
+        chain is damaged, and TooMuchBanned when the banned regions leave no slots for super blocks.
         """
         current = superblock.require(image, pfn)
         if image.frames < current.frames:
@@ -97,7 +97,7 @@ class Pram:
     def create(
         cls, image: Image, frames: int, *, banned: Regions | None = None, arena: str = "auto"
     ) -> "Pram":
-        """Make an empty save in a blank image, and open it. Raises ImageTooSmall, SystemFault."""
+        """Write an empty save into a blank image, and open it. Raises ImageTooSmall, SystemFault."""
         banned = banned or Regions()
         if frames < 3:
             raise ImageTooSmall(image.path, f"{frames} of at least 3 frames of 4 KiB")
@@ -136,13 +136,13 @@ class Pram:
         return LoadStream(self.arena, node, chain, self._consume)
 
     def node(self, name: str) -> Node:
-        """The node of that name. Raises NoSuchNode."""
+        """Return the node of that name. Raises NoSuchNode."""
         if name not in self.nodes:
             raise NoSuchNode(name)
         return self.nodes[name]
 
     def free(self, name: str) -> None:
-        """Give up a node and its frames. Raises NoSuchNode, NodeBusy."""
+        """Free a node and its frames. Raises NoSuchNode, NodeBusy."""
         self._require_writable()
         node = self.node(name)
         if node.flags & layout.ACCMODE_MASK:
@@ -152,9 +152,9 @@ class Pram:
     # --- publishing ------------------------------------------------------------------------------
 
     def publish(self, *, flags: int = layout.SUPER_FINAL, progress: Progress | None = None) -> None:
-        """Make all nodes as they are now the save in force, durably.
+        """Publish all nodes as they are now: durably, they become the save in force.
 
-        Raises NodeBusy, NoFrames, SaveFailed; the save before it then stands.
+        Raises NodeBusy, NoFrames or SaveFailed; then the previous save stands.
         """
         try:
             publication = self.begin_publish(flags)
@@ -174,23 +174,22 @@ class Pram:
         return self.publisher.begin(flags)
 
     def resolve_doubt(self) -> None:
-        """Publish what a failed publish left in doubt; it needs no frames. Raises SaveFailed."""
+        """Publish again what a failed publish left in doubt; needs no frames. Raises SaveFailed."""
         self.publisher.resolve_doubt()
 
     def frames_to_come_back(self, replaced: Collection[str]) -> int:
-        """Frames that are free after the next publish: those of the node list and of the nodes `replaced`."""
+        """Count the frames that the next publish frees: the node list, and the nodes `replaced`."""
         return self.publisher.frames_to_come_back(replaced)
 
     def frames_to_move(self, but_of: Collection[str] = ()) -> int:
-        """Frames that the next publish takes to move what nodes have in banned frames (patch 9
-        of the 2013 series).
+        """Count the frames that the next publish takes to move nodes out of banned frames.
 
-        The nodes `but_of` are left out: they will be new ones by then.
+        The nodes `but_of` are not counted, because they will have been replaced by then.
         """
         return frames_to_move(self.nodes.values(), self.arena.table.banned, but_of)
 
     def close(self) -> None:
-        """Let go of the memory; the image stays open."""
+        """Unmap the memory; the image stays open."""
         self.arena.close()
 
     # --- helpers ---------------------------------------------------------------------------------
@@ -204,15 +203,15 @@ class Pram:
         self.arena.release_extents(node.owned)
 
     def _consume(self, node: Node) -> None:
-        """A node that has been loaded is gone, unless the image is not ours to change."""
+        """Free a node that has been loaded, unless the image is read-only."""
         if self.image.writable:
             self._drop(node)
 
 
 def _check_truncated(image: Image, current: SuperBlock, accept: bool) -> None:
-    """Refuse an image that is shorter than its super block says, but for one that recover may still extend.
+    """Refuse an image that is shorter than its super block says, unless `accept` allows extending it.
 
-    That takes memory for every frame, so it must not be the super block alone that says how many.
+    Extending takes memory for every frame, so the length that a super block claims must have a limit.
     """
     there = f"{image.path}: truncated: {image.frames} of {current.frames} frames are there"
     if not accept:

@@ -1,8 +1,8 @@
-"""Publishing: the node list and a super block make all nodes, as they are, the save in force.
+"""Publish a save: a node list and a super block put all nodes, as they are, in force.
 
-Until the super block is durable the last published save stands, untouched. A publish that fails before the
-super block is written changes nothing. One that fails while it is written leaves a doubt that the next
-one has to resolve first: nobody knows whether the super block has reached the medium.
+Until the super block is durable, the last published save stays in force and unchanged. A publish that fails
+before it writes the super block changes nothing. If writing the super block fails, nobody knows whether it
+has reached the medium; the next publish has to resolve this doubt first.
 """
 
 from collections.abc import Collection
@@ -53,10 +53,9 @@ class Publisher:
         return Publication(self, slot, self._describe(flags))
 
     def resolve_doubt(self) -> None:
-        """Publish what a failed publish left in doubt; it needs no frames. Raises SaveFailed.
+        """Write again the super block that a failed publish left in doubt; needs no frames.
 
-        When the write of a super block fails, nobody knows whether that has reached the medium: the frames
-        of two saves are needed until it has.
+        Until it is known to be on the medium, the frames of both saves are kept. Raises SaveFailed.
         """
         if self._in_doubt is None:
             return
@@ -65,18 +64,18 @@ class Publisher:
         publication.finish(error)
         if error is not None:
             raise SaveFailed(error, self.current.generation) from error
-        # Its own pages were durable before. What has been written since may be lost like its super block.
+        # Its own pages were durable before. Later writes may be lost, as the super block may have been.
         self.arena.mark_writeback_failed()
 
     def put_in_force(self, block: SuperBlock) -> None:
-        """The super block is durable: the save before it may go."""
+        """Note that the super block is durable, and free what only the previous save held."""
         self._in_doubt = None
         self._slot = self.current.pfn
         self.current = block
         self.arena.commit_save()
 
     def leave_in_doubt(self, publication: "Publication") -> None:
-        """The super block may be on the medium or not: the frames of both saves stay."""
+        """Note that the super block may or may not be on the medium, and keep the frames of both saves."""
         self._in_doubt = publication
         self.arena.mark_writeback_failed()
 
@@ -84,14 +83,14 @@ class Publisher:
         return self._in_doubt is publication
 
     def give_up(self) -> None:
-        """No super block was written: the save before stands."""
+        """Note that no super block was written: the previous save stands."""
         self.arena.abort_save()
-        # The old node pages are HELD and come back with the next save; ours are fresh and go.
+        # The old node pages are HELD, and freed with the next save; the new ones are fresh: free them now.
         self.arena.release_extents(self.node_pages)
         self.node_pages = []
 
     def frames_to_come_back(self, replaced: Collection[str]) -> int:
-        """Frames that are free after the next publish: those of the node list and of the nodes `replaced`."""
+        """Count the frames that the next publish frees: the node list, and the nodes `replaced`."""
         nodes = [self._nodes[name] for name in replaced if name in self._nodes]
         extents = [extent for node in nodes for extent in node.owned]
         banned = self.arena.table.banned
@@ -109,7 +108,7 @@ class Publisher:
             raise NoFrames(needed, table.count(FREE))
 
     def _choose_slot(self) -> int:
-        """The slot whose turn it is, or another one if that has become banned. Raises NoFrames."""
+        """Return the slot whose turn it is, or another if that one has become banned. Raises NoFrames."""
         table = self.arena.table
         if self._slot not in table.banned:
             return self._slot
@@ -119,7 +118,7 @@ class Publisher:
         return slot
 
     def _write_node_list(self) -> None:
-        """Write every node's page anew, linked by pfn in order (patch 5 of the 2013 series)."""
+        """Write the page of every node to a new frame, linked by pfn (patch 5 of the 2013 series)."""
         arena, nodes = self.arena, list(self._nodes.values())
         extents = arena.table.allocate(len(nodes))
         pfns = pfns_of(extents)
@@ -147,7 +146,7 @@ class Publisher:
 
 
 class Publication:
-    """One save on its way into the image. `write` may run in another thread; `finish` must not."""
+    """A save that is being published. `write` may run in another thread; `finish` must not."""
 
     def __init__(self, publisher: Publisher, slot: int, published: Published) -> None:
         self._publisher = publisher
@@ -164,7 +163,7 @@ class Publication:
     def write(self, progress: Progress) -> OSError | PramError | None:
         """Write everything and make it durable: first the pages, then the super block.
 
-        Returns the error that prevented it, for `finish`.
+        Returns the error that prevented this, to be passed to `finish`.
         """
         try:
             self._publisher.arena.write_back(progress)
@@ -176,7 +175,7 @@ class Publication:
         return self.write_super_block()
 
     def write_super_block(self) -> OSError | PramError | None:
-        """Put the save in force, once its pages are durable. Returns the error that prevented it."""
+        """Put the save in force, after its pages are durable. Returns the error that prevented this."""
         image, current = self._publisher.image, self._publisher.current
         self._slot_written = True
         try:
@@ -189,7 +188,7 @@ class Publication:
         return None
 
     def finish(self, error: OSError | PramError | None) -> None:
-        """Take note of how the write ended."""
+        """Record how the write ended."""
         if error is None:
             self._publisher.put_in_force(self._block)
         elif self._slot_written:

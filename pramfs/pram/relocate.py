@@ -1,6 +1,6 @@
-"""Move what nodes have in frames that have become banned (patch 9 of the 2013 series), before it is published again.
+"""Relocate pages of nodes out of frames that have become banned, before they are published again.
 
-The data of a tree is the tree's, and moves in `file_data`.
+The rule is that of patch 9 of the 2013 series. Pages of files belong to the tree: `file_data` moves them.
 """
 
 import copy
@@ -15,7 +15,7 @@ from pramfs.storage.regions import Region, Regions
 
 
 def frames_to_move(nodes: Iterable[Node], banned: Regions, but_of: Collection[str] = ()) -> int:
-    """Frames that `leave_banned_frames` takes for all of `nodes` but those named in `but_of`."""
+    """Count the frames that `leave_banned_frames` takes for all `nodes` except those named in `but_of`."""
     needed = 0
     for node in nodes if banned else ():
         moving = sum(pfn in banned for pfn in pfns_of(node.owned))
@@ -25,9 +25,9 @@ def frames_to_move(nodes: Iterable[Node], banned: Regions, but_of: Collection[st
 
 
 def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
-    """Copy what `node` has in banned frames to others, and link its pages anew.
+    """Copy the pages that `node` has in banned frames to others, and write new links.
 
-    Raises OSError or PramError, and then has changed nothing.
+    Raises OSError or PramError, and has then changed nothing.
     """
     banned = arena.table.banned
     if not any(banned.overlaps(*extent) for extent in node.owned):
@@ -55,11 +55,14 @@ def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
     stayed = (pfn for pfn in pfns_of(node.owned) if pfn not in gone)
     node.owned = list(extents_of(sorted([*stayed, *fresh])))
     node.link_pfn = links[0]
-    # In place: somebody may be loading the node.
+    # In place, because a stream may be loading the node.
     chain.links, chain.extents = links, list(extents_of(entries.pfns))
     chain.entries.pfns = entries.pfns
 
 
 def _regions(extents: Iterable[tuple[int, int]]) -> Regions:
-    """These frames, to look pfns up in. A set would not do: an image can choose pfns that make it slow."""
+    """Return the extents as a set to look pfns up in.
+
+    A Python set would be open to hash flooding: an image could choose pfns that collide.
+    """
     return Regions(Region(pfn, pfn + frames - 1) for pfn, frames in sorted(extents))

@@ -1,4 +1,4 @@
-"""Reserve the frames of a save, all or nothing, before anything else can take them.
+"""Reserve the frames of a save, all or nothing, before anything else can allocate them.
 
 The rules are those of the 2013 file system (docs/history.md).
 """
@@ -16,9 +16,9 @@ from pramfs.storage.layout import SuperBlock
 
 
 def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, Node]:
-    """Reserve everything that the save of `current` holds, all or nothing, and return the nodes.
+    """Reserve all frames of the save of `current`, or none, and return its nodes by name.
 
-    Raises ReservationFailed with the cause: InvalidPfn, CorruptedPage or BusyPfn, in this order of checks.
+    Raises ReservationFailed with the cause: InvalidPfn, CorruptedPage or BusyPfn, checked in this order.
     """
     taken: list[Extent] = []
     try:
@@ -34,7 +34,7 @@ def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, N
 
 
 def chain_of(arena: Arena, uuid: bytes, node: Node) -> Chain:
-    """The chain of a node whose frames are reserved: as it was reserved, or read once more."""
+    """Return the chain of a node whose frames are reserved, reading it again if it was dropped."""
     if node.chain is not None:
         return node.chain
     scratch = FrameTable(len(arena.table))

@@ -1,6 +1,6 @@
-"""Streams, which fill a node or empty it: pages with a place of their own, or plain bytes.
+"""Streams, which fill or empty a node: page streams of pages with an index each, byte streams of bytes.
 
-What becomes of the node, and whether it may be opened at all, is the business of `pram`.
+Whether a node may be opened, and what becomes of it afterwards, is decided in `pram`.
 """
 
 from array import array
@@ -36,7 +36,7 @@ def require_type(node: Node, type_: int) -> None:
 
 
 class SaveStream:
-    """Fills one node. As a context manager it finishes the save, or discards it after an exception."""
+    """Fills one node. As a context manager, finishes the save, or discards it after an exception."""
 
     def __init__(self, arena: Arena, uuid: bytes, node: Node, drop: Callable[[Node], None]) -> None:
         self._arena = arena
@@ -47,9 +47,10 @@ class SaveStream:
         self._tail = bytearray()  # bytes of a byte stream that do not fill a page yet
 
     def save_page(self, pfn: int, index: int, flags: int = PAGE_DATA) -> int:
-        """Save the FRESH frame `pfn` as page `index`; the node owns the frame from now on.
+        """Save the FRESH frame `pfn` as page `index`; return the frame that holds the page.
 
-        A frame in a banned region is relocated (patch 9 of the 2013 series). Returns the frame that holds the page.
+        The node owns the frame from now on. A page in a banned region is relocated, as in patch 9 of the
+        2013 series; then the frame is another one. Raises WrongStreamType, OSError.
         """
         require_type(self._node, PAGE_STREAM)
         if self._arena.table.banned.overlaps(pfn):
@@ -59,9 +60,9 @@ class SaveStream:
         return pfn
 
     def lend_pages(self, pfns: "array[int]", indices: "array[int]") -> None:
-        """Save frames that stay the caller's, in bulk: a node made of them owns its links only.
+        """Save frames in bulk that the caller keeps owning: the node then owns only its links.
 
-        The caller has relocated what is banned.
+        The caller has relocated pages in banned regions. Raises WrongStreamType.
         """
         require_type(self._node, PAGE_STREAM)
         entries = self._entries
@@ -72,7 +73,10 @@ class SaveStream:
         entries.flags += array("I", (PAGE_DATA,)) * len(pfns)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Append to a byte stream; returns the count, always all of `data`. Raises NoFrames."""
+        """Append to a byte stream; return the number of bytes, always that of `data`.
+
+        Raises WrongStreamType, NoFrames.
+        """
         require_type(self._node, BYTE_STREAM)
         self._tail += data
         whole = len(self._tail) & ~(PAGE_SIZE - 1)
@@ -83,7 +87,7 @@ class SaveStream:
         return len(data)
 
     def finish_save(self) -> None:
-        """The node is complete: a publish will include it. Raises NoFrames, and discards the save."""
+        """Complete the node, so that a publish includes it. Raises NoFrames after discarding the save."""
         try:
             self._flush_tail()
             self._write_links()
@@ -93,7 +97,7 @@ class SaveStream:
         self._node.flags = 0
 
     def discard_save(self) -> None:
-        """Forget the node; all its frames come back."""
+        """Forget the node, and release all its frames."""
         self._drop(self._node)
 
     def __enter__(self) -> "SaveStream":
@@ -108,7 +112,7 @@ class SaveStream:
             self.discard_save()
 
     def _append(self, extent: Extent, index: int, flags: int) -> None:
-        """Append entries for the pages from `index` on."""
+        """Append entries for an extent of pages, the first of which has that `index`."""
         entries = self._entries
         entries.flags += array("I", (flags,)) * extent.frames
         entries.csums += self._arena.csums(extent.pfn, extent.frames)
@@ -122,7 +126,7 @@ class SaveStream:
             self._tail.clear()
 
     def _write_pages(self, data: memoryview) -> None:
-        """Put whole pages into new frames of the node."""
+        """Write whole pages to new frames of the node."""
         extents = self._arena.table.allocate(len(data) >> PAGE_SHIFT)
         self._node.owned += extents
         self._arena.write_extents(extents, data)
@@ -157,16 +161,22 @@ class LoadStream:
 
     @property
     def chain(self) -> Chain:
-        """All links and entries, for who loads in bulk and verifies the pages itself."""
+        """All links and entries, for callers that load in bulk and verify the pages themselves."""
         return self._chain
 
     def load_page(self) -> tuple[bytes, int, int] | None:
-        """The next page as (4,096 bytes, flags, index), None at the end. Raises DamagedPage."""
+        """Return the next page as (4,096 bytes, flags, index), or None at the end.
+
+        Raises WrongStreamType, DamagedPage.
+        """
         require_type(self._node, PAGE_STREAM)
         return self._next_page()
 
     def read(self, count: int) -> bytes:
-        """Up to `count` bytes of a byte stream; fewer only at its end. Raises DamagedPage."""
+        """Return the next `count` bytes of a byte stream, or fewer at its end.
+
+        Raises WrongStreamType, DamagedPage.
+        """
         require_type(self._node, BYTE_STREAM)
         pieces = []
         while count and self._left:
@@ -183,12 +193,12 @@ class LoadStream:
         return b"".join(pieces)
 
     def finish_load(self) -> None:
-        """The node has been loaded: it is consumed, if the image is open for writing."""
+        """Finish the load, and free the node if the image is open for writing."""
         self.keep()
         self._consume(self._node)
 
     def keep(self) -> None:
-        """Stop loading and leave the node as it is."""
+        """Stop loading, and leave the node as it is."""
         self._node.flags &= ~ACCMODE_LOAD
 
     def _next_page(self) -> tuple[bytes, int, int] | None:

@@ -1,7 +1,7 @@
 """Check data pages against the checksums of their entries, on all processors.
 
-Pages are read through system calls in pieces: a medium that fails is then an error and no SIGBUS. Big checks
-are shared out to forked processes, because Python threads would take turns at pages of 4 KiB.
+Pages are read with system calls, so that a failing medium is an error and not a SIGBUS. Large checks are
+shared among forked processes; Python threads would only take turns, as a page has no more than 4 KiB.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 
 _PIECE_FRAMES = 64  # small enough to stay in a processor's cache
-_SHARE_FRAMES = 16384  # fewer are not worth a process
+_SHARE_FRAMES = 16384  # fewer are not worth a process of their own
 _BATCH_FRAMES = 1024
-_BATCHES_MAX = 1024  # so that their numbers fit into any pipe, with 4 bytes each
+_BATCHES_MAX = 1024  # so that their numbers, 4 bytes each, fit into any pipe
 
 Progress = Callable[[int], None]
 
@@ -34,20 +34,19 @@ class _Piece(NamedTuple):
 
 
 def damaged_entries(image: Image, chain: Chain, progress: Progress) -> list[int]:
-    """The positions, in the entries of `chain`, of data pages that fail their checksum or cannot be read.
+    """Return the positions, in the entries of `chain`, of pages that are damaged or cannot be read.
 
-    `progress` is told the number of pages that have been checked since it was last told. Forks: see
-    `Verification`.
+    `progress` is called with the number of pages checked since its last call. May fork: see `Verification`.
     """
     with Verification(image, chain, progress) as verification:
         return verification.damaged()
 
 
 class Verification:
-    """The check of all data pages of a chain: other processors begin with it when it is entered.
+    """A check of all data pages of a chain, which other processors begin as soon as it is entered.
 
-    Whoever has something else to do does that first, and then asks for what is `damaged`. Forks when there
-    is much to check: not to be entered while other threads run.
+    The caller may do something else before it calls `damaged`. Forks when there is much to check, so it
+    must not be entered while other threads run.
     """
 
     def __init__(self, image: Image, chain: Chain, progress: Progress) -> None:
@@ -67,7 +66,7 @@ class Verification:
         return self
 
     def damaged(self) -> list[int]:
-        """The positions of damaged pages, sorted, once all have been checked. Raises SystemFault."""
+        """Check the rest, and return the sorted positions of damaged pages. Raises SystemFault."""
         damaged = _check(self._image, self._chain, self._queue, self._tally)
         while self._others:
             damaged += self._others.pop().result()
@@ -85,7 +84,7 @@ class Verification:
 
 
 def _batches(chain: Chain) -> list[list[_Piece]]:
-    """All pages of the chain, in batches of as many pages each."""
+    """Return all pages of the chain, in batches of the same size."""
     most = max(_BATCH_FRAMES, -(-len(chain.entries) // _BATCHES_MAX))
     batches: list[list[_Piece]] = [[]]
     at, room = 0, most
@@ -112,7 +111,7 @@ def _check(image: Image, chain: Chain, queue: "_Queue", progress: Progress) -> l
 
 
 def _damaged_pages(image: Image, pfn: int, expected: list[int]) -> list[int]:
-    """Which of the pages from frame `pfn` on have not the checksums that are `expected`."""
+    """Return which of the pages from frame `pfn` on do not have the `expected` checksums."""
     try:
         data = memoryview(image.read(pfn, len(expected)))
     except SystemFault:
@@ -126,7 +125,7 @@ def _damaged_pages(image: Image, pfn: int, expected: list[int]) -> list[int]:
 
 
 class _Queue:
-    """Batches of pages. Whichever process is done with one takes the next: a pipe holds their numbers."""
+    """Batches of pages for several processes: each takes the next one's number from a shared pipe."""
 
     def __init__(self, batches: list[list[_Piece]]) -> None:
         self._batches = batches
@@ -135,7 +134,7 @@ class _Queue:
         os.close(write_end)
 
     def pieces(self) -> Iterator[_Piece]:
-        """Pieces of what no other process has taken, until there is no more."""
+        """Yield the pieces of batches that no other process has taken, until there are no more."""
         while number := os.read(self._numbers, 4):
             for at, pfn, frames in self._batches[int.from_bytes(number, "little")]:
                 for start in range(0, frames, _PIECE_FRAMES):
@@ -143,14 +142,14 @@ class _Queue:
                     yield _Piece(at + start, pfn + start, count)
 
     def close(self) -> None:
-        """There is no more to do, for the others either: after an error or an interrupt there was."""
+        """Empty the queue, so that the other processes stop too, after an error or an interrupt."""
         while os.read(self._numbers, 4 * _BATCHES_MAX):
             pass
         os.close(self._numbers)
 
 
 class _Tally:
-    """Tells of the pages that this process has checked and those that its helpers have."""
+    """Reports the progress of this process and its helpers together."""
 
     def __init__(self, helpers: int, progress: Progress) -> None:
         self._memory = mmap.mmap(-1, max(1, helpers) * 8)  # shared with the processes to come
@@ -161,11 +160,11 @@ class _Tally:
         self._told = 0
 
     def counter(self, helper: int) -> Progress:
-        """What that helper is to tell of its progress; it ends when there is nobody to be told."""
+        """Return the progress function of a helper; it ends the helper when the parent is gone."""
 
         def count(frames: int) -> None:
             self._counters[helper] += frames
-            # A helper holds the lock of the image: who mounts it next must not wait for a check in vain.
+            # A helper holds the lock of the image: the next mount must not have to wait for a useless check.
             if os.getppid() != self._pid:
                 raise SystemExit
 
@@ -176,19 +175,19 @@ class _Tally:
         self.tell()
 
     def tell(self) -> None:
-        """Tell of what has been checked since it was last told."""
+        """Report the pages checked since the last report."""
         done = self._own + sum(self._counters)
         self._progress(done - self._told)
         self._told = done
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Unmap the shared memory."""
         self._counters.release()
         self._memory.close()
 
 
 class _Helper:
-    """A forked process that takes its part of the pages and reports the damaged ones through a pipe."""
+    """A forked process that checks its share of the pages, and reports damaged ones through a pipe."""
 
     def __init__(self, image: Image, chain: Chain, queue: _Queue, progress: Progress) -> None:
         self._read_end, write_end = os.pipe()
@@ -204,7 +203,7 @@ class _Helper:
             os._exit(1)
 
     def result(self) -> list[int]:
-        """What it found. Raises SystemFault when it died."""
+        """Wait for the process, and return what it found. Raises SystemFault if it died."""
         with os.fdopen(self._read_end) as pipe:
             text = pipe.read()
         _, status = os.waitpid(self._pid, 0)

@@ -1,12 +1,12 @@
-"""Frames as memory: allocate, write, read, checksum. Knows nothing of what the frames mean.
+"""Frames as memory: allocate, write, read and checksum them, whatever they hold.
 
-Fresh frames are held in one of two ways (`arena=`). ImageArena writes them straight to their place in
-the image, for images that are memory already. MemoryArena lets them wait in a memfd at the same
-offset until a save copies them; until then the image is not written. Frames of the last save are
-read from the image in place in both.
+There are two places for fresh frames (`arena=`). ImageArena writes them directly to their place in the
+image, for images that are memory already. MemoryArena keeps them in a memfd, at the same offset, until a
+save copies them to the image, which is not written before. Both read frames of the last save from the
+image in place.
 
-Python touches memory only through pread and pwrite: a medium that fails, or an image cut short
-behind our back, then is an error of one call and not a SIGBUS. The views are for the kernel to copy.
+Python accesses pages with pread and pwrite only, so that a failing medium, or an image that was truncated
+meanwhile, is an error of one call and not a SIGBUS. The views are for the kernel to copy from.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image, write_all
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 
-UNKNOWN_CSUM = 0  # a page that really has this checksum is only computed again
+UNKNOWN_CSUM = 0  # a page whose checksum really is 0 is merely summed again
 _UNKNOWN_BYTES = bytes(4)
 
 _COPY_FRAMES = 1024
-_SUM_FRAMES = 16  # at a time while idle: a request that comes in must not wait for many
+_SUM_FRAMES = 16  # at a time while idle: few, because a request that arrives has to wait for them
 _PUNCH_BACKLOG = 1024  # freed frames that may wait to be given back to the system
 _UNSUMMED_MAX = 4096  # extents that wait for idle time; older ones are left to the save
 
@@ -65,13 +65,15 @@ class Arena(ABC):
         self._unpunched_frames = 0
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
         self._unverified: bytearray | None = None
-        self._writeback_failed = False  # what was written may have been lost, see ImageArena
+        self._writeback_failed = (
+            False  # pages written since the last sync may be lost, see ImageArena
+        )
         self._unsummed: deque[Extent] = deque(maxlen=_UNSUMMED_MAX)
 
     # --- what a tree does with frames ------------------------------------------------------------
 
     def allocate(self, count: int, keep_free: int = 0) -> list[Extent]:
-        """Take `count` frames and leave `keep_free` for the next save.
+        """Allocate `count` frames, leaving `keep_free` free for the next save.
 
         Raises FramesHeld, or OSError(ENOSPC), as `require_free` does.
         """
@@ -89,10 +91,10 @@ class Arena(ABC):
         raise FramesHeld()
 
     def relocate(self, pfn: int) -> int:
-        """Copy the page out of a frame that has become banned; returns its new frame (patch 9 of the 2013 series).
+        """Move the page in frame `pfn`, which has become banned, and return the new frame.
 
-        A page that nobody has verified yet is not verified here either: one that is damaged stays so, and
-        does not keep all others from being saved.
+        As in patch 9 of the 2013 series. A page that was not verified yet is not verified here either: if
+        it is damaged it stays so, and does not prevent all others from being saved.
         """
         new = self.table.allocate(1)[0].pfn
         try:
@@ -113,9 +115,9 @@ class Arena(ABC):
         count = ((start + len(data) + PAGE_SIZE - 1) >> PAGE_SHIFT) - first
         if self._unverified is not None and self._is_doubtful(first, count):
             if offset or len(data) % PAGE_SIZE:
-                self.read(first, count)  # what is not written over must be sound
+                self.read(first, count)  # verifies the part that is not overwritten
             self._unverified[first : first + count] = bytes(count)
-        # Before the write: one that fails half way has changed the pages, too.
+        # Before the write, because one that fails half-way has changed pages, too.
         if count == 1:
             self._csums[first] = UNKNOWN_CSUM
         else:
@@ -124,14 +126,14 @@ class Arena(ABC):
         self._store(start, data)
 
     def read(self, pfn: int, count: int = 1) -> bytes:
-        """A copy of `count` frames. Raises DamagedPage for one that fails its first verification."""
+        """Return a copy of `count` frames. Raises DamagedPage if one fails its first verification."""
         data = b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
         if self._unverified is not None and self._is_doubtful(pfn, count):
             self._verify(pfn, data, self._unverified)
         return data
 
     def view(self, pfn: int, count: int) -> memoryview | bytes:
-        """`count` frames for the kernel to read: in place where they lie in one mapping.
+        """Return `count` frames for the kernel to copy from: no copy if they are all in one mapping.
 
         Raises DamagedPage as `read` does.
         """
@@ -148,7 +150,7 @@ class Arena(ABC):
             pages = pages[count << PAGE_SHIFT :]
 
     def release(self, pfn: int, count: int) -> None:
-        """Give frames up; their memory goes back to the system when no save needs them."""
+        """Release frames; the system gets their memory back once no save needs them."""
         table = self.table
         if table.writable(pfn, count):
             fresh = [Extent(pfn, count)]
@@ -159,18 +161,18 @@ class Arena(ABC):
             self._discard(extent)
 
     def release_extents(self, extents: Iterable[Extent]) -> None:
-        """`release` for many extents."""
+        """Release every frame of `extents`."""
         for pfn, count in extents:
             self.release(pfn, count)
 
     # --- checksums -------------------------------------------------------------------------------
 
     def csums(self, pfn: int, count: int) -> "array[int]":
-        """The data checksums of `count` frames (u32 each); those not known yet are computed."""
+        """Return the data checksums (u32) of `count` frames, after computing those not known yet."""
         known = self._csums[pfn : pfn + count].tobytes()
         csums = array("I")
         csums.frombytes(known)
-        # Two checksums side by side may look like a third that is 0; looking at each takes too long.
+        # Four zero bytes may also belong to two neighbours. Looking at each checksum first takes too long.
         if known.find(_UNKNOWN_BYTES) >= 0 and UNKNOWN_CSUM in csums:
             self._sum_unknown(pfn, count)
             csums = array("I", self._csums[pfn : pfn + count])
@@ -181,7 +183,7 @@ class Arena(ABC):
         self._csums[pfn : pfn + len(csums)] = csums
 
     def sum_some(self) -> bool:
-        """Compute the checksums of a few frames written of late; False when there is nothing to do."""
+        """Compute the checksums of a few recently written frames; return False if there are none left."""
         if not self._unsummed:
             return False
         pfn, count = self._unsummed.pop()
@@ -189,13 +191,13 @@ class Arena(ABC):
             self._unsummed.append(Extent(pfn, count - _SUM_FRAMES))
             pfn, count = pfn + count - _SUM_FRAMES, _SUM_FRAMES
         if self.table.writable(pfn, count):
-            # What cannot be read now is asked for again by the save, which then says so.
+            # A page that cannot be read now is read again by the save, which reports the error.
             with contextlib.suppress(OSError, PramError):
                 self.csums(pfn, count)
         return True
 
     def verify_on_first_read(self, extents: Iterable[Extent]) -> None:
-        """From now on check each of these frames when it is read first (`verify=lazy`)."""
+        """Verify each of these frames when it is first read (`verify=lazy`)."""
         if self._unverified is None:
             self._unverified = bytearray(len(self.table))
         for pfn, count in extents:
@@ -204,22 +206,22 @@ class Arena(ABC):
     # --- saves -----------------------------------------------------------------------------------
 
     def leave_out_orphan(self, pfn: int, count: int) -> None:
-        """Leave orphan pages out of saves: a lost one fails its reader, not the save."""
+        """Leave pages of an orphan inode out of saves: if one is lost, its reader fails and not the save."""
         if self._writeback_failed:
             self.csums(pfn, count)
             self.verify_on_first_read([Extent(pfn, count)])
 
     @abstractmethod
     def write_back(self, progress: Progress) -> None:
-        """Copy all PENDING frames to the image, if they are not there; may run in another thread."""
+        """Copy all PENDING frames to the image, unless they are there. May run in another thread."""
 
     def commit_save(self) -> None:
-        """The save is published: see FrameTable.commit_save."""
+        """Commit the save that was published: see FrameTable.commit_save."""
         self._punch_later(self.table.commit_save())
         self._punch_image()
 
     def abort_save(self) -> None:
-        """The save came to nothing: see FrameTable.abort_save."""
+        """Abort the save that failed: see FrameTable.abort_save."""
         dropped = list(self.table.extents(DROPPED))
         self.table.abort_save()
         for extent in dropped:
@@ -227,7 +229,7 @@ class Arena(ABC):
 
     @abstractmethod
     def mark_writeback_failed(self) -> None:
-        """A sync has failed: what was written since the last one that did not may be lost."""
+        """Note a write-back error: pages written since the last successful sync may be lost."""
 
     def close(self) -> None:
         self._punch_image()
@@ -243,21 +245,21 @@ class Arena(ABC):
 
     @abstractmethod
     def _load(self, extent: Extent) -> bytes:
-        """A copy of frames that lie in one store."""
+        """Return a copy of frames that are all in one store."""
 
     @abstractmethod
     def _mapping(self, pfn: int) -> memoryview:
-        """The mapping of the store that holds `pfn`."""
+        """Return the mapping of the store that holds `pfn`."""
 
     @abstractmethod
     def _same_store(self, pfn: int, count: int) -> bool: ...
 
     @abstractmethod
     def _discard(self, extent: Extent) -> None:
-        """Fresh frames have become free: give their memory back."""
+        """Give back the memory of frames that were fresh and have become free."""
 
     def _punch_later(self, extents: list[Extent]) -> None:
-        """Free frames of the image are punched in bulk: a system call for each would be dear."""
+        """Queue free frames of the image for hole punching: a system call for each would cost too much."""
         if self._holes is None:
             return
         self._unpunched += extents
@@ -290,13 +292,16 @@ class Arena(ABC):
         self._unsummed.append(Extent(pfn, count))
 
     def _sum_unknown(self, pfn: int, count: int) -> None:
-        """Compute the checksums not known yet. No other page is read: a save needs none that cannot be."""
+        """Compute the checksums not known yet.
+
+        Reads no other page, so that an unreadable page whose checksum is known does not fail the save.
+        """
         csums = self._csums
         for start in range(pfn, pfn + count, _COPY_FRAMES):
             unknown = [
                 one
                 for one in range(start, min(start + _COPY_FRAMES, pfn + count))
-                # A page that nobody has verified may be damaged: the save's word for it stands.
+                # A page that was never verified may be damaged: it keeps the checksum of the last save.
                 if csums[one] == UNKNOWN_CSUM and not self._is_unverified(one)
             ]
             for extent in extents_of(unknown):
@@ -308,7 +313,7 @@ class Arena(ABC):
         return self._unverified is not None and bool(self._unverified[pfn])
 
     def _is_doubtful(self, pfn: int, count: int) -> bool:
-        """Whether one of these frames must be checked before it is used."""
+        """Return whether any of these frames must be verified before it is used."""
         assert self._unverified is not None
         return self._writeback_failed or self._unverified.find(1, pfn, pfn + count) >= 0
 
@@ -323,10 +328,11 @@ class Arena(ABC):
 
 
 class ImageArena(Arena):
-    """Fresh frames are written to their place in the image at once.
+    """An arena whose fresh frames are written to their place in the image at once.
 
-    After a failed sync the kernel takes pages for written that are not, may drop them, and the next sync
-    succeeds. Until a save has succeeded, nothing is taken from fresh frames without a look at its checksum.
+    After a write-back error the kernel marks the pages clean although they were not written: it may drop
+    them, and the next sync succeeds. So from then on, until a save has succeeded, fresh frames are verified
+    whenever they are read.
     """
 
     def write_back(self, progress: Progress) -> None:
@@ -351,13 +357,13 @@ class ImageArena(Arena):
     def mark_writeback_failed(self) -> None:
         self.verify_on_first_read(())
         self._writeback_failed = True
-        # What was written while the save was: what the kernel drops, it has for a while.
+        # Frames written while the save ran: sum them now, while the kernel has not dropped them yet.
         for extent in self.table.extents(FRESH):
             with contextlib.suppress(OSError, PramError):
                 self.csums(extent.pfn, extent.frames)
 
     def _write_again(self, extent: Extent) -> Iterator[int]:
-        """Hand pages to the medium once more; yields the frames that have lost what was written there."""
+        """Write pages to the medium once more; yield the frames that have lost what was written there."""
         for start in range(extent.pfn, extent.pfn + extent.frames, _COPY_FRAMES):
             count = min(_COPY_FRAMES, extent.pfn + extent.frames - start)
             data = self.image.read(start, count)
@@ -385,7 +391,7 @@ class ImageArena(Arena):
 
 
 class MemoryArena(Arena):
-    """Fresh frames wait in a memfd until a save copies them into the image."""
+    """An arena whose fresh frames are in a memfd until a save copies them into the image."""
 
     _NOT_IN_IMAGE = (FREE, FRESH)
     _IN_MEMORY = bytes((FRESH, PENDING, DROPPED))
@@ -403,7 +409,7 @@ class MemoryArena(Arena):
         for pfn, count in self.table.extents(PENDING, DROPPED):
             for start in range(pfn, pfn + count, _COPY_FRAMES):
                 end = min(start + _COPY_FRAMES, pfn + count)
-                # Released at once: a view that the traceback of an error keeps alive would prevent `close`.
+                # Released at once: a traceback could keep the view alive, and `close` would then fail.
                 with self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT] as data:
                     self.image.write(start << PAGE_SHIFT, data)
                 progress(end - start)
@@ -417,12 +423,12 @@ class MemoryArena(Arena):
     def abort_save(self) -> None:
         copied = list(self.table.extents(PENDING, DROPPED))
         super().abort_save()
-        # A full disk may be why: what was copied so far must not be what keeps it full.
+        # The disk may be full: give back what was copied so far, or it stays full because of that.
         if self._holes is not None:
             self._holes.give_back(self.table, self._NOT_IN_IMAGE, copied)
 
     def mark_writeback_failed(self) -> None:
-        """Nothing is lost: fresh frames are still in memory."""
+        """Do nothing: fresh frames are still in memory, and the next save writes them again."""
 
     def close(self) -> None:
         self._fresh.release()
@@ -452,7 +458,7 @@ class MemoryArena(Arena):
 
 
 def open_arena(kind: str, image: Image, table: FrameTable) -> Arena:
-    """The arena that `arena=` asks for: "image", "memory", or "auto" by where the image lives."""
+    """Return the arena for `arena=`: "image", "memory", or "auto" to choose by the kind of image."""
     if kind == "auto":
         kind = "image" if image.in_memory() else "memory"
     return ImageArena(image, table) if kind == "image" else MemoryArena(image, table)
@@ -465,7 +471,7 @@ def _pages(data: bytes) -> Iterator[memoryview]:
 
 
 def _merged(extents: list[Extent]) -> Iterator[Extent]:
-    """The extents, sorted, with neighbours joined."""
+    """Return the extents sorted, with neighbours joined."""
     start = end = -1
     for pfn, count in sorted(extents):
         if pfn <= end:

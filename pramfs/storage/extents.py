@@ -1,7 +1,7 @@
-"""Lists of pfns as extents, and back. In bulk: a GiB has 262,144 pages.
+"""Turn lists of pfns into extents and back, in bulk: a GiB has 262,144 pages.
 
-Arrays of consecutive numbers are made and recognised by the arithmetic of long integers, which takes all
-numbers of a block at once; counting them one by one takes ten times as long.
+Arrays of consecutive numbers are built and recognised with arithmetic on long integers, which handles all
+numbers of a block at once. Counting them one by one takes ten times as long.
 """
 
 from array import array
@@ -13,9 +13,9 @@ _BLOCK = 512
 
 
 def count_up(typecode: str, first: int, count: int) -> "array[int]":
-    """The `count` numbers from `first`, like array(typecode, range(first, first + count)).
+    """Return array(typecode, range(first, first + count)), for the typecodes "I" and "Q".
 
-    All must fit: typecode "I" or "Q".
+    All numbers must fit.
     """
     numbers = array(typecode)
     size_bytes, ones, steps = _BLOCKS[typecode]
@@ -27,7 +27,7 @@ def count_up(typecode: str, first: int, count: int) -> "array[int]":
 
 
 def is_counting_up(numbers: "array[int]") -> bool:
-    """Whether each of `numbers` is one more than the number before it."""
+    """Return whether each of `numbers` is one more than the number before it."""
     count = len(numbers)
     if count < 2:
         return True
@@ -37,9 +37,9 @@ def is_counting_up(numbers: "array[int]") -> bool:
 
 
 def extents_of(pfns: Sequence[int]) -> Iterator[Extent]:
-    """The extents that `pfns` make up, in its order."""
+    """Yield the extents that `pfns` form, in the same order."""
     if len(pfns) == 1:
-        yield Extent(pfns[0], 1)  # as most files have it
+        yield Extent(pfns[0], 1)  # the common case: most files have one page
         return
     numbers = pfns if isinstance(pfns, array) else array("I", pfns)
     extent = Extent(0, 0)
@@ -60,7 +60,7 @@ def extents_of(pfns: Sequence[int]) -> Iterator[Extent]:
 
 
 def pfns_of(extents: Iterable[Extent]) -> list[int]:
-    """Every frame of these extents, in their order."""
+    """Return every frame of these extents, in the same order."""
     return [pfn for first, count in extents for pfn in range(first, first + count)]
 
 
@@ -75,7 +75,7 @@ def _extents_one_by_one(pfns: "array[int]") -> Iterator[Extent]:
 
 
 def _block(typecode: str) -> tuple[int, int, int]:
-    """Bytes a number, and as long integers an array of ones, and the array 0, 1, 2 and so on."""
+    """Return the bytes per number and, each as one long integer, the arrays 1, 1, 1 … and 0, 1, 2 …."""
     ones, steps = array(typecode, [1]) * _BLOCK, array(typecode, range(_BLOCK))
     return (
         ones.itemsize,

@@ -1,16 +1,16 @@
-"""The state of every frame, and the allocator. Knows nothing of what is in a frame, or of images.
+"""The state of every frame, and the allocator. What a frame holds is of no concern here.
 
-One byte a frame holds its state, so that extents are found, counted and changed by the C code of
-bytearray, and publishing a save is one translate() of the table:
+The state of each frame is one byte, so that the C code of bytearray finds, counts and changes extents, and
+publishing a save is one translate() of the table. The states:
 
-    FREE      nothing in it
-    FRESH     written since the last save began; may be written in place
-    SAVED     in the last published save and in use: never written
-    HELD      in the last published save only: free once another save is published
-    PENDING   fresh when the save that is being written began: frozen, in that save
-    DROPPED   PENDING, but given up since
-    OLD       HELD when the save that is being written began: not in it
-    BANNED    may hold nothing persistent, and holds nothing
+    FREE      unused
+    FRESH     in use, not in any save yet: may be written in place
+    SAVED     in use, and in the last published save: never written
+    HELD      no longer in use, but in the last published save: free once another one is published
+    PENDING   in the save that is being written, where it was FRESH before: frozen
+    DROPPED   PENDING, and released since
+    OLD       not in the save that is being written: was HELD when that began
+    BANNED    unused, and may hold nothing persistent
     SUPER     a slot: only a super block may lie there, see layout
 """
 
@@ -25,7 +25,7 @@ from pramfs.storage.regions import Regions
 FREE, FRESH, SAVED, HELD, PENDING, DROPPED, OLD, BANNED, SUPER = range(9)
 STATE_NAMES = ("free", "fresh", "saved", "held", "pending", "dropped", "old", "banned", "super")
 
-# An extent shorter than this does not make the search for extents start over at a lower frame.
+# Freeing an extent shorter than this does not move the start of the next search down to it.
 _EXTENT_WORTH_A_RESCAN = 16
 
 
@@ -37,7 +37,7 @@ class Extent(NamedTuple):
 
 
 def _transition(**changes: int) -> bytes:
-    """A translate() table that maps the named states to others."""
+    """Return a translate() table that maps the named states to others."""
     table = bytearray(range(256))
     for name, state in changes.items():
         table[STATE_NAMES.index(name)] = state
@@ -49,7 +49,7 @@ _COMMIT = _transition(pending=SAVED, dropped=HELD, old=FREE)
 _ABORT = _transition(pending=FRESH, dropped=FREE, old=HELD)
 _BAN = _transition(free=BANNED, super=BANNED)
 
-# What becomes of a frame whose owner gives it up.
+# What becomes of a frame when its owner releases it.
 _RELEASE = _transition(fresh=FREE, saved=HELD, pending=DROPPED)
 _OWNED = bytes((FRESH, SAVED, PENDING))
 
@@ -74,11 +74,14 @@ class FrameTable:
         return len(self._states)
 
     def count(self, state: int) -> int:
-        """How many frames are in `state`."""
+        """Return the number of frames in `state`."""
         return self._counts[state]
 
     def summary(self) -> dict[str, int]:
-        """Frames by what a person wants to know; `reserved` is for super blocks and the last save alone."""
+        """Return the numbers of frames that users see.
+
+        `reserved` counts slots, and frames that only a save still needs.
+        """
         count = self._counts
         return {
             "total": len(self._states),
@@ -92,20 +95,20 @@ class FrameTable:
         return self._states[pfn]
 
     def states(self, first: int, count: int) -> bytes:
-        """The states of up to `count` frames from `first`, a byte each."""
+        """Return the states of up to `count` frames from `first`, one byte each."""
         return bytes(self._states[first : first + count])
 
     def uniform(self, pfn: int, count: int) -> bool:
-        """Whether all `count` frames from `pfn` are in the state of the first."""
+        """Return whether all `count` frames from `pfn` are in the same state."""
         states = self._states
         return states.count(states[pfn], pfn, pfn + count) == count
 
     def writable(self, pfn: int, count: int = 1) -> bool:
-        """Whether all `count` frames from `pfn` may be written in place."""
+        """Return whether all `count` frames from `pfn` may be written in place."""
         return self._states.count(FRESH, pfn, pfn + count) == count
 
     def extents(self, *states: int, first: int = 0, count: int | None = None) -> Iterator[Extent]:
-        """The extents in any of `states`, in order, of all or of `count` frames from `first`."""
+        """Yield the extents in any of `states`, in order, among all or `count` frames from `first`."""
         if count is not None and self.uniform(first, count):
             if count and self._states[first] in states:
                 yield Extent(first, count)
@@ -115,12 +118,12 @@ class FrameTable:
         for match in re.finditer(pattern, bytes(self._states[first:last])):
             yield Extent(first + match.start(), match.end() - match.start())
 
-    # --- taking and giving frames ----------------------------------------------------------------
+    # --- allocating and releasing ----------------------------------------------------------------
 
     def allocate(self, count: int) -> list[Extent]:
-        """Take `count` free frames, in one extent if there is one, else in long ones; they are FRESH.
+        """Allocate `count` free frames, in one extent if possible, else in long ones; they become FRESH.
 
-        What is in them is undefined. Raises NoFrames, and takes none, when there are too few.
+        Their contents are undefined. Raises NoFrames, and allocates none, when there are too few.
         """
         if count > self._counts[FREE]:
             raise NoFrames(count, self._counts[FREE])
@@ -136,7 +139,7 @@ class FrameTable:
         return extents
 
     def release(self, pfn: int, count: int) -> None:
-        """Give up frames that a tree or a node owned. Those of a published save stay held for it."""
+        """Release frames that a tree or a node owns. Those of a published save stay HELD for it."""
         before = self._states[pfn : pfn + count]
         if before.translate(None, _OWNED):
             raise AssertionError(f"pfn:{pfn:x}: {count} frames released that nobody owned")
@@ -147,10 +150,10 @@ class FrameTable:
             self._replace(pfn, before, after)
 
     def reserve(self, pfn: int, count: int, what: str) -> None:
-        """Take frames that a published save names; they are SAVED.
+        """Reserve frames that a published save names; they become SAVED.
 
-        Raises InvalidPfn for a frame outside the arena (0 is none: it ends chains), BusyPfn for one
-        that is taken; then nothing is reserved.
+        Raises InvalidPfn for a frame outside the arena (or 0, which ends chains) and BusyPfn for one that
+        is not free, and then reserves none. `what` names the use in the message.
         """
         if pfn == 0 or pfn + count > len(self._states):
             raise InvalidPfn(max(pfn, len(self._states)) if pfn else 0, what)
@@ -161,30 +164,30 @@ class FrameTable:
         self._replace(pfn, states, bytes((SAVED,)) * count)
 
     def unreserve(self, extents: Iterable[Extent]) -> None:
-        """Give back reserved frames, as if they had never been reserved."""
+        """Make reserved frames free again, as if they had never been reserved."""
         for pfn, count in extents:
             self._replace(pfn, self._states[pfn : pfn + count], bytes(count))
 
     def ban(self, banned: Regions) -> None:
-        """Ban what is free in these regions. What is reserved there is banned once it is given up."""
+        """Ban the free frames in these regions, and the others there once they are released."""
         self.banned = banned
         self._ban_free()
 
     # --- saves -----------------------------------------------------------------------------------
 
     def begin_save(self) -> None:
-        """Freeze what is in use: it is what the save that begins will hold."""
+        """Freeze all frames in use: the save that begins holds them."""
         self._translate(_BEGIN)
 
     def commit_save(self) -> list[Extent]:
-        """The save is published: what only the one before it held is free. Returns those extents."""
+        """Note that the save is published; free and return the extents that only the previous one held."""
         freed = list(self.extents(OLD))
         self._translate(_COMMIT)
         self._ban_free()
         return freed
 
     def abort_save(self) -> None:
-        """The save came to nothing: the one before it stands."""
+        """Note that the save failed: the previous one stands."""
         self._translate(_ABORT)
         self._ban_free()
 
@@ -196,8 +199,8 @@ class FrameTable:
         return pfn
 
     def _find_extent(self, count: int) -> Extent:
-        """A free extent of `count` frames, or one at least half as long as the longest there is."""
-        # To search in vain is to go through the whole table: never twice for the same.
+        """Return a free extent of `count` frames, or one at least half as long as the longest there is."""
+        # A search that finds nothing goes through the whole table: never repeat one in vain.
         while (wanted := count if count <= self._extent_max else self._extent_max // 2 + 1) > 1:
             pfn = self._states.find(bytes(wanted), self._extent_hint)
             if pfn < 0 and self._extent_hint:
@@ -215,7 +218,7 @@ class FrameTable:
         return Extent(pfn, count)
 
     def _replace(self, pfn: int, before: bytes | bytearray, after: bytes | bytearray) -> None:
-        """Change the states from `pfn`, keeping counts, hints and bans true."""
+        """Change the states from `pfn` on, and keep counts, hints and bans up to date."""
         if before == after:
             return
         self._states[pfn : pfn + len(after)] = after
@@ -225,7 +228,7 @@ class FrameTable:
             self._lower_hints(pfn, len(after))
 
     def _replace_one(self, pfn: int, before: int, after: int) -> None:
-        """What `_replace` does, for one frame: most files have one."""
+        """Do the same as `_replace` for a single frame, faster: most files have one page."""
         self._states[pfn] = after
         self._counts[before] -= 1
         self._counts[after] += 1
@@ -236,7 +239,7 @@ class FrameTable:
         if self.banned and self.banned.overlaps(pfn, count):
             self._ban_free()
         self._single_hint = min(self._single_hint, pfn)
-        # What has come free joins at most the two extents beside it.
+        # The freed extent joins at most the free ones on either side of it.
         beside = self._states[max(pfn - 1, 0) : pfn].count(FREE)
         beside += self._states[pfn + count : pfn + count + 1].count(FREE)
         joined = count + beside * self._extent_max

@@ -1,8 +1,8 @@
 """Give memory and disk space of free frames back to the system, in whole pages of the kernel.
 
-A frame has 4 KiB everywhere; a page of the kernel has 4, 16 or 64 KiB. MADV_REMOVE refuses a start within a
-page and rounds the length *up* to a whole one: asked for a single frame, a kernel with larger pages empties
-the frames beside it too. So a page goes back when the last frame in it is no longer needed.
+A frame has 4 KiB everywhere, a page of the kernel 4, 16 or 64 KiB. MADV_REMOVE refuses to start within a
+page and rounds the length *up* to a whole one: asked to remove a single frame, a kernel with larger pages
+would empty its neighbours, too. So a page is given back when no frame in it is needed any more.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ class Holes:
         self._page_frames = page_bytes >> PAGE_SHIFT
 
     def give_back(self, table: FrameTable, idle: Iterable[int], extents: Iterable[Extent]) -> None:
-        """Give back every kernel page that holds a frame of `extents` and none but frames in `idle` states.
+        """Give back every kernel page with a frame of `extents`, if all its frames are in `idle` states.
 
-        What was given back reads as zeros. A page that reaches past the last frame stays.
+        Pages given back read as zeros. A page that reaches past the last frame stays.
         """
         idle, size = tuple(idle), self._page_frames
         for pfn, count in extents:
@@ -42,6 +42,6 @@ class Holes:
         self._mapping.close()
 
     def _remove(self, pfn: int, frames: int) -> None:
-        # Where the file system cannot make holes the space just stays in the file.
+        # Where the file system cannot make holes, the space simply stays allocated.
         with contextlib.suppress(OSError):
             self._mapping.madvise(mmap.MADV_REMOVE, pfn << PAGE_SHIFT, frames << PAGE_SHIFT)

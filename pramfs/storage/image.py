@@ -1,7 +1,7 @@
-"""The backing store: open, create, lock, grow, read, write, make durable. Knows frames, not what is in them.
+"""The backing store of an image: open, create, lock, grow, read, write and sync it, whatever it holds.
 
-Every change of an image goes through `write`, `grow` and `sync` of the class, and through the mapping that
-holes are made in: tests put their recorders and faults there.
+Every change of an image goes through the methods `write`, `grow` and `sync`, and through the mapping in
+which holes are made. Tests record changes and inject faults there.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 
 class Image:
-    """An open image. Frame N is at byte N * 4096; frames past the end of a file read as an error."""
+    """An open image. Frame N is at byte N * 4096; reading frames past the end is an error."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Image:
 
     @property
     def frames(self) -> int:
-        """Whole frames in the image as it is now."""
+        """The number of whole frames in the image as it is now."""
         return self.size_bytes >> PAGE_SHIFT
 
     @property
@@ -59,39 +59,39 @@ class Image:
 
     @property
     def owner(self) -> int:
-        """The uid that the file, or the node of the device, belongs to."""
+        """The uid that owns the file, or the device node."""
         return self._status.st_uid
 
     @property
     def identity(self) -> str:
-        """What tells it from every other image there is, its copies included."""
+        """A name that no other image has, not even a copy of this one: see `identity_of`."""
         return identity_of(self._status)
 
     def in_memory(self) -> bool:
-        """Whether the image is memory already: on tmpfs or ramfs, or a pmem or ram block device."""
+        """Return whether the image is memory already: on tmpfs or ramfs, or a pmem or ram device."""
         if self.is_block_device:
             return _device_name(self._status.st_rdev).startswith(_MEMORY_DEVICES)
         return filesystem_type(self._status.st_dev) in _MEMORY_FILESYSTEMS
 
     def map(self, frames: int) -> mmap.mmap:
-        """The first `frames` frames as shared read-only memory."""
+        """Map the first `frames` frames, shared and read-only."""
         return mmap.mmap(self._fd, frames << PAGE_SHIFT, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def map_for_holes(self, frames: int) -> mmap.mmap | None:
-        """A writable mapping for `Holes`, where holes give memory or disk space back; else None."""
+        """Map `frames` frames writable for `Holes`; return None where holes give nothing back."""
         if self.is_block_device or not self.writable:
             return None
         return mmap.mmap(self._fd, frames << PAGE_SHIFT)
 
     def read(self, pfn: int, count: int = 1) -> bytes:
-        """The bytes of `count` frames. Raises SystemFault when they cannot all be read."""
+        """Return the bytes of `count` frames. Raises SystemFault when they cannot all be read."""
         data = self.read_bytes(pfn << PAGE_SHIFT, count << PAGE_SHIFT)
         if len(data) < count << PAGE_SHIFT:
             raise SystemFault(f"{self.path}: pfn:{pfn:x} is past the end of the image")
         return data
 
     def read_bytes(self, offset_bytes: int, size_bytes: int) -> bytes:
-        """Up to `size_bytes` bytes from `offset_bytes`; fewer only at the end of the image."""
+        """Return `size_bytes` bytes from `offset_bytes`, or fewer at the end. Raises SystemFault."""
         pieces = []
         while size_bytes:
             try:
@@ -112,7 +112,7 @@ class Image:
         write_all(self._fd, offset_bytes, data)
 
     def sync(self) -> None:
-        """Make all that was written durable. Raises OSError when the device says that it is not."""
+        """Make everything written durable. Raises OSError when the device reports that it is not."""
         os.fdatasync(self._fd)
 
     def grow(self, frames: int) -> None:
@@ -136,7 +136,7 @@ class Image:
         self.size_bytes = size_bytes
 
     def data_ranges(self) -> Iterator[tuple[int, bytes]]:
-        """Every page that is not in a hole, as (pfn of the first, bytes of whole pages) pieces."""
+        """Yield every page that is not in a hole, in pieces: pfn of the first page, bytes of whole pages."""
         end = 0
         while (start := self._next_data(end)) < self.size_bytes:
             # A file system with blocks smaller than a page may have holes within one.
@@ -150,42 +150,43 @@ class Image:
                 offset += len(data)
 
     def is_blank(self) -> bool:
-        """Whether there is not a byte in the image but zeros."""
+        """Return whether the image holds nothing but zeros."""
         zeros = bytes(_SCAN_BYTES)  # comparing is some ninety times faster than stripping
         return all(data == zeros[: len(data)] for _, data in self.data_ranges())
 
     # --- who else is there -----------------------------------------------------------------------
 
     def try_lock(self, *, shared: bool = False) -> bool:
-        """Take the image for this process and its children; False when another has it or it is no more.
+        """Lock the image for this process and its children; return False if that is not possible.
 
-        With `shared` others may take it so too, and nobody may take it alone: for who only reads.
+        It is not while another process has the lock, nor when the file was removed or replaced. A `shared`
+        lock, for read-only use, admits other shared ones but no exclusive one.
         """
         try:
             fcntl.flock(self._guard, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        # Whoever had it may have removed the file, or put another in its place.
+        # The previous holder may have removed the file, or put another in its place.
         with contextlib.suppress(FileNotFoundError):
             return identity_of(self.path.stat()) == self.identity
         return False
 
     def mark_serving(self) -> None:
-        """Let `serving_pid` of other processes name this one, until `unmark_serving` or its end."""
+        """Let other processes find this one with `serving_pid`, until `unmark_serving` or its end."""
         fcntl.lockf(self._guard, fcntl.LOCK_SH, 1)
 
     def unmark_serving(self) -> None:
-        """Say that only the save is left to do."""
+        """Undo `mark_serving`: the mount is gone, and only the save is left to do."""
         fcntl.lockf(self._guard, fcntl.LOCK_UN, 1)
 
     def serving_pid(self) -> int | None:
-        """The process that has the image mounted right now, if there is one."""
+        """Return the pid of the process that has the image mounted right now, or None."""
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
         reply = _FLOCK.unpack(fcntl.fcntl(self._guard, fcntl.F_GETLK, query))
         return None if reply[0] == fcntl.F_UNLCK else reply[4]
 
     def lock_holder(self) -> int | None:
-        """The process that `try_lock` failed over; None if it is not to be seen from here."""
+        """Return the pid of the process that holds the lock; None if it is not visible from here."""
         status = os.fstat(self._guard)
         device = status.st_dev
         wanted = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
@@ -196,13 +197,13 @@ class Image:
         return None
 
     def is_same_as(self, other: "Image") -> bool:
-        """Whether who locks the one has the other, too, whatever names and nodes they were opened by."""
+        """Return whether a lock on one also locks the other, under whatever names they were opened."""
         return identity_of(os.fstat(self._guard)) == identity_of(os.fstat(other._guard))
 
     # --- the end ---------------------------------------------------------------------------------
 
     def unmake(self) -> None:
-        """Remove the file again if it was made by opening it, for nothing has come of it."""
+        """Remove the file if opening it created it: the mount or command that wanted it has failed."""
         if self._made:
             self.path.unlink(missing_ok=True)
 
@@ -250,10 +251,10 @@ def write_all(fd: int, offset_bytes: int, data: bytes | bytearray | memoryview) 
 
 
 def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = False) -> Image:
-    """Open the image at `path`; with `create` a missing one is made (0600, empty).
+    """Open the image at `path`; with `create` make a missing one (empty, mode 0600).
 
-    Raises NotAnImage for what can be none, ImageInUse for a block device that is mounted or claimed, and
-    PramError when the system refuses to open it.
+    Raises NotAnImage for a kind of file that cannot be an image, ImageInUse for a block device that is
+    mounted or claimed, and PramError when the system refuses to open it.
     """
     path = Path(path)
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -261,7 +262,7 @@ def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = F
         if create and not path.exists():
             return _create(path)
         if writable and path.is_block_device():
-            # The claim is the kernel's own, whatever node the device is opened by.
+            # O_EXCL claims the device in the kernel, through whichever node it was opened.
             flags |= os.O_EXCL
         fd = os.open(path, flags)
     except OSError as exc:
@@ -281,7 +282,7 @@ def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = F
 
 def _create(path: Path) -> Image:
     if path.absolute().parent == _DEVICES:
-        # A file there would be in memory that no restart keeps, and look like the device.
+        # A file there would be in memory that is lost at a restart, yet look like the device.
         raise PramError(
             f"{path}: no such device; a pmem device needs a kernel booted with memmap=SIZE!START, "
             "and the modules nd_e820 and nd_pmem"
@@ -296,9 +297,10 @@ def _create(path: Path) -> Image:
 
 
 def _open_guard(status: os.stat_result, fd: int) -> int:
-    """What to lock for a block device: nodes are many. A loop device's is the file that all of it lies in.
+    """Open what is locked in place of a block device, which can have several nodes.
 
-    Without sysfs that is the node that was opened, after all.
+    For a loop device over a whole file that is the file, for others a file in sysfs, and without sysfs the
+    node `fd` after all.
     """
     device = _BLOCK_DEVICES / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -311,7 +313,7 @@ def _open_guard(status: os.stat_result, fd: int) -> int:
 
 
 def identity_of(status: os.stat_result) -> str:
-    """Which image this is: device and inode of a file, the number of a block device, in hexadecimal."""
+    """Return the identity of an image: "DEVICE-INODE" of a file, or the device number, hexadecimal."""
     if stat.S_ISBLK(status.st_mode):
         return f"{status.st_rdev:x}"
     return f"{status.st_dev:x}-{status.st_ino:x}"

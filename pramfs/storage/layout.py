@@ -82,9 +82,9 @@ STREAM_TYPES = {PAGE_STREAM: "page stream", BYTE_STREAM: "byte stream"}
 
 PAGE_DATA = 2  # entry flag (the 2013 file system)
 
-# A super block lies in one of these frames, and nothing else ever does: in the two at every multiple of
-# SLOT_SPACING frames and, so that small images have some too, at every power of two. So whoever looks
-# for it need not look at anything that a user of the file system has written.
+# Slots are the frames in which super blocks lie, and nothing else ever does: two at every multiple of
+# SLOT_SPACING frames and, so that small images have some too, two at every power of two. So a search for
+# super blocks never looks at pages that a user of the file system has written.
 SLOT_SPACING = 4096
 
 NAME_MAX = 256  # of a node, including the NUL
@@ -108,7 +108,7 @@ _CSUM = Struct("<I")
 
 
 class SuperBlock(NamedTuple):
-    """Where a load starts. They lie in slots; the valid one of the highest generation is in force."""
+    """Where a load starts: of all valid ones in slots, the one of the highest generation is in force."""
 
     magic: int
     csum: int
@@ -130,7 +130,7 @@ class SuperBlock(NamedTuple):
 
 
 class NodePage(NamedTuple):
-    """One named thing in persistent memory."""
+    """The page of a node: a named stream in persistent memory."""
 
     magic: int
     csum: int
@@ -146,7 +146,7 @@ class NodePage(NamedTuple):
 
 
 class LinkHeader(NamedTuple):
-    """The head of a link page; `len` entries follow."""
+    """The header of a link page; `len` entries follow."""
 
     magic: int
     csum: int
@@ -188,13 +188,13 @@ class InodeRecord(NamedTuple):
 
 
 def is_slot(pfn: int) -> bool:
-    """Whether `pfn` is a frame that only a super block may lie in."""
+    """Return whether `pfn` is a slot, a frame in which only a super block may lie."""
     base = pfn & ~1
     return base % SLOT_SPACING == 0 or base & (base - 1) == 0
 
 
 def slot_bases(frames: int) -> Iterator[int]:
-    """The first of each two slots among that many frames, in order."""
+    """Yield the first slot of each pair below `frames`, in order."""
     yield 0
     base = 2
     while base < min(frames, SLOT_SPACING):
@@ -204,7 +204,7 @@ def slot_bases(frames: int) -> Iterator[int]:
 
 
 def page_csum(uuid: bytes, pfn: int, page: bytes | bytearray | memoryview) -> int:
-    """The csum that the metadata page `page` (4,096 bytes) must carry at `pfn` of image `uuid`."""
+    """Return the csum that the metadata page `page` (4,096 bytes) must have at `pfn` of image `uuid`."""
     return crc32c(memoryview(page)[8:PAGE_SIZE], crc32c(_SALT.pack(uuid, pfn)))
 
 

@@ -1,6 +1,6 @@
-"""Ranges of frames: the MEMMIN-MEMMAX lists of the `banned=` option and the set they merge into.
+"""Regions of frames: the MEMMIN-MEMMAX lists of the `banned=` option, and the set they are merged into.
 
-Numbers here are pfns unless a name ends in `_bytes`. Nothing here knows about images or frames in use.
+Numbers are pfns unless a name ends in `_bytes`. Which frames are in use is of no concern here.
 """
 
 import re
@@ -46,18 +46,18 @@ class Regions:
         self._lasts[low:high] = [last]
 
     def overlaps(self, pfn: int, count: int = 1) -> bool:
-        """Whether any of the `count` frames from `pfn` is in the set."""
+        """Return whether any of the `count` frames from `pfn` is in the set."""
         at = bisect_right(self._firsts, pfn + count - 1) - 1
         return at >= 0 and self._lasts[at] >= pfn
 
     def clipped(self, frames: int) -> Iterator[Region]:
-        """The regions, cut off at `frames`, the number of frames there are."""
+        """Yield the regions, cut off at `frames`, the number of frames of an image."""
         for region in self:
             if region.first < frames:
                 yield Region(region.first, min(region.last, frames - 1))
 
     def table(self) -> list[str]:
-        """Return the lines that patch 9 of the 2013 series prints at boot: one for each region, then the total."""
+        """Return the lines that patch 9 of the 2013 series logs: one for each region, then the total."""
         lines = ["PRAM: banned regions:"]
         for number, region in enumerate(self):
             span = f"[{region.first:08x} - {region.last:08x}]"
@@ -82,10 +82,10 @@ class Regions:
 
 
 def parse_regions(text: str) -> list[Region]:
-    """The regions in `text`: MEMMIN-MEMMAX, several separated by ',' or ':'.
+    """Return the regions in `text`: MEMMIN-MEMMAX, several separated by ',' or ':'.
 
-    A region covers PFN_DOWN(MEMMIN)..PFN_UP(MEMMAX)-1, as in the 2013 file system.
-    Raises RegionSyntaxError with the words of that: memory value expected, '-' expected, end <= start.
+    As in the 2013 file system a region covers the frames PFN_DOWN(MEMMIN) to PFN_UP(MEMMAX) - 1, and the
+    messages of RegionSyntaxError are: memory value expected, '-' expected, end <= start.
     """
     return [_parse_region(part, text) for part in re.split("[,:]", text)]
 

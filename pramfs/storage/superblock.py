@@ -1,8 +1,9 @@
-"""Find the super block in force, and write the next one. PKRAM (patch 7) needs its pfn passed on; this does not.
+"""Find the super block in force, and write the next one.
 
-Two slots are written in turn, so a torn write leaves the save before in force. Slots may lie in a few frames
-only, and nothing else ever does (see layout): looking into those finds the newest super block, and no file
-in the tree can be mistaken for one. A slot that has become banned is left for another one.
+In PKRAM (patch 7) somebody has to pass on where the super block is; here it is found. Two slots are written
+in turn, so that a torn write leaves the previous save in force. Only a few frames can be slots, and nothing
+else ever lies there (see layout): a search looks only there, and cannot take a file of the tree for a super
+block. A slot that has become banned is abandoned for another one.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ _LOOKS = 4
 
 
 class Published(NamedTuple):
-    """What a publish puts into the super block besides the place."""
+    """What a publish writes into the super block, besides where it is."""
 
     node_pfn: int
     nodes: int
@@ -44,10 +45,11 @@ class Published(NamedTuple):
 
 
 def discover(image: Image, pfn: int | None = None) -> SuperBlock:
-    """The super block in force: the newest of all slots, or of those of the image whose slot `pfn` is.
+    """Return the super block in force: the newest of all slots.
 
-    Raises NoSuperBlock when there is none, UnsupportedVersion/UnsupportedFeatures when it is too new, and
-    PramError when there are those of several images, as one written over another leaves them.
+    With `pfn`, only super blocks with the same uuid as the one in that slot count. Raises NoSuperBlock when
+    there is none, UnsupportedVersion or UnsupportedFeatures when it is too new, and PramError when there
+    are super blocks of several images, as when one image was written over another.
     """
     found = list(_valid_blocks(image))
     if pfn is not None:
@@ -64,7 +66,7 @@ def discover(image: Image, pfn: int | None = None) -> SuperBlock:
 
 
 def require(image: Image, pfn: int | None = None) -> SuperBlock:
-    """`discover` for callers to whom an image without a super block is no image at all."""
+    """Return what `discover` does, but raise NotAnImage when there is no super block at all."""
     try:
         return discover(image, pfn)
     except NoSuperBlock as exc:
@@ -75,9 +77,10 @@ def require(image: Image, pfn: int | None = None) -> SuperBlock:
 
 @contextlib.contextmanager
 def steady(image: Image) -> Iterator[None]:
-    """Read an image that a daemon may have mounted: what it publishes meanwhile is not taken for damage.
+    """Guard reads of an image that a daemon may have mounted: a save in between is not taken for damage.
 
-    Frames of the save that was in force are used again then. Raises SavedMeanwhile instead of the error.
+    A daemon that publishes a save uses frames of the one before again. If it did and the reads failed,
+    SavedMeanwhile is raised instead of their error.
     """
     before = require(image).generation
     try:
@@ -89,9 +92,9 @@ def steady(image: Image) -> Iterator[None]:
 
 
 def look_until_steady(look: Callable[[], tuple[T, bool]]) -> tuple[T, bool]:
-    """What `look` sees, and whether that can be trusted: no save was published while it looked.
+    """Call `look` until no save was published meanwhile, at most _LOOKS times; return its last answer.
 
-    It says so itself. While it could not be trusted it is called again, at most _LOOKS times in all.
+    Its answer is what it saw, and whether that can be trusted because no save was published meanwhile.
     """
     for _ in range(_LOOKS - 1):
         seen, is_steady = look()
@@ -101,7 +104,7 @@ def look_until_steady(look: Callable[[], tuple[T, bool]]) -> tuple[T, bool]:
 
 
 def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> SuperBlock:
-    """Write empty saves into two slots of a blank image; returns the super block in force.
+    """Write empty saves into two slots of a blank image, and return the super block in force.
 
     Raises TooMuchBanned when there are no two slots outside banned regions.
     """
@@ -118,7 +121,7 @@ def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> Supe
 
 
 def two_slots(image: Image, frames: int, banned: Regions) -> tuple[int, int]:
-    """The first two slots, among that many frames, that are not banned. Raises TooMuchBanned."""
+    """Return the first two slots below `frames` that are not banned. Raises TooMuchBanned."""
     first = free_slot(frames, banned)
     second = free_slot(frames, banned, first)
     if first is None or second is None:
@@ -127,7 +130,7 @@ def two_slots(image: Image, frames: int, banned: Regions) -> tuple[int, int]:
 
 
 def free_slot(frames: int, banned: Regions, taken: int | None = None) -> int | None:
-    """The first slot, among that many frames, that is neither banned nor `taken`; None if there is none."""
+    """Return the first slot below `frames` that is neither banned nor `taken`, or None."""
     for base in layout.slot_bases(frames):
         for slot in (base, base + 1):
             if slot < frames and slot != taken and slot not in banned:
@@ -136,9 +139,9 @@ def free_slot(frames: int, banned: Regions, taken: int | None = None) -> int | N
 
 
 def replace(image: Image, current: SuperBlock, slot: int, published: Published) -> SuperBlock:
-    """Write the next generation to `slot`; `current` stays in force until this is durable.
+    """Write the super block of the next generation to `slot`; `current` stays in force until a sync.
 
-    Raises PramError when there is no next one: a super block that no reader accepts would publish nothing.
+    Raises PramError when the generations are used up, because no reader would accept the super block.
     """
     if current.generation >= _GENERATION_MAX:
         raise PramError(f"generation {current.generation} is the last one that an image can have")
@@ -177,7 +180,7 @@ def _page(block: SuperBlock) -> bytearray:
 
 
 def _valid_blocks(image: Image) -> Iterator[SuperBlock]:
-    """What is in the slots. What lies elsewhere is no super block, whatever it looks like."""
+    """Yield the valid super blocks. A page that is not in a slot is none, whatever it looks like."""
     for base in layout.slot_bases(image.frames):
         pages = image.read_bytes(base << PAGE_SHIFT, 2 << PAGE_SHIFT)
         for at in range(0, len(pages) & ~(PAGE_SIZE - 1), PAGE_SIZE):

@@ -386,7 +386,7 @@ def test_no_save_is_asked_for_that_could_not_make_enough_room(arena: Arena) -> N
     assert not isinstance(caught.value, FramesHeld)
 
 
-# --- relocation (patch 9 of the 2013 series) -----------------------------------------------------------------------
+# --- relocation (patch 9 of the 2013 series) ------------------------------------------------------
 
 
 def test_a_relocated_page_is_copied_out_of_its_banned_frame(arena: Arena) -> None:

@@ -347,7 +347,7 @@ def test_a_write_goes_on_after_a_save_that_moves_pages_out_of_banned_frames(disk
     disk.check()
 
 
-# --- relocation (patch 9 of the 2013 series) -----------------------------------------------------------------------
+# --- relocation (patch 9 of the 2013 series) ------------------------------------------------------
 
 
 def test_pages_in_banned_frames_move_and_the_file_stays_the_same(disk: Disk) -> None:

@@ -247,7 +247,7 @@ def test_a_frame_given_up_while_a_save_failed_is_free(table: FrameTable) -> None
     assert states(table, extent) == {FREE}
 
 
-# --- reservation (the 2013 file system) ----------------------------------------------------------------------
+# --- reservation (the 2013 file system) -----------------------------------------------------------
 
 
 def test_reserved_frames_are_saved_and_never_given_out(table: FrameTable) -> None:
@@ -288,7 +288,7 @@ def test_unreserving_makes_the_frames_free_as_if_nothing_had_been(table: FrameTa
     assert table.allocate(ROOM) == [Extent(FIRST, ROOM)]
 
 
-# --- banning (patch 9 of the 2013 series) --------------------------------------------------------------------------
+# --- banning (patch 9 of the 2013 series) ---------------------------------------------------------
 
 
 def test_banned_frames_are_never_given_out(table: FrameTable) -> None:

@@ -108,7 +108,7 @@ def test_the_rest_of_a_link_that_is_not_full_is_zero() -> None:
     assert not page[24 + 24 :].strip(b"\0")
 
 
-# --- reserve (the 2013 file system) --------------------------------------------------------------------------
+# --- reserve (the 2013 file system) ---------------------------------------------------------------
 
 
 def test_a_reserved_chain_takes_its_links_and_their_pages(forge: Forge, taken: Taken) -> None:

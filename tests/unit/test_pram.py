@@ -1,4 +1,4 @@
-"""PRAM as a library: the node list (patch 5 of the 2013 series), page and byte streams (001), what a publish makes durable."""
+"""PRAM as a library: the node list, page and byte streams, and what a publish makes durable."""
 
 import errno
 
@@ -79,7 +79,7 @@ def free_frames(pram: Pram) -> int:
     return pram.arena.table.count(FREE)
 
 
-# --- the node list, linked by pfn (patch 5 of the 2013 series) -----------------------------------------------------
+# --- the node list, linked by pfn (patch 5 of the 2013 series) ------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
@@ -140,7 +140,7 @@ def test_what_was_not_published_is_gone_in_the_next_process(pram: Pram, arena: s
     check_pram(pram)
 
 
-# --- page streams (patch 3 of the 2013 series) ---------------------------------------------------------------------
+# --- page streams (patch 3 of the 2013 series) ----------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, LINK_ENTRIES_MAX, LINK_ENTRIES_MAX + 1])
@@ -557,7 +557,7 @@ def test_an_image_does_not_shrink_when_fewer_frames_are_asked_for(pram: Pram, ar
     assert len(reopen(pram, arena=arena, frames=10).arena.table) == 256
 
 
-# --- banned regions: relocation (patch 9 of the 2013 series) -------------------------------------------------------
+# --- banned regions: relocation (patch 9 of the 2013 series) --------------------------------------
 
 
 def test_a_page_in_a_banned_frame_is_relocated_when_it_is_saved(pram: Pram, arena: str) -> None:

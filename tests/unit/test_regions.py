@@ -1,4 +1,4 @@
-"""Banned regions as a set: parsed from options (the 2013 file system), merged, looked up, printed (patch 9 of the 2013 series)."""
+"""Banned regions as a set: parsed from options, merged, looked up, printed."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from pramfs.errors import RegionSyntaxError
 from pramfs.storage.regions import Region, Regions, parse_regions
 from pramfs.system.memory_values import memparse
 
-# --- the 2013 file system: the pram_banned option ------------------------------------------------------------
+# --- the 2013 file system: the pram_banned option -------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_bad_list_is_refused_in_the_words_of_the_seed(text: str, words: str) -
     assert caught.value.exit_code == 1
 
 
-# --- patch 9 of the 2013 series: merge, lookup ---------------------------------------------------------------------
+# --- patch 9 of the 2013 series: merge, lookup ----------------------------------------------------
 
 
 def merged(*pairs: tuple[int, int]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Reservation (the 2013 file system): all that a save holds, or nothing; and a node list that is not to be trusted."""
+"""Reservation, as in the 2013 file system: all that a save holds, or nothing. Forged node lists, too."""
 
 import errno
 

@@ -52,7 +52,7 @@ def furnish(volume: Volume) -> None:
     volume.tree.setattr(volume.inode("small"), changes)
 
 
-# --- the file system's save and load (the 2013 file system) --------------------------------------------------
+# --- the file system's save and load (the 2013 file system) ---------------------------------------
 
 
 def test_everything_that_a_tree_has_comes_back(volume: Volume) -> None:
@@ -353,7 +353,7 @@ def test_damage_that_was_moved_does_not_keep_a_failed_save_from_being_made_up_fo
     assert step > 3
 
 
-# --- relocation (patch 9 of the 2013 series) -----------------------------------------------------------------------
+# --- relocation (patch 9 of the 2013 series) ------------------------------------------------------
 
 
 def test_a_tree_leaves_frames_that_became_banned_with_the_next_save(volume: Volume) -> None:
