@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.checkout import CHECKOUT, copy_checkout
 from tests.vm import cache
 from tests.vm.shell import FailureError, run
 
 SUITE = "trixie"
-CHECKOUT = Path(__file__).parents[2]
 _ENTER = Path(__file__).parent / "enter"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -75,18 +75,7 @@ def _mirror() -> str:
 
 def _with_checkout(tree: Path, place: Path) -> Debian:
     debian = Debian(tree, place / "checkout", place / "tmp")
-    shutil.copytree(CHECKOUT, debian.checkout, ignore=_not_sources, symlinks=True)
+    copy_checkout(debian.checkout)
     debian.tmp.mkdir()
     debian.tmp.chmod(0o1777)
     return debian
-
-
-def _not_sources(directory: str, names: list[str]) -> list[str]:
-    """Of the names in a directory of the checkout, those that git does not have: caches, environments."""
-    return [
-        name
-        for name in names
-        if name in {".git", "__pycache__", "build", "dist"}
-        or name.endswith(("_cache", ".egg-info"))
-        or Path(directory, name, "pyvenv.cfg").exists()
-    ]

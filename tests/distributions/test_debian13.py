@@ -9,9 +9,10 @@ import pytest
 
 from tests.distributions import chroot
 from tests.distributions.chroot import Debian
+from tests.support.checkout import CHECKOUT
 
 TOOLS = ("apt-get", "chroot", "debootstrap", "setpriv", "unshare")
-PAGES = [chroot.CHECKOUT / "README.md", *sorted((chroot.CHECKOUT / "docs").glob("*.md"))]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 
 BUILD_TIMEOUT_S = 900  # the first test may wait for a whole Debian to be installed
 
@@ -41,7 +42,9 @@ def test_the_demo_passes(debian13: Debian) -> None:
 
 
 def test_the_unit_tests_pass(debian13: Debian) -> None:
-    told = debian13.run("/opt/venv/bin/python", "-m", "pytest", "-q", "tests/unit")
+    told = debian13.run(
+        "/opt/venv/bin/python", "-m", "pytest", "-q", "--numprocesses=auto", "tests/unit"
+    )
     assert re.search(r"\d+ passed", told.splitlines()[-1]), told
 
 
