@@ -1,7 +1,7 @@
-"""What can go wrong, each with the errno and the exit code that belong to it.
+"""The exceptions of pramfs, each with its errno and exit code.
 
-An exception's docstring is the template of its message. Exit codes are mount(8)'s; `pramfs check`
-has fsck(8)'s bits instead and maps to them itself. POSIX errors of a tree are plain `OSError`s.
+The docstring of an exception is the template of its message. Exit codes are those of mount(8), except that
+`pramfs check` uses the bits of fsck(8). POSIX errors of a tree are plain `OSError`s.
 """
 
 import errno
@@ -21,23 +21,23 @@ CHECK_USAGE = 16
 
 
 def posix_error(number: int) -> OSError:
-    """The OSError with that errno and its usual words."""
+    """Return the OSError with that errno and its standard message."""
     return OSError(number, os.strerror(number))
 
 
 class FramesHeld(OSError):
-    """ENOSPC for now: too few frames are free, but the last save holds some that the next one frees.
+    """Too few frames are free, but the last save holds some that the next one frees.
 
-    The call has changed nothing but what `written` says: make a save, and call again.
+    The caller makes a save and calls again. The failed call has changed nothing but what `written` says.
     """
 
     def __init__(self) -> None:
         super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.written = 0  # bytes of a write that are done
+        self.written = 0  # bytes of a write that were written before
 
 
 def words_of(error: BaseException) -> str:
-    """What an error says: of the system's own the words, without number and quotes."""
+    """Return the message of an error: of an OSError without number and quotes."""
     if isinstance(error, MemoryError):
         return os.strerror(errno.ENOMEM)
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

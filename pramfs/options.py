@@ -1,4 +1,4 @@
-"""One grammar for `-o`, shared by mount(8), fstab and the command line. OPTIONS is its only description."""
+"""The options of `-o`, the same for mount(8), fstab and the command line. OPTIONS describes them all."""
 
 import difflib
 import os
@@ -23,7 +23,7 @@ _ID_MAX = (1 << 32) - 2
 
 @dataclass(slots=True)
 class MountOptions:
-    """What `-o` asked for; None where the default depends on the image or the system."""
+    """The parsed options; None where the default depends on the image or the system."""
 
     size_bytes: int | None = None
     nr_inodes: int | None = None
@@ -43,18 +43,18 @@ class MountOptions:
     noatime: bool = False
     nodiratime: bool = False
     direct_io: bool = False
-    mount_flags: list[str] = field(default_factory=list)  # for the kernel's mount, as they came
-    words: list[str] = field(default_factory=list)  # pramfs's own, as they came
+    mount_flags: list[str] = field(default_factory=list)  # for the kernel, in the given order
+    words: list[str] = field(default_factory=list)  # of pramfs itself, in the given order
 
     @property
     def frames(self) -> int:
-        """Frames that `size=` asks for; half of RAM without it, as tmpfs."""
+        """The number of frames for `size=`, or without it for half of RAM, as on tmpfs."""
         size_bytes = ram_bytes() // 2 if self.size_bytes is None else self.size_bytes
         return (size_bytes + PAGE_SIZE - 1) >> PAGE_SHIFT
 
 
 class Option(NamedTuple):
-    """One option: its name, what its value is called ("" for a flag), what it does, how it is read."""
+    """One option: its name, the name of its value ("" for a flag), its description, and its parser."""
 
     name: str
     value: str
@@ -63,9 +63,9 @@ class Option(NamedTuple):
 
 
 def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions:
-    """The options in the comma-separated `lists`. Raises UsageError for a wrong one.
+    """Parse the comma-separated `lists` of options. Raises UsageError for a wrong one.
 
-    With `sloppy` unknown ones are ignored (`mount -s`).
+    With `sloppy`, unknown ones are ignored (`mount -s`).
     """
     options = MountOptions()
     for word in _words(lists):
@@ -88,12 +88,12 @@ def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions
 
 
 def ram_bytes() -> int:
-    """The memory of this machine."""
+    """Return the size of RAM in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _words(lists: Sequence[str]) -> list[str]:
-    """The single options. The comma separates the regions of a `banned=`, too."""
+    """Split lists into single options, but not at a comma between regions of `banned=`."""
     words: list[str] = []
     for text in lists:
         for word in text.split(","):
@@ -106,10 +106,10 @@ def _words(lists: Sequence[str]) -> list[str]:
 
 
 def _joint(before: str, word: str) -> str:
-    """What joins `word` to the option before it, "" if it is one of its own.
+    """Return the separator that joins `word` to the option `before`, "" if it is an option of its own.
 
-    A bare X-Y is one more region. The decimals of a number are refused with it, so that the message tells of
-    the whole.
+    A bare X-Y is one more region. Digits after a decimal comma are joined as well, so that the error message
+    shows the whole number.
     """
     name, _, value = before.partition("=")
     if name == "banned" and _BARE_REGION.fullmatch(word):
@@ -119,7 +119,7 @@ def _joint(before: str, word: str) -> str:
 
 
 def _take_foreign(options: MountOptions, word: str, name: str, sloppy: bool) -> None:
-    """Take an option that is mount(8)'s business, or refuse an unknown one."""
+    """Accept an option of mount(8), or refuse an unknown one."""
     if name in {*KERNEL_FLAGS, *WITHOUT_EFFECT} and word != name:
         raise UsageError(f"option '{name}' takes no value, not '{word.partition('=')[2]}'")
     if word in KERNEL_FLAGS:
@@ -135,7 +135,7 @@ def _is_harmless(name: str) -> bool:
 
 
 def _set(attribute: str, parse: Callable[[str], object]) -> Callable[[MountOptions, str], None]:
-    """A reader that stores the parsed value; what `parse` refuses is a wrong value of the option."""
+    """Return a parser that stores the value. A ValueError of `parse` means a wrong value of the option."""
 
     def read(options: MountOptions, value: str) -> None:
         try:
@@ -303,14 +303,14 @@ KERNEL_FLAGS = (
     *("suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync"),
     "atime",
 )
-# Taken, for they are at home in an fstab, and change nothing: libfuse can pass none of them on. FUSE counts
-# no versions of inodes and has no mandatory locks. Access times are kept here, and a read that the page
-# cache answers nobody hears of, whatever is asked for.
+# Accepted without effect, because they occur in fstab and libfuse cannot pass them on. FUSE has no inode
+# versions and no mandatory locks. Access times are kept by pramfs, which in any case does not see reads that
+# the page cache answers.
 WITHOUT_EFFECT = (
     *("diratime", "relatime", "norelatime", "strictatime", "nostrictatime"),
     *("lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand", "silent", "loud"),
 )
-# Taken: what mount(8) and fstab(5) have them for is done by others.
+# Accepted without effect: other programs act on them, as mount(8) and fstab(5) describe.
 FOR_OTHERS = (
     *("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"),
     *("_netdev", "comment", "x-…"),

@@ -1,6 +1,6 @@
 """Run a callable in a forked child, optionally as another user.
 
-A child and not a thread, because it can change its user.
+A thread would not do, because it cannot change its user without all others.
 """
 
 import errno
@@ -17,9 +17,9 @@ _THREADS = "/proc/self/task"
 
 
 def require_single_thread() -> None:
-    """Raise RuntimeError when this process, which is about to fork, has more than one thread.
+    """Raise RuntimeError if this process, which is about to fork, has more than one thread.
 
-    A child has the locks of all threads, and only one thread to let go of them.
+    A forked child inherits the locks that other threads hold, but not the threads that would release them.
     """
     threads = len(os.listdir(_THREADS))
     if threads > 1:
@@ -27,7 +27,7 @@ def require_single_thread() -> None:
 
 
 class ForkedCall:
-    """A call of `act` in a child, as `user` (uid and gid) if one is given. Can be passed to select(2)."""
+    """A call of `act` in a child, as `user` (uid and gid) if given. Can be passed to select(2)."""
 
     def __init__(self, act: Callable[[], bytes], user: tuple[int, int] | None = None) -> None:
         self._pipe, write_end = os.pipe()
@@ -37,7 +37,7 @@ class ForkedCall:
         os.close(write_end)
 
     def fileno(self) -> int:
-        """The descriptor that is readable once the child is done."""
+        """Return the descriptor that becomes readable when the child is done."""
         return self._pipe
 
     def result(self) -> bytes:
@@ -56,7 +56,7 @@ class ForkedCall:
 def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int) -> NoReturn:
     answer = b""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent alone says that it is over
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # only the parent reports an interrupt
         if user is not None:
             uid, gid = user
             os.setgroups([])
@@ -68,4 +68,4 @@ def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int)
     finally:
         with os.fdopen(write_end, "wb") as pipe:
             pipe.write(answer)
-        os._exit(0)  # not sys.exit: the parent's cleanups are not the child's to run
+        os._exit(0)  # not sys.exit, which would run the clean-up handlers of the parent

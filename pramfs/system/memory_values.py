@@ -5,17 +5,16 @@ import re
 from fractions import Fraction
 
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
-# 64 bits and no more: Python itself refuses to read numbers of thousands of digits.
+# At most 64 bits: int() refuses to read numbers of thousands of digits.
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([kKmMgGtTpPeE]?)")
-# What people write elsewhere: 1.5G, 1,5G, 10 G, 1TB, 1GiB.
+# Notations of other programs: 1.5G, 1,5G, 10 G, 1TB, 1GiB.
 _FREE_FORM = re.compile(r"\s*([0-9]{1,20})(?:[.,]([0-9]{1,20}))?\s*([kKmMgGtTpPeE]?)i?[bB]?\s*")
 
 
 def memparse(text: str) -> int:
-    """The bytes that `text` names: decimal or 0x hex, with a binary suffix K M G T P E.
+    """Return the bytes that `text` denotes: decimal or 0x hex, with a binary suffix K M G T P E.
 
-    Mirrors the kernel's memparse(). Raises ValueError, which says how it is written, when `text` is not a
-    whole memory value.
+    As memparse() of the kernel. Raises ValueError, with an example of the notation, for anything else.
     """
     match = _NUMBER.fullmatch(text)
     if match is None:
@@ -25,7 +24,7 @@ def memparse(text: str) -> int:
 
 
 def leading_value(text: str) -> tuple[int, str]:
-    """The bytes that the start of `text` names, and the rest of it. Raises ValueError if it names none."""
+    """Return the bytes that the start of `text` denotes, and the rest. Raises ValueError for none."""
     match = _NUMBER.match(text)
     if match is None:
         raise ValueError("memory value expected")
@@ -33,7 +32,7 @@ def leading_value(text: str) -> tuple[int, str]:
 
 
 def _example(text: str) -> str:
-    """What may have been meant by a memory value that is none, rounded up."""
+    """Return a valid memory value that may have been meant by an invalid one, rounded up."""
     match = _FREE_FORM.fullmatch(text)
     if match is None:
         return ""
@@ -47,6 +46,6 @@ def _example(text: str) -> str:
 
 def _value_bytes(match: re.Match[str]) -> int:
     digits, suffix = match.groups()
-    # C's base 0 would read a leading 0 as octal; nobody who writes 0128M means that.
+    # Base 0 of C would read a leading 0 as octal, but nobody who writes 0128M means that.
     value = int(digits, 16) if digits[:2] in ("0x", "0X") else int(digits)
     return value << _SUFFIXES[suffix.upper()]

@@ -1,6 +1,6 @@
-"""What is asked of the kernel through the system's own programs: flush, unmount, remount, record a helper.
+"""Mount operations that go through mount(8) and umount(8): flush, unmount, remount, register a helper.
 
-mount(8) and umount(8) are called with -i, so that they call no helper, least of all ours.
+Both are called with -i, so that they call no helper, and thus not pramfs again.
 """
 
 import contextlib
@@ -28,18 +28,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Flushed(NamedTuple):
-    """What came of a flush: the process that had the mount open for it, and the complaint, "" for none."""
+    """The outcome of a flush: the process that had the mount open for it, and the error, "" for none."""
 
     pid: int
     complaint: str
 
 
 def flush(mountpoint: Path | None) -> Flushed:
-    """Have the kernel hand over what programs have written. Not to be called from the daemon's main thread.
+    """Have the kernel hand over all dirty pages. Must not be called from the main thread of the daemon.
 
-    Without a mountpoint, because it is detached, that takes a sync of everything. The complaint is about what
-    was refused, now or at any time since this was asked last: programs that were killed, or have not closed
-    their files, have not heard of that.
+    Without a mountpoint, for a mount that is detached, this is a sync(2) of all file systems. The error
+    reports pages that were refused since the last flush (as errseq does): programs that were killed, or
+    have not closed their files, have not seen it.
     """
     if mountpoint is None:
         return _sync()
@@ -53,17 +53,17 @@ def flush(mountpoint: Path | None) -> Flushed:
 
 
 def flushes_needed() -> int:
-    """How often to flush so that all has come.
+    """Return how many flushes it takes until everything has been handed over.
 
-    Before Linux 6.16 the kernel hands over copies of pages, and what was written to a page after it was
-    copied is handed over by the next flush.
+    Before Linux 6.16 the kernel hands over copies of dirty pages; a page that was written after it was
+    copied needs another flush.
     """
     release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
     return 1 if release >= (6, 16) else 2
 
 
 def unmount(mountpoint: Path, *flags: str) -> None:
-    """umount(8) with its flags -l, -f, -r, -n. Raises PramError with the system's words."""
+    """Run umount(8) with flags out of -l, -f, -r, -n. Raises PramError with its message."""
     if os.geteuid() == 0:
         _run(["umount", "-i", *flags], mountpoint)
     elif set(flags) <= {"-l", "-n"}:
@@ -73,20 +73,22 @@ def unmount(mountpoint: Path, *flags: str) -> None:
 
 
 def remount(mountpoint: Path, words: Sequence[str]) -> None:
-    """Change the flags of a mount. Raises PramError with the system's words."""
+    """Change the flags of a mount. Raises PramError with the message of mount(8)."""
     _run(["mount", "-i", "-o", ",".join(["remount", *words])], mountpoint)
 
 
 def record_helper(source: str, mountpoint: Path, *, times: int = 1) -> None:
-    """Let umount(8) know, through libmount's utab, that unmounting `mountpoint` is our helper's work.
+    """Register, in libmount's utab, that umount(8) must call our helper to unmount `mountpoint`.
 
-    Without that `umount /absolute/path` by root looks at the superblock's magic alone, which says "fuse",
-    and calls no helper. Does nothing where that cannot be written or nobody would be called. There will be
-    `times` entries: each umount(8) of the place strikes out one.
+    Without the entry, `umount /absolute/path` by root sees only the magic number of the file system, which
+    says "fuse", and calls no helper. Does nothing where utab cannot be written or no helper is installed.
+    Makes `times` entries, because each umount(8) of the place removes one.
     """
     if os.geteuid() != 0 or not Path(f"/sbin/umount.{HELPER}").exists():
         return
-    for _ in range(_times_recorded(mountpoint)):  # fusermount3 leaves the entries of what it undoes
+    for _ in range(
+        _times_recorded(mountpoint)
+    ):  # fusermount3 leaves entries behind when it unmounts
         _try(["umount", "-i", "--fake", "--", str(mountpoint)])
     fake = ["mount", "-i", "--fake", "-t", "fuse.pramfs", "-o", f"helper={HELPER}"]
     for _ in range(times):
@@ -94,18 +96,18 @@ def record_helper(source: str, mountpoint: Path, *, times: int = 1) -> None:
 
 
 def read_further_ahead(device: str) -> None:
-    """Let the kernel ask the mount `device` (MAJOR:MINOR) for more at once when files are read in order.
+    """Increase the read-ahead of the mount `device` (MAJOR:MINOR), by default 128 KiB.
 
-    By itself it asks for 128 KiB. Does nothing where that cannot be said: it takes root.
+    Does nothing where that is not permitted: it takes root.
     """
     with contextlib.suppress(OSError):
         Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(_READ_AHEAD_KIB))
 
 
 def _private_mount(mountpoint: Path) -> int:
-    """A descriptor of the same file system as a mount of its own; negative where that cannot be made.
+    """Return a descriptor of a private mount of the same file system; negative if that is impossible.
 
-    Whoever has a file system open by way of `mountpoint` keeps that from being unmounted.
+    A descriptor opened through `mountpoint` itself would prevent unmounting it.
     """
     path = os.fsencode(mountpoint)
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
@@ -132,7 +134,7 @@ def _times_recorded(mountpoint: Path) -> int:
 
 
 def mangle(text: str) -> str:
-    """A path as the kernel and libmount write it into their tables."""
+    """Return a path as the kernel and libmount escape it in their tables."""
     for char in "\\ \t\n":
         text = text.replace(char, f"\\{ord(char):03o}")
     return text
@@ -143,7 +145,7 @@ def _run(command: list[str], mountpoint: Path) -> None:
 
 
 def _require(ended: "subprocess.CompletedProcess[str]") -> None:
-    """Raise PramError with the program's own words unless it has done its work."""
+    """Raise PramError with the message of the program if it failed."""
     if ended.returncode:
         lines = (ended.stderr or ended.stdout).strip().splitlines()
         raise PramError(lines[0] if lines else f"{shlex.join(ended.args)} failed")

@@ -1,4 +1,4 @@
-"""What the kernel says is mounted: find pramfs mounts in /proc/self/mountinfo. Read-only, never blocks."""
+"""Find pramfs mounts, and types of file systems, in /proc/self/mountinfo. Read-only, never blocks."""
 
 import errno
 import os
@@ -19,31 +19,31 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One pramfs mount: where it is, what its image is called, and who may talk to its daemon."""
+    """One pramfs mount: its place, its image, and who has access to its daemon."""
 
     id: int
-    device: str  # MAJOR:MINOR of the file system, in all places where it is mounted
+    device: str  # MAJOR:MINOR of the file system, the same wherever it is mounted
     mountpoint: Path
-    part: str  # what of the file system is to be seen there, from its root: / is all of it
+    part: str  # the part of the file system that is mounted there, "/" for all of it
     image: str
     user: int
     group: int
-    shared: bool  # other users may talk to it too
+    shared: bool  # mounted with allow_other
 
     @property
     def access_credentials(self) -> tuple[int, int] | None:
-        """Who root must become: without allow_other FUSE admits only the user who mounted."""
+        """The uid and gid that root must assume: without allow_other FUSE admits only who mounted."""
         if self.shared or self.user == os.geteuid() or os.geteuid() != 0:
             return None
         return self.user, self.group
 
     @property
     def allowed_users(self) -> str:
-        """Who may unmount it, and ask its daemon, in words."""
+        """The users who may unmount it and access its daemon, in words."""
         return f"root and user {self.user}" if self.user else "root"
 
     def ask(self, act: Callable[[], bytes]) -> bytes:
-        """Call `act`, which asks the daemon something. Raises what it raises, OSErrors at most."""
+        """Call `act`, which accesses the mount, with `access_credentials`. Raises its OSError."""
         return (
             act()
             if self.access_credentials is None
@@ -52,7 +52,7 @@ class Mount:
 
 
 def pramfs_mounts(process: int | str = "self") -> list[Mount]:
-    """All pramfs mounts in the mount namespace of a process, oldest first.
+    """Return all pramfs mounts in the mount namespace of a process, oldest first.
 
     Raises FileNotFoundError when that process is gone.
     """
@@ -60,8 +60,8 @@ def pramfs_mounts(process: int | str = "self") -> list[Mount]:
 
 
 def mount_at(mountpoint: Path) -> Mount | None:
-    """The pramfs mount that is visible at `mountpoint`, None if it is something else."""
-    # realpath() would ask a dead daemon: resolve the parent, which is on another file system.
+    """Return the pramfs mount that is visible at `mountpoint`, None if there is none."""
+    # realpath() would access a mount that may be dead: resolve the parent, which is on another file system.
     absolute = Path(os.path.abspath(mountpoint))  # noqa: PTH100 - see above
     wanted = Path(os.path.realpath(absolute.parent)) / absolute.name
     at = [line for line in _mountinfo() if _mountpoint(line) in (wanted, absolute)]
@@ -71,12 +71,12 @@ def mount_at(mountpoint: Path) -> Mount | None:
 
 
 def places_of(device: str) -> list[Path]:
-    """Where the file system with that number is to be seen: not where another one has been mounted since."""
+    """Return where the file system `device` is visible, and not covered by another mount."""
     return [view.mountpoint for view in views_of(device)]
 
 
 def views_of(device: str) -> list[Mount]:
-    """The mounts of the file system with that number that are to be seen, those of all of it first."""
+    """Return the visible mounts of the file system `device`, those of all of it first."""
     places = [mount.mountpoint for mount in pramfs_mounts() if mount.device == device]
     seen = [mount_at(place) for place in places]
     views = [mount for mount in seen if mount is not None and mount.device == device]
@@ -84,14 +84,14 @@ def views_of(device: str) -> list[Mount]:
 
 
 def filesystem_type(device: int) -> str:
-    """The type of the mounted file system with this st_dev, "" if none is to be seen."""
+    """Return the type of the mounted file system with this st_dev, "" if none is visible."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     types = (_filesystem(line)[0] for line in _mountinfo() if line.split(" ")[2] == wanted)
     return next(types, "")
 
 
 def require_mount(mountpoint: Path) -> Mount:
-    """The pramfs mount at `mountpoint`, dead or alive. Raises NotMounted, which tells what is near."""
+    """Return the pramfs mount at `mountpoint`, dead or alive. Raises NotMounted, with a hint."""
     mount = mount_at(mountpoint)
     if mount is not None:
         return mount
@@ -105,13 +105,13 @@ def require_mount(mountpoint: Path) -> Mount:
 
 
 def require_alive(mountpoint: Path) -> Mount:
-    """The pramfs mount at `mountpoint`. Raises NotMounted, or DeadMount when its daemon is gone."""
+    """Return the pramfs mount at `mountpoint`. Raises NotMounted, or DeadMount if its daemon is gone."""
     refuse_dead(mountpoint)
     return require_mount(mountpoint)
 
 
 def refuse_dead(path: Path) -> None:
-    """Raise DeadMount, with the command that clears it, for a path on a mount without a daemon."""
+    """Raise DeadMount, with the command that clears it, for a path on a mount whose daemon is gone."""
     if not is_dead(path):
         return
     around = _around(path)
@@ -124,7 +124,7 @@ def refuse_dead(path: Path) -> None:
 
 
 def refuse_as_image(path: Path) -> None:
-    """Raise PramError, which names the image, for a mountpoint where an image is needed."""
+    """Raise PramError, naming the image, if `path` is a mountpoint where an image is needed."""
     refuse_dead(path)
     mount = mount_at(path)
     if mount is not None:
@@ -132,10 +132,10 @@ def refuse_as_image(path: Path) -> None:
 
 
 def is_dead(path: Path) -> bool:
-    """Whether `path` is on a FUSE mount whose daemon is gone. False where this user must not ask."""
+    """Return whether `path` is on a FUSE mount whose daemon is gone; False if this user has no access."""
 
     def probe() -> bytes:
-        # Not stat: the kernel answers that from what it has cached of a daemon that is gone.
+        # Not stat: the kernel may answer that from its cache although the daemon is gone.
         os.statvfs(path)
         return b""
 
@@ -148,7 +148,7 @@ def is_dead(path: Path) -> bool:
 
 
 def _around(path: Path) -> Mount | None:
-    """The pramfs mount that `path` is, or lies in."""
+    """Return the pramfs mount at or around `path`."""
     real = Path(os.path.realpath(path))
     inside = [mount for mount in pramfs_mounts() if real.is_relative_to(mount.mountpoint)]
     return max(inside, key=lambda mount: len(mount.mountpoint.parts), default=None)
@@ -181,7 +181,7 @@ def _mountpoint(line: str) -> Path:
 
 
 def _filesystem(line: str) -> tuple[str, str, str]:
-    """Type, source and options of the file system; the kernel escapes blanks in all of them."""
+    """Return type, source and options of the file system; the kernel escapes blanks in all of them."""
     fstype, source, options = line.rstrip("\n").partition(" - ")[2].split(" ")[:3]
     return fstype, source, options
 

@@ -1,7 +1,7 @@
-"""Where a memory device lies in physical memory, and what the kernel does with that memory.
+"""The place of a memory device in physical memory, and how the kernel uses that memory.
 
-Asks sysfs and /proc/iomem (which tells addresses to root only), and reads and edits `memmap=` words of a
-kernel command line. Addresses and sizes are bytes. Knows nothing of images, and starts nothing.
+Reads sysfs and /proc/iomem (which shows addresses only to root), and edits the `memmap=` words of a kernel
+command line. Addresses and sizes are in bytes.
 """
 
 import os
@@ -52,9 +52,9 @@ class Resource(NamedTuple):
 
 
 def span_of_device(device: Path, sys: Path = Path("/sys")) -> Span:
-    """The physical range of a pmem block device: that of its whole region, with what is kept beside it.
+    """Return the physical range of a pmem block device: its whole region, the kernel's part included.
 
-    Raises NoPhysicalRange for a device that has none.
+    Raises NoPhysicalRange for any other device.
     """
     try:
         number = device.stat().st_rdev
@@ -77,7 +77,7 @@ def span_of_device(device: Path, sys: Path = Path("/sys")) -> Span:
 
 
 def read_iomem(path: Path = Path("/proc/iomem")) -> list[Resource]:
-    """What physical memory is used for. Raises PramError when the kernel does not tell."""
+    """Return the uses of physical memory. Raises PramError when the kernel does not show them."""
     resources = list(parse_iomem(path.read_text(encoding="utf-8")))
     if not any(resource.span.start for resource in resources):
         raise PramError(f"{path} shows no addresses: root is needed")
@@ -85,7 +85,7 @@ def read_iomem(path: Path = Path("/proc/iomem")) -> list[Resource]:
 
 
 def parse_iomem(text: str) -> Iterator[Resource]:
-    """The lines of /proc/iomem, nested ones too."""
+    """Yield the lines of /proc/iomem, nested ones too."""
     for line in text.splitlines():
         match = _IOMEM_LINE.fullmatch(line)
         if match is not None:
@@ -93,24 +93,27 @@ def parse_iomem(text: str) -> Iterator[Resource]:
 
 
 def without_reserved(words: Iterable[str], span: Span) -> list[str]:
-    """The words of a command line without any `memmap=SIZE!START` for memory in `span`.
+    """Return the words of a command line without any `memmap=SIZE!START` for memory in `span`.
 
-    Raises PramError for a `memmap=` that reaches beyond `span`, or gives it another use: the next kernel
-    would lay its memory out in another way than this one.
+    Raises PramError for a `memmap=` that reaches beyond `span` or gives it another use: the next kernel
+    would use that memory in another way than this one.
     """
     kept = []
     for word in words:
         if word.startswith("memmap="):
             parts = word.removeprefix("memmap=").split(",")
             parts = [part for part in parts if not _reserves(part, span)]
-            word = "memmap=" + ",".join(parts) if parts else ""  # noqa: PLW2901 - what is left of it
+            word = "memmap=" + ",".join(parts) if parts else ""  # noqa: PLW2901 - without the removed parts
         if word:
             kept.append(word)
     return kept
 
 
 def _reserves(part: str, span: Span) -> bool:
-    """Whether a part of a `memmap=` word keeps memory in `span` free. Raises PramError, see above."""
+    """Return whether a part of a `memmap=` word keeps memory in `span` free.
+
+    Raises PramError as `without_reserved` does.
+    """
     match = _MEMMAP_PART.match(part)
     if match is None:
         return False
@@ -124,7 +127,7 @@ def _reserves(part: str, span: Span) -> bool:
 
 
 def _short(size_bytes: int) -> str:
-    """The number as one would write it: with the largest suffix that divides it."""
+    """Return the number with the largest suffix that divides it."""
     for shift, suffix in ((30, "G"), (20, "M"), (10, "K")):
         if size_bytes and size_bytes % (1 << shift) == 0:
             return f"{size_bytes >> shift}{suffix}"

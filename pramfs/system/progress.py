@@ -1,6 +1,6 @@
 """Progress of long work: a bar with rate and remaining time on a terminal, nothing elsewhere.
 
-Also a heartbeat for work that somebody else wants to follow.
+Also a heartbeat, for work that another process follows.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 
 _WIDTH = 30
-_COLUMNS = 80  # of a terminal that does not know
+_COLUMNS = 80  # of a terminal that does not tell its width
 _PERIOD_S = 0.1
-_QUIET_S = 0.5  # work that is done sooner needs no bar
+_QUIET_S = 0.5  # shorter work shows no bar
 _PAGE_BYTES = 4096
 
 
 class Bar:
-    """Counts units done out of `total` (0: nobody knows). Call it with the units done since last.
+    """Shows the units done out of `total` (0: unknown). Call it with the units done since the last call.
 
-    A context manager: the bar is gone from the terminal at its end.
+    A context manager, which clears the bar at its end.
     """
 
     def __init__(self, label: str, total: int, unit_bytes: int = _PAGE_BYTES) -> None:
@@ -37,7 +37,7 @@ class Bar:
         self.show(self.done + units, self.total)
 
     def show(self, done: int, total: int) -> None:
-        """Set both counts, for one who hears of them now and then."""
+        """Set both counts, for a caller that only learns totals."""
         self.done, self.total = done, total
         if self.visible and time.monotonic() >= self._next:
             self._next = time.monotonic() + _PERIOD_S
@@ -53,8 +53,10 @@ class Bar:
     def _draw(self) -> None:
         self._drawn = True
         columns = os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
-        text = self._text(columns)[: columns - 1]  # in one line: the next is drawn over it
-        text = "".join(char if char.isprintable() else "?" for char in text)  # names hold anything
+        text = self._text(columns)[: columns - 1]  # one line, so that the next bar overwrites it
+        text = "".join(
+            char if char.isprintable() else "?" for char in text
+        )  # names may hold any bytes
         print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def _text(self, columns: int) -> str:
@@ -72,9 +74,9 @@ class Bar:
 
 
 class Heartbeat:
-    """Calls `beat` now and every `period_s` seconds from a thread, as long as it is entered.
+    """Calls `beat` at once and then every `period_s` seconds from a thread, until the context ends.
 
-    Where no thread can be started, it is silent: what it tells of must go on.
+    If no thread can be started, it does nothing: the work itself must not fail because of that.
     """
 
     def __init__(self, period_s: float, beat: Callable[[], None]) -> None:

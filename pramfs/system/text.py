@@ -1,4 +1,4 @@
-"""How commands say things to people: names, numbers, times, and what is wrong."""
+"""Output of commands for people: messages, names, numbers and times; and safe standard streams."""
 
 import io
 import os
@@ -11,9 +11,9 @@ from pramfs.errors import EXIT_FAILED, EXIT_SYSTEM
 
 
 def with_standard_streams(command: Callable[[], int]) -> int:
-    """Run a command; returns its exit code, or that of what went wrong with its input and output.
+    """Run a command and return its exit code, or the one for an error of its input or output.
 
-    What it could not say to the end is a failure.
+    A command whose output could not be written completely has failed.
     """
     _hold_standard_streams()
     try:
@@ -22,7 +22,7 @@ def with_standard_streams(command: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        _drop_output()  # whoever read it has enough
+        _drop_output()  # the reader has closed the pipe
         return EXIT_FAILED
     except OSError as exc:
         complain(f"{exc.filename or 'standard input or output'}: {exc.strerror}")
@@ -31,7 +31,7 @@ def with_standard_streams(command: Callable[[], int]) -> int:
 
 
 def say(message: str) -> None:
-    """Say on standard output what the exit code tells, too: nothing fails when nobody hears it."""
+    """Print a message on standard output; errors are ignored, as the exit code says the same."""
     try:
         print(message, flush=True)
     except OSError:
@@ -39,23 +39,23 @@ def say(message: str) -> None:
 
 
 def complain(message: str) -> None:
-    """Say on standard error what is wrong."""
+    """Print an error message on standard error."""
     print(f"pramfs: {printable(message)}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """Text as it may be printed: bytes of names that are no UTF-8, and control characters, escaped."""
+    """Return the text with control characters, and bytes that are not UTF-8, escaped."""
     text = text.encode(errors="backslashreplace").decode()
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def frame_counts(frames: dict[str, int]) -> str:
-    """A summary of a frame table."""
+    """Return the summary of a frame table as text."""
     return ", ".join(f"{frames[key]} {key}" for key in ("used", "free", "banned", "reserved"))
 
 
 def duration(seconds: float) -> str:
-    """A time span in its largest unit."""
+    """Return a time span in its largest unit."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -63,12 +63,12 @@ def duration(seconds: float) -> str:
 
 
 def when(nanoseconds: int) -> str:
-    """A time of the clock, in ns since the epoch, as local time."""
+    """Return a time in nanoseconds since the epoch as local time."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(nanoseconds / 10**9))
 
 
 def node_lines(nodes: list[dict[str, Any]]) -> Iterator[str]:
-    """A table of nodes, with its heading; nothing when there are none."""
+    """Yield the lines of a table of nodes with its heading; none if there are no nodes."""
     if nodes:
         yield f"{'node':<24} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"
     for node in nodes:
@@ -79,21 +79,24 @@ def node_lines(nodes: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _hold_standard_streams() -> None:
-    """Make sure that they are open: else an image gets the number of one, and what is said gets into it."""
+    """Open the standard streams that are closed.
+
+    Otherwise an image could get the number of one, and messages would be written into it.
+    """
     for descriptor, mode in enumerate("rww"):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The other way round, so that whoever uses it hears of that; standard error is just lost.
+            # Opened the wrong way round, so that its use is an error; standard error is merely lost.
             wrong_way = os.O_RDONLY if descriptor == 1 else os.O_WRONLY
             os.set_inheritable(os.open(os.devnull, wrong_way), True)
             stream = open(descriptor, mode, closefd=False)  # noqa: SIM115
             setattr(sys, ("stdin", "stdout", "stderr")[descriptor], stream)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files may be any bytes, and what is said of them must not fail over that.
+        # Names of files may be any bytes, and printing them must not fail.
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
-    """Say nothing more, not even at exit."""
+    """Discard all further output, even that at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

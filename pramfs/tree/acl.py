@@ -1,7 +1,7 @@
-"""POSIX access control lists: what an ACL means for the mode, and what a mode change means for the ACL.
+"""POSIX access control lists: keep an ACL and the mode of its file consistent (acl(5)).
 
-The kernel checks permissions against them; a file system keeps them in step with the mode (acl(5)). Values
-are those of the extended attributes `system.posix_acl_access` and `system.posix_acl_default`.
+The kernel checks permissions against ACLs; the rest is left to the file system. Values are those of the
+extended attributes `system.posix_acl_access` and `system.posix_acl_default`.
 """
 
 import struct
@@ -19,7 +19,7 @@ _PERMISSIONS = 7
 
 
 class Entry(NamedTuple):
-    """One entry: whom it is for, what it grants (rwx), and the id of a named user or group."""
+    """One entry: its tag (whom it is for), the permissions (rwx), and the id of a named user or group."""
 
     tag: int
     perm: int
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
 
 def parse(value: bytes) -> list[Entry]:
-    """The entries of an ACL. Raises ValueError for what is none, by the rules of acl_valid(3)."""
+    """Parse an ACL into its entries. Raises ValueError if it is invalid by the rules of acl_valid(3)."""
     if value[:4] != _VERSION or len(value) % _ENTRY.size != len(_VERSION):
         raise ValueError("not an ACL of version 2")
     entries = [Entry._make(fields) for fields in _ENTRY.iter_unpack(value[4:])]
@@ -47,26 +47,26 @@ def parse(value: bytes) -> list[Entry]:
 
 
 def is_mode(entries: list[Entry]) -> bool:
-    """Whether the mode says all that the ACL says."""
+    """Return whether the mode alone says the same as the ACL."""
     return all(entry.tag in (_USER_OBJ, _GROUP_OBJ, _OTHER) for entry in entries)
 
 
 def mode_of(entries: list[Entry]) -> int:
-    """The permission bits of a file with this ACL: its mask stands for the group."""
+    """Return the permission bits of a file with this ACL: the mask stands in for the group."""
     perms = {entry.tag: entry.perm for entry in entries if entry.tag in _ONCE}
     group = perms.get(_MASK, perms[_GROUP_OBJ])
     return perms[_USER_OBJ] << 6 | group << 3 | perms[_OTHER]
 
 
 def with_mode(entries: list[Entry], mode: int) -> bytes:
-    """The ACL after chmod(2) to `mode`."""
+    """Return the ACL, packed, after chmod(2) to `mode`."""
     group_tag = _MASK if any(entry.tag == _MASK for entry in entries) else _GROUP_OBJ
     perms = {_USER_OBJ: mode >> 6 & 7, group_tag: mode >> 3 & 7, _OTHER: mode & 7}
     return pack([entry._replace(perm=perms.get(entry.tag, entry.perm)) for entry in entries])
 
 
 def inherited(default: list[Entry], mode: int) -> list[Entry]:
-    """The access ACL of a new file with `mode` in a directory with this default ACL."""
+    """Return the access ACL of a new file with `mode` in a directory with this default ACL."""
     allowed = {
         _USER_OBJ: mode >> 6 & 7,
         _MASK: mode >> 3 & 7,
@@ -80,5 +80,5 @@ def inherited(default: list[Entry], mode: int) -> list[Entry]:
 
 
 def pack(entries: list[Entry]) -> bytes:
-    """The value of the extended attribute."""
+    """Return the value of the extended attribute."""
     return _VERSION + b"".join(_ENTRY.pack(*entry) for entry in entries)

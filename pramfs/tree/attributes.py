@@ -1,7 +1,7 @@
 """Operations on one inode, whatever its names: attributes, extended attributes and ACLs, data.
 
-The layer of a `tree` that knows no directories. Errors are OSErrors with the errno that the call has on
-Linux.
+This is the layer of `tree` that needs no directories. Errors are OSErrors with the errno that the system
+call has on Linux.
 """
 
 import errno
@@ -33,10 +33,10 @@ _RELATIME_NS = 24 * 3600 * 10**9
 
 @dataclass(slots=True)
 class Changes:
-    """What `Tree.setattr` is to change; None is left as it is. Times in nanoseconds.
+    """What `Tree.setattr` changes; None leaves an attribute as it is. Times are in nanoseconds.
 
-    `drop_setid`: the content changes, by somebody who may not keep set-id bits and capabilities. `in_group`:
-    who asks is in the file's group, or root.
+    `drop_setid`: the contents change, and the caller may not keep set-id bits and capabilities. `in_group`:
+    the caller is in the group of the file, or is root.
     """
 
     mode: int | None = None
@@ -51,7 +51,7 @@ class Changes:
 
 
 class InodeOperations:
-    """What a tree does with an inode once it is found."""
+    """The operations of a tree on an inode that has been looked up."""
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
@@ -60,7 +60,7 @@ class InodeOperations:
         self.changed = False  # since the last save
 
     def setattr(self, inode: Inode, changes: Changes) -> None:
-        """Change attributes. Raises EISDIR, EINVAL, EFBIG, ENOSPC for sizes; nothing is changed then."""
+        """Change attributes. Raises EISDIR, EINVAL, EFBIG, ENOSPC for sizes, and changes nothing then."""
         now = now_ns()
         if changes.size is not None:
             self._set_size(inode, changes.size, now)
@@ -80,7 +80,7 @@ class InodeOperations:
         self.changed = True
 
     def getxattr(self, inode: Inode, name: bytes) -> bytes:
-        """The value of an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
+        """Return the value of an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
         if inode.xattrs is None or name not in inode.xattrs:
             _check_xattr_name(name)
             raise posix_error(errno.ENODATA)
@@ -89,7 +89,7 @@ class InodeOperations:
     def setxattr(self, inode: Inode, name: bytes, value: bytes, *, in_group: bool = True) -> None:
         """Set an extended attribute. Raises ENOTSUP, ERANGE, EINVAL, E2BIG, ENOSPC; EACCES for ACLs.
 
-        `in_group`: who asks is in the file's group, or root.
+        `in_group`: the caller is in the group of the file, or is root.
         """
         _check_xattr_name(name)
         if len(name) > NAME_MAX_BYTES:
@@ -115,14 +115,14 @@ class InodeOperations:
             raise posix_error(errno.ENODATA)
 
     def readlink(self, inode: Inode) -> bytes:
-        """The target of a symbolic link. Raises EINVAL for another kind."""
+        """Return the target of a symbolic link. Raises EINVAL for another kind of file."""
         if not isinstance(inode, Symlink):
             raise posix_error(errno.EINVAL)
         self.touch_atime(inode)
         return inode.target
 
     def touch_atime(self, inode: Inode) -> None:
-        """It has been read: update atime as relatime does."""
+        """Update atime after a read, as relatime does."""
         now = now_ns()
         atime = inode.atime
         if atime <= inode.mtime or atime <= inode.ctime or now - atime >= _RELATIME_NS:
@@ -133,14 +133,14 @@ class InodeOperations:
     ) -> int:
         """Write all of `data`. Raises OSError(EFBIG, ENOSPC), FramesHeld.
 
-        Whoever caches writes says later by `setattr` when they were made, and clears `set_times`.
+        With a write-back cache the kernel sets the times later by `setattr`: then `set_times` is false.
         """
         if offset + len(data) > FILE_MAX_BYTES:
             raise posix_error(errno.EFBIG)
         try:
             self.data.write(file, offset, data)
         finally:
-            self.changed = True  # what does not fit may have been written in part
+            self.changed = True  # also after an error: a part may have been written
         if set_times:
             file.mtime = file.ctime = now_ns()
         return len(data)
@@ -166,20 +166,20 @@ class InodeOperations:
             _clear_setid(inode, changes.in_group)
 
     def _set_mode(self, inode: Inode, mode: int) -> None:
-        """Set the permission bits, and the ACL with them."""
+        """Set the permission bits, and update the ACL to match."""
         value = (inode.xattrs or {}).get(acl.ACCESS)
         if value is not None:
             self._put_xattr(inode, acl.ACCESS, acl.with_mode(_parse_acl(value), mode))
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
 
     def _set_access_acl(self, inode: Inode, value: bytes) -> None:
-        """Set the ACL, and the permission bits with it; one that only says the mode is not kept."""
+        """Set the ACL, and update the permission bits to match; an ACL equal to the mode is not stored."""
         entries = _parse_acl(value)
         inode.mode = inode.mode & ~0o777 | acl.mode_of(entries)
         self._put_xattr(inode, acl.ACCESS, None if acl.is_mode(entries) else value)
 
     def _inherit_permissions(self, inode: Inode, default_acl: bytes | None, umask: int) -> None:
-        """Give a new file what the default ACL of its directory says; without one the umask counts."""
+        """Apply the default ACL of its directory to a new file, or the umask if there is none."""
         if default_acl is None:
             inode.mode &= ~umask
             return
@@ -189,7 +189,7 @@ class InodeOperations:
             self._put_xattr(inode, acl.DEFAULT, default_acl)
 
     def _put_xattr(self, inode: Inode, name: bytes, value: bytes | None) -> None:
-        """Set an extended attribute, or with None remove it."""
+        """Set an extended attribute, or remove it if `value` is None."""
         before_bytes = inode.record_bytes()
         xattrs = inode.xattrs or {}
         if value is None:
@@ -204,12 +204,12 @@ class InodeOperations:
 
 
 def gives_rights(inode: Inode) -> bool:
-    """Whether a program that is in it runs with rights that are not its caller's."""
+    """Return whether the file, if executed, gives its caller more rights: set-id bits or capabilities."""
     return bool(inode.mode & (stat.S_ISUID | stat.S_ISGID)) or CAPABILITY in (inode.xattrs or {})
 
 
 def default_acl_of(parent: Directory) -> bytes | None:
-    """The default ACL of a directory. Raises EINVAL for one that is none: images may hold anything."""
+    """Return the default ACL of a directory. Raises EINVAL if it is invalid, as in a forged image."""
     value = (parent.xattrs or {}).get(acl.DEFAULT)
     if value is not None:
         _parse_acl(value)
@@ -217,14 +217,14 @@ def default_acl_of(parent: Directory) -> bytes | None:
 
 
 def inherited_acl_bytes(default_acl: bytes | None) -> int:
-    """The metadata, at most, that a new file gets from the default ACL of its directory."""
+    """Return the most bytes of metadata that a new file gets from the default ACL of its directory."""
     if default_acl is None:
         return 0
     return 2 * (layout.XATTR.size + len(acl.DEFAULT) + len(default_acl))
 
 
 def _check_xattr_name(name: bytes) -> None:
-    """Raise ENOTSUP for a namespace that there is not, EINVAL for no name in it or one with a NUL."""
+    """Raise ENOTSUP for an unknown namespace, EINVAL for an empty name or one with a NUL."""
     if not name.startswith(XATTR_NAMESPACES) and name not in (acl.ACCESS, acl.DEFAULT):
         raise posix_error(errno.ENOTSUP)
     if name in XATTR_NAMESPACES or b"\0" in name:
@@ -239,16 +239,17 @@ def _parse_acl(value: bytes) -> list[acl.Entry]:
 
 
 def _check_default_acl(inode: Inode, value: bytes) -> None:
-    """Raise EACCES for what is no directory, EINVAL for what is no ACL."""
+    """Raise EACCES if `inode` is no directory, EINVAL if `value` is no valid ACL."""
     if not isinstance(inode, Directory):
         raise posix_error(errno.EACCES)
     _parse_acl(value)
 
 
 def _clear_setid(inode: Inode, in_group: bool) -> None:
-    """The file has got other content or another owner: it may not lend its owner's rights any more.
+    """Clear the set-id bits and capabilities of a file whose contents or owner have changed.
 
-    Without execution by the group, set-gid lends none and stays for a member of the group.
+    Set-gid without execute permission for the group gives no rights, and stays if a member of the group
+    made the change.
     """
     inode.mode &= ~stat.S_ISUID
     if inode.mode & stat.S_IXGRP or not in_group:

@@ -1,7 +1,7 @@
-"""The data of regular files: read, write, truncate, by shadow paging.
+"""The data of regular files: read, write and truncate, with copy-on-write.
 
-A frame that the last save holds is never written: changing such a page puts it into a new frame. Past
-the end of a file, up to the end of its last page, there are always zeros.
+A frame of the last save is never written: a page that changes is copied to a new frame first. The last
+page of a file always holds zeros after the end of the file.
 """
 
 from pramfs.errors import FramesHeld
@@ -16,14 +16,14 @@ _OFFSET_MASK = PAGE_SIZE - 1
 
 
 class FileData:
-    """Reads and writes the data of all files of a tree, whose pages it counts in the `space`."""
+    """Reads and writes the data of all files of a tree, and counts their pages in `space`."""
 
     def __init__(self, arena: Arena, space: Space) -> None:
         self._arena = arena
         self._space = space
 
     def read(self, file: File, offset: int, size: int) -> bytes | memoryview:
-        """The bytes from `offset`, at most `size`, fewer only at the end of the file.
+        """Return `size` bytes from `offset`, or fewer at the end of the file.
 
         Raises DamagedPage for a page that fails its first verification.
         """
@@ -42,7 +42,7 @@ class FileData:
             if not file_extents[0].pfn:
                 return bytes(size)
             return self._arena.view(file_extents[0].pfn, count)[skip : skip + size]
-        # Not views: joining would touch mapped memory, see the head of `arena`.
+        # Not views: joining them would access mapped memory, see the docstring of `arena`.
         pieces = [
             self._arena.read(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
             for _, pfn, count in file_extents
@@ -52,7 +52,7 @@ class FileData:
     def write(self, file: File, offset: int, data: bytes | memoryview) -> int:
         """Write all of `data` at `offset`.
 
-        Raises OSError(ENOSPC), and what was written till then stays; FramesHeld says how much that is.
+        Raises OSError(ENOSPC) or FramesHeld; what was written before stays, and FramesHeld says how much.
         """
         if file.pages is None:
             file.pages = PageMap()
@@ -74,7 +74,7 @@ class FileData:
         return len(data)
 
     def truncate(self, file: File, length: int) -> None:
-        """Cut the file off or extend it by a hole."""
+        """Cut the file off at `length`, or extend it to that with a hole."""
         if length < file.length and file.pages is not None:
             if length & _OFFSET_MASK:
                 self._clear_tail(file.pages, length)
@@ -86,11 +86,11 @@ class FileData:
         file.length = length
 
     def discard(self, file: File) -> None:
-        """The file is gone: give all its frames up."""
+        """Release all frames of a file that is gone."""
         self.truncate(file, 0)
 
     def relocate_banned(self, file: File) -> None:
-        """Move the pages that lie in banned frames (patch 9 of the 2013 series)."""
+        """Relocate the pages that are in banned frames (patch 9 of the 2013 series)."""
         banned = self._arena.table.banned
         for start, pfns in file.pages.chunks() if file.pages else ():
             for index, pfn, count in file_extents_of(start, pfns):
@@ -100,7 +100,7 @@ class FileData:
                             pfns[index - start + at] = self._arena.relocate(pfn + at)
 
     def leave_out_orphan(self, file: File) -> None:
-        """No save will hold the file, for it has no name any more: none is to fail because of its pages."""
+        """Leave the pages of an orphan inode out of saves, so that none fails because of them."""
         for start, pfns in file.pages.chunks() if file.pages else ():
             for _, pfn, count in file_extents_of(start, pfns):
                 if pfn:
@@ -109,7 +109,7 @@ class FileData:
     # --- helpers ---------------------------------------------------------------------------------
 
     def _write_some(self, pages: PageMap, offset: int, data: memoryview) -> int:
-        """Write the first part of `data` that can be written in one go; returns its size in bytes."""
+        """Write the first part of `data`, as much as goes in one step; return its size in bytes."""
         if offset & _OFFSET_MASK or len(data) < 2 * PAGE_SIZE:
             done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(data))
             self._write_page(pages, offset, data[:done])
@@ -127,7 +127,7 @@ class FileData:
         return len(part)
 
     def _written_alike(self, pfn: int, count: int) -> int:
-        """How many of these frames can be written in place, or have to be copied, as the first has."""
+        """Return how many frames from `pfn` on are written as the first is, in place or to a copy."""
         table = self._arena.table
         if table.uniform(pfn, count):
             return count
@@ -137,9 +137,9 @@ class FileData:
         )
 
     def _put_new(self, pages: PageMap, index: int, data: memoryview) -> None:
-        """Write pages of one chunk into new frames, and map those instead of what is mapped there.
+        """Write pages of one chunk to new frames, and map these in place of the old ones.
 
-        All of them or none, so that no page is ever mapped past the end of its file.
+        Writes all of them or none, so that no page is ever mapped past the end of its file.
         """
         arena, count = self._arena, len(data) >> PAGE_SHIFT
         extents = arena.allocate(count, self._space.frames_to_keep_free(count))
@@ -160,7 +160,7 @@ class FileData:
                 arena.release(pfn, pages_replaced)
 
     def _put_new_page(self, pages: PageMap, index: int, data: bytes | memoryview) -> None:
-        """What `_put_new` does, for one page: most files have one."""
+        """Do the same as `_put_new` for a single page, faster: most files have one."""
         arena = self._arena
         pfn = arena.allocate(1, self._space.frames_to_keep_free(1))[0].pfn
         try:
@@ -181,7 +181,7 @@ class FileData:
             data = data[extent.frames << PAGE_SHIFT :]
 
     def _write_page(self, pages: PageMap, offset: int, data: bytes | memoryview) -> None:
-        """Write one page or a part of it."""
+        """Write one page, or a part of it."""
         index, start = offset >> PAGE_SHIFT, offset & _OFFSET_MASK
         pfn = pages.get(index)
         if pfn and self._arena.table.writable(pfn):
@@ -194,7 +194,7 @@ class FileData:
         self._put_new_page(pages, index, data)
 
     def _clear_tail(self, pages: PageMap, length: int) -> None:
-        """Zero what follows `length` in its page."""
+        """Zero the rest of the page that contains `length`."""
         if pages.get(length >> PAGE_SHIFT):
             zeros = bytes(PAGE_SIZE - (length & _OFFSET_MASK))
             self._write_page(pages, length, zeros)

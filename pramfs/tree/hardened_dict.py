@@ -1,8 +1,8 @@
 """A dict of integers hardened against hash flooding: inode numbers of an image, chunks of a sparse file.
 
-The hash of an int is the int itself, and where in a dict Python looks for it follows from nothing else. So
-numbers can be forged that are all looked for in the same slots, each behind all the others: n of them take
-the square of n. What is here takes as long for any numbers.
+The hash of an int is the int itself, and it alone decides which slots of a dict are probed. So an attacker
+can choose n integers that all probe the same slots, which takes time proportional to n squared. The dict
+defined here takes the same time for any integers.
 """
 
 import os
@@ -12,17 +12,17 @@ from typing import Any, TypeVar
 
 V = TypeVar("V")
 
-FEW = 4096  # numbers of which the square is not worth a thought: it takes some 10 ms
+FEW = 4096  # integers, the square of which takes only some 10 ms
 
-# The hash of a long int is the int modulo a prime, so number * factor + addend is a universal hash function
-# to whoever does not know the two. Less will not do: numbers that meet do so xor a secret, too.
+# The hash of a large int is the int modulo a prime, so number * factor + addend, with both secret, is a
+# universal hash function. Xor with a secret would not do: integers that collide still collide after it.
 _PRIME = sys.hash_info.modulus
 _FACTOR = int.from_bytes(os.urandom(16), "little") % (_PRIME - 1) + 1
 _ADDEND = int.from_bytes(os.urandom(16), "little") % _PRIME
 
 
 class HardenedDict(MutableMapping[int, V]):
-    """A dict of numbers in slots that nobody can foretell; it takes a tenth of a microsecond more."""
+    """A dict of integers in slots that nobody can predict; each access takes 0.1 µs more."""
 
     __slots__ = ("_values",)
 
@@ -44,7 +44,7 @@ class HardenedDict(MutableMapping[int, V]):
     def __len__(self) -> int:
         return len(self._values)
 
-    # What Mapping makes of the above would do, but takes twice as long.
+    # The methods that Mapping derives from those above would do, but take twice as long.
 
     def get(self, number: int, default: Any = None) -> Any:
         return self._values.get(number * _FACTOR + _ADDEND, default)
@@ -54,19 +54,19 @@ class HardenedDict(MutableMapping[int, V]):
 
 
 def is_dense(count: int, end: int) -> bool:
-    """Whether `count` numbers from 1 to `end` - 1 may be in a dict, whoever has chosen them.
+    """Return whether `count` integers from 1 to `end` - 1 may be in a plain dict, whoever chose them.
 
-    They may when they are few, or at least half of all that there are: a dict that grows gets three times as
-    many slots as it has keys, so it has more than `end`, and each number looks first into a slot of its own.
+    They may if they are few, or at least half of the range: a dict that grows gets three times as many slots
+    as it has keys, which is more than `end`, so that each integer probes a slot of its own first.
     """
     return count <= FEW or end <= 2 * count
 
 
 def room_for(count: int, end: int) -> MutableMapping[int, V | None]:
-    """A map for `count` numbers from 1 to `end` - 1, to be put in in any order; some may be in it, with None.
+    """Return a map for `count` integers from 1 to `end` - 1, to be added in any order.
 
-    A dict is smaller than that while it grows, and the first numbers might be those that meet. So one that is
-    to hold half of all numbers holds all of them at first.
+    A plain dict has fewer slots while it grows, and the first keys might be those that collide. So one that
+    is to hold at least half of the range is returned with all of it as keys, with the value None.
     """
     if end <= 2 * count:
         return dict.fromkeys(range(1, end))

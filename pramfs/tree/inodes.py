@@ -1,7 +1,7 @@
-"""Inodes: what each kind of file is made of, and the limits of that. What can be done with them is in `tree`.
+"""Inodes: the data of each kind of file, and its limits. Operations on them are in `tree`.
 
-Times are nanoseconds since the epoch. `refs` counts who still knows the inode although no directory
-names it: open files and the kernel's cache.
+Times are nanoseconds since the epoch. `refs` counts the references by open files and by the kernel's cache
+(its lookup count), which keep an inode alive without a name.
 """
 
 import stat
@@ -11,29 +11,29 @@ from pramfs.storage import layout
 from pramfs.tree.pagemap import PageMap
 
 ROOT_INO = 1
-INO_MAX = (1 << 63) - 1  # the bit that is left is used in file handles, see `fuse.operations`
+INO_MAX = (1 << 63) - 1  # the remaining bit is used in file handles, see `fuse.operations`
 NAME_MAX_BYTES = 255
 SYMLINK_MAX_BYTES = 4095
-PATH_MAX_BYTES = 4096  # of a path that a call takes
+PATH_MAX_BYTES = 4096  # of a path that a system call accepts
 FILE_MAX_BYTES = (1 << 63) - 1
 XATTR_VALUE_MAX_BYTES = 65536
 NLINK_MAX = (1 << 32) - 1
 
 _CLOCK_REALTIME_COARSE = 5  # as in linux/time.h; Python has no name for it
 
-DIRENT_SIZE = 20  # bytes of st_size a directory entry counts for, as on tmpfs
+DIRENT_SIZE = 20  # bytes that an entry adds to st_size of its directory, as on tmpfs
 
 
 def now_ns() -> int:
-    """Nanoseconds since the epoch, by the clock that the kernel sets times of cached writes with.
+    """Return nanoseconds since the epoch, from the clock that the kernel uses for cached writes.
 
-    A finer one would let a file be changed before it was made.
+    With a finer clock, a file could seem to be modified before it was created.
     """
     return clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 class Inode:
-    """What all kinds have. `Xattrs` is None for the many that have none."""
+    """The attributes that all kinds of files have. `xattrs` is None if there are none, as for most."""
 
     __slots__ = (
         "atime",
@@ -72,7 +72,7 @@ class Inode:
         return 0
 
     def record_bytes(self) -> int:
-        """What the inode takes in a tree's metadata, without the entries of a directory."""
+        """Return the bytes that the inode takes in the metadata, not counting entries of a directory."""
         size = layout.INODE.size
         if self.xattrs is not None:
             for name, value in self.xattrs.items():
@@ -100,7 +100,7 @@ class File(Inode):
 
 
 class Directory(Inode):
-    """A directory: names to inodes. The root is its own parent."""
+    """A directory, which maps names to inodes. The root is its own parent."""
 
     __slots__ = ("entries", "parent")
 

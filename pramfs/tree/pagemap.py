@@ -1,8 +1,8 @@
-"""Which frame holds which page of a file. Knows nothing of what is in them.
+"""The map of a file's pages to the frames that hold them, whatever these contain.
 
-The map is cut into chunks of 512 pages, each an array of pfns that is as long as the last page in it
-needs; pfn 0 is a hole. Chunk 0 has a place of its own because most files are small, and all others are
-in a dict because files may be huge and sparse. 4 bytes a page, no objects a page.
+The map consists of chunks of 512 pages, each an array of pfns up to the last page that is mapped; pfn 0 is
+a hole. Chunk 0 is an attribute, because most files are small; the others are in a dict, because files may
+be huge and sparse. A page takes 4 bytes and no object.
 """
 
 from array import array
@@ -17,13 +17,13 @@ CHUNK_SHIFT = 9
 CHUNK_PAGES = 1 << CHUNK_SHIFT
 _MASK = CHUNK_PAGES - 1
 
-# Whoever writes a sparse file chooses the numbers of its chunks. Below this one (32 GiB) too few of them meet
-# in a dict to matter: some 600, and looking for one of those takes half a microsecond.
+# The writer of a sparse file chooses the numbers of its chunks. Below this one (32 GiB) too few can collide
+# in a dict to matter: some 600, and looking one of these up takes half a microsecond.
 _FAR = 1 << 14
 
 
 class FileExtent(NamedTuple):
-    """`pages` pages of a file from page `page`, in consecutive frames from `pfn`; pfn 0: a hole."""
+    """`pages` pages of a file from page `page` on, in consecutive frames from `pfn` on; pfn 0 is a hole."""
 
     page: int
     pfn: int
@@ -41,13 +41,13 @@ class PageMap:
         self._rest: MutableMapping[int, array[int]] | None = None
 
     def get(self, index: int) -> int:
-        """The frame of page `index`, 0 for a hole."""
+        """Return the frame of page `index`, 0 for a hole."""
         chunk = self._chunk(index >> CHUNK_SHIFT)
         at = index & _MASK
         return chunk[at] if chunk is not None and at < len(chunk) else 0
 
     def pfns(self, index: int, count: int) -> "array[int]":
-        """The frames of `count` pages from `index`, all in one chunk; 0 for holes."""
+        """Return the frames of `count` pages from `index`, all in one chunk; 0 for holes."""
         chunk = self._chunk(index >> CHUNK_SHIFT)
         at = index & _MASK
         found = chunk[at : at + count] if chunk is not None else array("I")
@@ -76,9 +76,9 @@ class PageMap:
         chunk[at : at + count] = array("I", range(pfn, pfn + count))
 
     def load(self, indices: "array[int]", pfns: "array[int]") -> None:
-        """Fill an empty map with pages in ascending order of index, as a save holds them.
+        """Fill an empty map with pages in ascending order of index, as they are in a save.
 
-        Raises ValueError when they are not in that order.
+        Raises ValueError if they are not in that order.
         """
         count = len(pfns)
         if not count:
@@ -97,7 +97,7 @@ class PageMap:
             self.put(index, pfn, 1)
 
     def cut(self, first: int) -> list[Extent]:
-        """Unmap all pages from `first` on; returns the frames they were in."""
+        """Unmap all pages from `first` on, and return the frames that they were in."""
         number, at = first >> CHUNK_SHIFT, first & _MASK
         gone: list[int] = []
         if self._rest:
@@ -117,20 +117,20 @@ class PageMap:
         return list(extents_of(freed))
 
     def file_extents(self, index: int, count: int) -> Iterator[FileExtent]:
-        """What `count` pages from `index` are made of, in order, holes included."""
+        """Yield the extents of `count` pages from `index`, in order, holes included."""
         end = index + count
         while index < end:
             part = min(end - index, CHUNK_PAGES - (index & _MASK))
             chunk = self._chunk(index >> CHUNK_SHIFT)
             if chunk is None:
-                # A chunk is 2 MiB of hole: a sparse file read across terabytes must not be walked by pages.
+                # A missing chunk is a hole of 2 MiB: a sparse file of terabytes must not be walked by pages.
                 yield FileExtent(index, 0, part)
             else:
                 yield from file_extents_of(index, self.pfns(index, part))
             index += part
 
     def chunks(self) -> Iterator[tuple[int, "array[int]"]]:
-        """The index of the first page, and the pfns, of every chunk that has pages, in order."""
+        """Yield the index of the first page and the pfns of every chunk with pages, in order."""
         if self._head is not None:
             yield 0, self._head
         if self._rest:
@@ -155,7 +155,7 @@ class PageMap:
         return chunk
 
     def _trim(self, number: int, chunk: "array[int]") -> None:
-        """Drop holes at the end of a chunk, and the chunk if nothing is left."""
+        """Drop holes at the end of a chunk, and the chunk itself if it is empty then."""
         while chunk and not chunk[-1]:
             chunk.pop()
         if chunk:
@@ -167,7 +167,7 @@ class PageMap:
 
 
 def file_extents_of(index: int, pfns: "array[int]") -> Iterator[FileExtent]:
-    """What the pages from `index` on, whose frames are `pfns`, are made of, holes included."""
+    """Yield the extents of the pages from `index` on, whose frames are `pfns`, holes included."""
     if 0 not in pfns:
         for extent in extents_of(pfns):
             yield FileExtent(index, extent.pfn, extent.frames)

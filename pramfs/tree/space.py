@@ -1,6 +1,6 @@
-"""What a tree and its next save take, counted as it changes: known at any time without a walk.
+"""The frames that a tree and its next save need, counted as the tree changes, so that no walk is needed.
 
-ENOSPC therefore comes to the writer, never to the save.
+ENOSPC therefore fails the writer, never the save.
 """
 
 from pramfs.pram.links import link_count
@@ -10,7 +10,7 @@ from pramfs.storage.layout import PAGE_SIZE
 
 
 class Space:
-    """The frames of one tree. Whoever changes the tree, or publishes it, keeps the counts."""
+    """The counts of one tree. Code that changes or publishes the tree updates them."""
 
     def __init__(self, arena: Arena) -> None:
         self.pages = 0  # of data
@@ -22,11 +22,11 @@ class Space:
         self._arena = arena
 
     def frames_to_keep_free(self, pages: int = 0, metadata_bytes: int = 0) -> int:
-        """Frames that data and metadata may not take: a save needs them, and then the save after it.
+        """Return the number of frames that must stay free: the next save needs them, or the one after it.
 
-        The next save gives the frames of the last one back. Where these are fewer than it takes, a
-        full tree could be saved, and then not be mounted again for want of frames for one more save.
-        With that many more `pages` and `metadata_bytes` than there are now.
+        `pages` and `metadata_bytes` are what is about to be added. The next save frees the frames of the
+        last one. If these were fewer than it takes, a full tree could be saved, but then not be mounted
+        again, because a mount needs the frames for one more save.
         """
         metadata = -(-(self.metadata_bytes + metadata_bytes) // PAGE_SIZE)
         links = link_count(self.pages + pages) + link_count(metadata)
@@ -35,5 +35,5 @@ class Space:
         return moves + lasting + max(0, lasting - self.saved_frames)
 
     def require_metadata(self, more_bytes: int) -> None:
-        """Raise OSError(ENOSPC) unless saves still fit with that much more metadata."""
+        """Raise OSError(ENOSPC) unless saves still fit after adding that much metadata."""
         self._arena.require_free(self.frames_to_keep_free(metadata_bytes=more_bytes))

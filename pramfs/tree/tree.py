@@ -1,8 +1,8 @@
-"""The tree of files: a complete synchronous POSIX tree over an arena. No FUSE in it.
+"""The tree of files: a complete synchronous POSIX tree over an arena, without FUSE.
 
-Errors are OSErrors with the errno that the call has on Linux. Permissions are the caller's business
-(the kernel checks them, see mount option default_permissions); everything else of a call is done here:
-existence, kinds, limits, link counts, which times change, set-id bits, accounting for the next save.
+Errors are OSErrors with the errno that the system call has on Linux. Permissions are not checked here (the
+kernel does it, see the mount option default_permissions), but everything else is: existence, kinds of
+files, limits, link counts, which times change, set-id bits, room for the next save.
 """
 
 import errno
@@ -45,7 +45,7 @@ _RENAME_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who makes a new file, and which permissions they never give (where no default ACL says)."""
+    """The uid and gid of a new file, and the umask, which counts where there is no default ACL."""
 
     uid: int
     gid: int
@@ -53,7 +53,7 @@ class Owner:
 
 
 class Tree(InodeOperations):
-    """All inodes of one tree, their names, and the operations on both."""
+    """All inodes of one tree and their names, with the operations on both."""
 
     def __init__(self, arena: Arena, *, inodes_max: int, generation: int) -> None:
         super().__init__(arena)
@@ -83,7 +83,7 @@ class Tree(InodeOperations):
         metadata_bytes: int,
         pages: int,
     ) -> None:
-        """Become the tree that a save holds: its inodes, and what they take (at most)."""
+        """Take over the tree of a save: its inodes, and the most metadata and pages that they take."""
         self.inodes = inodes
         self.next_ino = next_ino
         self.space.pages = pages
@@ -92,28 +92,28 @@ class Tree(InodeOperations):
     # --- looking ---------------------------------------------------------------------------------
 
     def get(self, ino: int) -> Inode:
-        """The inode of that number. Raises ENOENT."""
+        """Return the inode of that number. Raises ENOENT."""
         inode = self.inodes.get(ino)
         if inode is None:
             raise posix_error(errno.ENOENT)
         return inode
 
     def directory(self, ino: int) -> Directory:
-        """The directory of that number. Raises ENOENT, ENOTDIR."""
+        """Return the directory of that number. Raises ENOENT, ENOTDIR."""
         inode = self.get(ino)
         if not isinstance(inode, Directory):
             raise posix_error(errno.ENOTDIR)
         return inode
 
     def file(self, ino: int) -> File:
-        """The regular file of that number. Raises ENOENT, EISDIR, EINVAL."""
+        """Return the regular file of that number. Raises ENOENT, EISDIR, EINVAL."""
         inode = self.get(ino)
         if isinstance(inode, File):
             return inode
         raise posix_error(errno.EISDIR if isinstance(inode, Directory) else errno.EINVAL)
 
     def lookup(self, parent: Directory, name: bytes) -> Inode:
-        """The inode that `name` names. Raises ENOENT, ENAMETOOLONG."""
+        """Return the inode of that name in `parent`. Raises ENOENT, ENAMETOOLONG."""
         inode = parent.entries.get(name)
         if inode is not None:
             return inode
@@ -137,7 +137,7 @@ class Tree(InodeOperations):
         rdev: int = 0,
         target: bytes = b"",
     ) -> Inode:
-        """Make a file of the kind that `mode` says. Raises EEXIST, ENOENT, ENAMETOOLONG, EINVAL, ENOSPC."""
+        """Create a file of the kind in `mode`. Raises EEXIST, ENOENT, ENAMETOOLONG, EINVAL, ENOSPC."""
         _check_new_name(parent, name)
         if stat.S_IFMT(mode) not in KINDS or mode >> 16 or rdev >> 32:
             raise posix_error(errno.EINVAL)
@@ -171,7 +171,7 @@ class Tree(InodeOperations):
         self._add_entry(parent, name, inode, now)
 
     def unlink(self, parent: Directory, name: bytes) -> None:
-        """Remove a name of what is no directory. Raises ENOENT, EISDIR."""
+        """Remove a name of a file that is no directory. Raises ENOENT, EISDIR."""
         inode = self.lookup(parent, name)
         if isinstance(inode, Directory):
             raise posix_error(errno.EISDIR)
@@ -197,7 +197,7 @@ class Tree(InodeOperations):
         flags: int = 0,
         owner: Owner | None = None,
     ) -> None:
-        """Move a name, with the flags of renameat2(2); a whiteout in its old place is `owner`'s.
+        """Move a name, with the flags of renameat2(2); a whiteout in the old place belongs to `owner`.
 
         Raises ENOENT, EBUSY, EEXIST, EINVAL, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, ENOSPC.
         """
@@ -236,20 +236,20 @@ class Tree(InodeOperations):
     # --- references ------------------------------------------------------------------------------
 
     def forget(self, inode: Inode, count: int = 1) -> None:
-        """Drop `count` of the inode's refs; what nobody names or knows any more is gone."""
+        """Drop `count` references to the inode; without references and names it is deleted."""
         inode.refs -= count
         if not inode.refs and not inode.nlink:
             self._orphans -= 1
             self._delete(inode)
 
     def named_inodes(self) -> int:
-        """Inodes that a save holds: not those that are only open."""
+        """Count the inodes that a save holds: all except orphan inodes."""
         return len(self.inodes) - self._orphans
 
     # --- helpers ---------------------------------------------------------------------------------
 
     def _make(self, parent: Directory, mode: int, owner: Owner, *, more_bytes: int) -> Inode:
-        """An inode that is to get a name in `parent`; name and contents take `more_bytes` of metadata."""
+        """Create an inode for a name in `parent`; name and contents take `more_bytes` of metadata."""
         default_acl = None if stat.S_ISLNK(mode) else default_acl_of(parent)
         own_bytes = layout.INODE.size + layout.DIRENT.size + more_bytes
         self.space.require_metadata(own_bytes + inherited_acl_bytes(default_acl))
@@ -351,23 +351,23 @@ class Tree(InodeOperations):
             new.nlink += 1
 
 
-# --- which names there can be, and where they may move: refusals are OSErrors -------------------
+# --- checks of names and moves -------------------------------------------------------------------
 
 
 def _check_new_name(parent: Directory, name: bytes) -> None:
-    """Raise EINVAL, EEXIST, ENOENT or ENAMETOOLONG if `parent` cannot get a file of that name."""
+    """Raise EINVAL, EEXIST, ENOENT or ENAMETOOLONG if `parent` cannot have a new file of that name."""
     if not name or b"/" in name or b"\0" in name:
         raise posix_error(errno.EINVAL)
     if name in parent.entries or name in (b".", b".."):
         raise posix_error(errno.EEXIST)
     if not parent.nlink:
-        raise posix_error(errno.ENOENT)  # removed, and somebody's working directory
+        raise posix_error(errno.ENOENT)  # removed, but still the working directory of a process
     if len(name) > NAME_MAX_BYTES:
         raise posix_error(errno.ENAMETOOLONG)
 
 
 def _check_target(target: bytes) -> None:
-    """Raise ENOENT, EINVAL or ENAMETOOLONG for what no symbolic link can have as its target."""
+    """Raise ENOENT, EINVAL or ENAMETOOLONG if no symbolic link can have this target."""
     if not target:
         raise posix_error(errno.ENOENT)
     if b"\0" in target:
@@ -377,7 +377,7 @@ def _check_target(target: bytes) -> None:
 
 
 def _check_replaceable(inode: Inode, target: Inode) -> None:
-    """Raise the error of a rename of `inode` over `target` if that cannot be."""
+    """Raise the error of rename(2) if `inode` cannot replace `target`."""
     if isinstance(target, Directory):
         if not isinstance(inode, Directory):
             raise posix_error(errno.EISDIR)
