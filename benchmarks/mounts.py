@@ -26,8 +26,8 @@ def unmount(mountpoint: Path, flags: int = 0) -> None:
 
 def mounted_below(directory: Path) -> list[Path]:
     """The mountpoints below *directory*, the innermost first."""
-    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    found = [Path(line.split()[4]) for line in lines]
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()  # names are of any bytes
+    found = [Path(os.fsdecode(line.split()[4])) for line in lines]
     return [path for path in reversed(found) if path.is_relative_to(directory)]
 
 

@@ -1,6 +1,7 @@
 """What the demo does as a person at a shell would: run pramfs, find a place, look at a mount."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -66,8 +67,9 @@ def memory_available_bytes() -> int:
 
 def is_mounted(mountpoint: Path) -> bool:
     """Whether something is mounted there, even if it answers no longer."""
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    return any(line.split()[4] == str(mountpoint) for line in mounts)
+    # Others may have names that are no UTF-8.
+    mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    return any(line.split()[4] == os.fsencode(mountpoint) for line in mounts)
 
 
 def unmount_leftover(mountpoint: Path) -> None:
