@@ -4,7 +4,6 @@ The commands have a few times the processor's time that they take, and end when 
 than half of what it takes to put these numbers into a dict.
 """
 
-import functools
 import os
 import subprocess
 import sys
@@ -12,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.colliding_image import inodes_image, pages_image
+from tests.support.checkout import CHECKOUT
+from tests.support.colliding_image import MANY, inode_numbers, inodes_image, pages_image
 from tests.support.dict_collisions import forge
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-NUMBERS = 170_000
 PROCESSOR_TIME_S = 15
 CHUNK_BITS = 42  # in the number of a chunk of a file of 8 EiB
 
@@ -27,11 +25,6 @@ COMMANDS = {
     "dump": ["dump"],
     "map": ["map", "--json"],
 }
-
-
-@functools.cache
-def inode_numbers() -> list[int]:
-    return [number for number in forge(NUMBERS) if number > 1]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +39,7 @@ def inodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image of a sparse file with as many pages, whose chunks meet."""
     image = tmp_path_factory.mktemp("pages") / "image"
-    pages_image(image, forge(NUMBERS, bits=CHUNK_BITS))
+    pages_image(image, forge(MANY, bits=CHUNK_BITS))
     return image
 
 
@@ -57,7 +50,7 @@ def pramfs(command: str, *arguments: str | Path) -> str:
     ended = subprocess.run(
         [*limit, *program, *arguments],
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         check=False,
     )
     assert ended.returncode == 0, (ended.returncode, ended.stderr.decode()[-500:])

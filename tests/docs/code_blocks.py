@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mounted.harness import REPOSITORY
+from tests.support.checkout import CHECKOUT
 
 _LIST_ITEM = re.compile(r"(\d+\.|[-*]) +")
 _INDENT = 4  # columns that make a paragraph code, counted from the text of the list item it is in
@@ -25,8 +25,8 @@ Block = list[Line]
 
 def documents() -> list[Path]:
     """The README and all of docs, as paths below the repository."""
-    found = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-    return [path.relative_to(REPOSITORY) for path in found]
+    found = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+    return [path.relative_to(CHECKOUT) for path in found]
 
 
 def blocks(document: Path) -> list[Block]:
@@ -35,7 +35,7 @@ def blocks(document: Path) -> list[Block]:
     before = ""
     column = 0  # of the text of the list item that this line is in
     fenced = False
-    for number, line in enumerate((REPOSITORY / document).read_text().splitlines(), start=1):
+    for number, line in enumerate((CHECKOUT / document).read_text().splitlines(), start=1):
         is_fence = line.strip().startswith(_FENCE)
         fenced ^= is_fence
         if line and not line[0].isspace():

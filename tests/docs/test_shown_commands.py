@@ -18,9 +18,10 @@ from pramfs.cli.main import build_parser
 from pramfs.options import parse_options
 from tests.docs.code_blocks import PROMPT, Block, Line, blocks, commands, documents, is_transcript
 from tests.docs.run_elsewhere import ELSEWHERE, NO_COMMANDS
-from tests.mounted.admin_shell import VENV, Shell
-from tests.mounted.harness import MIB, REPOSITORY
+from tests.mounted.admin_shell import Shell
+from tests.mounted.harness import MIB
 from tests.mounted.system import loop_device
+from tests.support.checkout import CHECKOUT, VENV
 
 COMMANDS = build_parser().commands()
 BLOCKS = {str(document): blocks(document) for document in documents()}
@@ -95,7 +96,7 @@ def comparable(text: str) -> str:
 def test_every_command_shown_works(reader: Shell, document: str) -> None:
     path = f"{reader.home}/install/usr/local/bin:{VENV}/bin:{os.environ['PATH']}"
     env = {"HOME": str(reader.home), "PATH": path, "DESTDIR": str(reader.home / "elsewhere")}
-    typed = reader.run("bash", "-c", f'cd "$1"\n{script(document)}', "bash", REPOSITORY, env=env)
+    typed = reader.run("bash", "-c", f'cd "$1"\n{script(document)}', "bash", CHECKOUT, env=env)
     assert typed.code == 0, typed.text
     for block in filter(is_transcript, runnable(document)):
         assert comparable("\n".join(line.text for line in block)) in comparable(typed.text)
@@ -118,12 +119,12 @@ def test_the_tables_name_nothing_that_is_not_shown() -> None:
 @pytest.mark.parametrize("command", ELSEWHERE)
 def test_what_cannot_be_run_here_is_run_elsewhere(command: str) -> None:
     file, _, text = ELSEWHERE[command].tested.partition("::")
-    assert text in (REPOSITORY / file).read_text()
+    assert text in (CHECKOUT / file).read_text()
 
 
 def inline() -> list[str]:
     """Command lines of pramfs within the text of the documents."""
-    texts = [(REPOSITORY / document).read_text() for document in documents()]
+    texts = [(CHECKOUT / document).read_text() for document in documents()]
     return sorted({span for text in texts for span in re.findall(r"`(pramfs [^`]+)`", text)})
 
 

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.mounted.harness import NOBODY, REPOSITORY, Outcome, run, wait_until
-
-VENV = Path(sys.executable).parents[1]
+from tests.mounted.harness import NOBODY, Outcome, mountinfo, run, unescape, wait_until
+from tests.support.checkout import CHECKOUT, VENV
 
 _SETUP = """
 set -e
@@ -49,7 +48,7 @@ class Shell:
         self.utab.mkdir()
         self.fstab.touch()
         environment = {"DESTDIR": str(home / "install"), "PRAMFS_VENV": str(VENV)}
-        run(REPOSITORY / "scripts/install-helpers", env=environment).succeeded()
+        run(CHECKOUT / "scripts/install-helpers", env=environment).succeeded()
         python = Path(sys.base_prefix)
         top = Path(*python.parts[:2])
         closed = "" if top.stat().st_mode & 0o001 else str(top)
@@ -94,13 +93,13 @@ class Shell:
 
     def pramfs_mounts(self) -> list[str]:
         """The mountpoints of pramfs here, as the kernel writes them."""
-        table = Path(f"/proc/{self._holder.pid}/mountinfo").read_text().splitlines()
+        table = mountinfo(self._holder.pid)
         return [line.split()[4] for line in table if " - fuse.pramfs " in line]
 
     def unmount_all(self) -> None:
         """Leave no pramfs mounted; the daemons save and end by themselves."""
         for point in reversed(self.pramfs_mounts()):
-            self.run("umount", "-i", "-l", point.encode().decode("unicode_escape"))
+            self.run("umount", "-i", "-l", unescape(point))
 
     def close(self) -> None:
         self.unmount_all()

@@ -25,7 +25,8 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
 
-from tests.mounted.harness import PAGE, REPOSITORY, detach, mounts_below, wait_until
+from tests.mounted.harness import PAGE, detach, mounts_below, wait_until
+from tests.support.checkout import CHECKOUT
 
 READ, WRITE, SYNC, RESIZE = KINDS = ("read", "write", "sync", "resize")
 
@@ -87,7 +88,7 @@ def new_medium(root: Path) -> Iterator[Medium]:
     root.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.mounted.failing_medium", root],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         stdin=subprocess.PIPE,
     )
     assert process.stdin is not None

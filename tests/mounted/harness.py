@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import LONG
+from tests.support.checkout import CHECKOUT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE_S = 600.0 if LONG else 60.0  # the long forms make 200,000 files, and remove them
 PAGE = 4096
 KIB = 1 << 10
@@ -118,19 +118,29 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.005)
 
 
+def mountinfo(pid: int | str = "self") -> list[str]:
+    """The lines of a process's mount table; other mounts may have names of any bytes."""
+    return os.fsdecode(Path(f"/proc/{pid}/mountinfo").read_bytes()).split("\n")[:-1]
+
+
+def unescape(field: str) -> str:
+    """A field of such a line as it is meant."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
 def mounts_below(directory: Path) -> list[Path]:
     """The mountpoints at and below `directory`, the innermost first."""
-    points = [Path(_unescape(line.split()[4])) for line in _mountinfo()]
+    points = [Path(unescape(line.split()[4])) for line in mountinfo()]
     return [point for point in reversed(points) if point.is_relative_to(directory)]
 
 
 def mount_entry(point: Path) -> tuple[str, str, set[str]]:
     """File system type, source and all options (mount's and super block's) of a mountpoint."""
-    for line in _mountinfo():
+    for line in mountinfo():
         mount, _, filesystem = line.partition(" - ")
-        if _unescape(mount.split()[4]) == str(point):
+        if unescape(mount.split()[4]) == str(point):
             kind, source, options = filesystem.split()
-            return kind, _unescape(source), {*mount.split()[5].split(","), *options.split(",")}
+            return kind, unescape(source), {*mount.split()[5].split(","), *options.split(",")}
     raise AssertionError(f"{point} is not mounted")
 
 
@@ -386,16 +396,7 @@ def _program(*arguments: str | Path) -> list[str | Path]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C", "PYTHONUTF8": "1"}
-
-
-def _mountinfo() -> list[str]:
-    # Other mounts may have names of any bytes.
-    return os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).split("\n")[:-1]
-
-
-def _unescape(field: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "LC_ALL": "C", "PYTHONUTF8": "1"}
 
 
 def _state(pid: int) -> str:

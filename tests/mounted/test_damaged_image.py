@@ -22,8 +22,7 @@ from tests.mounted.harness import (
     run,
 )
 from tests.mounted.image_pages import BYTE_STREAM, PAGE_STREAM, Pages
-from tests.support.colliding_image import inodes_image
-from tests.support.dict_collisions import forge
+from tests.support.colliding_image import inode_numbers, inodes_image
 
 CONTENT = sample_trees.noise(200 * PAGE)
 VICTIM = "directory/victim"
@@ -269,24 +268,19 @@ def test_an_image_in_use_is_refused(volume: Volume, tmp_path: Path) -> None:
     assert (root / "file").read_bytes() == b"kept"
 
 
-@pytest.fixture(scope="module")
-def inode_numbers() -> list[int]:
-    """So many that meet in a dict that putting them into one takes more than half a minute."""
-    return [number for number in forge(170_000) if number > 1]
-
-
 @pytest.mark.parametrize("arena", ["image"], indirect=True)
 @pytest.mark.parametrize("options", [(), ("verify=lazy",), ("recover",)])
 def test_inode_numbers_that_were_chosen_to_meet_are_served(
-    volume: Volume, inode_numbers: list[int], options: tuple[str, ...]
+    volume: Volume, options: tuple[str, ...]
 ) -> None:
     """The daemon has not half the processor's time that it would take in a dict."""
-    inodes_image(volume.image, inode_numbers)
+    numbers = inode_numbers()
+    inodes_image(volume.image, numbers)
     daemon = volume.start_mount("nr_inodes=200000", *options)
     resource.prlimit(daemon.pid, resource.RLIMIT_CPU, (15, 15))
     root = volume.serve(daemon)
-    assert {int(name) for name in os.listdir(root)} == set(inode_numbers)
-    for number in (*inode_numbers[:1000], *inode_numbers[-1000:]):
+    assert {int(name) for name in os.listdir(root)} == set(numbers)
+    for number in (*numbers[:1000], *numbers[-1000:]):
         (root / str(number)).unlink()
         (root / f"new {number}").touch()
     volume.umount()

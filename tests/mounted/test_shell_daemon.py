@@ -17,19 +17,18 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import sample_trees
-from tests.mounted.admin_shell import VENV, Disk, Shell, busy, has_ended, open_to_nobody
+from tests.mounted.admin_shell import Disk, Shell, busy, has_ended, open_to_nobody
 from tests.mounted.harness import (
     CHECK_UNREADABLE,
     MIB,
     MOUNT_FAILED,
     NOBODY,
-    REPOSITORY,
     run,
     wait_until,
 )
+from tests.support.checkout import CHECKOUT, PRAMFS
 
-PRAMFS = str(VENV / "bin" / "pramfs")
-UNITS = REPOSITORY / "share/systemd"
+UNITS = CHECKOUT / "share/systemd"
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.admin_shell import VENV, Shell, has_ended
+from tests.mounted.admin_shell import Shell, has_ended
 from tests.mounted.harness import MOUNT_FAILED, USAGE, wait_until
-
-PRAMFS = str(VENV / "bin" / "pramfs")
+from tests.support.checkout import PRAMFS
 
 
 def test_a_mount_may_hide_its_own_image(shell: Shell, root: Path) -> None:

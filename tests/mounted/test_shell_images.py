@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.admin_shell import VENV, Disk, Shell, busy, has_ended, open_to_nobody
+from tests.mounted.admin_shell import Disk, Shell, busy, has_ended, open_to_nobody
 from tests.mounted.failing_medium import WRITE, new_medium
 from tests.mounted.harness import MOUNT_FAILED, NOBODY, USAGE, wait_until
 from tests.mounted.system import loop_device
-
-PRAMFS = str(VENV / "bin" / "pramfs")
-
+from tests.support.checkout import PRAMFS
 
 # --- copies of an image -------------------------------------------------------------------------
 

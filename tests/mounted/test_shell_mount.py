@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.admin_shell import VENV, Shell, has_ended, open_to_nobody
-from tests.mounted.harness import MOUNT_FAILED, NOBODY, REPOSITORY, USAGE, run
+from tests.mounted.admin_shell import Shell, has_ended, open_to_nobody
+from tests.mounted.harness import MOUNT_FAILED, NOBODY, USAGE, run
+from tests.support.checkout import CHECKOUT, VENV
 
 
 @pytest.mark.parametrize("kind", ["pramfs", "fuse.pramfs"])
@@ -237,7 +238,7 @@ def test_a_daemon_takes_nothing_of_its_caller_along(shell: Shell, root: Path, im
 
 
 def test_install_helpers_leaves_alone_what_is_not_its_own(tmp_path: Path) -> None:
-    program = REPOSITORY / "scripts/install-helpers"
+    program = CHECKOUT / "scripts/install-helpers"
     env = {"DESTDIR": str(tmp_path), "PRAMFS_VENV": str(VENV)}
     run(program, env=env).succeeded()
     run(program, env=env).succeeded()

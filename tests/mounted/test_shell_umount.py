@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import sample_trees
-from tests.mounted.admin_shell import VENV, Disk, Shell, busy, has_ended
-from tests.mounted.harness import MIB, MOUNT_FAILED, NOBODY, REPOSITORY, wait_until
+from tests.mounted.admin_shell import Disk, Shell, busy, has_ended
+from tests.mounted.harness import MIB, MOUNT_FAILED, NOBODY, wait_until
+from tests.support.checkout import CHECKOUT, PRAMFS
 
-PRAMFS = str(VENV / "bin" / "pramfs")
 # By their lines in the table: the command, with {m} for the mountpoint, {name} for its last
 # component as seen from its parent, and {i} for the image; and whether it waits for the save.
 WAYS = {
@@ -78,7 +78,7 @@ def test_what_waits_for_the_save_and_what_does_not(
 
 
 def test_the_table_in_the_docs_lists_these_ways() -> None:
-    table = (REPOSITORY / "docs/umount.md").read_text().splitlines()
+    table = (CHECKOUT / "docs/umount.md").read_text().splitlines()
     rows = [line.split("|") for line in table if line.startswith("| `")]
     told = {row[1].strip(): row[2].strip().startswith("yes") for row in rows}
     ours = {way: waits for way, (_, waits) in WAYS.items()}

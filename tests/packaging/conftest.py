@@ -1,13 +1,11 @@
 """What scripts/install-helpers puts on a system, put below a directory instead."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import REPOSITORY, run
-
-VENV = Path(sys.executable).parents[1]
+from tests.mounted.harness import run
+from tests.support.checkout import CHECKOUT, VENV
 
 
 class System:
@@ -19,7 +17,7 @@ class System:
         self._environment = {"DESTDIR": str(root), "PRAMFS_VENV": str(VENV)}
 
     def install_helpers(self, *arguments: str) -> None:
-        program = REPOSITORY / "scripts/install-helpers"
+        program = CHECKOUT / "scripts/install-helpers"
         run(program, *arguments, env=self._environment).succeeded()
 
     @property

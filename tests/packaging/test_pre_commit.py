@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import run
-from tests.packaging.conftest import VENV
-from tests.support.checkout import CHECKOUT, copy_checkout
+from tests.support.checkout import CHECKOUT, VENV, copy_checkout
 
 FAULTS = {  # the file, what is written to it, what the hook says of that
     "ruff-format": ("pramfs/fault.py", '"""x."""\n\nx = 1;y=2\n', "files were modified"),

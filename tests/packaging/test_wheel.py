@@ -16,7 +16,8 @@ import pytest
 
 from pramfs import __version__
 from pramfs.cli.manual import manual_files
-from tests.mounted.harness import REPOSITORY, mounts_below
+from tests.mounted.harness import mounts_below
+from tests.support.checkout import CHECKOUT
 
 PYTHON = Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
 MANUAL = {f"share/man/man{name[-1]}/{Path(name).name}" for name in manual_files() if "man/" in name}
@@ -25,7 +26,7 @@ COMPLETION = {
     "share/zsh/site-functions/_pramfs",
     "share/fish/vendor_completions.d/pramfs.fish",
 }
-UNITS = {f"share/pramfs/systemd/{unit.name}" for unit in (REPOSITORY / "share/systemd").iterdir()}
+UNITS = {f"share/pramfs/systemd/{unit.name}" for unit in (CHECKOUT / "share/systemd").iterdir()}
 
 
 class Installed:
@@ -43,10 +44,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = tmp_path_factory.mktemp("sources")
     for name in ("pramfs", "share"):
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / name, sources / name, ignore=ignored)
+        shutil.copytree(CHECKOUT / name, sources / name, ignore=ignored)
     for name in ("pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(REPOSITORY / name, sources)
-    lock = REPOSITORY / "requirements/runtime.lock"
+        shutil.copy(CHECKOUT / name, sources)
+    lock = CHECKOUT / "requirements/runtime.lock"
     pip_wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", folder]
     run(*pip_wheel, "--no-deps", sources)
     run(*pip_wheel, "--require-hashes", "--no-build-isolation", "--requirement", lock)

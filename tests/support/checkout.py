@@ -1,9 +1,12 @@
-"""The checkout that is tested, and copies of it."""
+"""The checkout that is tested, its virtual environment and program, and copies of it."""
 
 import shutil
+import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).resolve().parents[2]
+VENV = Path(sys.executable).parents[1]
+PRAMFS = str(VENV / "bin/pramfs")
 
 
 def copy_checkout(to: Path) -> None:

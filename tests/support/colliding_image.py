@@ -1,5 +1,6 @@
 """Images whose numbers were chosen to meet in the dicts of whoever reads them. All checksums are true."""
 
+import functools
 import stat
 from array import array
 from collections.abc import Iterable, Sequence
@@ -12,9 +13,17 @@ from pramfs.storage.frames import Extent
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import BYTE_STREAM, DIRENT, INODE, PAGE_SHIFT, PAGE_STREAM, TREE_HEADER
 from pramfs.tree.pagemap import CHUNK_SHIFT
+from tests.support.dict_collisions import forge
 
 NAME = "pramfs"
+MANY = 170_000  # putting so many into a dict where they meet takes more than half a minute
 _SPARE_FRAMES = 8192  # for the metadata of a tree, twice, and more
+
+
+@functools.cache
+def inode_numbers() -> list[int]:
+    """MANY numbers that meet in a dict, none of them the root's."""
+    return [number for number in forge(MANY) if number > 1]
 
 
 def inodes_image(path: Path, numbers: Sequence[int]) -> None:

@@ -52,6 +52,14 @@ def medium(plain: Image) -> Medium:
     return Medium(plain)
 
 
+def check_a_page_written_anew(pram: Pram, pfn: int) -> None:
+    """Once the page is written again a save takes it, and it is read as it is then."""
+    pram.arena.write(pfn, DATA[:PAGE_SIZE])
+    pram.publish()
+    assert pram.arena.read(pfn) == DATA[:PAGE_SIZE]
+    pram.close()
+
+
 def test_after_a_failed_sync_the_next_save_writes_every_page_again(medium: Medium) -> None:
     pram = Pram.create(medium, 1000, arena="image")
     with pram.prepare_save("node", BYTE_STREAM) as stream:
@@ -91,10 +99,7 @@ def test_a_page_that_was_lost_with_a_failed_sync_is_refused_until_it_is_written_
             touch()
     with pytest.raises(SaveFailed, match="lost pages that no save holds"):
         pram.publish()
-    arena.write(run.pfn, DATA[:PAGE_SIZE])
-    pram.publish()
-    assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
-    pram.close()
+    check_a_page_written_anew(pram, run.pfn)
 
 
 def test_a_page_that_was_lost_with_the_sync_of_a_super_block_is_refused_too(
@@ -115,10 +120,7 @@ def test_a_page_that_was_lost_with_the_sync_of_a_super_block_is_refused_too(
             arena.read(run.pfn)
         with pytest.raises(SaveFailed, match="lost pages that no save holds"):
             pram.publish()
-    arena.write(run.pfn, DATA[:PAGE_SIZE])
-    pram.publish()
-    assert arena.read(run.pfn) == DATA[:PAGE_SIZE]
-    pram.close()
+    check_a_page_written_anew(pram, run.pfn)
 
 
 def test_a_lost_page_of_a_file_that_is_removed_but_open_fails_its_readers_and_no_save(

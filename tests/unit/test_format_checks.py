@@ -6,11 +6,9 @@ encoded here from the document, so this is an independent writer too.
 """
 
 import contextlib
-import os
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +28,7 @@ from tests.golden.decoder import (
     find_super_block,
     metadata_csum,
 )
+from tests.support.memory_image import memory_image
 
 FRAMES = 64
 U64_MAX = (1 << 64) - 1
@@ -490,15 +489,6 @@ def test_half_a_tree_is_none_and_is_refused_when_asked_for() -> None:
 
 
 # --- helpers ------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def memory_image(content: bytes = b"") -> Iterator[Image]:
-    """An image in memory that holds `content`."""
-    fd = os.memfd_create("pramfs-test", os.MFD_CLOEXEC)
-    os.write(fd, content)
-    with Image(Path("memory"), fd, writable=True) as image:
-        yield image
 
 
 @contextlib.contextmanager

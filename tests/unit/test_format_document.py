@@ -7,7 +7,6 @@ import itertools
 import lzma
 import re
 import struct
-from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
@@ -17,8 +16,9 @@ from pramfs.storage import layout
 from pramfs.storage.layout import PAGE_SIZE
 from tests.golden import decoder
 from tests.golden.manifest import IMAGE
+from tests.support.checkout import CHECKOUT
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+DOCUMENT = (CHECKOUT / "docs" / "format.md").read_text()
 TYPES = {"H": "u16", "I": "u32", "Q": "u64", "q": "i64"}
 
 # In the order of the document: the struct, the names of its fields, and whether it fills a page.

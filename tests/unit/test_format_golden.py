@@ -8,10 +8,7 @@ import json
 import lzma
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -29,6 +26,7 @@ from tests.golden import decoder
 from tests.golden.decoder import PAGE, Save, decode
 from tests.golden.manifest import IMAGE, MANIFEST, manifest_of
 from tests.golden.specimen import NS, Specimen, directory, expected, found, plant, regular
+from tests.support.memory_image import memory_image
 
 FRAMES = 128
 TIMES_MAX = (1 << 63) * NS
@@ -274,15 +272,6 @@ def test_the_save_in_force_is_found_when_slots_have_been_left(saves: int) -> Non
 
 
 # --- helpers ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def memory_image(content: bytes = b"", *, writable: bool = True) -> Iterator[Image]:
-    """An image in memory that holds `content`."""
-    fd = os.memfd_create("pramfs-test", os.MFD_CLOEXEC)
-    os.write(fd, content)
-    with Image(Path("memory"), fd, writable=writable) as image:
-        yield image
 
 
 def loaded(pram: Pram, name: str, *, generation: int = 99) -> Tree:

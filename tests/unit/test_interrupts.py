@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pramfs.errors import EXIT_INTERRUPTED
-from tests.mounted.harness import REPOSITORY, run
+from tests.mounted.harness import run
+from tests.support.checkout import CHECKOUT
 
 PRAMFS = [sys.executable, "-m", "pramfs"]
 MOUNT, UMOUNT = (
@@ -40,7 +41,7 @@ def interrupted(command: list[str], at: int, cwd: Path) -> tuple[int, int, str]:
     moments, said = -1, ""
     with subprocess.Popen(
         command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONPROFILEIMPORTTIME": "1"},
+        text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONPROFILEIMPORTTIME": "1"},
     ) as process:  # fmt: skip
         assert process.stderr is not None
         for line in process.stderr:

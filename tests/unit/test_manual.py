@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,9 @@ from pramfs.cli.helptext import TEXTS
 from pramfs.cli.main import build_parser, main
 from pramfs.cli.manual import manual_files
 from pramfs.options import KERNEL_FLAGS, OPTIONS, WITHOUT_EFFECT
+from tests.support.checkout import CHECKOUT
 
-SHARE = Path(__file__).parents[2] / "share"
+SHARE = CHECKOUT / "share"
 FILES = manual_files()
 COMMANDS = build_parser().commands()
 

@@ -2,16 +2,15 @@
 
 import argparse
 import re
-from pathlib import Path
 
 import pytest
 
 from pramfs import errors
 from pramfs.cli.main import build_parser
 from pramfs.options import OPTIONS
+from tests.support.checkout import CHECKOUT
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = (CHECKOUT / "README.md").read_text()
 
 
 def first_cells(heading: str) -> list[str]:
@@ -49,9 +48,9 @@ def test_every_exit_code_is_described() -> None:
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)", README))))
 def test_every_link_leads_somewhere(target: str) -> None:
-    assert (ROOT / target).is_file()
+    assert (CHECKOUT / target).is_file()
 
 
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/[\w-]+", README))))
 def test_every_script_is_there(script: str) -> None:
-    assert (ROOT / script).stat().st_mode & 0o111
+    assert (CHECKOUT / script).stat().st_mode & 0o111

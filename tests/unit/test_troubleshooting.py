@@ -2,15 +2,14 @@
 
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 
 from pramfs import errors
+from tests.support.checkout import CHECKOUT
 
-ROOT = Path(__file__).parents[2]
-TABLE = (ROOT / "docs/troubleshooting.md").read_text()
-SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "pramfs").rglob("*.py")))
+TABLE = (CHECKOUT / "docs/troubleshooting.md").read_text()
+SOURCES = "\n".join(path.read_text() for path in sorted((CHECKOUT / "pramfs").rglob("*.py")))
 
 OF_OTHERS = {
     "Transport endpoint is not connected",

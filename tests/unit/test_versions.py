@@ -10,9 +10,9 @@ import pyfuse3
 import pytest
 
 from pramfs.cli.main import main
+from tests.support.checkout import CHECKOUT
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.checkout import CHECKOUT
 from tests.vm import cache
 from tests.vm.debian import Debian
 from tests.vm.guest import Recipe
 from tests.vm.hardware import AMD64
-
-ROOT = Path(__file__).parents[2]
 
 
 class Workshop:
@@ -53,7 +52,7 @@ def another_process(workshop: Workshop, program: str) -> "subprocess.Popen[str]"
     )
     return subprocess.Popen(
         [sys.executable, "-u", "-c", prelude + program, *workshop.inputs],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -163,11 +162,11 @@ def test_a_removal_that_was_interrupted_leaves_nothing_that_would_be_used(
 def test_all_that_goes_into_the_guest_is_an_input_of_it(tmp_path: Path) -> None:
     recipe = Recipe("any", Debian("bookworm", (), ()), AMD64, (tmp_path / "extra",))
     inputs = {*recipe.debian_inputs(), *recipe.package_inputs(), *recipe.pramfs_inputs()}
-    library = ROOT / "tests/vm"
-    assert inputs >= {*(ROOT / "pramfs").rglob("*.py")}
+    library = CHECKOUT / "tests/vm"
+    assert inputs >= {*(CHECKOUT / "pramfs").rglob("*.py")}
     assert inputs >= {path for path in (library / "files").iterdir() if path.is_file()}
     assert inputs >= {library / "debian.py", library / "guest.py", tmp_path / "extra"}
-    assert inputs >= {ROOT / "requirements/build.lock", ROOT / "requirements/runtime.lock"}
+    assert inputs >= {CHECKOUT / "requirements/build.lock", CHECKOUT / "requirements/runtime.lock"}
     assert inputs >= {repr(recipe.debian), AMD64.agent_port}
 
 

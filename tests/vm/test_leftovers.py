@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checkout import CHECKOUT
 from tests.vm.shell import FailureError, run
 
-ROOT = Path(__file__).parents[2]
 # Stands for debootstrap: it mounts, and starts what goes on when it is killed itself.
 BUILD = "exec >'{pipe}' && mount -t tmpfs none '{place}' && echo mounted && sleep 1000 & wait"
 PROGRAM = (
@@ -31,7 +31,7 @@ def test_nothing_stays_running_or_mounted_when_a_build_is_ended(
     place.mkdir()
     builder = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, BUILD.format(pipe=pipe, place=place)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
         stderr=subprocess.DEVNULL,
     )
     with pipe.open("rb") as output:
@@ -40,7 +40,7 @@ def test_nothing_stays_running_or_mounted_when_a_build_is_ended(
         assert builder.wait() != 0
         # Its end comes when nobody is left who could write.
         assert output.read() == b""
-    assert str(place) not in Path("/proc/self/mountinfo").read_text()
+    assert os.fsencode(place) not in Path("/proc/self/mountinfo").read_bytes()
 
 
 @pytest.mark.parametrize("words", ["echo progress; echo no room >&2", "echo no room"])
