@@ -8,8 +8,8 @@
     user.pramfs.frames.N    the states of the frames N*65536..., a byte each, deflated (see `frames`)
     user.pramfs.save        set it to publish a checkpoint
 
-They are not listed, so that cp -a and rsync -X leave them be. Everything in the mount has them: what is bound
-to another place may be any part of it. Nothing here needs FUSE.
+They are not listed, so that cp -a and rsync -X ignore them. Every file in the mount has them, because a bind
+mount may show any part of it. Nothing here needs FUSE.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from pramfs.system.mountinfo import Mount, require_alive, views_of
 PREFIX = b"user.pramfs."
 SAVE = PREFIX + b"save"
 FRAMES = PREFIX + b"frames."
-FRAMES_AT_ONCE = 65536  # even incompressible, they fit into the 64 KiB of an extended attribute
+FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an extended attribute
 
 _PLAIN = ("pid", "image", "generation", "pfn")  # what of the status is an attribute of its own
 
@@ -53,9 +53,9 @@ def read_frames(mountpoint: Path, frames: int) -> bytes:
 def request_save(
     mountpoint: Path, wait: Callable[[ForkedCall], object] = lambda call: None
 ) -> None:
-    """Publish a checkpoint; returns when it is durable. Raises PramError when it is not.
+    """Publish a checkpoint, and return when it is durable. Raises PramError if it is not.
 
-    `wait` is shown the call under way, and may wait for it in its own manner.
+    `wait` is called with the running call, and may wait for it in its own way.
     """
     mount = _mount_to_ask(mountpoint)
     call = ForkedCall(lambda: _save(mount), mount.access_credentials)
@@ -70,7 +70,7 @@ def request_save(
 
 
 def _mount_to_ask(mountpoint: Path) -> Mount:
-    """The mount through which to ask the daemon: one that shows the root, if there is one."""
+    """Return the mount through which to access the daemon: one of the root, if there is one."""
     mount = require_alive(mountpoint)
     return (*views_of(mount.device), mount)[0]
 
@@ -79,7 +79,7 @@ def _save(mount: Mount) -> bytes:
     if mount.part != "/":
         os.setxattr(mount.mountpoint, SAVE, b"")
         return b""
-    # fsync of the root does the same, and is allowed where a remount has forbidden to write.
+    # fsync of the root does the same, and is permitted even after a remount read-only.
     root = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(root)
@@ -105,7 +105,7 @@ def _what_cannot_be_asked(mountpoint: Path, mount: Mount) -> Iterator[None]:
 class ControlAttributes:
     """The values of the control attributes of one mount, for the daemon.
 
-    Who may ask for a save, and the save itself, are the business of `fuse.operations`.
+    Who may request a save, and the save itself, are up to `fuse.operations`.
     """
 
     def __init__(self, status: Callable[[], dict[str, object]], table: FrameTable) -> None:
@@ -113,7 +113,7 @@ class ControlAttributes:
         self._table = table
 
     def read(self, name: bytes) -> bytes:
-        """The value of a control attribute. Raises OSError(ENODATA) for one that there is not."""
+        """Return the value of a control attribute. Raises OSError(ENODATA) for an unknown one."""
         if name.startswith(FRAMES):
             return self._frame_states(name.removeprefix(FRAMES))
         status = self._status()

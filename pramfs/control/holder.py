@@ -1,4 +1,4 @@
-"""Find out who has an image: a mount, a daemon that saves, or a tool that writes nodes."""
+"""Find out who has an image locked: a mount, a daemon that saves, or a tool that writes nodes."""
 
 import contextlib
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from pramfs.system import mountinfo
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who keeps others from locking an image."""
+    """The process that has an image locked."""
 
-    pid: int | None  # None for a process that is not to be seen from here
-    serves: bool  # a mount, or programs that use one that is detached
-    saving: State | None  # how far its final save is, if that is what it does
+    pid: int | None  # None for a process that is not visible from here
+    serves: bool  # it serves a mount, or programs that use a detached one
+    saving: State | None  # the progress of its final save, if it is saving
 
     @property
     def words(self) -> str:
-        """What it does, for one who waits for the image."""
+        """What it does, for messages to users who wait for the image."""
         if self.pid is None:
             return "a process has it that is not to be seen from here"
         if self.serves:
@@ -33,7 +33,7 @@ class Holder:
 
 
 def holder_of(image: Image) -> Holder:
-    """Who has an image that is mounted, or that this process could not lock."""
+    """Return the holder of an image that is mounted, or that this process could not lock."""
     pid = image.serving_pid()
     if pid is not None:
         return Holder(pid if pid > 0 else None, serves=True, saving=None)
@@ -46,7 +46,7 @@ def holder_of(image: Image) -> Holder:
 
 
 def refuse_if_mounted(image: Image) -> None:
-    """Raise ImageInUse, which says where, if a daemon has the image mounted."""
+    """Raise ImageInUse, naming the place, if a daemon has the image mounted."""
     pid = image.serving_pid()
     if pid is None:
         return

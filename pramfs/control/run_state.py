@@ -1,9 +1,9 @@
-"""Where a daemon leaves what others may want to know of it: its log, and the state of its run.
+"""The run directory, in which a daemon keeps its log and the state of its run for other processes.
 
-The directory is /run/pramfs for root and $XDG_RUNTIME_DIR/pramfs for others (without one, a directory of
-their own in /tmp). Files are named by the uuid of the image, and by device and inode: copies of an image
-have their own. The state outlives the daemon: there the umount helper, the next mount and `pramfs info` find
-how the last save went. What is left of images that are gone goes too, some time later: see `prune`.
+The directory is /run/pramfs for root and $XDG_RUNTIME_DIR/pramfs for others (without that, a directory of
+their own in /tmp). Files are named by the uuid of the image, and by device and inode, so that copies of an
+image have their own. The state outlives the daemon: it tells the umount helper, the next mount and
+`pramfs info` how the last save ended. Files of images that are gone are removed some time later, see `prune`.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from pathlib import Path
 from pramfs.errors import SystemFault
 from pramfs.storage.image import Image, identity_of
 
-SERVING = "serving"  # mounted; or, when the process is gone, ended without a final save
-SAVING = "saving"  # the final save is under way; or was, when the process is gone
+SERVING = "serving"  # mounted; if the process is gone, it ended without a final save
+SAVING = "saving"  # the final save is under way; if the process is gone, it ended during the save
 SAVED = "saved"
 FAILED = "failed"
 
 _SUFFIXES = (".state", ".log", ".new")
-GONE_KEPT = 20  # images that are gone, of which logs and states are kept
+GONE_KEPT = 20  # images that are gone whose logs and states are kept
 
 _STATE_BYTES_MAX = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a run stands, or how it ended."""
+    """The state of a run, or how it ended."""
 
     run: str  # hex id of the run
     image: str
@@ -44,18 +44,19 @@ class State:
 
     @property
     def is_running(self) -> bool:
-        """Whether the daemon is there. A pid is used again some day: compare `run` where that counts."""
+        """Return whether the daemon exists. Pids are reused: compare `run` where that matters."""
         try:
             status = Path(f"/proc/{self.pid}/stat").read_text(errors="replace")
         except OSError:
             return False
-        return status.rpartition(")")[2].split()[0] not in {"Z", "X"}  # gone but for the name
+        return status.rpartition(")")[2].split()[0] not in {"Z", "X"}  # a zombie, or dead
 
     @property
     def ended_badly(self) -> str:
-        """What to say of a run that has not saved, "" of one that has: a run that is over.
+        """Return the message about a run that ended without saving, "" about one that saved.
 
-        It is over when somebody else can lock the image. A pid tells nothing in another pid namespace.
+        Only for a run that is over, which is certain once another process can lock the image; a pid proves
+        nothing in another pid namespace.
         """
         if self.phase == FAILED:
             return f"the last run's {self.error}"
@@ -72,7 +73,7 @@ class State:
 
 
 def run_directory() -> Path:
-    """The directory, made if needed. Raises SystemFault when it cannot be trusted or made."""
+    """Return the directory, created if needed. Raises SystemFault if it is unsafe or cannot be created."""
     uid = os.geteuid()
     in_session, otherwise = _directories(uid)
     path = in_session if os.environ.get("XDG_RUNTIME_DIR") else otherwise
@@ -87,25 +88,25 @@ def run_directory() -> Path:
 
 
 def log_path(image: Image, uuid: bytes) -> Path:
-    """The log of the daemons that serve this image."""
+    """Return the path of the log of the daemons that serve this image."""
     return run_directory() / _file_name(image, uuid, ".log")
 
 
 def state_path(image: Image, uuid: bytes) -> Path:
-    """The state of the last run of this image."""
+    """Return the path of the state of the last run of this image."""
     return run_directory() / _file_name(image, uuid, ".state")
 
 
 def write_state(path: Path, state: State) -> None:
-    """Leave the state at `path`, whole or not at all. Raises OSError."""
+    """Write the state to `path` atomically. Raises OSError."""
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(asdict(state)))
     temporary.replace(path)
 
 
 def read_state(path: Path) -> State | None:
-    """The state at `path`, None when there is none that can be read."""
-    # The path may be another user's word: no link, no pipe, no endless file is followed from here.
+    """Return the state at `path`, None if there is none that can be read."""
+    # Another user may have put anything at this path: follow no link, and read no fifo or endless file.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
@@ -117,9 +118,9 @@ def read_state(path: Path) -> State | None:
 
 
 def last_state(image: Image, uuid: bytes) -> State | None:
-    """What the last run of this image left, None when that is not to be seen.
+    """Return the state of the last run of this image, None if it is not visible.
 
-    Root sees what the image's owner left, too, if that user has the usual run directory.
+    Root also sees the state in the run directory of the image's owner, if that is the usual one.
     """
     name = _file_name(image, uuid, ".state")
     found: list[tuple[int, State]] = []
@@ -133,16 +134,16 @@ def last_state(image: Image, uuid: bytes) -> State | None:
 
 
 def prune() -> None:
-    """Remove the logs and states of images that are gone, but for the GONE_KEPT latest.
+    """Remove the logs and states of images that are gone, except the GONE_KEPT latest.
 
-    What is in use stays, and what belongs to an image that is still there: it is short, and somebody may
-    want to know how the last save went.
+    Files in use stay, and so do those of images that still exist: they are short, and users may want to know
+    how the last save ended.
     """
     times: dict[Path, int] = {}
     for file in run_directory().iterdir():
         if file.suffix not in _SUFFIXES:
             continue
-        with contextlib.suppress(FileNotFoundError):  # another mount prunes too
+        with contextlib.suppress(FileNotFoundError):  # another mount prunes at the same time
             base = file.with_suffix("")
             times[base] = max(times.get(base, 0), file.stat().st_mtime_ns)
     gone = [base for base in times if not _is_wanted(base)]
@@ -152,7 +153,7 @@ def prune() -> None:
 
 
 def _directories(uid: int) -> tuple[Path, Path]:
-    """Where daemons of a user leave things: those of a session, and others."""
+    """Return the two run directories of a user: of daemons in a session, and of others."""
     if uid == 0:
         return Path("/run/pramfs"), Path("/run/pramfs")
     own = os.environ.get("XDG_RUNTIME_DIR") if uid == os.geteuid() else None
@@ -170,7 +171,7 @@ def _file_name(image: Image, uuid: bytes, suffix: str) -> str:
 
 
 def _is_wanted(base: Path) -> bool:
-    """Whether the image is there, or its daemon runs. Of one that was only read nothing is known."""
+    """Return whether the image exists, or its daemon runs. A read-only mount leaves a log, but no state."""
     state = read_state(base.with_suffix(".state"))
     if state is not None and (state.is_running or _is_there(Path(state.image), base)):
         return True
@@ -183,11 +184,11 @@ def _is_there(image: Path, base: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # who knows
+        return True  # unknown: keep it
 
 
 def _is_locked(log: Path) -> bool:
-    """Whether a daemon holds its log."""
+    """Return whether a daemon has the log locked."""
     try:
         with log.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

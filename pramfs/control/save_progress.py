@@ -1,4 +1,4 @@
-"""Follow from another process how a daemon saves: by the state that it leaves in its run directory."""
+"""Follow the save of a daemon from another process, through the state in its run directory."""
 
 import os
 import select
@@ -17,9 +17,9 @@ _NOTICE_S = 2.0
 
 
 def wait_for_end(daemon: int, status: dict[str, Any]) -> None:
-    """Wait until the process behind the pidfd `daemon` is gone, showing how it saves meanwhile.
+    """Wait until the process of the pidfd `daemon` is gone, and show the progress of its save meanwhile.
 
-    Says so if it does not begin to save: then it serves others, to whom nothing was unmounted.
+    Reports if the save does not begin: the daemon then still serves the mount in another namespace.
     """
     end_s = time.monotonic() + _NOTICE_S
     while not select.select([daemon], [], [], _PERIOD_S)[0] and not _saves(status):
@@ -39,7 +39,7 @@ def _saves(status: dict[str, Any]) -> bool:
 
 
 def save(mountpoint: Path) -> dict[str, Any]:
-    """Publish a checkpoint and show how it gets on; returns the status after it. Raises PramError."""
+    """Publish a checkpoint, showing its progress; return the status after it. Raises PramError."""
     status = control_xattrs.read_status(mountpoint)
     if status["read_only"]:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
@@ -48,7 +48,7 @@ def save(mountpoint: Path) -> dict[str, Any]:
 
 
 def _show(status: dict[str, Any], done: int | ForkedCall) -> None:
-    """Show how the daemon saves until `done` is readable."""
+    """Show the progress of the daemon's save until `done` is readable."""
     path = Path(os.fspath(status["state"]))
     with Bar("saving", 0) as bar:
         if not bar.visible:

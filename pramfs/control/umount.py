@@ -1,4 +1,4 @@
-"""Unmount *and wait for the save*: umount(2) of a FUSE file system returns while the daemon still saves."""
+"""Unmount and wait for the save, because umount(2) of a FUSE file system returns before it is done."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ from pramfs.system.mountinfo import Mount
 
 
 def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = False) -> str:
-    """Unmount, wait until the daemon is gone; returns what there is to say of the save.
+    """Unmount, wait until the daemon is gone, and return the message about the save.
 
-    `flags` are umount(8)'s -l (detach now, and wait for nothing), -f, -r, -n; `for_umount` if it is umount(8)
-    that called. Raises PramError when it cannot be unmounted, when the save failed, or when nobody knows.
+    `flags` are those of umount(8): -l (detach now, and do not wait), -f, -r, -n. `for_umount`: umount(8) is
+    the caller. Raises PramError when the mount cannot be unmounted, or the save failed or may have failed.
     """
     mount = mountinfo.require_mount(mountpoint)
     if os.geteuid() not in (0, mount.user):
@@ -29,13 +29,13 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
         )
     status = control_xattrs.read_status(mountpoint)
     daemon = _pidfd(int(status["pid"]))
-    before = (
-        mountinfo.pramfs_mounts()
-    )  # the number of the file system may be another's when it is gone
+    # Before the mount is gone: its device number may then be reused.
+    before = mountinfo.pramfs_mounts()
     try:
         mount_tools.unmount(mount.mountpoint, *flags)
         if "-r" in flags and mount in mountinfo.pramfs_mounts():
-            mount_tools.record_helper(mount.image, mount.mountpoint)  # umount -r has struck it out
+            # umount -r has removed the entry.
+            mount_tools.record_helper(mount.image, mount.mountpoint)
             raise PramError(f"{mountpoint}: busy, so it is read-only now; still mounted, not saved")
         if "-l" in flags:
             return (
@@ -59,10 +59,10 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
 def _still_mounted(
     mountpoint: Path, views: Sequence[Mount], status: dict[str, Any], strikes_out: Path | None
 ) -> str:
-    """Save what is mounted at other places too, and serves on; returns what there is to say.
+    """Save a file system that is still mounted at other places, and return the message about it.
 
-    Who unmounts the last has to wait. Of the place `strikes_out` umount(8) takes one record away when we are
-    done: it may be bound to itself.
+    Only the umount of the last place waits for the daemon. `strikes_out` is the place whose utab entry
+    umount(8) removes afterwards; the file system may still be mounted there, too, if it was bound to itself.
     """
     for view in views:
         times = 2 if view.mountpoint == strikes_out else 1
@@ -76,7 +76,7 @@ def _still_mounted(
 
 
 def _pidfd(pid: int) -> int | None:
-    """A descriptor that tells when the process has ended; None if it has already."""
+    """Return a pidfd, which is readable when the process has ended; None if it has already."""
     with contextlib.suppress(ProcessLookupError):
         return os.pidfd_open(pid)
     return None

@@ -1,4 +1,4 @@
-"""Open directories: what a listing shows, however the directory changes meanwhile. No FUSE in it."""
+"""Open directories: listings that stay consistent however the directory changes. Independent of FUSE."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,21 +7,22 @@ from pramfs.tree.inodes import Directory, Inode
 
 
 class DirectoryHandle:
-    """An open directory: the names there were when reading began, so that each comes once."""
+    """An open directory: a snapshot of its names from when reading began, so that each comes once."""
 
     def __init__(self, directory: Directory, opener: int) -> None:
         self.directory = directory
-        self.opener = opener  # the pid of whoever has opened it
+        self.opener = opener  # pid of the process that opened it
         self._names: list[bytes] = []
 
     def rewind(self) -> None:
-        """Begin anew, with the names that there are now."""
+        """Take a new snapshot of the names."""
         self._names = [b".", b"..", *self.directory.entries]
 
     def entries(self, start: int) -> Iterator[tuple[int, bytes, Inode]]:
-        """The entries from position `start` on that are still there.
+        """Yield the entries from position `start` on that still exist.
 
-        Who begins in the middle goes on where another open directory was: CRIU restores processes so.
+        A handle whose first read begins in the middle continues where another one was: CRIU restores
+        processes in this way.
         """
         if not self._names:
             self.rewind()

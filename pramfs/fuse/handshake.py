@@ -1,12 +1,12 @@
-"""Stand between the kernel and libfuse for their first exchange, FUSE_INIT: libfuse does not know it all.
+"""A proxy between the kernel and libfuse for FUSE_INIT, which adds two flags to libfuse's reply.
 
-FUSE_HANDLE_KILLPRIV_V2: without it the kernel asks for `security.capability` before every write(2), one
-round trip for each: 4 KiB writes are three times as fast with it. FUSE_DONT_MASK: without it the kernel has
-applied the umask before a file system can see that a directory's default ACL forbids that. libfuse 3.14 does
-not know the first, and pyfuse3 does not hand out the second.
+FUSE_HANDLE_KILLPRIV_V2: without it the kernel requests `security.capability` before every write(2); with it
+4 KiB writes are three times as fast. FUSE_DONT_MASK: without it the kernel applies the umask before the
+file system can see that the directory has a default ACL, which replaces the umask. libfuse 3.14 does not
+know the first flag, and pyfuse3 does not expose the second.
 
-The session's descriptor is a socket of ours for as long as the exchange takes. What the kernel did not offer
-is not asked for. <linux/fuse.h> has the structs.
+During the exchange the session's descriptor is a socket of ours. Flags that the kernel did not offer are
+not set. The structs are in <linux/fuse.h>.
 """
 
 import os
@@ -14,7 +14,7 @@ import socket
 import struct
 
 # struct fuse_out_header {len, error, unique} and the start of struct fuse_init_out {major, minor,
-# max_readahead, flags}; of struct fuse_in_header only the size matters, then fuse_init_in begins alike.
+# max_readahead, flags}. Of struct fuse_in_header only the size matters; fuse_init_in starts the same way.
 _IN_HEADER_BYTES = 40
 _OUT_HEADER = struct.Struct("=IiQ")
 _FLAGS_OFFSET = 12
@@ -24,12 +24,12 @@ _HANDLE_KILLPRIV = 1 << 19
 _HANDLE_KILLPRIV_V2 = 1 << 28
 _DONT_MASK = 1 << 6
 
-_REQUEST_BYTES = (1 << 20) + 4096  # the kernel insists on room for the largest request
+_REQUEST_BYTES = (1 << 20) + 4096  # the kernel requires a buffer for the largest request
 _REPLY_BYTES = 4096
 
 
 class Handshake:
-    """The exchange over the descriptor `fd` of a session that has just been mounted."""
+    """The exchange on the descriptor `fd` of a session that has just been mounted."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -42,7 +42,7 @@ class Handshake:
         self._ours.send(request)
 
     def finish(self) -> None:
-        """Pass libfuse's reply on, and give the session its descriptor back."""
+        """Pass libfuse's reply on, and restore the descriptor of the session."""
         reply = bytearray(self._ours.recv(_REPLY_BYTES))
         _, error, _ = _OUT_HEADER.unpack_from(reply)
         at = _OUT_HEADER.size + _FLAGS_OFFSET

@@ -1,8 +1,8 @@
 """The pyfuse3 adapter: arguments in, attributes and errnos out, no logic.
 
-What a call does is in `tree`. Here are the kernel's reference counts, the handles of open directories, who
-may ask for a save, and `_errno_guard`: an unexpected exception is logged and answered with EIO, because
-pyfuse3 would end the whole mount over it.
+What a call does is in `tree`. Here are the kernel's lookup counts, the handles of open directories, the
+check of who may request a save, and `_errno_guard`: it logs an unexpected exception and answers EIO,
+because pyfuse3 would end the whole mount.
 """
 
 import errno
@@ -37,14 +37,14 @@ from pramfs.tree.tree import Owner, Tree
 
 log = logging.getLogger("pramfs")
 
-# The daemon is the only one that changes the tree: what the kernel knows stays true.
+# Only the daemon changes the tree, so the kernel may cache names and attributes for ever.
 _FOREVER_S = 1 << 30
 
-# A file handle is the number of the inode, and whether its reader wants to leave no trace (O_NOATIME).
+# A file handle is the number of the inode, with one bit for O_NOATIME.
 _NOATIME = 1 << 63
 _INO = _NOATIME - 1
 
-# That one request may wait for: what a save holds comes free when the next one is published.
+# The most saves that one request waits for: frames that a save holds are freed by the next one.
 _SAVES_FOR_ROOM = 4
 
 _P = ParamSpec("_P")
@@ -52,7 +52,7 @@ _R = TypeVar("_R")
 
 
 def _errno_guard(handler: Callable[_P, _R]) -> Callable[_P, Coroutine[Any, Any, _R]]:
-    """Answer with what `handler` returns, or with the errno of what it raises."""
+    """Wrap `handler` so that it answers its result, or the errno of the exception that it raises."""
 
     @functools.wraps(handler)
     async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -71,7 +71,7 @@ def _errno_guard(handler: Callable[_P, _R]) -> Callable[_P, Coroutine[Any, Any, 
 def _async_errno_guard(
     handler: Callable[_P, Awaitable[_R]],
 ) -> Callable[_P, Coroutine[Any, Any, _R]]:
-    """`_errno_guard` for a handler that waits for something."""
+    """Wrap an asynchronous handler as `_errno_guard` does a synchronous one."""
 
     @functools.wraps(handler)
     async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -84,14 +84,14 @@ def _async_errno_guard(
 
 
 def _failure(exc: Exception, handler: str, operations: Any) -> FUSEError:
-    """The answer of a handler that raised `exc`."""
+    """Return the answer of a handler that raised `exc`."""
     if isinstance(exc, FUSEError):
         return exc
     if isinstance(exc, OSError):
         return FUSEError(exc.errno or errno.EIO)
     if isinstance(exc, MemoryError):
         log.error("out of memory in %s", handler)
-        operations.on_internal_error()  # nobody knows how far it has come
+        operations.on_internal_error()  # the operation may be half done
         return FUSEError(errno.ENOMEM)
     if isinstance(exc, PramError):
         log.error("%s", exc)
@@ -102,7 +102,7 @@ def _failure(exc: Exception, handler: str, operations: Any) -> FUSEError:
 
 
 class Operations(pyfuse3.Operations):
-    """Answers the kernel's requests from a tree."""
+    """Answers requests of the kernel from a tree."""
 
     supports_dot_lookup = True
     enable_acl = True
@@ -130,15 +130,15 @@ class Operations(pyfuse3.Operations):
         self._publish = publish
         self._make_room = make_room
         self._dir_handles: dict[int, DirectoryHandle] = {}
-        self._closed = trio.Event()  # a directory, since somebody began to wait for that
+        self._closed = trio.Event()  # set when a directory is closed; replaced by the next waiter
         self._handles = itertools.count(1)
 
     def open_directories(self) -> Set[int]:
-        """The handles of all directories that are open."""
+        """Return the handles of all open directories."""
         return frozenset(self._dir_handles)
 
     async def closed_by(self, pid: int, *, but: Set[int]) -> None:
-        """Wait until a process has no directory open any more, whatever becomes of those in `but`."""
+        """Wait until process `pid` has no directory open any more, except those in `but`."""
         while any(
             listing.opener == pid and handle not in but
             for handle, listing in self._dir_handles.items()
@@ -257,9 +257,9 @@ class Operations(pyfuse3.Operations):
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
         if self.enable_writeback_cache and fields.update_size and not fields.update_mtime:
-            # The kernel keeps these two, and found that nothing changed.
+            # The kernel keeps these two times, and found that nothing changed.
             changes.mtime, changes.ctime = target.mtime, target.ctime
-        # The kernel asks for a change of nothing when somebody writes who may not keep set-id bits.
+        # The kernel requests an empty change when a process writes that may not keep set-id bits.
         changes.drop_setid = ctx.uid != 0 if fields.update_size else not _any(fields)
         changes.in_group = _in_group(ctx, target)
         self._tree.setattr(target, changes)
@@ -344,7 +344,7 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._tree.file(fh & _INO)
         if self._direct_io and gives_rights(file):
-            # Nobody says whether the writer may keep them.
+            # The request does not tell whether the writer may keep set-id bits.
             self._tree.setattr(file, Changes(drop_setid=True, in_group=False))
             pyfuse3.invalidate_inode(file.ino, attr_only=True)
         try:
@@ -354,14 +354,14 @@ class Operations(pyfuse3.Operations):
 
     @_errno_guard
     def flush(self, fh: int) -> None:
-        """Nothing waits here: what a program has written is in the tree. ENOSYS: ask no more."""
+        """Answer ENOSYS, so that the kernel does not ask again: data written is in the tree already."""
         raise FUSEError(errno.ENOSYS)
 
     @_errno_guard
     def fsync(self, fh: int, datasync: bool) -> None:
-        """As on tmpfs: a file is durable with the whole tree, see docs/guarantees.md.
+        """Answer ENOSYS: programs then see success, and the kernel does not ask again.
 
-        ENOSYS: programs are told that it worked, and the kernel asks no more.
+        As on tmpfs, a file only becomes durable with the whole tree, see docs/guarantees.md.
         """
         raise FUSEError(errno.ENOSYS)
 
@@ -405,7 +405,7 @@ class Operations(pyfuse3.Operations):
     async def once_there_is_room(self, operation: Callable[[], _R]) -> _R:
         """Return what `operation` returns, called after each save that may have made room for it.
 
-        Others are served meanwhile. Raises FUSEError(ENOSPC) when saves fail or free too little.
+        Other requests are served meanwhile. Raises FUSEError(ENOSPC) when saves fail or free too little.
         """
         for _ in range(_SAVES_FOR_ROOM):
             if not await self._make_room():
@@ -419,7 +419,7 @@ class Operations(pyfuse3.Operations):
         raise FUSEError(errno.ENOSPC)
 
     async def _write_rest(self, file: File, off: int, buf: bytes, written: int) -> int:
-        """Write what follows the first `written` bytes of `buf`, piece by piece as there is room."""
+        """Write `buf` from byte `written` on, piece by piece as saves make room."""
 
         def write_on() -> int:
             nonlocal written
@@ -435,12 +435,12 @@ class Operations(pyfuse3.Operations):
         return await self.once_there_is_room(write_on)
 
     def _entry(self, inode: Inode) -> EntryAttributes:
-        """Attributes for a reply after which the kernel knows the inode."""
+        """Return attributes for a reply that adds one to the kernel's lookup count of the inode."""
         inode.refs += 1
         return _attributes(inode)
 
     def _require_control(self, ctx: RequestContext) -> None:
-        """Raise EPERM unless who asks may command the mount: root, the root directory's owner, its user."""
+        """Raise EPERM unless the caller is root, the owner of the root directory, or the daemon's user."""
         if ctx.uid not in (0, self._tree.root.uid, os.geteuid()):
             raise FUSEError(errno.EPERM)
 
@@ -470,7 +470,7 @@ def _attributes(inode: Inode) -> EntryAttributes:
 
 
 def _in_group(ctx: RequestContext, inode: Inode) -> bool:
-    """Whether a process is in the group of a set-gid file, or root; True for all other files."""
+    """Return whether a process is in the group of a set-gid file, or root; True for all other files."""
     if not inode.mode & stat.S_ISGID or ctx.uid == 0 or ctx.gid == inode.gid:
         return True
     try:
@@ -480,7 +480,7 @@ def _in_group(ctx: RequestContext, inode: Inode) -> bool:
 
 
 def _any(fields: SetattrFields) -> bool:
-    """Whether anything but ctime is to be changed."""
+    """Return whether anything but ctime is to be changed."""
     return any((
         fields.update_mode, fields.update_uid, fields.update_gid, fields.update_size,
         fields.update_atime, fields.update_mtime,
@@ -488,7 +488,7 @@ def _any(fields: SetattrFields) -> bool:
 
 
 def _no_entry() -> EntryAttributes:
-    """Let the kernel remember that there is no such name."""
+    """Return the entry that lets the kernel cache that the name does not exist."""
     entry = EntryAttributes()
     entry.st_ino = 0
     entry.entry_timeout = _FOREVER_S

@@ -1,15 +1,15 @@
 """Replace pyfuse3's request loop: adaptive polling, and concurrency while a handler waits.
 
-pyfuse3 makes a trip through trio's scheduler before every request, and starts tasks as requests come. Here
-one task reads all requests. After a request it polls for the next one without sleeping for a moment, for
-that is how long a program takes that makes small requests one after the other; then it sleeps in poll(2) for
-up to a millisecond; only then does it park in trio. Polling stops by itself when it finds too little.
-docs/performance.md has the measurements.
+pyfuse3 goes through trio's scheduler before every request, and starts tasks as requests come. Here a single
+task reads all requests. After a request it first polls for the next one without sleeping, about as long as
+a program takes between small requests; then it sleeps in poll(2) for up to a millisecond; and only then does
+it wait in trio. Polling ends by itself when it finds too few requests. docs/performance.md has the
+measurements.
 
-A handler that takes long calls `serve_on`, and another task reads requests until that handler is done.
+A handler that has to wait calls `serve_on`, and another task reads requests until that handler is done.
 
-pyfuse3 3.5 looks `_wait_fuse_readable` up in its own module for each request; that is what is replaced. A
-pyfuse3 without these names is run as it is.
+pyfuse3 3.5 looks up `_wait_fuse_readable` in its module for each request, so that it can be replaced there.
+A pyfuse3 without that name is run unchanged.
 """
 
 import errno
@@ -34,9 +34,9 @@ _SPIN_CREDIT_MAX = 8
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a word of pyfuse3's is of use: an unmount takes open files from it before it has closed them.
+    """Return whether a log record of pyfuse3 matters: not an ENOENT for the reply to RELEASE.
 
-    The kernel then wants no answer to RELEASE, and says ENOENT to it; all has been done by then.
+    When a mount with open files is unmounted, the kernel drops the request before it is answered.
     """
     late = (os.strerror(errno.ENOENT),)
     return not (record.msg == "fuse_release(): fuse_reply_* failed with %s" and record.args == late)
@@ -48,8 +48,8 @@ logging.getLogger("pyfuse3").addFilter(_is_news)
 class Session:
     """Runs pyfuse3's main loop.
 
-    `idle_work` does a little work and returns whether there is more; `on_ready` is called once the kernel
-    has made contact.
+    `idle_work` does a little work and returns whether there is more. `on_ready` is called after the kernel
+    has initialised the session.
     """
 
     def __init__(self, idle_work: Callable[[], bool], on_ready: Callable[[], None]) -> None:
@@ -80,12 +80,12 @@ class Session:
         original = module._wait_fuse_readable
         module._wait_fuse_readable = self._wait_readable
         try:
-            await pyfuse3.main(0, 0)  # no task but the first, and those that serve_on starts
+            await pyfuse3.main(0, 0)  # no tasks except the first and those that serve_on starts
         finally:
             module._wait_fuse_readable = original
 
     def serve_on(self) -> None:
-        """Let another task read requests: the calling handler is about to wait for something."""
+        """Let another task read requests, because the calling handler is about to wait."""
         if self._is_replaceable and not self._reading:
             nursery = trio.lowlevel.current_task().parent_nursery
             assert nursery is not None
@@ -93,7 +93,7 @@ class Session:
             nursery.start_soon(module._session_loop, nursery, 0, 0)
 
     def finish(self) -> None:
-        """End `run` as soon as the requests that are there have been served; later ones fail."""
+        """End `run` after the requests that have arrived are served; later ones fail."""
         self._closing = True
         if self._is_replaceable:
             trio.lowlevel.notify_closing(self._fd)
@@ -101,28 +101,28 @@ class Session:
             pyfuse3.terminate()
 
     async def _wait_readable(self) -> bool:
-        """Wait for a request. False ends the task that asks."""
+        """Wait for a request; return False to end the calling task."""
         if self._reading:
-            return False  # another task took over while this one's handler was waiting
+            return False  # another task took over while the handler of this one was waiting
         if self._handshake is not None and not self._greeted:
             self._greeted = True
-            return True  # the first request is there already
+            return True  # the first request has arrived already
         if self._handshake is not None:
-            self._handshake.finish()  # it has been answered
+            self._handshake.finish()  # FUSE_INIT has been answered
             self._handshake = None
             self._on_ready()
         self._reading = True
         try:
             return await self._next_request()
         except trio.ClosedResourceError:
-            return self._is_readable()  # `finish` has woken us
+            return self._is_readable()  # woken by `finish`
         finally:
             self._reading = False
 
     async def _next_request(self) -> bool:
         await self._let_others_run()
         while not self._is_readable():
-            # Before it looks: a save that follows a burst of small files would have all checksums to do.
+            # Before polling: else a save after a burst of small files has to compute all checksums itself.
             if not self._idle_work():
                 break
             await self._let_others_run()
@@ -131,13 +131,13 @@ class Session:
         if self._spin() or self._poll_briefly():
             return True
         if self._closing:
-            return False  # `finish` may have come while others ran: nobody would wake us
+            return False  # `finish` may have been called while other tasks ran, and would not wake this one
         await trio.lowlevel.wait_readable(self._fd)
         self._others_ran_ns = time.monotonic_ns()
         return True
 
     async def _let_others_run(self) -> None:
-        """Give trio's other tasks a turn, if they have not had one lately: each costs a trip."""
+        """Let other trio tasks run, unless they ran recently: it costs a trip through the scheduler."""
         now = time.monotonic_ns()
         if now - self._others_ran_ns > _LET_OTHERS_RUN_NS:
             await trio.lowlevel.checkpoint()
@@ -147,7 +147,7 @@ class Session:
         return bool(self._poll.poll(0))
 
     def _spin(self) -> bool:
-        """Poll without sleeping, as long as there is credit: a request that is found adds to it."""
+        """Poll without sleeping while there is credit; each request that is found adds to it."""
         if self._spin_credit <= 0:
             return False
         deadline = time.monotonic_ns() + _SPIN_NS
@@ -160,7 +160,7 @@ class Session:
         return False
 
     def _poll_briefly(self) -> bool:
-        """Sleep in poll(2) for a moment. A request that comes soon earns credit to spin again."""
+        """Sleep in poll(2) for a moment. A request that arrives soon earns credit to spin again."""
         start = time.monotonic_ns()
         found = bool(self._poll.poll(_POLL_MS))
         if found and self._spin_credit == 0 and time.monotonic_ns() - start < _SPIN_NS:
@@ -169,11 +169,11 @@ class Session:
 
 
 def _fuse_fd() -> int:
-    """The descriptor of the FUSE session, which pyfuse3 keeps to itself."""
+    """Return the descriptor of the FUSE session, which pyfuse3 does not expose."""
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
                 return int(name)
         except FileNotFoundError:
-            continue  # the descriptor that listed the directory
+            continue  # the descriptor that was used to list the directory
     raise RuntimeError(f"no FUSE session among {Path('/proc/self/fd')}")

@@ -1,8 +1,8 @@
-"""A tree's metadata as bytes: encode and decode. Knows inodes, not streams or frames.
+"""Encode the metadata of a tree as bytes, and decode it. Streams and frames are of no concern here.
 
-The records of all inodes follow the header in any order; entries name inodes by number. What comes from an
-image is checked before it is used: bounds, kinds, names, numbers, link counts, and that all of it is one
-tree. Raises ValueError, with what is wrong, for what is not.
+A header is followed by the records of all inodes, in any order; directory entries refer to inodes by number.
+Everything from an image is checked before it is used: bounds, kinds, names, numbers, link counts, and that
+the inodes form one tree. Anything else raises ValueError with the reason.
 """
 
 import stat
@@ -43,7 +43,7 @@ class Decoded:
 
 
 def encode_tree(next_ino: int, inodes: Mapping[int, Inode]) -> Iterator[bytes]:
-    """The metadata stream of all inodes that have a name, in pieces of about a MiB."""
+    """Yield the metadata stream of all inodes that have a name, in pieces of about a MiB."""
     saved = [inode for inode in inodes.values() if inode.nlink]
     pages = sum(inode.pages.count for inode in saved if isinstance(inode, File) and inode.pages)
     pieces = [
@@ -61,7 +61,7 @@ def encode_tree(next_ino: int, inodes: Mapping[int, Inode]) -> Iterator[bytes]:
 
 
 def decode_tree(data: bytes) -> Decoded:
-    """The inodes in the metadata stream `data`. Raises ValueError."""
+    """Decode the metadata stream `data`. Raises ValueError."""
     if len(data) < TREE_HEADER.size:
         raise ValueError("the metadata has no header")
     header = TreeHeader._make(TREE_HEADER.unpack_from(data))
@@ -145,14 +145,14 @@ def _encode_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
 
 
 class _Decoder:
-    """Takes inodes off the front of a metadata stream, then links them to a tree."""
+    """Reads the inodes of a metadata stream one by one, then links them into a tree."""
 
     def __init__(self, data: bytes, header: TreeHeader) -> None:
         self._data = data
         self._header = header
         self._next_ino = header.next_ino
         self._at = TREE_HEADER.size
-        # None where there is room for a number that has not been met.
+        # None for a number that has room but has not occurred yet.
         self._inodes: MutableMapping[int, Any] = room_for(header.inodes, header.next_ino)
         self._files: list[File] = []
         self._pages = array("Q")
@@ -160,7 +160,7 @@ class _Decoder:
         self._alike = (0, 0, 0, 0)
 
     def take_inode(self) -> None:
-        # Plain names, no named tuple: there may be millions of records.
+        # Variables, not a named tuple: there may be millions of records.
         record = self._at
         self._at += INODE.size
         if self._at > len(self._data):
@@ -175,7 +175,7 @@ class _Decoder:
             raise ValueError(f"inode {ino} is not below the next one, {self._next_ino}")
         if self._inodes.get(ino) is not None:
             raise ValueError(f"inode {ino} twice")
-        # Most are as in the record before, and numbers of one's own take 32 bytes each.
+        # Share equal numbers with the previous record: each int object takes 32 bytes.
         alike = generation, mode, uid, gid
         if alike != self._alike:
             self._alike = alike
@@ -188,7 +188,7 @@ class _Decoder:
             inode.xattrs = self._take_xattrs(ino, xattrs)
 
     def finish(self) -> Decoded:
-        """Check what the records say of each other, and make the tree of them."""
+        """Check the references between records, and build the tree."""
         header = self._header
         if self._at != len(self._data):
             raise ValueError(f"{len(self._data) - self._at} bytes follow the last inode")
@@ -229,7 +229,7 @@ class _Decoder:
             inode.rdev = size
 
     def _take_entries(self, directory: Directory, count: int) -> None:
-        """Fill the directory with inode numbers for the time being: their inodes may come later."""
+        """Fill the directory with inode numbers at first, because their records may come later."""
         entries: dict[bytes, Any] = directory.entries
         data, unpack, head = self._data, DIRENT.unpack_from, DIRENT.size
         at, end = self._at, len(self._data)
@@ -259,7 +259,7 @@ class _Decoder:
         return xattrs
 
     def _take_numbers(self) -> None:
-        """Let only numbers be known that there are, and be one object in the inode and in the map."""
+        """Drop unused keys from the map, and let each inode share the int object of its key."""
         if not isinstance(self._inodes, dict):
             return
         unused = []
@@ -272,7 +272,7 @@ class _Decoder:
             del self._inodes[ino]
 
     def _link_entries(self) -> None:
-        """Put inodes in the place of their numbers, and check that all hangs together as one tree."""
+        """Replace inode numbers by inodes, and check that they form one tree."""
         inodes = self._inodes
         root = inodes.get(1)
         if not isinstance(root, Directory):
@@ -298,7 +298,7 @@ class _Decoder:
         self._check_reachable(root)
 
     def _check_names(self, root: Directory) -> None:
-        """Every inode has as many names as it should; they have been counted in its `refs`."""
+        """Check that every inode has as many names as `nlink` says; `refs` has counted them."""
         for inode in self._inodes.values():
             names, inode.refs = inode.refs, 0
             if type(inode) is Directory:
@@ -308,7 +308,7 @@ class _Decoder:
                 raise ValueError(f"inode {inode.ino} has link count {inode.nlink}, not {names}")
 
     def _check_reachable(self, root: Directory) -> None:
-        """Directories with one name each may still form a ring that hangs in the air."""
+        """Check that every directory is reached from the root: a cycle, too, has one name for each."""
         reached, unvisited = 1, [root]
         while unvisited:
             for inode in unvisited.pop().entries.values():
@@ -324,7 +324,7 @@ def _set_times(inode: Inode, times: list[int]) -> None:
     if max(atime_nsec, mtime_nsec, ctime_nsec) >= _NS:
         raise ValueError(f"inode {inode.ino} has a time of more than 999,999,999 nanoseconds")
     inode.mtime = mtime * _NS + mtime_nsec
-    # Times are often equal, and one object for all of them takes a third of the memory.
+    # The three times are often equal, and one int object for all takes a third of the memory.
     same = (ctime, ctime_nsec) == (mtime, mtime_nsec)
     inode.ctime = inode.mtime if same else ctime * _NS + ctime_nsec
     same = (atime, atime_nsec) == (mtime, mtime_nsec)

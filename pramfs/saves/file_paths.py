@@ -1,4 +1,4 @@
-"""The paths of files that are lost or damaged, for messages."""
+"""Find the paths of lost or damaged files, for messages."""
 
 import os
 from typing import Any
@@ -7,13 +7,12 @@ from pramfs.tree.inodes import PATH_MAX_BYTES, Directory, File, Inode
 
 NAMED_PATHS_MAX = 10  # that a message lists
 
-_Trail = (
-    tuple[Any, bytes] | None
-)  # the trail to a directory, and a name in it; whole paths take too much
+# The trail of the parent directory, and a name in it; whole paths take too much memory.
+_Trail = tuple[Any, bytes] | None
 
 
 def paths_of(root: Inode, files: list[File]) -> list[str]:
-    """The paths, from the `root` of the tree, of all names of `files`, sorted."""
+    """Return the sorted paths, from the `root` of the tree, of all names of `files`."""
     wanted = set(files)
     if not wanted:
         return []
@@ -29,7 +28,7 @@ def paths_of(root: Inode, files: list[File]) -> list[str]:
 
 
 def _path(trail: _Trail) -> str:
-    """The path of a name; its end, if it is longer than paths can be: there may be many of those."""
+    """Return the path of a name, only its end if it exceeds the length of paths: there may be many."""
     names: list[bytes] = []
     size = 0
     while trail is not None and size <= PATH_MAX_BYTES:
@@ -40,7 +39,7 @@ def _path(trail: _Trail) -> str:
 
 
 def listed(paths: list[str]) -> str:
-    """The paths in one line, all or the first of them."""
+    """Return the first paths, or all of them, in one line."""
     more = len(paths) - NAMED_PATHS_MAX
     names = ", ".join(
         path.encode(errors="backslashreplace").decode() for path in paths[:NAMED_PATHS_MAX]

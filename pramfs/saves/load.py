@@ -1,4 +1,4 @@
-"""A tree from its nodes: read its records, verify its pages, and take its frames over."""
+"""Load a tree from its nodes: read its records, verify its pages, and take over its frames."""
 
 import bisect
 import contextlib
@@ -26,17 +26,17 @@ from pramfs.tree.tree import Tree
 
 @dataclass(slots=True)
 class Recovered:
-    """What a load with `recover` had to leave out: the paths of the files."""
+    """The paths of files that a load with `recover` has left out."""
 
     left_out: list[str] = field(default_factory=list)
 
 
 class TreeLoad:
-    """The load of a tree, in two steps: entered, it has other processes verify; `into` fills the tree.
+    """A load of a tree in two steps: entering it starts other processes that verify, `into` fills the tree.
 
-    Whoever has something else to do does that in between. Forks: not to be entered while other threads run.
+    The caller may do something else in between. Forks, so it must not be entered while other threads run.
     Raises NoSuchNode when there is no such tree, and DamagedTree when its metadata cannot be read. With
-    `lazy` a page is checked when it is read first. `progress` is told how many pages have been checked.
+    `lazy`, pages are verified when they are first read. `progress` is called with numbers of verified pages.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class TreeLoad:
         self._verification.__exit__(*exc)
 
     def into(self, tree: Tree, recover: Recovered | None = None) -> None:
-        """Fill the empty `tree`, with all of it or nothing.
+        """Fill the empty `tree`, completely or not at all.
 
-        Raises DamagedTree, with the names of the files, when a page is damaged; with `recover` those files
-        are left out and listed there.
+        Raises DamagedTree, naming the files, when a page is damaged. With `recover`, these files are left
+        out instead, and listed there.
         """
         pram, name, chain = self._pram, self._name, self._chain
         with _damage_of(name):
@@ -100,14 +100,14 @@ def load_tree(
     recover: Recovered | None = None,
     progress: Progress = lambda frames: None,
 ) -> None:
-    """Fill the empty `tree` with the tree `name` of the image: all steps of a `TreeLoad` at once."""
+    """Fill the empty `tree` with the tree `name` of the image: both steps of a `TreeLoad` in one."""
     with TreeLoad(pram, name, lazy=lazy, progress=progress) as load:
         load.into(tree, recover)
 
 
 @contextlib.contextmanager
 def _damage_of(name: str) -> Iterator[None]:
-    """What cannot be read of a tree, or makes no sense, is DamagedTree."""
+    """Turn errors of reading and decoding a tree into DamagedTree."""
     try:
         yield
     except (PramError, ValueError) as exc:
@@ -123,7 +123,7 @@ def _read_metadata(pram: Pram, name: str) -> bytes:
 
 
 def _distribute(decoded: Decoded, chain: Chain) -> None:
-    """Give every file its pages. Raises ValueError when the entries are not those of the files."""
+    """Map the pages of every file. Raises ValueError if the entries do not match the files."""
     entries = chain.entries
     if sum(decoded.pages) != len(entries) or entries.flags.count(PAGE_DATA) != len(entries):
         raise ValueError(f"{len(entries)} data pages are not those of the files")
@@ -144,14 +144,14 @@ def _distribute(decoded: Decoded, chain: Chain) -> None:
 
 
 def _files_at(positions: list[int], decoded: Decoded) -> list[File]:
-    """The files that have the data pages at these positions of the chain, which ascend."""
+    """Return the files with data pages at these ascending positions of the chain."""
     ends = list(itertools.accumulate(decoded.pages))
     numbers = (bisect.bisect_right(ends, at) for at in positions)
     return [decoded.files[number] for number, _ in itertools.groupby(numbers)]
 
 
 def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
-    """The tree owns the data frames from now on; the node keeps its links."""
+    """Make the tree the owner of the data frames; the node keeps its links."""
     node = pram.node(name + DATA_SUFFIX)
     node.owned = list(extents_of(chain.links))
     node.chain = pram.node(name + META_SUFFIX).chain = None
@@ -177,7 +177,7 @@ def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:
 
 
 def _banned_pages(chain: Chain, banned: Regions) -> int:
-    """How many data pages lie in banned frames."""
+    """Count the data pages in banned frames."""
     if not banned:
         return 0
     return sum(

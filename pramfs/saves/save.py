@@ -1,6 +1,6 @@
-"""A tree to its nodes: stage it, publish it, at once or in the background.
+"""Save a tree to its nodes: stage it, then publish it, at once or in the background.
 
-The data frames stay where they are and stay the tree's.
+The tree keeps its data frames, and no data page is copied for a save.
 """
 
 import enum
@@ -26,10 +26,10 @@ from pramfs.tree.tree import Tree
 
 
 def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda frames: None) -> None:
-    """Replace the nodes of tree `name` by what `tree` is now; a publish then makes it the save.
+    """Replace the nodes of tree `name` by the present state of `tree`, so that a publish saves it.
 
-    `progress` is told of data pages as their checksums are known. Raises NoFrames.
-    The nodes are not complete then, and must be staged again before a publish.
+    `progress` is called with numbers of data pages whose checksums are known. Raises NoFrames; the nodes
+    are incomplete then, and must be staged again before a publish.
     """
     drop_tree(pram, name)
     files = []
@@ -53,11 +53,11 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
 
 
 def _pages_of(files: list[File]) -> Iterator[tuple["array[int]", "array[int]"]]:
-    """The frames and indices of all pages of all files, in order; those of many small files at once."""
+    """Yield the frames and indices of all pages of all files, in order, many small files at a time."""
     pfns, indices = array("I"), array("Q")
     for file in files:
         for start, chunk in file.pages.chunks() if file.pages is not None else ():
-            if len(chunk) == 1:  # as most files are
+            if len(chunk) == 1:  # the common case
                 pfns.append(chunk[0])
                 indices.append(start)
             elif 0 in chunk:
@@ -74,16 +74,14 @@ def _pages_of(files: list[File]) -> Iterator[tuple["array[int]", "array[int]"]]:
 
 
 class SaveState(enum.Enum):
-    """What is known of the save that was last begun."""
+    """The state of the save that was begun last."""
 
     PUBLISHED = "published"  # it is in force; or none was begun yet
-    STAGING = "staging"  # the nodes are being made; the tree stands still
-    WRITING = "writing"  # pages and super block are on their way, perhaps in a thread
-    FAILED = "failed"  # no super block was written: the save before it stands
-    IN_DOUBT = (
-        "in doubt"  # the super block may be on the medium or not: frames of both saves are kept
-    )
-    RESOLVING = "resolving"  # it is written once more
+    STAGING = "staging"  # its nodes are being built, while the tree does not change
+    WRITING = "writing"  # its pages and super block are being written, perhaps in a thread
+    FAILED = "failed"  # no super block was written: the previous save stands
+    IN_DOUBT = "in doubt"  # its super block may be on the medium or not: both saves are kept
+    RESOLVING = "resolving"  # the super block is being written once more
 
 
 _NEXT_STATES = {
@@ -99,31 +97,29 @@ UNDER_WAY = {SaveState.STAGING, SaveState.WRITING, SaveState.RESOLVING}
 
 @dataclass(frozen=True, slots=True)
 class SaveStatus:
-    """How the saves of a run stand, for all who report it."""
+    """The state of the saves of a run, for status, run directory and service manager."""
 
     state: SaveState
-    final: bool  # the save of the unmount has begun: the tree changes no more
-    over: bool  # and has ended, in force or not
+    final: bool  # the save at unmount has begun: the tree does not change any more
+    over: bool  # the save at unmount has ended, in force or not
     generation: int  # of the save in force
     error: str  # why the last save is not in force, "" if it is
     incomplete: str  # what the last save lacks, "" if nothing
     suspect: bool  # this run has met an internal error
     pages_done: int  # of the save under way
-    pages_total: int  # 0 = none is under way
+    pages_total: int  # 0: no save is under way
 
 
 class Saver:
-    """Saves one tree of a Pram, at once or in the background, and owns all that is known of its saves.
+    """Saves one tree of a Pram, at once or in the background, and owns the state of its saves.
 
-    One save at a time. Only the thread that changes the tree may call it, but for `wait` and `status`.
+    One save at a time. Only the thread that changes the tree may call it, except `wait` and `status`.
     """
 
     def __init__(self, pram: Pram, name: str, tree: Tree) -> None:
         self.state = SaveState.PUBLISHED
         self.error: PramError | None = None  # of the last save
-        self.incomplete: SaveIncomplete | None = (
-            None  # what the kernel could not hand over before it
-        )
+        self.incomplete: SaveIncomplete | None = None  # the error of the flush before it
         self.suspect = False  # see SaveStatus
         self.published = 0  # saves of this run
         self._pram = pram
@@ -137,7 +133,7 @@ class Saver:
 
     @property
     def status(self) -> SaveStatus:
-        """How the saves stand. Thread-safe."""
+        """Return the state of the saves. Thread-safe."""
         under_way = self.state in UNDER_WAY
         return SaveStatus(
             state=self.state,
@@ -153,13 +149,13 @@ class Saver:
 
     @property
     def pages(self) -> int:
-        """How many pages a save would tell its `progress`: those it lists and those it writes."""
+        """Return the number of pages that a save would report to `progress`: pages listed and written."""
         return self._tree.space.pages + self._pram.arena.table.count(FRESH)
 
     def save(self, *, final: bool, progress: Progress) -> None:
         """Publish the tree as it is now, durably. Raises SaveFailed; the last save then stands.
 
-        A `final` save is the last of a run that ends.
+        A `final` save is the last of a run, at unmount.
         """
         if final:
             self.begin_final()
@@ -173,29 +169,29 @@ class Saver:
             raise self.error
 
     def begin_final(self) -> None:
-        """Say that only the final save is left to do."""
+        """Note that only the final save is left to do."""
         self._final = True
 
     def start(self, progress: Progress) -> None:
-        """Begin a checkpoint of the tree as it is now and write it in a thread. See `settle`.
+        """Begin a checkpoint of the tree as it is now, and write it in a thread. `settle` ends it.
 
-        Raises SaveFailed when it cannot even begin.
+        Raises SaveFailed if it cannot begin.
         """
         self.settle()
         publication = self._begin(progress)
         try:
             self._running = _BackgroundWrite(publication, self._count)
-        except RuntimeError:  # no thread can be started
+        except RuntimeError:  # no thread could be started
             self._finish(publication, publication.write(self._count))
 
     def wait(self) -> None:
-        """Wait for the thread of a checkpoint; changes nothing. Thread-safe."""
+        """Wait for the thread of a checkpoint, without changing anything. Thread-safe."""
         running = self._running
         if running is not None:
             running.join()
 
     def settle(self) -> None:
-        """Take note of how a checkpoint in the background went, when it is done. See `error`."""
+        """Record the outcome of a checkpoint in the background, if it is done, in `error`."""
         if self._running is not None:
             running, self._running = self._running, None
             running.join()
@@ -212,7 +208,7 @@ class Saver:
             stage_tree(self._pram, self._name, self._tree, self._count)
             publication = self._pram.begin_publish(self._flags())
         except Exception as exc:
-            # Whatever it was: nothing is published, and the next save stages everything anew.
+            # After any error nothing is published, and the next save stages everything again.
             resolving = self.state is SaveState.RESOLVING
             self._enter(SaveState.IN_DOUBT if resolving else SaveState.FAILED)
             self.error = SaveFailed(exc, self._pram.current.generation)
@@ -249,7 +245,7 @@ class Saver:
         self._progress(pages)
 
     def _name_files(self, error: LostPages) -> PramError:
-        """The error in the user's words, unless the files have gone in the meantime."""
+        """Return the error with paths of files in place of pfns, unless the files are gone by now."""
         lost = set(error.pfns)
         files = [
             inode
@@ -262,7 +258,7 @@ class Saver:
         return LostFiles(listed(paths)) if paths else error
 
     def _update_space(self) -> None:
-        """Tell the tree what the save in force takes besides data, and what the node list will take."""
+        """Update the tree's counts of frames for the save in force, and for the next node list."""
         pram, space = self._pram, self._tree.space
         ours = {self._name + META_SUFFIX, self._name + DATA_SUFFIX}
         space.node_frames = len(pram.nodes.keys() | ours)
@@ -285,4 +281,4 @@ class _BackgroundWrite(threading.Thread):
 
 
 def _quiet(pages: int) -> None:
-    """Show no progress."""
+    """Ignore progress."""

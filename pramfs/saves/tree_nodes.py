@@ -14,18 +14,18 @@ DATA_SUFFIX = "-data"
 
 
 def tree_names(nodes: Collection[str]) -> list[str]:
-    """The names of the trees that these nodes make."""
+    """Return the names of the trees that these nodes form."""
     stems = [name.removesuffix(META_SUFFIX) for name in nodes if name.endswith(META_SUFFIX)]
     return [stem for stem in stems if stem + DATA_SUFFIX in nodes]
 
 
 def has_tree(pram: Pram, name: str) -> bool:
-    """Whether the image holds a tree of that name, or half of one."""
+    """Return whether the image holds a tree of that name, or one of its two nodes."""
     return name + META_SUFFIX in pram.nodes or name + DATA_SUFFIX in pram.nodes
 
 
 def drop_tree(pram: Pram, name: str) -> None:
-    """Give up the nodes of tree `name`, if there are any; until a publish the last save has them still."""
+    """Free the nodes of tree `name`, if there are any; the last save keeps them until a publish."""
     for suffix in (META_SUFFIX, DATA_SUFFIX):
         if name + suffix in pram.nodes:
             pram.free(name + suffix)

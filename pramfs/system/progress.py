@@ -54,9 +54,8 @@ class Bar:
         self._drawn = True
         columns = os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
         text = self._text(columns)[: columns - 1]  # one line, so that the next bar overwrites it
-        text = "".join(
-            char if char.isprintable() else "?" for char in text
-        )  # names may hold any bytes
+        # Names may hold any bytes.
+        text = "".join(char if char.isprintable() else "?" for char in text)
         print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def _text(self, columns: int) -> str:
