@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kexec.guest import RECIPE
+from tests.kexec.recipe import RECIPE
 from tests.kexec.session import COMMAND_LINE, Session
 from tests.vm.guest import Guest
 from tests.vm.machine import Machine

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from examples.criu_dump.story import Story
-from tests.kexec import guest, scenario
+from tests.kexec import recipe, scenario
 from tests.vm.machine import Machine
 from tests.vm.shell import FailureError
 
@@ -19,7 +19,7 @@ def main() -> int:
     story.title("pramfs: processes go on in another kernel, their memory kept in place over kexec")
     try:
         with story.step("Prepare the guest: Debian 12, CRIU, kexec-tools, this pramfs"):
-            files = guest.RECIPE.prepare()
+            files = recipe.RECIPE.prepare()
         with (
             tempfile.TemporaryDirectory(prefix="pramfs-kexec-demo.") as directory,
             Machine(files, Path(directory)) as machine,
