@@ -1,6 +1,6 @@
-"""The saves of a running mount: checkpoints while others are served, and the last save at the end.
+"""The saves of a running mount: checkpoints while requests are served, and the final save at the end.
 
-What is known of them is the saver's. Here it is told to the run directory and to the service manager.
+Their state belongs to the saver. This module reports it to the run directory and the service manager.
 """
 
 import logging
@@ -27,8 +27,8 @@ _STATE_PERIOD_S = 0.2
 class Checkpoints:
     """Saves one volume, one save at a time.
 
-    `place` names a mountpoint of the mount, None if it is detached everywhere; `serve_on` lets others be
-    served while the caller waits.
+    `place` returns a mountpoint of the mount, None if it is detached everywhere; `serve_on` lets other
+    requests be served while the caller waits.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Checkpoints:
     # --- while the mount is served ---------------------------------------------------------------
 
     async def publish(self, operations: Operations) -> None:
-        """Make all that was written so far durable; that is nothing when only read.
+        """Make everything written so far durable; does nothing for a read-only mount.
 
-        Raises SaveFailed, or SaveIncomplete when what was taken has been saved.
+        Raises SaveFailed, or SaveIncomplete if some data was refused, and all else has been saved.
         """
         if self._volume.read_only:
             return
@@ -64,7 +64,7 @@ class Checkpoints:
             raise self._saver.incomplete
 
     async def publish_at_intervals(self, operations: Operations, period_s: float) -> None:
-        """Publish what has changed every `period_s` seconds. Failures are logged."""
+        """Publish a checkpoint every `period_s` seconds if something has changed. Failures are logged."""
         while True:
             await trio.sleep(period_s)
             try:
@@ -76,13 +76,13 @@ class Checkpoints:
                         await self._checkpoint()
             except SaveFailed as exc:
                 log.error("%s", exc)
-            except (OSError, RuntimeError) as exc:  # no process or thread can be started, for now
+            except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
                 log.error("no checkpoint: %s", exc)
 
     async def make_room(self) -> bool:
-        """Wait for a save that frees what the last one held; returns whether there was one.
+        """Wait for a save that frees what the last one held; return whether there was one.
 
-        It is the one under way, if there is one: that may free enough.
+        A save that is already running will do, because it may free enough.
         """
         published = self._saver.published
         self._serve_on()
@@ -91,23 +91,23 @@ class Checkpoints:
                 try:
                     await self._checkpoint()
                 except SaveFailed:
-                    return False  # `status` says why
+                    return False  # the status has the reason
         return True
 
     async def flush(self, operations: Operations) -> None:
-        """Let the kernel hand over what programs have written; the saver notes what was not taken."""
+        """Have the kernel hand over its dirty pages; the saver records an error."""
         complaint = ""
         for _ in range(mount_tools.flushes_needed()):
             others = operations.open_directories()
-            # For programs too that use what is detached.
+            # Also for programs that use a detached mount.
             flushed = await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
-            # Not every kernel waits for what it has queued for us. A close is queued behind that.
+            # Not every kernel waits for the requests that it has queued. The RELEASE is queued after them.
             await operations.closed_by(flushed.pid, but=others)
             complaint = complaint or flushed.complaint
         self._saver.incomplete = SaveIncomplete(complaint) if complaint else None
 
     async def _checkpoint(self) -> None:
-        """Publish a checkpoint; the caller holds the lock. Raises SaveFailed."""
+        """Publish a checkpoint; the caller must hold the lock. Raises SaveFailed."""
         saver = self._saver
         bar = Bar("saving", saver.pages)
         with Heartbeat(_STATE_PERIOD_S, self.report):
@@ -121,7 +121,7 @@ class Checkpoints:
     # --- when it is gone -------------------------------------------------------------------------
 
     def save_for_good(self) -> int:
-        """Publish the tree when nobody can change it any more; returns the exit code."""
+        """Publish the tree after the unmount, when it cannot change any more; return the exit code."""
         volume, saver = self._volume, self._saver
         self._manager.tell("STOPPING=1")
         if volume.read_only:
@@ -158,7 +158,7 @@ class Checkpoints:
     # --- for others ------------------------------------------------------------------------------
 
     def report(self) -> None:
-        """Leave a word for the umount helper, the next mount, and `pramfs info`. Thread-safe."""
+        """Write the state for the umount helper, the next mount, and `pramfs info`. Thread-safe."""
         volume, status = self._volume, self._saver.status
         if volume.read_only:
             return

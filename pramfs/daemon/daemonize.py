@@ -1,6 +1,6 @@
-"""Go to the background and leave nobody in the dark: the parent exits once the daemon has said how it is.
+"""Go to the background: the parent waits until the daemon reports success or failure, then exits.
 
-The daemon reports one exit code through a pipe. One that dies without a word is a failure too.
+The daemon reports one exit code through a pipe. Dying without a report is a failure, too.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class WaitingParent:
-    """The process that the daemon was forked from, as the daemon sees it: it waits for an exit code."""
+    """The daemon's view of the process that it was forked from, which waits for an exit code."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self._is_told = False
 
     def report(self, code: int) -> None:
-        """Tell the parent its exit code, the first time; let go of the terminal and the caller's session.
+        """Report the parent's exit code, the first time, and leave the terminal and the caller's session.
 
-        Until then the daemon is in its caller's process group: an automounter lets only its own group look
-        at the mountpoint, and the mount has to be there before anybody else may.
+        Until then the daemon stays in the caller's process group: an automounter gives only its own group
+        access to the mountpoint until the mount is there.
         """
         if self._is_told:
             return
         self._is_told = True
         os.setsid()
         _leave_terminal()
-        with contextlib.suppress(BrokenPipeError):  # the parent is gone: then nobody asks
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone
             os.write(self._pipe, bytes((code,)))
         os.close(self._pipe)
 
@@ -50,15 +50,15 @@ class WaitingParent:
         finally:
             sys.stderr.flush()
             self.report(code)
-            # Not sys.exit: the parent's cleanups are not the child's to run.
+            # Not sys.exit, which would run the clean-up handlers of the parent.
             os._exit(code)
 
 
 def fork_daemon() -> WaitingParent | int:
-    """Fork; returns in the daemon the parent who waits, and in the parent the code that the daemon reports.
+    """Fork; return the waiting parent in the daemon, and in the parent the exit code that is reported.
 
-    A parent that a signal ends, ends the daemon: nothing is mounted behind the back of a caller who was told
-    that it is over.
+    A signal that ends the parent also ends the daemon: a caller who interrupts a mount must not find it
+    mounted later.
     """
     require_single_thread()
     read_end, write_end = os.pipe()
@@ -69,7 +69,7 @@ def fork_daemon() -> WaitingParent | int:
     if child:
         os.close(write_end)
         return _await_report(read_end, child, mask)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored under nohup
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _close_inherited(keep=write_end)
@@ -84,10 +84,10 @@ def _await_report(read_end: int, child: int, mask: set[int | signal.Signals]) ->
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             word = pipe.read(1)
-            # It is decided now: who interrupts this process any later must not hear that nothing is mounted.
+            # The outcome is known: an interrupt after this must not report that nothing is mounted.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
         except KeyboardInterrupt:
-            # Who sends a signal to this process alone means the child as well.
+            # A signal to this process alone is meant for the child as well.
             os.kill(child, signal.SIGTERM)
             os.waitpid(child, 0)
             return EXIT_INTERRUPTED
@@ -103,10 +103,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _close_inherited(keep: int) -> None:
-    """Close what the caller had open: a pipe that a daemon holds keeps its reader waiting for ever."""
+    """Close inherited descriptors: the reader of a pipe would wait until the daemon ends."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) != keep:
-            with contextlib.suppress(OSError):  # the descriptor that listed the directory
+            with contextlib.suppress(OSError):  # the descriptor that was used to list the directory
                 os.close(int(name))
 
 

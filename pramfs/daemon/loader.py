@@ -1,6 +1,6 @@
-"""The steps of a start that concern the image: open and lock it, reserve, verify, load. `startup` takes them.
+"""The steps of a start that concern the image: open and lock it, reserve, verify, load. See `startup`.
 
-Nothing is mounted here, and nothing of the image is changed but its size. FUSE is not known here.
+Nothing is mounted here, nothing of the image is changed except its size, and FUSE is not needed.
 """
 
 import contextlib
@@ -39,12 +39,14 @@ from pramfs.tree.tree import Owner, Tree
 log = logging.getLogger("pramfs")
 
 _LOCK_POLL_S = 0.05
-_TRIES_UNTOLD = 4  # most who have an image for a moment only look at it
+_TRIES_UNTOLD = (
+    4  # tries before waiting is reported: most processes lock an image only for a moment
+)
 
 
 @dataclass(slots=True)
 class Volume:
-    """An image with a tree of it loaded."""
+    """An open image with one of its trees loaded."""
 
     image: Image
     pram: Pram
@@ -52,16 +54,16 @@ class Volume:
     saver: Saver
     read_only: bool
     state_path: Path
-    log_path: Path | None  # None when the log is no file
+    log_path: Path | None  # None if the log is not a file
 
 
 def open_and_lock(path: Path, options: MountOptions) -> Image:
-    """Open the image and take it; wait while its last daemon saves. Raises ImageInUse when it is mounted.
+    """Open and lock the image, waiting while its last daemon saves. Raises ImageInUse if it is mounted.
 
-    A mount that only reads shares it: a writer would give the frames that it shows to other files.
+    The lock of a read-only mount is shared, but excludes writers: they would use its frames for other files.
 
-    What counts is whether the mount is there: a daemon learns of an unmount later than the caller of
-    umount(2), and says that it serves only after it has loaded.
+    The mount table decides whether the image is mounted: a daemon learns of an unmount later than the
+    caller of umount(2), and marks itself as serving only after it has loaded.
     """
     for tries in itertools.count():
         image, taken = _try_to_take(path, options)
@@ -76,8 +78,8 @@ def open_and_lock(path: Path, options: MountOptions) -> Image:
 
 
 def reserve(image: Image, options: MountOptions) -> Pram:
-    """Find the save in force and take its frames, or make a new image. Raises PramError."""
-    # With recover nothing of a damaged save may be overwritten before the next is published.
+    """Find the save in force and reserve its frames, or create a new image. Raises PramError."""
+    # With recover, nothing of a damaged save may be overwritten before the next one is published.
     arena = "memory" if options.recover else options.arena
     with _recovery_hint_added(image, options):
         if _is_new(image, options):
@@ -94,7 +96,7 @@ def reserve(image: Image, options: MountOptions) -> Pram:
 
 
 def log_what_is_known(pram: Pram, options: MountOptions) -> None:
-    """Log what is banned, and how the last run ended if it did not save: the image is locked, it is over."""
+    """Log the banned regions, and a warning if the last run, which is over, did not save."""
     for line in options.banned.table():
         log.info("%s", line)
     image, current = pram.image, pram.current
@@ -108,9 +110,9 @@ def log_what_is_known(pram: Pram, options: MountOptions) -> None:
 def verify(
     pram: Pram, options: MountOptions, manager: ServiceManager
 ) -> Iterator[Callable[[], Tree]]:
-    """Have other processes verify the tree that the options name; what is yielded loads and returns it.
+    """Start other processes that verify the tree; yield a function that loads and returns it.
 
-    Forks: no other thread may run. Raises DamagedTree, here or when it loads.
+    Forks, so no other thread may run. Raises DamagedTree, here or from the function.
     """
     tree = Tree(
         pram.arena,
@@ -118,7 +120,7 @@ def verify(
         generation=int.from_bytes(os.urandom(4), "little"),
     )
     if options.noload and not options.ro:
-        drop_tree(pram, options.name)  # its frames come free with the first checkpoint
+        drop_tree(pram, options.name)  # the first checkpoint frees its frames
     with _recovery_hint_added(pram.image, options), _many_objects():
         if options.noload or not has_tree(pram, options.name):
             yield lambda: _with_root(tree, options)
@@ -144,7 +146,7 @@ def require_room(volume: Volume) -> None:
 
 @contextlib.contextmanager
 def _recovery_hint_added(image: Image, options: MountOptions) -> Iterator[None]:
-    """Let the refusal of a damaged image say, to one who asked to recover it, what is left of the tree."""
+    """Add a hint to the error for a damaged image, if `recover` was asked for: what can be extracted."""
     try:
         yield
     except (ReservationFailed, DamagedTree) as exc:
@@ -157,7 +159,7 @@ def _recovery_hint_added(image: Image, options: MountOptions) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _many_objects() -> Iterator[None]:
-    """A load makes up to millions of objects that stay: the collector need not look at them, ever."""
+    """Exempt the objects of a load, up to millions, from garbage collection for good."""
     gc.disable()
     try:
         yield
@@ -167,11 +169,11 @@ def _many_objects() -> Iterator[None]:
 
 
 def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
-    """The image, and whether it is taken; if not, it is open to look who has it."""
+    """Return the open image, and whether it is locked; if not, it is open to find out who has it."""
     try:
         image = open_image(path, writable=not options.ro, create=not options.ro)
     except ImageInUse:
-        # A device is claimed by being opened. Is it one of us who did?
+        # Opening a device claims it. Find out whether another pramfs has claimed it.
         image = open_image(path, writable=False)
         if not image.try_lock(shared=True):
             return image, False
@@ -181,7 +183,7 @@ def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
 
 
 def _is_new(image: Image, options: MountOptions) -> bool:
-    """Whether the image is empty, or zeros from end to end, and may become a pram image."""
+    """Return whether the image is empty, or holds only zeros, and may become a pram image."""
     if options.ro or options.pram is not None:
         return False
     if not image.size_bytes:
@@ -194,7 +196,7 @@ def _is_new(image: Image, options: MountOptions) -> bool:
 
 
 def _new_frames(image: Image, options: MountOptions) -> int:
-    """How many frames a blank image gets: what size= says, else all there are, else the default."""
+    """Return the number of frames for a blank image: from size=, else all there are, else the default."""
     if options.size_bytes is None and image.frames:
         return image.frames
     return options.frames

@@ -1,6 +1,6 @@
-"""Where a daemon's words go: standard error in the foreground; syslog and a small file in the background.
+"""The log of a daemon: standard error in the foreground, syslog and a small file in the background.
 
-Bad news and what a mount did are logged, requests are not; the file keeps its end when it grows.
+Errors and the life of a mount are logged, single requests are not. A file that grows loses its oldest lines.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _SYSLOG_TIMEOUT_S = 0.1
 
 
 def to_stderr(level: int) -> None:
-    """Say on standard error what is at least that important."""
+    """Log messages of at least that level to standard error."""
     handler = logging.StreamHandler()
     handler.setLevel(level)
     handler.setFormatter(_Printable("pramfs: %(levelname)s: %(message)s"))
@@ -33,30 +33,30 @@ def to_stderr(level: int) -> None:
 
 
 class Destination(NamedTuple):
-    """Where the words go: a descriptor, for what is not logged line by line, and its file."""
+    """The place of the log: a descriptor, for output that is not logged line by line, and its path."""
 
     descriptor: int
     path: Path | None  # None for standard error
 
 
 def to_background(path: Path) -> Destination:
-    """Log to the file at `path`, and to syslog or the journal where there is one."""
+    """Log to the file at `path`, and to syslog or the journal if there is one."""
     file = BoundedFile(path, encoding="utf-8", errors="backslashreplace")  # paths hold any bytes
     file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
     log.addHandler(Syslog())
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)  # it is in use: see `run_state.prune`
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # marks it as in use, see `run_state.prune`
     return Destination(descriptor, path)
 
 
 def to_foreground() -> Destination:
-    """Log where `to_stderr` does, and in no file."""
+    """Log to standard error only, see `to_stderr`."""
     return Destination(sys.stderr.fileno(), None)
 
 
 class _Printable(logging.Formatter):
-    """Each message is one line that can be shown: names of files, which images hold, are of any bytes."""
+    """Makes each message one printable line: names of files in images may hold any bytes."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name for it
         record.message = printable(record.message)
@@ -64,9 +64,9 @@ class _Printable(logging.Formatter):
 
 
 class BoundedFile(logging.FileHandler):
-    """Appends to a file; one that has grown over LOG_BYTES_MAX first loses its older half.
+    """Appends to a file; if that exceeds LOG_BYTES_MAX, its older half is dropped first.
 
-    It is shortened in place: who has it open, as SIGUSR1's dump has, goes on appending to it.
+    It is shortened in place, because the stack dump of SIGUSR1 has it open, too.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -81,9 +81,9 @@ class BoundedFile(logging.FileHandler):
 
 
 class Syslog(logging.Handler):
-    """Sends to syslog or the journal, if it is there and listens: a save never waits for it.
+    """Sends to syslog or the journal if possible; never blocks, so that a save does not wait for it.
 
-    Each line finds the socket anew: syslog may start later than a mount, and again.
+    The socket is connected for each line, because syslog may start after the mount, or restart.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Syslog(logging.Handler):
         self.setFormatter(_Printable(f"pramfs[{os.getpid()}]: %(levelname)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one line; it is lost if nobody takes it."""
+        """Send one line; it is lost if nobody receives it."""
         priority = syslog.LOG_DAEMON | _PRIORITIES.get(record.levelno, syslog.LOG_WARNING)
         text = self.format(record).encode(errors="backslashreplace")
         with (

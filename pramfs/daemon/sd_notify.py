@@ -1,6 +1,6 @@
-"""sd_notify(3): tell a service manager how the daemon is doing. Does nothing when nobody asked.
+"""Report the state of the daemon to a service manager with sd_notify(3), if there is one.
 
-The address is taken out of the environment, so that no child ever speaks in the daemon's name.
+The address is removed from the environment, so that no child process can send in the daemon's name.
 """
 
 import contextlib
@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from pramfs.system.progress import Bar
 
-EXTENSION_S = 60  # that every sign of life asks the manager to wait on
-EXTEND_PERIOD_S = 1.0  # between signs of life
+EXTENSION_S = 60  # how much longer each report of progress asks the manager to wait
+EXTEND_PERIOD_S = 1.0  # between reports of progress
 
 
 class ServiceManager:
-    """Whoever started this service and listens; the address "" is nobody."""
+    """The service manager that started this process; with the address "" there is none."""
 
     def __init__(self, address: str = "") -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -25,7 +25,7 @@ class ServiceManager:
         """Send the assignments (READY=1, STATUS=…, STOPPING=1) in one message."""
         if not self._address:
             return
-        # A manager that does not listen must not keep the daemon from saving.
+        # A manager that does not listen must not stop the daemon from saving.
         with (
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
@@ -33,12 +33,12 @@ class ServiceManager:
             sender.sendto("\n".join(assignments).encode(), self._address)
 
     def extend_timeout(self, work: str, done: int, total: int) -> None:
-        """Say what takes so long and how far it is, and ask to wait EXTENSION_S longer for it."""
+        """Report the progress of long work, and ask the manager to wait EXTENSION_S longer."""
         share = min(done / total, 1.0) if total else 0.0
         self.tell(f"STATUS={work} {share:.0%}", f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 10**6}")
 
     def watching(self, bar: Bar, work: str) -> Callable[[int], None]:
-        """Tell of `work` now, and again as it goes on: what is returned counts on the bar."""
+        """Report `work` now and while it goes on; return a function that counts it on the bar."""
         next_s = 0.0
 
         def progress(units: int) -> None:
@@ -53,5 +53,5 @@ class ServiceManager:
 
 
 def take_manager() -> ServiceManager:
-    """The service manager that the environment names, and names no longer."""
+    """Return the service manager that the environment names, and remove it from there."""
     return ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))

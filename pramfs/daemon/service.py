@@ -1,7 +1,7 @@
-"""The life of a daemon that has loaded its tree: mount, say ready, serve, save, report.
+"""The life of a daemon after it has loaded its tree: mount, report readiness, serve, save, report.
 
-The tree is saved after the mount is gone, when nobody can change it any more. Signals only ever start an
-unmount.
+The final save comes after the mount is gone, when the tree cannot change any more. A signal never does more
+than start an unmount.
 """
 
 import logging
@@ -28,7 +28,7 @@ from pramfs.system import mount_tools, mountinfo
 log = logging.getLogger("pramfs")
 
 _MEMORY_RESERVE_BYTES = 32 << 20
-# They mean: unmount, save, exit. SIGHUP is a terminal that is gone, and no reason to lose anything.
+# They mean: unmount, save, exit. SIGHUP, too: a terminal that is gone is no reason to lose data.
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -44,29 +44,28 @@ class Daemon:
         parent: WaitingParent | None,
     ) -> None:
         self._volume = volume
-        # Asked for before there is a mount: who mounts over the directory that the image lies in hides it,
-        # and this process must not ask itself.
+        # Resolved before there is a mount. If the mountpoint contains the image, the mount hides it, and
+        # this process must not access its own mount.
         self._image = volume.image.path.resolve()
         self._mountpoint = Path(os.path.realpath(mountpoint))
         self._options = options
         self._manager = manager
         self._parent = parent
-        self._device = ""  # number of the file system
+        self._device = ""  # MAJOR:MINOR of the file system
         self._first_request = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
         self._checkpoints = Checkpoints(
             volume, self._image, manager, self._place, self._session.serve_on
         )
-        # Room for the last save where memory is limited. It is not touched, so it takes none.
+        # Address space for the final save, where that is limited. Never touched, so it takes no memory.
         self._memory_reserve = mmap.mmap(
             -1, _MEMORY_RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         )
 
     def mount(self) -> None:
-        """Mount; from now on a signal means an unmount. Raises PramError when nothing is mounted."""
-        # Signals wait until somebody is there to obey them, and again while saving: a save must not be
-        # stopped half way. The last one would stand, but this one would be lost.
-        # The mask is the main thread's; what reaches another thread is taken without notice.
+        """Mount; a signal means an unmount from now on. Raises PramError when nothing is mounted."""
+        # Signals are blocked until a task handles them, and again during the final save, which must not be
+        # interrupted half-way. Only the main thread has this mask; a signal to another thread does nothing.
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
         for number in _ENDING_SIGNALS:
             signal.signal(number, lambda number, frame: None)
@@ -88,34 +87,34 @@ class Daemon:
         try:
             pyfuse3.init(self._operations, str(self._mountpoint), words)
         except RuntimeError as exc:
-            # libfuse has said why on stderr.
+            # libfuse has printed the reason on stderr.
             raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
         self._device = mountinfo.require_mount(self._mountpoint).device
         volume.image.mark_serving()
         self._checkpoints.report()
 
     def run(self) -> int:
-        """Serve the mount until it is unmounted, and save; returns the exit code."""
+        """Serve the mount until it is unmounted, save, and return the exit code."""
         code = 0
         try:
             trio.run(self._main)
-        except Exception:  # noqa: BLE001 - whatever it was, there is a tree to be saved
+        except Exception:  # noqa: BLE001 - after any error the tree must be saved
             code = self._internal_error()
         return self._end() or code
 
     def _end(self) -> int:
-        """Let go of the mount, and save; returns the exit code."""
+        """Close the session, save, and return the exit code."""
         pyfuse3.close(unmount=self._mountpoint in mountinfo.places_of(self._device))
         return self._checkpoints.save_for_good()
 
     def _end_at_once(self) -> NoReturn:
-        """End here and now: without memory trio does not come to its own end, it waits for ever."""
+        """Save and end the process at once: out of memory, trio would wait for ever."""
         self._memory_reserve.close()
         code = self._internal_error()
         os._exit(self._end() or code)
 
     def _internal_error(self) -> int:
-        """Take note of the exception that ended the session; returns the exit code."""
+        """Log the exception that ended the session, and return the exit code."""
         log.exception("internal error: the session ended")
         self._suspect()
         return EXIT_INTERNAL
@@ -132,12 +131,12 @@ class Daemon:
                 )
             try:
                 await self._session.run()
-            except Exception:  # noqa: BLE001 - what pyfuse3 itself could not bear
+            except Exception:  # noqa: BLE001 - an error in pyfuse3 itself
                 self._end_at_once()
             nursery.cancel_scope.cancel()
 
     async def _announce(self) -> None:
-        """Say that the mount is usable, once the kernel has made contact."""
+        """Report that the mount is usable, after the first request of the kernel."""
         await self._first_request.wait()
         await trio.to_thread.run_sync(self._tell_the_system, abandon_on_cancel=True)
         log.info("%s is mounted at %s", self._volume.image.path, self._mountpoint)
@@ -161,7 +160,7 @@ class Daemon:
                 signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
             log.info("%s: unmounting", signal.Signals(number).name)
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
-            # What the kernel has cached comes to us while it is flushed and unmounted.
+            # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.
             await self._checkpoints.flush(self._operations)
             if self._volume.saver.incomplete is not None:
                 log.error("%s", self._volume.saver.incomplete)
@@ -173,17 +172,17 @@ class Daemon:
             try:
                 mount_tools.unmount(place, "-l")
             except PramError as exc:
-                log.info("%s", exc)  # somebody was faster
+                log.info("%s", exc)  # another process has unmounted it
 
     def _place(self) -> Path | None:
-        """A place where the mount is to be seen, None when it is detached."""
+        """Return a place where the mount is visible, None if it is detached."""
         return next(iter(mountinfo.places_of(self._device)), None)
 
     def _suspect(self) -> None:
         self._volume.saver.suspect = True
 
     def _status(self) -> dict[str, object]:
-        """What the control attributes tell."""
+        """Return the values of the control attributes."""
         volume, table = self._volume, self._volume.pram.arena.table
         current, saves = volume.pram.current, volume.saver.status
         return {
@@ -209,9 +208,9 @@ class Daemon:
 
 
 class _FsName(str):
-    r"""The option fsname=PATH as libfuse wants it: commas and backslashes escaped.
+    r"""The option fsname=PATH for libfuse, with commas and backslashes escaped.
 
-    pyfuse3 encodes options as ASCII and nothing else; a path may hold any bytes, so this one encodes itself.
+    pyfuse3 encodes options as ASCII, but a path may hold any bytes, so this string encodes itself.
     """
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""SIGUSR1: write what every thread and every task is doing, and go on."""
+"""On SIGUSR1, write the stacks of all threads and tasks to the log, and go on."""
 
 import _thread
 import contextlib
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class StackDumps:
-    """From now on SIGUSR1 writes the stacks of threads and tasks to `descriptor`, and nothing else happens.
+    """Handles SIGUSR1 from now on: writes the stacks of threads and tasks to `descriptor`.
 
-    The main thread writes them as soon as it gets to it. After `start_thread` another thread waits for the
-    signal and writes those of the threads at once, whatever the main thread waits for.
+    The main thread writes them when it next runs Python code. After `start_thread` another thread waits for
+    the signal, and writes the stacks of the threads at once, even if the main thread is blocked.
 
-    Both hold the interpreter's lock while they look, so nothing comes while somebody else keeps it, who
-    copies memory that a disk is slow to bring. faulthandler needs no lock, and was seen to end a daemon: it
-    follows the frames of a thread that goes on meanwhile.
+    Both need the GIL, so nothing is written while a thread keeps that, such as one that copies memory which
+    a slow disk has to read. faulthandler needs no GIL, but was seen to crash a daemon, because it walks the
+    frames of threads that go on running.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -32,16 +32,16 @@ class StackDumps:
         signal.signal(signal.SIGUSR1, lambda number, frame: self._write_in_main_thread())
 
     def start_thread(self) -> None:
-        """Have a thread wait for the signal. To be called by the main thread.
+        """Start the thread that waits for the signal. Only the main thread may call this.
 
-        Not before verification has forked: a child has the locks of all threads.
+        It must not be called before verification has forked: a child inherits the locks of all threads.
         """
-        # What ends a daemon is for the main thread, which may let it wait: this one must not take it.
+        # Signals that end the daemon are for the main thread, which may block them: block them here, too.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             threading.Thread(target=self._run, name="pramfs-stacks", daemon=True).start()
         except RuntimeError:
-            pass  # then it stays with the main thread
+            pass  # then the main thread handles the signal
         else:
             self._has_thread = True
             mask |= {signal.SIGUSR1}
@@ -60,7 +60,7 @@ class StackDumps:
         self._write("Tasks:", _task_lines())
 
     def _write(self, title: str, lines: Iterable[str]) -> None:
-        # Who is interrupted by this must not bear what goes wrong: a task may be half made, a disk full.
+        # An error must not reach the interrupted code: a task may be half created, or the disk full.
         with contextlib.suppress(Exception):
             text = "\n".join([time.strftime(f"%F %T {title}"), *lines, ""])
             os.write(self.descriptor, text.encode(errors="backslashreplace"))
@@ -92,7 +92,7 @@ def _task_lines() -> Iterator[str]:
 
 
 def _root_task() -> "trio.lowlevel.Task | None":
-    # trio is loaded late, and may be half loaded just now.
+    # trio is imported late, and may be half imported at the moment.
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
     try:
         return lowlevel.current_root_task() if lowlevel is not None else None

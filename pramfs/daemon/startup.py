@@ -1,6 +1,6 @@
 """Start a mount, in the foreground or as a daemon: load the tree of an image, then serve it.
 
-The tree is loaded before there is a mount, so nothing is ever to be seen half loaded.
+The tree is loaded before there is a mount, so that no user sees it half loaded.
 """
 
 import contextlib
@@ -39,20 +39,20 @@ def start_mount(
     foreground: bool = False,
     verbose: bool = False,
 ) -> int:
-    """Mount the image. Returns an exit code: 0 once it is usable; in the foreground when all is over.
+    """Mount the image, and return the exit code: once it is usable, or in the foreground at the end.
 
-    In the background the terminal hears only of what is wrong, unless `verbose`; all of it is in the log.
+    In the background only errors are printed on the terminal, unless `verbose`; the log has everything.
     """
     image, mountpoint = image.absolute(), mountpoint.absolute()
     manager = take_manager()
     logs.to_stderr(logging.INFO if foreground or verbose else logging.WARNING)
-    # What the daemon leaves is for its user alone; in the tree the umask of each caller counts.
+    # Files of the daemon are private to its user; in the tree the umask of each caller counts.
     os.umask(0o077)
     if foreground:
         return _mount_and_serve(image, mountpoint, options, manager, None)
     parent = fork_daemon()
     if isinstance(parent, WaitingParent):
-        # A daemon is nobody's service: whoever listens there waits for another process.
+        # The daemon is not the service's main process: the manager expects reports from that one.
         nobody = ServiceManager()
         parent.end_with(lambda: _mount_and_serve(image, mountpoint, options, nobody, parent))
     return parent
@@ -65,7 +65,7 @@ def _mount_and_serve(
     manager: ServiceManager,
     parent: WaitingParent | None,  # None in the foreground
 ) -> int:
-    """Mount the image and serve it until it is unmounted and saved; returns the exit code."""
+    """Mount the image, serve it until it is unmounted and saved, and return the exit code."""
     try:
         daemon = _mount(image_path, mountpoint, options, manager, parent)
     except PramError as exc:
@@ -81,8 +81,8 @@ def _mount(
     manager: ServiceManager,
     parent: WaitingParent | None,
 ) -> "Daemon":
-    """Do all that comes before the mount is ready, in order. Raises PramError; then nothing has changed."""
-    dumps = StackDumps(sys.stderr.fileno())  # till it is known where the log belongs
+    """Do everything up to the mount, in order. Raises PramError; then nothing has changed."""
+    dumps = StackDumps(sys.stderr.fileno())  # until there is a log
     os.chdir("/")  # keep no directory busy
     _refuse_as_mountpoint(mountpoint)
     with contextlib.ExitStack() as undo:
@@ -91,7 +91,7 @@ def _mount(
         undo.callback(image.close)
         undo.callback(image.unmake)
 
-        # Reserve the frames of the last save. From here on it is known which image it is, so there is a log.
+        # Reserve the frames of the last save. Then the uuid of the image is known, and with it the log file.
         pram = loader.reserve(image, options)
         log_file = logs.to_foreground()
         if parent is not None:
@@ -100,7 +100,7 @@ def _mount(
         run_state.prune()
         loader.log_what_is_known(pram, options)
 
-        # Verify in other processes, and load. FUSE and trio take as long to load as a big tree does.
+        # Verify in other processes, and load. Importing FUSE and trio takes as long as loading a big tree.
         require_single_thread()
         with loader.verify(pram, options, manager) as load:
             service_class = _import_fuse()
@@ -116,7 +116,7 @@ def _mount(
         )
         loader.require_room(volume)
 
-        # Nothing forks any more: now there may be threads.
+        # Nothing forks after this, so threads are allowed.
         dumps.start_thread()
         daemon = service_class(volume, mountpoint, options, manager, parent)
         daemon.mount()
@@ -125,7 +125,7 @@ def _mount(
 
 
 def _import_fuse() -> "type[Daemon]":
-    # Ctrl-C waits: others verify, and are to be told that it is over.
+    # Block Ctrl-C: an import would lose the exception, and the processes that verify would go on.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         from pramfs.daemon.service import Daemon  # noqa: PLC0415 - see `_mount`
@@ -133,7 +133,7 @@ def _import_fuse() -> "type[Daemon]":
         raise PramError(f"FUSE cannot be loaded: {exc}") from exc
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    # Importing trio leaves a cycle of frames, which has hold of all that our callers have: a tree's metadata.
+    # Importing trio leaves a reference cycle of frames that keeps the callers' variables alive: metadata.
     gc.collect()
     return Daemon
 

@@ -1,6 +1,6 @@
 """Print the structures of an image field by field, as docs/format.md names them.
 
-What debugfs and dumpe2fs are to ext4. It judges nothing but checksums, and reads pages as they are: also
+The counterpart of debugfs and dumpe2fs. It checks nothing but checksums, and shows pages as they are, even
 those that a load would refuse.
 """
 
@@ -35,7 +35,7 @@ _LINE_BYTES = 16
 
 
 class _Kind(NamedTuple):
-    """A kind of metadata page, by its magic."""
+    """A kind of metadata page, identified by its magic."""
 
     name: str
     fields: type[SuperBlock] | type[NodePage] | type[LinkHeader]
@@ -50,9 +50,9 @@ _STRUCTS = {SuperBlock: SUPER, NodePage: NODE, LinkHeader: LINK}
 
 
 def dump_image(image: Image, *, node: str | None = None, links: bool = False) -> Iterator[str]:
-    """The lines for the super block and all nodes, or for one node; with `links` their chains too.
+    """Yield the lines for the super block and all nodes, or for one node; with `links` their chains, too.
 
-    Raises PramError for what is no image, and for a node that is not there.
+    Raises PramError for a file that is no image, and for an unknown node.
     """
     found = scan_image(image)
     uuid = found.current.uuid
@@ -70,7 +70,7 @@ def dump_image(image: Image, *, node: str | None = None, links: bool = False) ->
 
 
 def dump_page(image: Image, pfn: int) -> Iterator[str]:
-    """The lines for the page in frame `pfn`, whatever it is. Raises PramError when it cannot be read."""
+    """Yield the lines for the page in frame `pfn`, of any kind. Raises PramError if it cannot be read."""
     if not 0 <= pfn < image.frames:
         raise PramError(f"{image.path}: pfn:{pfn:x} invalid (it has {image.frames} frames)")
     yield from _page(image, superblock.require(image).uuid, pfn)
@@ -83,7 +83,7 @@ def _chain(image: Image, uuid: bytes, scanned: ScannedNode) -> Iterator[str]:
 
 
 def _page(image: Image, uuid: bytes, pfn: int) -> Iterator[str]:
-    """Title, fields, and what follows them."""
+    """Yield the title of a page, its fields, and what follows these."""
     page = image.read(pfn)
     kind = _KINDS.get(int.from_bytes(page[:4], "little"))
     if kind is None:
@@ -111,7 +111,7 @@ def _entries(header: LinkHeader, page: bytes) -> Iterator[str]:
 
 
 def _data(pfn: int, page: bytes) -> Iterator[str]:
-    """A page of no kind: data, free space, or metadata that has lost its magic."""
+    """Yield the lines for a page without a known magic: data, free space, or damaged metadata."""
     yield f"page at pfn:{pfn:x}, data or unused"
     yield f"  {'CRC-32C':<14}0x{crc32c(page):08x}"
     if not any(page):

@@ -18,7 +18,7 @@ from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
 
 @dataclass(slots=True)
 class Extracted:
-    """What came of an extraction: names made, what was left out and why, attributes that could not be set."""
+    """The result of an extraction: names created, names left out with reasons, attributes not set."""
 
     names: int
     left_out: list[str]
@@ -28,10 +28,10 @@ class Extracted:
 def extract(
     reader: TreeReader, paths: Sequence[str], directory: Path, *, recover: bool = False
 ) -> Extracted:
-    """Make the trees at `paths` (none: everything), under the same paths, in a new or empty directory.
+    """Copy the trees at `paths` (none: everything), under the same paths, to a new or empty directory.
 
-    Raises DamagedTree, and makes nothing, when a file in them is damaged, unless it is to `recover`: then
-    those are left out. Raises PramError when the directory is not empty or cannot be made.
+    Raises DamagedTree, and creates nothing, if a file in them is damaged; with `recover`, damaged files are
+    left out instead. Raises PramError if the directory is not empty or cannot be created.
     """
     chosen = _chosen(reader, paths)
     damaged = reader.damaged(chosen)
@@ -47,7 +47,7 @@ def extract(
 
 
 class _Extractor:
-    """Makes names in a directory that was empty: whatever is there, this made it."""
+    """Creates files in a directory that was empty, so that everything in it comes from here."""
 
     def __init__(self, reader: TreeReader, top: bytes) -> None:
         self.names = 0
@@ -55,7 +55,7 @@ class _Extractor:
         self.not_set: dict[str, int] = {}
         self._reader = reader
         self._top = top
-        self._made: dict[Inode, bytes] = {}  # its first path
+        self._made: dict[Inode, bytes] = {}  # inode -> its first path
         self._directories: list[tuple[bytes, Directory]] = []
 
     def make(self, entry: Entry) -> None:
@@ -77,7 +77,7 @@ class _Extractor:
             self.names += 1
 
     def finish(self) -> None:
-        """Directories get their attributes last: they may forbid to write, and writing changes times."""
+        """Set the attributes of directories, last: they may forbid writing, and writing changes times."""
         for path, inode in reversed(self._directories):
             self._set_attributes(path, inode)
 
@@ -103,7 +103,7 @@ class _Extractor:
             os.close(fd)
 
     def _set_attributes(self, path: bytes, inode: Inode) -> None:
-        """Owner first, for it takes set-id bits and capabilities away; times last."""
+        """Set the attributes: the owner first, as it clears set-id bits and capabilities; times last."""
         self._try("owner", lambda: os.chown(path, inode.uid, inode.gid, follow_symlinks=False))
         for name, value in (inode.xattrs or {}).items():
             self._try_xattr(path, name, value)
@@ -125,9 +125,9 @@ class _Extractor:
 
 
 def _chosen(reader: TreeReader, paths: Sequence[str]) -> list[Entry]:
-    """What the paths lead through, and all that is at and below them; each once, parents first.
+    """Return the entries at, below and on the way of the paths; each once, parents first.
 
-    So a path through a symbolic link names the same where it has been extracted.
+    So a path through a symbolic link means the same where it has been extracted.
     """
     chosen: dict[bytes, Entry] = {}
     for path in paths or [""]:

@@ -1,7 +1,7 @@
-"""Pictures of where everything lies in an image: what each frame is for, on a terminal and for programs.
+"""Maps of an image, which show the use of each frame: on a terminal, as SVG, and for programs.
 
-For an image that is what its last save says. A mount knows more, frame by frame: what is new since then, what
-only the last save still needs, and what is banned.
+The map of an image shows its last save. A mount knows more of each frame: whether it was written since then,
+is only needed by the last save, or is banned.
 """
 
 import re
@@ -28,7 +28,7 @@ from pramfs.tree.inodes import File
 
 
 class Kind(NamedTuple):
-    """What a frame may be for: how programs call it, its sign, its colour (ANSI, SVG), and words for it."""
+    """A use of frames: its name for programs, its sign, its colours (ANSI, SVG), and its description."""
 
     name: str
     sign: str
@@ -37,7 +37,7 @@ class Kind(NamedTuple):
     words: str
 
 
-# In the order in which they are shown where several share a place of the picture.
+# Where several kinds share a place of the picture, the first in this order is shown.
 KINDS = (
     Kind("damaged", "X", "41;97", "#d62728", "damaged"),
     Kind("chosen", "@", "45;97", "#c2188b", "what was asked for"),
@@ -56,7 +56,7 @@ _DAMAGED, _CHOSEN, _SUPER, _NODE, _LINK, _BANNED, _NEW, _RESERVED, _DATA, _SLOT,
     len(KINDS)
 )
 
-# What the daemon says of a frame, where that is more than the save does.
+# States of frames in a mount that say more than the save does.
 _OF_STATE = {
     FREE: _FREE,
     FRESH: _NEW,
@@ -69,7 +69,7 @@ _OF_STATE = {
 
 _STRETCH = re.compile(rb"(.)\1*", re.DOTALL)
 
-# Pixels of a picture as SVG, and what it shows of each thing.
+# Sizes in an SVG, in pixels, and its limits.
 _SVG_XMLNS = "http://www.w3.org/2000/svg"
 _SVG_FONT = 'font-family="sans-serif" font-size="13"'
 _SVG_COLUMNS = 128
@@ -84,34 +84,34 @@ _SVG_DAMAGE_LINES = 20
 
 @dataclass(slots=True)
 class FrameMap:
-    """The kind of every frame, a byte each, and what there is to say of them."""
+    """The kind of every frame, one byte each, with a title and the damage found."""
 
     title: str
     kinds: bytearray
     damage: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        """How many frames are of each kind."""
+        """Return the number of frames of each kind."""
         return {name: self.kinds.count(number) for number, name in enumerate(_NAMES)}
 
     def extents(self) -> Iterator[tuple[str, Extent]]:
-        """The extents of one kind, in order."""
+        """Yield the extents of equal kind, in order."""
         for kind, first, count in stretches(self.kinds):
             yield _NAMES[kind], Extent(first, count)
 
     def cells(self, per_cell: int) -> bytes:
-        """The kinds to show where as many frames share a place: of each the first in the legend."""
+        """Return the kind to show for every `per_cell` frames: the first of theirs in the legend."""
         kinds = self.kinds
         return bytes(min(kinds[at : at + per_cell]) for at in range(0, len(kinds), per_cell))
 
     def legend(self) -> Iterator[tuple[Kind, str]]:
-        """The kinds that there are, and words for each."""
+        """Yield the kinds that occur, with a description of each."""
         for kind, count in zip(KINDS, self.counts().values(), strict=True):
             if count:
                 yield kind, f"{kind.words}: {_amount(count)}"
 
     def scale(self, place: str, per_cell: int) -> str:
-        """What a place of the picture stands for, in words."""
+        """Return in words what a place of the picture stands for."""
         return f"a {place} for {per_cell} ({per_cell * PAGE_SIZE >> 10:,} KiB)"
 
 
@@ -122,9 +122,9 @@ def _amount(frames: int) -> str:
 def frame_map_of(
     target: Path, *, file: str | None = None, node: str | None = None, name: str | None = None
 ) -> FrameMap:
-    """The picture of an image or of a mount, with all data pages verified.
+    """Return the map of an image or a mount, with all data pages verified.
 
-    `file` is a path in the tree `name` (of a mount: its own), `node` the name of a node: their frames are
+    The frames of `file`, a path in the tree `name` (of a mount: its own tree), or of the node `node` are
     shown as chosen. Raises PramError.
     """
     return superblock.look_until_steady(lambda: _look(target, file, node, name))[0]
@@ -133,7 +133,7 @@ def frame_map_of(
 def draw(
     scan: Scan, *, states: bytes = b"", chosen: Iterable[int] = (), title: str = ""
 ) -> FrameMap:
-    """The map of a scanned image; `states` are those of its frames in a mount, `chosen` are pfns."""
+    """Return the map of a scanned image; `states` are those of its frames in a mount, `chosen` are pfns."""
     frames = max(scan.frames, len(states))
     kinds = bytearray((_FREE,)) * frames
     for base in layout.slot_bases(frames):
@@ -153,9 +153,9 @@ def draw(
 
 
 def on_terminal(picture: FrameMap, *, colour: bool) -> Iterator[str]:
-    """The picture as lines that fill the terminal, with its legend.
+    """Yield the map as lines that fill the terminal, with the legend.
 
-    A sign stands for as many frames as have to share it, and shows the first in the legend that is there.
+    A sign stands for one or more frames, and shows the first of their kinds in the legend.
     """
     columns, lines = shutil.get_terminal_size()
     legend = list(picture.legend())
@@ -174,7 +174,7 @@ def on_terminal(picture: FrameMap, *, colour: bool) -> Iterator[str]:
 
 
 def as_json(picture: FrameMap) -> dict[str, object]:
-    """The picture for programs."""
+    """Return the map for programs."""
     return {
         "title": picture.title,
         "frames": len(picture.kinds),
@@ -189,7 +189,7 @@ def as_json(picture: FrameMap) -> dict[str, object]:
 
 
 def stretches(kinds: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
-    """(kind, first, count) of equal neighbours."""
+    """Yield (kind, first, count) for each stretch of equal bytes."""
     for match in _STRETCH.finditer(kinds):
         yield match[0][0], match.start(), match.end() - match.start()
 
@@ -197,7 +197,7 @@ def stretches(kinds: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
 def _look(
     target: Path, file: str | None, node: str | None, name: str | None
 ) -> tuple[FrameMap, bool]:
-    """A picture, and whether no save was published while it was taken."""
+    """Return a map, and whether no save was published while it was drawn."""
     status = control_xattrs.read_status(target) if mountinfo.mount_at(target) else None
     states = control_xattrs.read_frames(target, status["frames"]["total"]) if status else b""
     with open_image(status["image"] if status else target, writable=False) as image:
@@ -244,7 +244,7 @@ def _painted(kind: Kind, count: int = 1) -> str:
 
 
 def as_svg(picture: FrameMap) -> str:
-    """The picture with pfns at its margin, its legend, and the first words on what is damaged."""
+    """Return the map as SVG, with pfns at the margin, the legend, and the first lines on damage."""
     frames = len(picture.kinds)
     per_cell = -(-frames // (_SVG_COLUMNS * _SVG_ROWS_MAX))
     cells = picture.cells(per_cell)
@@ -286,7 +286,7 @@ def _svg_damage(picture: FrameMap) -> Iterator[str]:
 
 
 def _svg_text(x: int, y: int, words: str) -> str:
-    """A line; of a long one the end, which tells more: of a path, or of what is damaged."""
+    """Return a line of text; of a long one only the end, which tells more of a path or of damage."""
     if len(words) > _SVG_LINE_CHARS:
         words = "…" + words[1 - _SVG_LINE_CHARS :]
     return f'<text x="{x}" y="{y}">{escape(words)}</text>'

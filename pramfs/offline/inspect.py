@@ -1,4 +1,4 @@
-"""Look at an image: info and check. Read-only; safe while a daemon has it mounted."""
+"""Inspect an image: info and check. Read-only, and safe while a daemon has it mounted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ Progress = Callable[[str, int], Callable[[int], None]]
 
 @dataclass(slots=True)
 class Check:
-    """What a check found; the image is clean when there is no damage."""
+    """The result of a check; the image is clean if there is no damage."""
 
     generation: int
     pages: int = 0  # data pages verified
@@ -65,10 +65,10 @@ def node_info(node: Node) -> dict[str, object]:
 
 
 def check_image(image: Image, progress: Progress) -> Check:
-    """Verify all that the last published save holds. Raises SavedMeanwhile; PramError for what is no image.
+    """Verify the last published save. Raises SavedMeanwhile, or PramError for a file that is no image.
 
-    `progress` makes a progress counter of a label and a number of pages. A daemon may publish meanwhile
-    and reuse frames: what seems damaged is looked at again when the generation has moved on.
+    `progress` returns a progress counter for a label and a number of pages. A daemon may publish meanwhile
+    and reuse frames: if the generation has changed, apparent damage is checked again.
     """
 
     def look() -> tuple[Check, bool]:

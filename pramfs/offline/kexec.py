@@ -1,8 +1,8 @@
-"""Start another kernel with kexec, leaving the memory of an image alone and passing its place on.
+"""Start another kernel with kexec, without touching the memory of an image, and pass its place on.
 
-kexec_file_load(2) puts the new kernel into System RAM only, so an image outside of it is safe until the
-new kernel runs; `memmap=` then keeps that one out of it, too. kexec_load(2) gives no such promise: it goes
-by the firmware's memory map, which calls the range System RAM. It is never used.
+kexec_file_load(2) puts the new kernel only into System RAM, so an image elsewhere is safe until the new
+kernel runs; `memmap=` then keeps that kernel out of it, too. kexec_load(2) guarantees nothing: it goes by
+the memory map of the firmware, in which the range is System RAM. It is never used.
 """
 
 import os
@@ -28,34 +28,34 @@ _KERNEL_LOG = Path("/dev/kmsg")
 _LOADED = Path("/sys/kernel/kexec_loaded")
 # "Loading segment 0: …" up to Linux 6.7, "segment[0]: …" from 6.8 on
 _SEGMENT = re.compile(r"\bsegment[ \[]\d+\]?: .*\bmem=0x([0-9a-f]+) memsz=0x([0-9a-f]+)")
-# A word of a command line may hold blanks between double quotes.
+# A word of a command line may contain blanks between double quotes.
 _WORD = re.compile(r'(?:[^\s"]|"[^"]*")+')
-# What a boot loader says of the kernel that it loaded is not true of the next one.
+# The words by which a boot loader describes the kernel that it loaded are wrong for the next one.
 _OF_THE_LOADER = ("BOOT_IMAGE=", "initrd=")
 _READ_HERE = ("memmap=", "pram=", *_OF_THE_LOADER)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is about to happen."""
+    """The plan of a kexec."""
 
     device: Path
     generation: int
     span: Span
-    use: str  # what /proc/iomem calls the range
+    use: str  # of the range, in the words of /proc/iomem
     kernel: Path
     initrd: Path
     command_line: str
 
     @property
     def load(self) -> list[str]:
-        """The command that loads the new kernel."""
+        """Return the command that loads the new kernel."""
         files = ["-l", str(self.kernel), f"--initrd={self.initrd}"]
-        # -d has Linux 6.8 and newer log where the segments lie; older ones have dynamic debugging.
+        # With -d, Linux 6.8 and newer log the addresses of segments; older ones have dynamic debugging.
         return ["kexec", "-s", "-d", *files, f"--append={self.command_line}"]
 
     def lines(self) -> Iterator[str]:
-        """The plan in words, for a person."""
+        """Yield the plan as lines of text."""
         yield f"image:    {self.device}, generation {self.generation}"
         yield f"memory:   {self.span} ({self.use})"
         yield f"kernel:   {self.kernel}"
@@ -65,9 +65,9 @@ class Plan:
 
 @contextmanager
 def prepared(device: Path, kernel: Path | None, initrd: Path | None, append: str) -> Iterator[Plan]:
-    """The plan for a kexec that keeps the image on `device`, which nobody can mount meanwhile.
+    """Yield the plan for a kexec that preserves the image on `device`, which is locked meanwhile.
 
-    Raises PramError for whatever would lose the image: it is in use or unsaved, or not out of reach.
+    Raises PramError for anything that would lose the image: it is in use, unsaved, or not out of reach.
     """
     if os.geteuid() != 0:
         raise UsageError("kexec: root is needed")
@@ -87,19 +87,18 @@ def prepared(device: Path, kernel: Path | None, initrd: Path | None, append: str
 
 
 def load(plan: Plan) -> str:
-    """Load the new kernel, and read back where it lies; returns that in words.
+    """Load the new kernel, check where it was put, and return that in words.
 
-    Raises PramError when it cannot be loaded. When it lies in the way of the image, or the kernel does
-    not tell where it lies, it is unloaded before that.
+    Raises PramError if it cannot be loaded. If it overlaps the image, or the kernel does not tell where it
+    is, it is unloaded first.
     """
     with _loading_is_logged() as segments_of:
         try:
             _run(plan.load)
             segments = segments_of()
             require_out_of_reach(segments, plan.span)
-        except (
-            BaseException
-        ):  # an interrupt, too: what nobody has looked at must not be started later
+        except BaseException:
+            # Also after an interrupt: an unchecked kernel must not be started later.
             _unload()
             raise
     return ", ".join(str(segment) for segment in segments)
@@ -111,11 +110,11 @@ def start() -> None:
     raise SystemFault("kexec -e came back")
 
 
-# --- what is out of reach of the new kernel -------------------------------------------------------
+# --- memory out of reach of the new kernel --------------------------------------------------------
 
 
 def require_out_of_reach(segments: Sequence[Span], span: Span) -> None:
-    """Raise PramError unless it is known that no segment of the new kernel lies in the range."""
+    """Raise PramError unless it is certain that no segment of the new kernel is in the range."""
     for segment in segments:
         if segment.overlaps(span):
             raise PramError(f"the new kernel would be put at {segment}, over the image: unloaded")
@@ -124,7 +123,7 @@ def require_out_of_reach(segments: Sequence[Span], span: Span) -> None:
 
 
 def use_of_range(resources: Sequence[Resource], span: Span) -> str:
-    """What the range is to this kernel. Raises PramError when it is memory like any other."""
+    """Return the use of the range by this kernel. Raises PramError if that is ordinary memory."""
     for resource in resources:
         if resource.name.startswith(SYSTEM_RAM) and resource.span.overlaps(span):
             raise PramError(f"{span} is {SYSTEM_RAM}: the new kernel would overwrite the image")
@@ -135,10 +134,10 @@ def use_of_range(resources: Sequence[Resource], span: Span) -> str:
 
 
 def next_command_line(current: str, append: str, span: Span, use: str, pfn: int) -> str:
-    """The command line of the new kernel: the present one, then `append`, then where the image is.
+    """Return the command line of the new kernel: the present one, `append`, and the place of the image.
 
-    `memmap=` for the range is on it once if the range was made by it, `pram=` once. Raises PramError when
-    another `memmap=` is at odds with the range, UsageError when the line gets too long.
+    It has `pram=` once, and `memmap=` for the range once if that parameter made the range. Raises PramError
+    if another `memmap=` conflicts with the range, UsageError if the line gets too long.
     """
     ours, rest = _split(current)
     added, added_rest = _split(append)
@@ -156,9 +155,9 @@ def next_command_line(current: str, append: str, span: Span, use: str, pfn: int)
 
 
 def _split(line: str) -> tuple[list[str], list[str]]:
-    """The words for the kernel, and those after `--`, which are for init. Raises UsageError.
+    """Return the words for the kernel, and those after `--`, which are for init. Raises UsageError.
 
-    The kernel does without quotes around a word or its value: so do the words that matter here.
+    As in the kernel, quotes around a word or its value are removed from the words that matter here.
     """
     if line.count('"') % 2:
         raise UsageError(f"a double quote without another, which would hide what follows: {line}")
@@ -178,7 +177,7 @@ def _unquoted(word: str) -> str:
 
 
 def initrd_of(kernel: Path) -> Path:
-    """The initrd that Debian puts beside a kernel. Raises UsageError for a kernel of another name."""
+    """Return the initrd that Debian installs beside a kernel. Raises UsageError for other names."""
     if not kernel.name.startswith("vmlinuz"):
         raise UsageError(f"{kernel}: not called vmlinuz-VERSION; name its initrd with --initrd")
     return kernel.with_name(kernel.name.replace("vmlinuz", "initrd.img", 1))
@@ -186,7 +185,7 @@ def initrd_of(kernel: Path) -> Path:
 
 @contextmanager
 def _claimed(device: Path) -> Iterator[Image]:
-    """The image on `device`, for us alone. Raises ImageInUse when a mount or a save of it goes on."""
+    """Yield the image on `device`, locked. Raises ImageInUse if it is mounted or being saved."""
     for mount in mountinfo.pramfs_mounts():
         if Path(mount.image).exists() and Path(mount.image).samefile(device):
             place = shlex.quote(str(mount.mountpoint))
@@ -202,7 +201,7 @@ def _claimed(device: Path) -> Iterator[Image]:
 
 @contextmanager
 def _loading_is_logged() -> Iterator["_SegmentReader"]:
-    """Have the kernel log where it loads the next one, where it can do that; gives the reader of it."""
+    """Let the kernel log where it loads the next one, if it can; yield the reader of that log."""
     site = "file kernel/kexec_file.c"
     possible = _DYNAMIC_DEBUG.exists()
     if possible:
@@ -218,7 +217,7 @@ def _loading_is_logged() -> Iterator["_SegmentReader"]:
 
 
 class _SegmentReader:
-    """Reads the places of the segments from the kernel's log, from where it stood when it was opened."""
+    """Reads the places of segments from the kernel log, from its end at the time of opening."""
 
     def __init__(self, log: int) -> None:
         self._log = log
@@ -233,14 +232,14 @@ class _SegmentReader:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                continue  # records were overwritten before they were read: go on with the next
+                continue  # records were overwritten before they were read: continue with the next
             if not record:
                 return  # not the log: containers have /dev/null there
             yield record.decode(errors="replace")
 
 
 def parse_segments(records: Iterable[str]) -> Iterator[Span]:
-    """Where the segments of a loaded kernel lie, from what the kernel logs while it loads them."""
+    """Yield the places of the segments of a loaded kernel, from the log records of loading it."""
     for record in records:
         match = _SEGMENT.search(record)
         if match is not None:
@@ -249,7 +248,7 @@ def parse_segments(records: Iterable[str]) -> Iterator[Span]:
 
 
 def _unload() -> None:
-    """Unload whatever kernel is loaded. Raises PramError when it stays."""
+    """Unload the loaded kernel. Raises PramError if that fails."""
     if _LOADED.exists() and _LOADED.read_text(encoding="ascii").strip() != "0":
         _run(["kexec", "-s", "-u"])
 

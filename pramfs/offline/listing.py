@@ -16,14 +16,14 @@ _NS = 10**9
 
 
 class Section(NamedTuple):
-    """A part of a listing: its heading, "" for none, and entries with how to call each."""
+    """A part of a listing: its heading, "" for none, and entries, each with the name to show."""
 
     heading: str
     entries: list[tuple[Entry, bytes]]
 
 
 def listing(reader: TreeReader, paths: Sequence[str]) -> list[Section]:
-    """What `ls` shows for the paths (none: the root): files first, then what is in each directory."""
+    """Return what `ls` shows for the paths (none: the root): files first, then each directory."""
     files: list[tuple[Entry, bytes]] = []
     directories = []
     for path in paths or [""]:
@@ -37,7 +37,7 @@ def listing(reader: TreeReader, paths: Sequence[str]) -> list[Section]:
 
 
 def listing_lines(sections: Sequence[Section]) -> Iterator[str]:
-    """The lines of a listing, as `ls -ln` has them."""
+    """Yield the lines of a listing, in the form of `ls -ln`."""
     for number, section in enumerate(sections):
         if number:
             yield ""
@@ -48,7 +48,7 @@ def listing_lines(sections: Sequence[Section]) -> Iterator[str]:
 
 
 def list_line(entry: Entry, name: bytes) -> str:
-    """The entry as `ls -ln` shows it. Owners are numbers: names are those of another machine."""
+    """Return the entry in the form of `ls -ln`. Owners are numbers, as names may be another machine's."""
     inode = entry.inode
     size = f"{inode.size}"
     if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
@@ -61,7 +61,7 @@ def list_line(entry: Entry, name: bytes) -> str:
 
 
 def _when(seconds: int) -> str:
-    """A time as people write it; those that no calendar has as a number, as ls(1) shows them."""
+    """Return a time as text; one that no calendar has as a number, as ls(1) does."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Paths in a tree that is not mounted: what they name, as in a mount, and never anything outside of it."""
+"""Resolve paths in a tree that is not mounted: as in a mount, but never to anything outside of the tree."""
 
 import os
 from typing import NamedTuple
@@ -7,24 +7,24 @@ from pramfs.errors import PramError
 from pramfs.system.text import printable
 from pramfs.tree.inodes import Directory, Inode, Symlink
 
-_LINKS_MAX = 40  # as the kernel has it
+_LINKS_MAX = 40  # as in the kernel
 
 
 class Entry(NamedTuple):
-    """One name in the tree: its path from the root, without a slash at the front, and what it names."""
+    """One name in the tree: its path from the root, without a leading slash, and its inode."""
 
     path: bytes
     inode: Inode
 
     def child(self, name: bytes, inode: Inode) -> "Entry":
-        """What is called so in this directory."""
+        """Return the entry of that name in this directory."""
         return Entry(self.path + b"/" + name if self.path else name, inode)
 
 
 def resolve(root: Directory, path: str, *, follow: bool) -> list[Entry]:
-    """What the path leads through, directories and symbolic links, from `root` to what it names.
+    """Return the entries on a path: directories and symbolic links from `root` on, its target last.
 
-    A link at its end is followed if `follow`, or if a slash is behind it. Raises PramError.
+    A link at the end is followed if `follow`, or if a slash comes after it. Raises PramError.
     """
     walk = _Walk(root, path, follow)
     walk.go()
@@ -32,11 +32,13 @@ def resolve(root: Directory, path: str, *, follow: bool) -> list[Entry]:
 
 
 class _Walk:
-    """Goes along a path, and along the links on it."""
+    """Walks along a path and the symbolic links on it."""
 
     def __init__(self, root: Directory, path: str, follow: bool) -> None:
         self.way = [Entry(b"", root)]
-        self.here = [Entry(b"", root)]  # and the directories above, from the root down
+        self.here = [
+            Entry(b"", root)
+        ]  # the present entry, after the directories above it, from the root down
         self._path = path
         self._follow = follow
         self._names = _reversed_names(os.fsencode(path))  # still to come

@@ -1,8 +1,8 @@
-"""Read a tree out of an image without mounting it. No root, no FUSE, nothing is changed.
+"""Read a tree of an image without mounting it; needs no root and no FUSE, and changes nothing.
 
-Every data page is checked before a byte of it leaves here. What is damaged is refused, or with `recover` left
-out: a file with a damaged page, and all files behind a damaged link of the tree's data. When the metadata
-of a tree is damaged there are no names to find anything by.
+Every data page is verified before its bytes are returned. Damaged files are refused, or left out with
+`recover`: files with a damaged page, and all files after a damaged link of the tree's data. If the metadata
+of a tree is damaged, there are no names to find anything by.
 """
 
 from array import array
@@ -28,7 +28,7 @@ _PIECE_FRAMES = 256
 
 
 class _Pages(NamedTuple):
-    """Which entries of the data stream are a file's; `end` may be past those that could be read."""
+    """The range of entries of the data stream that belong to a file; `end` may exceed those readable."""
 
     start: int
     end: int
@@ -38,7 +38,7 @@ class TreeReader:
     """One tree of an image, with all names and attributes, and its data on demand."""
 
     def __init__(self, image: Image, name: str) -> None:
-        """Raises PramError when there is no such tree, DamagedTree when its metadata is damaged."""
+        """Read the metadata. Raises PramError for an unknown tree, DamagedTree if it is damaged."""
         self.name = name
         self._image = image
         found = scan_image(image)
@@ -66,18 +66,18 @@ class TreeReader:
             raise DamagedTree(name, f"{len(self._entries)} data pages are not those of the files")
 
     def way(self, path: str, *, follow: bool = False) -> list[Entry]:
-        """What a path leads through, and at the end what it names, as `paths.resolve` finds it."""
+        """Return the entries on a path, its target last, as `paths.resolve` does."""
         return resolve(self._root, path, follow=follow)
 
     def find(self, path: str, *, follow: bool = False) -> Entry:
-        """What a path names."""
+        """Return the target of a path."""
         return self.way(path, follow=follow)[-1]
 
     def walk(self, start: Entry) -> Iterator[Entry]:
-        """`start` and all that is below it; a directory before what is in it.
+        """Yield `start` and everything below it, a directory before its contents.
 
-        What is in a directory is left out when its path is longer than a path can be: paths of a deep tree
-        would take the square of its depth.
+        Contents whose paths exceed the limit of paths are left out: all paths of a deep tree together would
+        take memory proportional to the square of its depth.
         """
         unvisited = [start]
         while unvisited:
@@ -87,14 +87,14 @@ class TreeReader:
                 unvisited += reversed(list(children(entry)))
 
     def frames(self, file: File) -> "array[int]":
-        """The pfns of a file's data pages, as far as they are known."""
+        """Return the pfns of a file's data pages, as far as they are known."""
         start, end = self._pages[file]
         return self._entries.pfns[start:end]
 
     def contents(self, file: File) -> Iterator[tuple[int, bytes]]:
-        """The data of a file as (offset, bytes), in order, without holes, each page checked.
+        """Yield the data of a file as (offset, bytes), in order, without holes, each page verified.
 
-        Raises DamagedPage, or another PramError when pages are missing or cannot be read.
+        Raises DamagedPage, or another PramError if pages are missing or cannot be read.
         """
         entries, (start, end) = self._entries, self._pages[file]
         if end > max(start, len(entries)):
@@ -109,7 +109,7 @@ class TreeReader:
             yield offset, data[: file.length - offset]
 
     def bytes_of(self, file: File) -> Iterator[bytes]:
-        """The data of a file from end to end, holes as zeros. Raises as `contents` does."""
+        """Yield all data of a file, holes as zeros. Raises as `contents` does."""
         at = 0
         for offset, data in self.contents(file):
             yield from _zeros(offset - at)
@@ -118,7 +118,7 @@ class TreeReader:
         yield from _zeros(file.length - at)
 
     def damage(self, file: File) -> str:
-        """What is wrong with the data of a file; "" when nothing is."""
+        """Return what is wrong with the data of a file, "" if nothing is."""
         start, end = self._pages[file]
         indices = self._entries.indices[start:end]
         limit = -(-file.length // PAGE_SIZE)
@@ -134,7 +134,7 @@ class TreeReader:
         return ""
 
     def damaged(self, entries: Sequence[Entry]) -> dict[bytes, str]:
-        """The paths, among these, of files that are damaged, and what is wrong with each."""
+        """Return the paths of the damaged files among `entries`, with what is wrong with each."""
         known: dict[Inode, str] = {}
         for entry in entries:
             if isinstance(entry.inode, File) and entry.inode not in known:
@@ -143,7 +143,7 @@ class TreeReader:
 
 
 def recovery_hint(image: Image, name: str) -> str:
-    """What can be had of a tree that is too damaged to be mounted, in words."""
+    """Return in words what can be extracted of a tree that is too damaged to be mounted."""
     try:
         TreeReader(image, name)
     except PramError:
@@ -154,14 +154,14 @@ def recovery_hint(image: Image, name: str) -> str:
 
 
 def children(entry: Entry) -> Iterator[Entry]:
-    """What is in a directory, sorted by name; nothing for what is none."""
+    """Yield the contents of a directory, sorted by name; nothing for other kinds of files."""
     if isinstance(entry.inode, Directory):
         for name in sorted(entry.inode.entries):
             yield entry.child(name, entry.inode.entries[name])
 
 
 def files_at(reader: TreeReader, paths: Sequence[str]) -> list[tuple[Entry, File]]:
-    """The regular files at the paths. Raises PramError for what is none."""
+    """Return the regular files at the paths. Raises PramError for other kinds of files."""
     found = []
     for path in paths:
         entry = reader.find(path, follow=True)
@@ -172,19 +172,19 @@ def files_at(reader: TreeReader, paths: Sequence[str]) -> list[tuple[Entry, File
 
 
 def refuse_damaged(reader: TreeReader, damaged: dict[bytes, str]) -> None:
-    """Raise DamagedTree, with names, if there are damaged files."""
+    """Raise DamagedTree, naming files, if any are damaged."""
     if damaged:
         names = ", ".join(file_name(path) for path in list(damaged)[:NAMED_PATHS_MAX])
         raise DamagedTree(reader.name, f"{len(damaged)} damaged: {names}; see --recover")
 
 
 def damage_lines(damaged: dict[bytes, str]) -> list[str]:
-    """A line for each damaged file."""
+    """Return a line for each damaged file."""
     return [f"{file_name(path)}: {why}" for path, why in damaged.items()]
 
 
 def _read_stream(image: Image, scanned: ScannedNode) -> bytes:
-    """All bytes of a byte stream. Raises PramError when it is damaged, or none."""
+    """Return all bytes of a byte stream. Raises PramError if it is damaged, or another type of node."""
     node, entries = scanned.node, scanned.chain.entries
     if scanned.damage:
         raise PramError(scanned.damage)
@@ -200,7 +200,7 @@ def _read_stream(image: Image, scanned: ScannedNode) -> bytes:
 
 
 def _pieces(entries: Entries, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Entries start..end-1 as (first, count) whose frames and indices both follow each other."""
+    """Yield entries start..end-1 as (first, count) of pieces with consecutive frames and indices."""
     pfns: array[int] = entries.pfns
     indices: array[int] = entries.indices
     while start < end:

@@ -1,7 +1,7 @@
-"""Walk the save in force and note damage instead of giving up at it: for whoever looks at a broken image.
+"""Scan the save in force, noting damage instead of failing, for commands that inspect damaged images.
 
-`reserve` takes everything or nothing; a scan goes as far as it can trust what it reads. It stops a
-chain, and the list of nodes, at the first page that is wrong. It reads metadata only, and changes nothing.
+`reserve` takes everything or nothing; a scan goes as far as it can trust what it reads. It leaves a chain,
+and the list of nodes, at the first damaged page. It reads only metadata, and changes nothing.
 """
 
 import os
@@ -18,7 +18,7 @@ from pramfs.storage.image import Image
 from pramfs.storage.layout import SuperBlock
 from pramfs.system.text import printable
 
-# A truncated image may name frames past its end, but not so many that they alone fill the memory.
+# A truncated image may refer to frames past its end, but not to so many that a table of them fills memory.
 _TRUNCATED_TIMES = 16
 
 Progress = verify.Progress
@@ -26,7 +26,7 @@ Progress = verify.Progress
 
 @dataclass(slots=True)
 class ScannedNode:
-    """A node, what could be read of its chain, and what was wrong with it ("": nothing)."""
+    """A node, the part of its chain that could be read, and what is wrong with it ("" for nothing)."""
 
     node: Node
     chain: Chain
@@ -35,7 +35,7 @@ class ScannedNode:
 
 @dataclass(slots=True)
 class Scan:
-    """What the save in force holds. `damaged` are pfns, `damage` is the same in words."""
+    """The contents of the save in force. `damaged` are pfns, `damage` is the same in words."""
 
     image: Image
     current: SuperBlock
@@ -45,14 +45,14 @@ class Scan:
     damage: list[str] = field(default_factory=list)
 
     def require(self, name: str) -> ScannedNode:
-        """The node of that name. Raises PramError, which tells what there is."""
+        """Return the node of that name. Raises PramError, naming those that exist."""
         if name not in self.nodes:
             there_are = ", ".join(sorted(self.nodes)) or "none"
             raise PramError(f"no node '{printable(name)}'; there are: {printable(there_are)}")
         return self.nodes[name]
 
     def verify_data(self, progress: Progress) -> None:
-        """Check every data page, and note those that are damaged."""
+        """Verify every data page, and note the damaged ones."""
         for found in self.nodes.values():
             pfns = found.chain.entries.pfns
             for at in verify.damaged_entries(self.image, found.chain, progress):
@@ -62,7 +62,10 @@ class Scan:
 
 
 def scan_image(image: Image) -> Scan:
-    """What the save in force holds, as far as it can be read. Raises PramError without a super block."""
+    """Return the contents of the save in force, as far as it is readable.
+
+    Raises PramError if there is no super block.
+    """
     current = superblock.require(image)
     frames = min(current.frames, _TRUNCATED_TIMES * image.frames)
     found = Scan(image, current, frames)
@@ -83,7 +86,7 @@ def scan_image(image: Image) -> Scan:
 
 
 def file_name(name: bytes) -> str:
-    """A file's name or path as it may be printed."""
+    """Return the name or path of a file in a printable form."""
     return printable(os.fsdecode(name))
 
 
@@ -103,7 +106,7 @@ def _scan_chain(found: Scan, table: FrameTable, links: ReadAhead, node: Node) ->
 
 
 def _note(found: Scan, exc: PramError, pfn: int, words: str) -> None:
-    """Note damage, and the frame it is in, which is `pfn` when the error names none inside the image."""
+    """Note damage and its frame, which is `pfn` if the error names none inside the image."""
     if isinstance(exc, (CorruptedPage, InvalidPfn)) and 0 < exc.args[0] < found.frames:
         pfn = exc.args[0]
     if pfn < found.frames:
@@ -112,7 +115,7 @@ def _note(found: Scan, exc: PramError, pfn: int, words: str) -> None:
 
 
 def _drop_half_a_link(chain: Chain) -> None:
-    """Keep the entries of the links that were right from end to end."""
+    """Drop the entries of the last link if that was not read completely."""
     entries, count = chain.entries, len(chain.entries)
     del entries.flags[count:], entries.csums[count:], entries.indices[count:]
     chain.extents = list(extents_of(entries.pfns))
