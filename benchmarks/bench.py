@@ -121,7 +121,7 @@ class Bench:
         return peers.Pramfs(self.python, self.work, size_bytes, *options)
 
     def compared(self, size_bytes: int, *variants: str, bindfs: bool = True) -> list[peers.Peer]:
-        """The peers of a workload that needs a real file system; pramfs with so big an arena.
+        """Return the peers of a workload that needs a real file system, with an arena of that size.
 
         *variants*: names of passthrough_ll with other options, where those tell something. *bindfs*: no
         where there is no time for it.
@@ -135,7 +135,7 @@ class Bench:
         return result
 
     def floors(self, file_size_bytes: int, *, plain: bool = True) -> list[peers.Peer]:
-        """The constant-answer file systems: under pramfs's own waiting, and *plain*."""
+        """Return the constant-answer file systems: with pramfs's own request loop, and *plain*."""
         names = [peers.FLOOR_WAITING, peers.FLOOR][: 2 if plain and self.scale.thorough else 1]
         return [peers.floor(name, self.work, self.python, file_size_bytes) for name in names]
 

@@ -54,7 +54,7 @@ def _label(row: Row, target: Target) -> str:
 
 
 def _share(reached: Spread, target: Target) -> Spread:
-    """What was reached as a multiple of the target; above 1 it is met, whichever way it bounds."""
+    """Return the result as a multiple of the target; from 1 on it is met, whichever way it bounds."""
     if target.sense == "at least":
         return Spread(*(figure / target.aim for figure in reached))
     shares = [_SPAN if figure <= 0 else target.aim / figure for figure in reached]

@@ -170,7 +170,7 @@ def _bench(scale: Scale, interruption: Interruption, work: Path) -> Bench:
 
 
 def _interpreter() -> str:
-    """The interpreter that scripts/setup made, which has what pramfs imports."""
+    """Return the interpreter of the environment that scripts/setup made."""
     python = _CHECKOUT / os.environ.get("PRAMFS_VENV", ".venv") / "bin" / "python"
     if not python.exists():
         raise CommandError(f"{python} is missing: run scripts/setup first")

@@ -48,7 +48,7 @@ class Target:
     must: float | None = None
 
     def figure(self, pramfs: float, peer: float) -> float:
-        """The ratio that this target bounds, from one round's figures."""
+        """Return the ratio that this target bounds, from the figures of one round."""
         if self.against is None:
             return pramfs
         return peer / pramfs if self.sense == "at least" else pramfs / peer
@@ -83,12 +83,12 @@ class Row:
     targets: list[Target] = field(default_factory=list)
 
     def median(self, peer: str) -> float | None:
-        """The median figure of *peer*, if it was measured."""
+        """Return the median figure of *peer*, if it was measured."""
         samples = self.samples.get(peer)
         return spread(samples).median if samples else None
 
     def reached(self, target: Target) -> Spread | None:
-        """What pramfs reached of *target*, if both sides were measured."""
+        """Return what pramfs reached of *target*, if both sides were measured."""
         pramfs = self.samples.get(PRAMFS)
         peer = self.samples.get(target.against or PRAMFS)
         if not pramfs or not peer:

@@ -25,7 +25,7 @@ def unmount(mountpoint: Path, flags: int = 0) -> None:
 
 
 def mounted_below(directory: Path) -> list[Path]:
-    """The mountpoints below *directory*, the innermost first."""
+    """Return the mountpoints below *directory*, the innermost first."""
     lines = Path("/proc/self/mountinfo").read_bytes().splitlines()  # names are of any bytes
     found = [Path(os.fsdecode(line.split()[4])) for line in lines]
     return [path for path in reversed(found) if path.is_relative_to(directory)]
@@ -48,7 +48,7 @@ def wait_for_mount(mountpoint: Path, pid: int, timeout_s: float = 20) -> None:
 
 
 def holders(path: Path) -> Iterator[int]:
-    """The processes that have *path* open."""
+    """Return the processes that have *path* open."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if any(fd.readlink() == path for fd in (entry / "fd").iterdir()):
@@ -85,7 +85,7 @@ class Daemon:
         os.close(self._pidfd)
 
     def cpu_seconds(self) -> float:
-        """The processor time of all its threads so far, ended ones too, to the nanosecond.
+        """Return the processor time of all its threads so far, ended ones too, to the nanosecond.
 
         /proc counts in hundredths of a second: a timer that fires now and then would not show.
         """

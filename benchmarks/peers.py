@@ -247,7 +247,7 @@ class Image:
 
 
 def passthrough(name: str, work: Path, program: Path) -> Foreground:
-    """The C passthrough_ll of libfuse over tmpfs; *name* says with which options."""
+    """Return the passthrough_ll of libfuse, in C, over tmpfs; *name* says with which options."""
 
     def command(store: Path, mountpoint: Path) -> list[str]:
         options = f"source={store},{PASSTHROUGH_OPTIONS[name]}"
@@ -257,7 +257,7 @@ def passthrough(name: str, work: Path, program: Path) -> Foreground:
 
 
 def bindfs(work: Path) -> Foreground:
-    """The bindfs that Debian ships, over tmpfs. Without big_writes it would take 4 KiB at a time."""
+    """Return Debian's bindfs over tmpfs. Without big_writes it would take 4 KiB at a time."""
 
     def command(store: Path, mountpoint: Path) -> list[str]:
         program = shutil.which("bindfs") or "bindfs"
@@ -267,7 +267,7 @@ def bindfs(work: Path) -> Foreground:
 
 
 def floor(name: str, work: Path, python: str, file_size_bytes: int) -> Foreground:
-    """The constant-answer file system; every file in it has the one size."""
+    """Return the constant-answer file system, in which every file has the same size."""
     waiting = "waiting" if name == FLOOR_WAITING else "plain"
 
     def command(store: Path, mountpoint: Path) -> list[str]:

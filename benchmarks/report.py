@@ -13,7 +13,7 @@ from benchmarks.figures import PRAMFS, Row, Spread, Target, Unit
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """Describe what the figures were measured on."""
     cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.partition(": ")[2] for line in cpus if line.startswith("model name")]
     return {
@@ -109,13 +109,13 @@ def write_json(run: Run, path: Path) -> None:
 
 
 def target_text(target: Target, unit: Unit) -> str:
-    """A target's bound, as the table shows it."""
+    """Return the bound of a target as the table shows it."""
     sign = "≥" if target.sense == "at least" else "≤"
     return f"{sign} {_quantity(target.aim, unit if target.against is None else 'x')}"
 
 
 def reached(row: Row, target: Target) -> tuple[str, str]:
-    """What pramfs reached of a target, and the spread of it, as the table shows them."""
+    """Return what pramfs reached of a target, and the spread, as the table shows them."""
     spread = row.reached(target)
     if spread is None:
         return "-", ""
@@ -137,13 +137,13 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _peers(rows: Iterable[Row]) -> list[str]:
-    """The columns: pramfs first, then the others as they came."""
+    """Return the columns: pramfs first, then the others in order of appearance."""
     names = {PRAMFS: None} | {name: None for row in rows for name in row.samples}
     return list(names)
 
 
 def _lines(row: Row, peers: list[str]) -> Iterator[list[str]]:
-    """A line for the row, and one more for each target after the first."""
+    """Return a line for the row, and one more for each target after the first."""
     medians = [_cell(row.median(peer), row.unit) for peer in peers]
     first = [row.name, *medians]
     if not row.targets:

@@ -105,7 +105,7 @@ def _pramfs_round(bench: Bench, size: int) -> dict[str, float]:
 
 
 def _kernel_round(bench: Bench, size: int) -> dict[str, float]:
-    """What umount2(2) takes of a mount with as much in the page cache, whoever serves it."""
+    """Measure what umount2(2) takes for a mount with as much in the page cache, whoever serves it."""
     assert bench.passthrough_ll is not None
     peer = peers.passthrough(peers.PASSTHROUGH, bench.work, bench.passthrough_ll)
     with peer.mounted() as root:
@@ -148,7 +148,7 @@ def _write_files(bench: Bench, directory: Path, size: int) -> None:
 
 
 def _require(mountpoint: Path, size: int) -> None:
-    """A load that lost a file is not a fast load."""
+    """Fail if a file is missing after the load, which would then not count as fast."""
     found = sum(file.stat().st_size for file in mountpoint.iterdir())
     if found != size:
         raise CommandError(f"{found} of {size} bytes came back")

@@ -1,4 +1,4 @@
-"""`python -m pramfs` is `pramfs`."""
+"""Run the command `pramfs` as `python -m pramfs`."""
 
 import sys
 

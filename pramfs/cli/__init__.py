@@ -1,5 +1,4 @@
-"""What people type and read: commands, mount helpers, help, manual pages and completion.
+"""The command line: commands, mount helpers, help, manual pages and completion.
 
-Not for doing the work, which every other package can be asked for without a terminal. May import
-everything.
+Not for the work itself, which the other packages do without a terminal. May import everything.
 """

@@ -1,7 +1,7 @@
 """Completion for bash, zsh and fish, made from the parser and the mount options.
 
-Each shell is told the same: commands, their flags and the values these take, the comma-separated list
-after `-o`, and whether an operand is a file, a directory, or nothing that the shell can know.
+All shells complete the same: commands, their flags and the values of these, the comma-separated list after
+`-o`, and operands that are files or directories.
 """
 
 import argparse
@@ -18,7 +18,7 @@ _DIRECTORY = {"MOUNTPOINT", "DIR"}
 
 
 def completion_files() -> dict[str, str]:
-    """The text for each shell, by the file name that the shell looks for."""
+    """Return the text for each shell, by the file name that the shell looks for."""
     return {
         "pramfs.bash": "\n".join([*_bash(), ""]),
         "_pramfs": "\n".join([*_zsh(), ""]),
@@ -27,17 +27,17 @@ def completion_files() -> dict[str, str]:
 
 
 def flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """What begins with a dash, in the parser's order."""
+    """Return the arguments that begin with a dash, in the order of the parser."""
     return [action for action in parser._actions if action.option_strings]
 
 
 def operands(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """What does not."""
+    """Return the positional arguments, in the order of the parser."""
     return [action for action in parser._actions if not action.option_strings]
 
 
 def _summaries() -> dict[str, str]:
-    """What each command does, in a line."""
+    """Return a one-line summary of each command."""
     return {
         choice.dest: choice.help or ""
         for action in build_parser()._actions
@@ -51,12 +51,12 @@ def _words_of(actions: Sequence[argparse.Action]) -> list[str]:
 
 
 def _choices(value: str) -> list[str]:
-    """The words that a mount option takes, if there are only a few."""
+    """Return the words that a mount option accepts, if there are only a few."""
     return value.split("|") if "|" in value else []
 
 
 def _words(option: Option) -> list[str]:
-    """A mount option as far as it can be known: `ro`; `size=`; `verify=full` and `verify=lazy`."""
+    """Return the completions of a mount option: `ro`; `size=`; `verify=full` and `verify=lazy`."""
     if not option.value:
         return [option.name]
     return [f"{option.name}={choice}" for choice in _choices(option.value) or [""]]
@@ -64,8 +64,8 @@ def _words(option: Option) -> list[str]:
 
 # --- bash ---------------------------------------------------------------------------------------
 
-# COMP_WORDS is not used: readline cuts `-o size=1G,ro` at the equals sign, and at colons. What is given back
-# must begin behind the last of these; `cut` is what lies before it.
+# COMP_WORDS is not used, because readline splits `-o size=1G,ro` at the equals sign, and at colons. A
+# completion must begin after the last of these; `cut` is the part before it.
 _BASH_HEAD = """\
 _pramfs() {
     local line=${COMP_LINE:0:COMP_POINT} words=""
@@ -245,10 +245,10 @@ def _fish_value(action: argparse.Action) -> str:
 
 
 def _is_list(action: argparse.Action) -> bool:
-    """Whether the flag's value is a list of mount options."""
+    """Return whether the value of the flag is a list of mount options."""
     return "-o" in action.option_strings
 
 
 def _quoted(text: str) -> str:
-    """One word for any of these shells, fish included."""
+    """Return the text quoted as one word for all of these shells."""
     return "'" + text.replace("'", r"'\''") + "'"

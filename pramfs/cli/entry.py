@@ -1,8 +1,8 @@
-"""Where the programs begin, and how Ctrl-C ends them: quietly, with an exit code that says so.
+"""The entry points of the programs, and their end on Ctrl-C: quiet, with an exit code of its own.
 
-Python makes an exception of SIGINT wherever it happens to be. Whoever catches it cleans up after himself, but
-a module that is being loaded loses it, or makes another error of it; before and after all else nobody would
-catch it. Imported at the top is only what Python has loaded by then: the rest is loaded under guard.
+Python raises KeyboardInterrupt wherever it happens to be. Commands clean up when they catch it, but a module
+that is being imported may lose it or turn it into another error, and at the very start and end nothing
+catches it. So only modules that Python has loaded anyway are imported at the top, the others under guard.
 """
 
 import os
@@ -15,7 +15,7 @@ _LOADER = "<frozen importlib._bootstrap>"
 
 
 def pramfs() -> int:
-    """The command pramfs."""
+    """Run the command pramfs."""
 
     def command() -> int:
         from pramfs.cli.main import main
@@ -26,7 +26,7 @@ def pramfs() -> int:
 
 
 def mount_helper() -> int:
-    """The command mount.pramfs, also called mount.fuse.pramfs."""
+    """Run the command mount.pramfs, also called mount.fuse.pramfs."""
 
     def command() -> int:
         from pramfs.cli import mount_helpers
@@ -37,7 +37,7 @@ def mount_helper() -> int:
 
 
 def umount_helper() -> int:
-    """The command umount.pramfs, also called umount.fuse.pramfs."""
+    """Run the command umount.pramfs, also called umount.fuse.pramfs."""
 
     def command() -> int:
         from pramfs.cli import mount_helpers
@@ -48,14 +48,14 @@ def umount_helper() -> int:
 
 
 def _interruptible(command: Callable[[], int]) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code, or that of an interrupt."""
     try:
         try:
-            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup has it
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored under nohup
                 signal.signal(signal.SIGINT, _interrupt)
             return command()
         finally:
-            # What is over is over, while Python ends, too.
+            # The command is done: ignore interrupts while Python ends.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED

@@ -1,6 +1,6 @@
-"""What help and manual pages say of each command beyond its arguments, and the words for a wrong word.
+"""The texts of help and manual pages for each command, and messages for wrong arguments.
 
-Paragraphs are wrapped here; lines that begin with blanks are examples and stay as they are.
+Paragraphs are wrapped; lines that begin with blanks are examples and stay as they are.
 """
 
 import difflib
@@ -108,7 +108,7 @@ passed on, and nothing is loaded into the range. Unmount first.
 """,
 }
 
-# Options of -o that are not pramfs's own, and what becomes of them.
+# Options of -o that do not belong to pramfs, and their effect.
 _FOREIGN_OPTIONS = (
     (
         KERNEL_FLAGS,
@@ -122,7 +122,7 @@ _WIDTH = 90
 
 
 def wrapped(text: str) -> str:
-    """The text in lines of a readable length."""
+    """Return the text wrapped to lines of readable length."""
     paragraphs = (part.strip("\n") for part in text.split("\n\n"))
     return "\n\n".join(
         part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), _WIDTH)
@@ -131,7 +131,7 @@ def wrapped(text: str) -> str:
 
 
 def mount_options() -> str:
-    """All options of `-o`, with what they do."""
+    """Return the description of all options of `-o`."""
     lines = ["options of -o:"]
     for words, meaning in option_items():
         lines.append(textwrap.indent(textwrap.fill(words, _WIDTH - 2), " " * 2))
@@ -140,7 +140,7 @@ def mount_options() -> str:
 
 
 def option_items() -> Iterator[tuple[str, str]]:
-    """What `-o` takes, as (words, meaning): its own options one by one, then those of others."""
+    """Yield (words, meaning) of all options of `-o`: those of pramfs one by one, then the others."""
     for option in OPTIONS:
         yield f"{option.name}={option.value}" if option.value else option.name, option.help
     for words, meaning in _FOREIGN_OPTIONS:
@@ -148,7 +148,7 @@ def option_items() -> Iterator[tuple[str, str]]:
 
 
 def corrected(message: str, commands: Iterable[str], options: Collection[str]) -> str:
-    """A message of argparse in words that help: for a wrong word, the one that may have been meant."""
+    """Return a message of argparse with a suggestion for the wrong word."""
     choice = re.search(r"invalid choice: '([^']*)'", message)
     if choice:
         return f"unknown command '{choice[1]}'{_hint(choice[1], commands)}"

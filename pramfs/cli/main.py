@@ -1,4 +1,4 @@
-"""The program: finds the command, runs it, and turns what went wrong into a line and an exit code."""
+"""The program: find the command, run it, and turn errors into one line and an exit code."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from pramfs.system.text import complain, with_standard_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `pramfs` with these arguments; returns the exit code."""
+    """Run `pramfs` with these arguments, and return the exit code."""
     return with_standard_streams(lambda: _run(argv))
 
 
@@ -34,7 +34,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _refuse_mounts(args: argparse.Namespace) -> None:
-    """Raise PramError for a dead mount, and for a mount where only an image will do."""
+    """Raise PramError for a dead mount, and for a mountpoint where an image is needed."""
     if hasattr(args, "image"):
         mountinfo.refuse_as_image(args.image)
     elif hasattr(args, "target"):
@@ -42,7 +42,7 @@ def _refuse_mounts(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> Parser:
-    """The parser of all commands, from which help, man pages and completion are made."""
+    """Return the parser of all commands, from which help, man pages and completion are made."""
     parser = Parser(
         prog="pramfs",
         description=helptext.wrapped(helptext.PROGRAM),
@@ -57,7 +57,7 @@ def build_parser() -> Parser:
 
 
 def version_lines() -> str:
-    """The versions of all that may explain a difference. Loads no FUSE."""
+    """Return the versions of everything that may explain a difference. Does not load FUSE."""
     return "\n".join(
         [
             f"pramfs {__version__}",
@@ -79,7 +79,7 @@ def _pyfuse3() -> str:
 
 
 def _libfuse() -> str:
-    """The version that pyfuse3 is linked with: its file's number differs among distributions."""
+    """Return the version of the libfuse that pyfuse3 is linked with, whatever its file is called."""
     import ctypes
     from importlib import util
 
@@ -87,18 +87,18 @@ def _libfuse() -> str:
     if spec is None:
         return "unknown"
     try:
-        # Loading the file alone runs nothing of pyfuse3; a name is looked up in what it is linked with, too.
+        # Loading the file runs no code of pyfuse3, and finds symbols of the library that it is linked with.
         version = ctypes.CDLL(spec.origin).fuse_pkgversion
     except OSError:
         return "not installed"
-    except AttributeError:  # something else that is called pyfuse3
+    except AttributeError:  # another module of the name pyfuse3
         return "unknown"
     version.restype = ctypes.c_char_p
     return (version() or b"unknown").decode()
 
 
 class _Version(argparse.Action):
-    """Finds the versions out only when they are asked for."""
+    """Prints the versions, which are found out only when they are asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
         print(version_lines())

@@ -2,7 +2,7 @@
 
     python -m pramfs.cli.manual [DIRECTORY]      writes them (default: share, where they are kept)
 
-They are committed, so that installing needs no building; a test holds them against the program.
+They are committed, so that an installation need not build them; a test compares them with the program.
 """
 
 import argparse
@@ -64,7 +64,7 @@ any slot is in force; a slot is frame N when N without its lowest bit is 0, a po
 
 
 class _Page(NamedTuple):
-    """A manual page: its section, what whatis(1) says, and its body."""
+    """A manual page: its section, its line for whatis(1), and its body."""
 
     section: int
     summary: str
@@ -72,7 +72,7 @@ class _Page(NamedTuple):
 
 
 def manual_files() -> dict[str, str]:
-    """All files, by their path below `share`."""
+    """Return the text of all files, by their path below `share`."""
     pages = {
         "pramfs.1": _Page(1, "a filesystem in memory whose files survive", list(_program())),
         "mount.pramfs.8": _Page(8, "mount a pramfs image", list(_mount_helper())),

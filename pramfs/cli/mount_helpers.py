@@ -1,9 +1,9 @@
-"""What mount(8) and umount(8) call for the types pramfs and fuse.pramfs: their arguments, and nothing more.
+"""The helpers that mount(8) and umount(8) call for the types pramfs and fuse.pramfs: only their arguments.
 
     mount.pramfs SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]
     umount.pramfs DIR [-flnrv] [-N NAMESPACE] [-t TYPE.SUBTYPE]
 
-The options may stand anywhere. Exit codes are mount(8)'s.
+The options may come anywhere. Exit codes are those of mount(8).
 """
 
 import getopt
@@ -19,18 +19,19 @@ from pramfs.options import MountOptions, parse_options
 from pramfs.system import mount_tools
 from pramfs.system.text import say, with_standard_streams
 
-# mount(8) tells of the flags that are to be; asked by us, it keeps those that are, unless told the opposite.
+# mount(8) passes the flags that the remount is to have. Called by us, it keeps present flags unless it is
+# given their opposite.
 _OPPOSITES = {"noexec": "exec", "sync": "async"}
 _NO_NAMESPACE = "-N is not for helpers that leave a daemon behind; use: nsenter --mount=NAMESPACE"
 
 
 def mount_helper() -> int:
-    """The command mount.pramfs, also called mount.fuse.pramfs."""
+    """Run the command mount.pramfs, also called mount.fuse.pramfs."""
     return with_standard_streams(lambda: _run("mount.pramfs", _mount))
 
 
 def umount_helper() -> int:
-    """The command umount.pramfs, also called umount.fuse.pramfs."""
+    """Run the command umount.pramfs, also called umount.fuse.pramfs."""
     return with_standard_streams(lambda: _run("umount.pramfs", _umount))
 
 
@@ -56,7 +57,7 @@ def _mount(argv: Sequence[str]) -> int:
 
 
 def _remount(mountpoint: Path, options: MountOptions) -> None:
-    """Change what the kernel keeps: read-only or not, and its flags. Everything else takes a new mount."""
+    """Change the flags that the kernel keeps, such as read-only. Raises UsageError for other options."""
     status = control_xattrs.read_status(mountpoint)
     for word in options.words:
         if word not in {"ro", "rw", *status["options"]}:
@@ -83,7 +84,7 @@ def _umount(argv: Sequence[str]) -> int:
 def _parse(
     argv: Sequence[str], letters: str, operands: Sequence[str]
 ) -> tuple[set[str], list[str], list[str]]:
-    """The flags, the values of all -o, and the operands. Raises UsageError."""
+    """Return the flags, the values of all -o, and the operands. Raises UsageError."""
     try:
         pairs, rest = getopt.gnu_getopt(list(argv), letters)
     except getopt.GetoptError as exc:

@@ -1,6 +1,6 @@
-"""The parser of the command line: a wrong word gets one line, and the word that may have been meant.
+"""The parser of the command line, which answers a wrong argument with one line and a suggestion.
 
-What commands there are is not known here: each group adds its own, with `add_command`.
+It knows no commands by itself: each group adds its own with `add_command`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes no abbreviations; exits with mount(8)'s code for wrong usage."""
+    """Accepts no abbreviations; exits with the code of mount(8) for wrong usage."""
 
     usage_code = EXIT_USAGE
 
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override] # the overloads are about `namespace`
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Refuse what is not known where it stands: a command knows its options, its parent does not."""
+        """Refuse unknown arguments here, where the options of the command are known, not in the parent."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(self.usage_code, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def commands(self) -> "dict[str, Parser]":
-        """The parsers of its commands, by name."""
+        """Return the parsers of its commands, by name."""
         return {
             name: parser
             for action in self._actions
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def a_path(text: str) -> Path:
-    """A path that somebody has typed. An empty one is a variable that is not set, not this directory."""
+    """Return an argument as a path. An empty one is refused: it is an unset variable, not this directory."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path")
     return Path(text)
@@ -58,7 +58,7 @@ def a_path(text: str) -> Path:
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str
 ) -> Parser:
-    """A new command that `run` carries out; its text is in `helptext`."""
+    """Add a command that `run` carries out, with its text from `helptext`, and return its parser."""
     description = helptext.wrapped(helptext.TEXTS[name])
     parser = commands.add_parser(name, help=summary, description=description)
     parser.set_defaults(run=run, failure_code=None)

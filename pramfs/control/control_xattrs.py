@@ -35,14 +35,14 @@ _PLAIN = ("pid", "image", "generation", "pfn")  # what of the status is an attri
 
 
 def read_status(mountpoint: Path) -> dict[str, Any]:
-    """The status of the pramfs mounted at `mountpoint`. Raises NotMounted, DeadMount, PramError."""
+    """Return the status of the pramfs mounted at `mountpoint`. Raises NotMounted, DeadMount, PramError."""
     mount = _mount_to_ask(mountpoint)
     with _what_cannot_be_asked(mountpoint, mount):
         return dict(json.loads(_read(mount, PREFIX + b"status")))
 
 
 def read_frames(mountpoint: Path, frames: int) -> bytes:
-    """The states of all frames of the pramfs mounted at `mountpoint`. Raises as `read_status` does."""
+    """Return the states of all frames of the pramfs mounted at `mountpoint`. Raises as `read_status`."""
     mount = _mount_to_ask(mountpoint)
     numbers = range(-(-frames // FRAMES_AT_ONCE))
     with _what_cannot_be_asked(mountpoint, mount):

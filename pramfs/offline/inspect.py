@@ -29,7 +29,7 @@ class Check:
 
 
 def image_info(image: Image) -> dict[str, object]:
-    """What the last published save holds, for people and programs. Raises PramError."""
+    """Return a description of the last published save. Raises PramError."""
     current = superblock.require(image)
     table = FrameTable(min(current.frames, image.frames))
     nodes = reserve(image, table, current)
@@ -51,7 +51,7 @@ def image_info(image: Image) -> dict[str, object]:
 
 
 def node_info(node: Node) -> dict[str, object]:
-    """What there is to say of a node."""
+    """Return a description of a node."""
     size = node.data_len or node.entries * PAGE_SIZE
     return {
         "name": node.name,

@@ -41,7 +41,7 @@ class ForkedCall:
         return self._pipe
 
     def result(self) -> bytes:
-        """What `act` has returned. Raises the OSError that it raised."""
+        """Return what `act` has returned. Raises the OSError that it raised."""
         with os.fdopen(self._pipe, "rb") as pipe:
             answer = pipe.read()
         os.waitpid(self._child, 0)

@@ -1,4 +1,4 @@
-"""The commands of `pramfs`, in groups: each adds its own to the parser.
+"""The commands of `pramfs`, in groups that add their own commands to the parser.
 
-Not for doing the work. May import everything but `cli.main`, and only inside functions what loads long.
+Not for the work itself. May import everything but `cli.main`; slow imports only inside functions.
 """

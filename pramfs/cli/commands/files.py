@@ -1,4 +1,4 @@
-"""The commands that read a tree without mounting it: ls, cat, extract. Each imports what it alone needs."""
+"""The commands that read a tree without mounting it: ls, cat, extract. Each imports only what it needs."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them to the parser."""
+    """Add the commands to the parser."""
     list_ = add_command(commands, "ls", _ls, "list files of an image without mounting it")
     cat = add_command(commands, "cat", _cat, "write files of an image to standard output")
     extract = add_command(

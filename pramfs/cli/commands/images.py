@@ -1,4 +1,4 @@
-"""The commands that look at an image: info, check, map, dump. Each imports what it alone needs."""
+"""The commands that inspect an image: info, check, map, dump. Each imports only what it needs."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them to the parser."""
+    """Add the commands to the parser."""
     info = add_command(commands, "info", _info, "say what is in an image or a mount")
     check = add_command(commands, "check", _check, "verify everything in an image, change nothing")
     map_ = add_command(commands, "map", _map, "draw where everything lies in an image or a mount")
@@ -85,7 +85,7 @@ def _info_lines(info: dict[str, Any]) -> Iterator[str]:
 
 
 def _last_run(image: "Image") -> str:
-    """What is known of the run that had the image last; "" when nothing is."""
+    """Return what is known of the last run that had the image, "" if nothing is."""
     from pramfs.control import run_state
     from pramfs.control.holder import holder_of
     from pramfs.storage import superblock

@@ -6,7 +6,7 @@ from pramfs.cli.parser import Commands, a_path, add_command
 
 
 def add_commands(commands: Commands) -> None:
-    """Add it to the parser."""
+    """Add the command to the parser."""
     kexec = add_command(
         commands, "kexec", _kexec, "start another kernel, and keep what a device holds"
     )

@@ -1,4 +1,4 @@
-"""The commands that concern a mount: mount, umount, save, status. Each imports what it alone needs."""
+"""The commands for mounts: mount, umount, save, status. Each imports only what it needs."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from pramfs.system.text import duration, frame_counts, printable, say
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them to the parser."""
+    """Add the commands to the parser."""
     mount = add_command(commands, "mount", _mount, "mount an image; returns once it is usable")
     mount.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     mount.add_argument(

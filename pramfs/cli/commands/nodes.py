@@ -1,4 +1,4 @@
-"""The commands for nodes: nodes, put, get, free. Each imports what it alone needs."""
+"""The commands for nodes: nodes, put, get, free. Each imports only what it needs."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ _COPY_BYTES = 1 << 20
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them to the parser."""
+    """Add the commands to the parser."""
     nodes = add_command(commands, "nodes", _nodes, "list the nodes of an image")
     put = add_command(commands, "put", _put, "store standard input as a node")
     get = add_command(commands, "get", _get, "write a node to standard output")
@@ -95,7 +95,7 @@ def _free(args: argparse.Namespace) -> int:
 
 
 def _named(name: str, pram: "Pram") -> list[str]:
-    """The nodes that `name` means: one, or those of a tree. Raises UsageError for half of a tree."""
+    """Return the nodes that `name` means: one, or both of a tree. Raises UsageError for one of a tree."""
     from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
 
     trees = tree_names(pram.nodes)
@@ -109,7 +109,7 @@ def _named(name: str, pram: "Pram") -> list[str]:
 
 @contextmanager
 def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
-    """The persistent memory in the image at `path`, for this command alone if it is to write."""
+    """Yield the persistent memory in the image at `path`, locked if it is to be written."""
     from pramfs.control.holder import holder_of, refuse_if_mounted
     from pramfs.errors import ImageInUse
     from pramfs.options import MountOptions
