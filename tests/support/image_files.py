@@ -52,6 +52,17 @@ def make_image(path: Path, *, frames: int = 512, root: Specimen | None = None) -
     return path
 
 
+def make_stream_image(path: Path) -> Path:
+    """An image with a byte stream `node` in it, a line, and no tree."""
+    with open_image(path, writable=True, create=True) as image:
+        pram = Pram.create(image, 512)
+        with pram.prepare_save("node", BYTE_STREAM) as stream:
+            stream.write(b"line\n")
+        pram.publish()
+        pram.close()
+    return path
+
+
 def frames_of(path: Path, name: str) -> list[int]:
     """The frames of a file in the root of the image's tree, from the program's own loader."""
     with open_image(path, writable=False) as image:

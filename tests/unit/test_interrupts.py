@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pramfs.errors import EXIT_INTERRUPTED
-from tests.mounted.harness import run
 from tests.support.checkout import CHECKOUT
+from tests.support.image_files import make_stream_image
 
 PRAMFS = [sys.executable, "-m", "pramfs"]
 MOUNT, UMOUNT = (
@@ -56,9 +56,7 @@ def interrupted(command: list[str], at: int, cwd: Path) -> tuple[int, int, str]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    image = tmp_path / "image"
-    run(*PRAMFS, "put", image, "node", stdin=b"line").succeeded()
-    return image
+    return make_stream_image(tmp_path / "image")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,16 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import Outcome, run
+from tests.support.image_files import make_stream_image
 
 PROGRAM = f"{sys.executable} -m pramfs"
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """An image with one node, a line."""
-    path = tmp_path / "image"
-    told(f"echo line | {PROGRAM} put {path} node").succeeded()
-    return path
+    return make_stream_image(tmp_path / "image")
 
 
 def told(line: str) -> Outcome:
@@ -36,18 +34,12 @@ def test_output_that_nobody_reads_is_no_news(image: Path) -> None:
     assert outcome.code in (0, 32)  # it may have been faster
 
 
-def head_of(image: Path) -> bytes:
-    """Where it would be written over; all of it is as large as half of the memory."""
-    with image.open("rb") as file:
-        return file.read(1 << 16)
-
-
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_no_image_is_taken_for_a_stream_that_is_closed(image: Path, closed: str) -> None:
-    before = head_of(image)
+    before = image.read_bytes()
     told(f"{PROGRAM} free {image} nothing {closed}")
     told(f"{PROGRAM} put {image} node {closed}")
-    assert head_of(image) == before
+    assert image.read_bytes() == before
     told(f"{PROGRAM} check {image}").succeeded()
 
 
