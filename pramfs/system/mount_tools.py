@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,10 @@ def unmount(mountpoint: Path, *flags: str) -> None:
 
 def remount(mountpoint: Path, words: Sequence[str]) -> None:
     """Change the flags of a mount. Raises PramError with the message of mount(8)."""
-    _run(["mount", "-i", "-o", ",".join(["remount", *words])], mountpoint)
+    # From util-linux 2.39 on mount(8) prefers the calls fspick and fsconfig, with which FUSE lets nothing be
+    # changed; with mount(2), as before, it takes the flags.
+    force_mount2 = {"LIBMOUNT_FORCE_MOUNT2": "always"}
+    _run(["mount", "-i", "-o", ",".join(["remount", *words])], mountpoint, force_mount2)
 
 
 def record_helper(source: str, mountpoint: Path, *, times: int = 1) -> None:
@@ -140,8 +143,10 @@ def mangle(text: str) -> str:
     return text
 
 
-def _run(command: list[str], mountpoint: Path) -> None:
-    _require(_try([*command, "--", str(mountpoint)]))
+def _run(
+    command: list[str], mountpoint: Path, environment: Mapping[str, str] | None = None
+) -> None:
+    _require(_try([*command, "--", str(mountpoint)], environment))
 
 
 def _require(ended: "subprocess.CompletedProcess[str]") -> None:
@@ -151,8 +156,10 @@ def _require(ended: "subprocess.CompletedProcess[str]") -> None:
         raise PramError(lines[0] if lines else f"{shlex.join(ended.args)} failed")
 
 
-def _try(command: list[str]) -> "subprocess.CompletedProcess[str]":
+def _try(
+    command: list[str], environment: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, check=False, capture_output=True, text=True, errors="surrogateescape",
-        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C", **(environment or {})},
     )  # fmt: skip

@@ -7,6 +7,7 @@ mounts in it are reached through /proc/PID/root; the daemons run among all other
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,13 @@ fi
 echo ready
 exec cat
 """
+
+
+def version(program: str) -> tuple[int, ...]:
+    """The version that a program of the system says it has, as numbers: what it does may depend on that."""
+    found = re.search(r"\d+(\.\d+)+", run(program, "--version").succeeded().text)
+    assert found is not None
+    return tuple(map(int, found[0].split(".")))
 
 
 class Shell:

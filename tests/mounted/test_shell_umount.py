@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import sample_trees
-from tests.mounted.admin_shell import Disk, Shell, busy, has_ended
+from tests.mounted.admin_shell import Disk, Shell, busy, has_ended, version
 from tests.mounted.harness import MIB, MOUNT_FAILED, NOBODY, wait_until
 from tests.support.checkout import CHECKOUT, PRAMFS
 
+# "Passthrough x-* options to mtab", libfuse's pull request 894, is in from this version on.
+FUSERMOUNT_CLEANS_UTAB = (3, 17)
 # By their lines in the table: the command, with {m} for the mountpoint, {name} for its last
 # component as seen from its parent, and {i} for the image; and whether it waits for the save.
 WAYS = {
@@ -165,11 +167,13 @@ def test_utab_is_kept_clean(shell: Shell, disk: Disk, root: Path) -> None:
         shell.run(*way, root).succeeded()
         wait_for_end(pid)
         assert not entries()
-    for _ in range(2):  # fusermount3 knows no utab
+    for _ in range(2):
         pid = mount(shell, disk, root)
         shell.run("fusermount3", "-u", root).succeeded()
         wait_for_end(pid)
-    assert len(entries()) == 1
+    # Where it leaves utab alone, as in Debian 12, entries do not pile up all the same.
+    leaves_an_entry = version("fusermount3") < FUSERMOUNT_CLEANS_UTAB
+    assert len(entries()) == leaves_an_entry
 
 
 def test_a_user_unmounts_what_is_hers_and_nothing_else(
