@@ -1,9 +1,10 @@
-"""A proxy between the kernel and libfuse for FUSE_INIT, which adds two flags to libfuse's reply.
+"""A proxy between the kernel and libfuse for FUSE_INIT, which adds flags to libfuse's reply.
 
 FUSE_HANDLE_KILLPRIV_V2: without it the kernel requests `security.capability` before every write(2); with it
 4 KiB writes are three times as fast. FUSE_DONT_MASK: without it the kernel applies the umask before the
-file system can see that the directory has a default ACL, which replaces the umask. libfuse 3.14 does not
-know the first flag, and pyfuse3 does not expose the second.
+file system can see that the directory has a default ACL, which replaces the umask.
+FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6): without it no file of a direct_io mount can be mapped with MAP_SHARED.
+libfuse 3.14 does not know the first and the last flag, and pyfuse3 does not expose the second.
 
 During the exchange the session's descriptor is a socket of ours. Flags that the kernel did not offer are
 not set. The structs are in <linux/fuse.h>.
@@ -19,6 +20,11 @@ _IN_HEADER_BYTES = 40
 _OUT_HEADER = struct.Struct("=IiQ")
 _FLAGS_OFFSET = 12
 _FLAGS = struct.Struct("=I")
+# The upper 32 flags, at other places in both structs; FUSE_INIT_EXT says that they are there.
+_FLAGS2_IN_OFFSET = 16
+_FLAGS2_OUT_OFFSET = 32
+_INIT_EXT = 1 << 30
+_DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32)
 
 _HANDLE_KILLPRIV = 1 << 19
 _HANDLE_KILLPRIV_V2 = 1 << 28
@@ -39,6 +45,10 @@ class Handshake:
             os.dup2(theirs.fileno(), fd, inheritable=False)
         request = os.read(self._kernel, _REQUEST_BYTES)
         (self._offered,) = _FLAGS.unpack_from(request, _IN_HEADER_BYTES + _FLAGS_OFFSET)
+        self._offered2 = 0
+        if self._offered & _INIT_EXT:
+            at = _IN_HEADER_BYTES + _FLAGS2_IN_OFFSET
+            (self._offered2,) = _FLAGS.unpack_from(request, at)
         self._ours.send(request)
 
     def finish(self) -> None:
@@ -49,6 +59,7 @@ class Handshake:
         if not error and len(reply) >= at + _FLAGS.size:
             (flags,) = _FLAGS.unpack_from(reply, at)
             _FLAGS.pack_into(reply, at, self._amended(flags))
+            self._amend_flags2(reply, at)
         os.write(self._kernel, reply)
         os.dup2(self._kernel, self._fd, inheritable=False)
         os.close(self._kernel)
@@ -59,3 +70,13 @@ class Handshake:
         if self._offered & _HANDLE_KILLPRIV_V2:
             flags = flags & ~_HANDLE_KILLPRIV | _HANDLE_KILLPRIV_V2
         return flags
+
+    def _amend_flags2(self, reply: bytearray, flags_at: int) -> None:
+        at = _OUT_HEADER.size + _FLAGS2_OUT_OFFSET
+        wanted = self._offered2 & _DIRECT_IO_ALLOW_MMAP
+        if not wanted or len(reply) < at + _FLAGS.size:
+            return
+        (flags,) = _FLAGS.unpack_from(reply, flags_at)
+        _FLAGS.pack_into(reply, flags_at, flags | _INIT_EXT)
+        (flags2,) = _FLAGS.unpack_from(reply, at)
+        _FLAGS.pack_into(reply, at, flags2 | wanted)

@@ -19,6 +19,9 @@ from tests.mounted.harness import KIB, Volume
 SIZE_MAX = 256 * KIB
 CHUNK_MAX = 64 * KIB
 
+# FUSE_DIRECT_IO_ALLOW_MMAP is there since Linux 6.6.
+MAPS_UNDER_DIRECT_IO = [int(part) for part in os.uname().release.split(".")[:2]] >= [6, 6]
+
 
 class Exerciser:
     """Calls on one file, and what it must hold."""
@@ -46,7 +49,7 @@ class Exerciser:
             (self.remount, 0.02),
             (self.kill, 0.02),
         ]
-        if "direct_io" not in self._options:
+        if "direct_io" not in self._options or MAPS_UNDER_DIRECT_IO:
             calls += [(self.read_mapped, 10), (self.write_mapped, 10)]
         functions, weights = zip(*calls, strict=True)
         for call in self._rng.choices(functions, weights, k=operations):
