@@ -10,9 +10,14 @@ import struct
 from collections.abc import Callable
 from typing import NoReturn
 
-from pramfs.errors import posix_error
+from pramfs.errors import PramError, SystemFault, posix_error
 
-_ERRNO = struct.Struct("=i")
+# What the child writes first: 0 before the answer, an errno, or one of these before the text of an error.
+# No pickled exception: the child may run as a user who can trace it, and the parent may be root.
+_VERDICT = struct.Struct("=i")
+_PRAM_ERROR = -1
+_UNEXPECTED = -2
+_ANY_TEXT = ("utf-8", "surrogatepass")  # file names in it may be any bytes
 _THREADS = "/proc/self/task"
 
 
@@ -41,16 +46,24 @@ class ForkedCall:
         return self._pipe
 
     def result(self) -> bytes:
-        """Return what `act` has returned. Raises the OSError that it raised."""
+        """Return what `act` returned.
+
+        Raises its OSError or PramError (as a plain one); SystemFault for any other exception, with its
+        type and text; ChildProcessError if the child was killed.
+        """
         with os.fdopen(self._pipe, "rb") as pipe:
             answer = pipe.read()
         os.waitpid(self._child, 0)
-        if len(answer) < _ERRNO.size:
+        if len(answer) < _VERDICT.size:
             raise ChildProcessError(errno.ECHILD, "the process that was to do it was killed")
-        (number,) = _ERRNO.unpack_from(answer)
-        if number:
-            raise posix_error(number)
-        return answer[_ERRNO.size :]
+        (verdict,) = _VERDICT.unpack_from(answer)
+        answer = answer[_VERDICT.size :]
+        if verdict > 0:
+            raise posix_error(verdict)
+        if verdict < 0:
+            kind = PramError if verdict == _PRAM_ERROR else SystemFault
+            raise kind(answer.decode(*_ANY_TEXT))
+        return answer
 
 
 def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int) -> NoReturn:
@@ -62,9 +75,15 @@ def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int)
             os.setgroups([])
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
-        answer = _ERRNO.pack(0) + act()
+        answer = _VERDICT.pack(0) + act()
     except OSError as exc:
-        answer = _ERRNO.pack(exc.errno or errno.EIO)
+        answer = _VERDICT.pack(exc.errno or errno.EIO)
+    except MemoryError:
+        answer = _VERDICT.pack(errno.ENOMEM)
+    except PramError as exc:
+        answer = _VERDICT.pack(_PRAM_ERROR) + str(exc).encode(*_ANY_TEXT)
+    except BaseException as exc:  # noqa: BLE001 - whatever it was, the parent reports it
+        answer = _VERDICT.pack(_UNEXPECTED) + f"internal error: {exc!r}".encode(*_ANY_TEXT)
     finally:
         with os.fdopen(write_end, "wb") as pipe:
             pipe.write(answer)

@@ -1,7 +1,15 @@
-"""A child is forked by a process of one thread only."""
+"""A child is forked by a process of one thread only, and what it fails with is reported as what it is."""
 
+import errno
+import os
+import signal
 import subprocess
 import sys
+
+import pytest
+
+from pramfs.errors import NodeBusy, PramError, SystemFault
+from pramfs.system.forked_call import ForkedCall
 
 _BESIDE_A_THREAD = """
 import threading
@@ -21,3 +29,46 @@ for fork in (require_single_thread, fork_daemon):
 
 def test_a_daemon_is_not_forked_beside_a_thread() -> None:
     subprocess.run([sys.executable, "-c", _BESIDE_A_THREAD], check=True)
+
+
+def failing(error: BaseException) -> ForkedCall:
+    def act() -> bytes:
+        raise error
+
+    return ForkedCall(act)
+
+
+def test_a_child_returns_its_answer() -> None:
+    assert ForkedCall(lambda: b"answer").result() == b"answer"
+    assert ForkedCall(lambda: b"").result() == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [(PermissionError(errno.EACCES, "no"), errno.EACCES), (MemoryError(), errno.ENOMEM)],
+)
+def test_an_error_of_the_system_is_raised_with_its_errno(error: Exception, number: int) -> None:
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        failing(error).result()
+    assert caught.value.errno == number
+
+
+def test_an_error_of_pramfs_is_raised_with_its_text() -> None:
+    with pytest.raises(PramError, match=r"^node 'a\udcff' is being saved or loaded$"):
+        failing(NodeBusy("a\udcff")).result()
+
+
+@pytest.mark.parametrize("error", [ValueError("what is wrong"), SystemExit("what is wrong")])
+def test_any_other_exception_is_not_called_a_killed_process(error: BaseException) -> None:
+    kind = type(error).__name__
+    with pytest.raises(SystemFault, match=rf"^internal error: {kind}\('what is wrong'\)$"):
+        failing(error).result()
+
+
+def test_a_child_that_was_killed_is_reported_as_killed() -> None:
+    def act() -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return b""
+
+    with pytest.raises(ChildProcessError, match="was killed"):
+        ForkedCall(act).result()
