@@ -94,6 +94,12 @@ class NotAnImage(PramError):
     """{0}: not a pram image ({1}); nothing was changed"""
 
 
+class NotBlank(PramError):
+    """{0}: holds something already; nothing was changed"""
+
+    errno = errno.EEXIST
+
+
 class UnsupportedVersion(PramError):
     """{0}: the image has format version {1}, this pramfs reads version {2}; use a newer pramfs"""
 

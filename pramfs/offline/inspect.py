@@ -92,15 +92,15 @@ def _check_once(image: Image, progress: Progress) -> Check:
     except ReservationFailed as exc:
         check.damage.append(str(exc))
         return check
-    _check_accounts(pram, check)
-    trees = tree_names(pram.nodes)
-    of_trees = {stem + suffix for stem in trees for suffix in (META_SUFFIX, DATA_SUFFIX)}
-    for node in list(pram.nodes.values()):
-        if node.name not in of_trees:
-            _check_node(pram, node, check, progress)
-    for name in trees:
-        _check_tree(pram, name, check, progress)
-    pram.close()
+    with pram:
+        _check_accounts(pram, check)
+        trees = tree_names(pram.nodes)
+        of_trees = {stem + suffix for stem in trees for suffix in (META_SUFFIX, DATA_SUFFIX)}
+        for node in list(pram.nodes.values()):
+            if node.name not in of_trees:
+                _check_node(pram, node, check, progress)
+        for name in trees:
+            _check_tree(pram, name, check, progress)
     return check
 
 

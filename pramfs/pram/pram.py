@@ -4,27 +4,31 @@ Persistent memory is divided into nodes with unique names, which are saved and l
 stream fills a node or empties it. Only this process sees what streams do until `publish` writes the node
 list and a super block; until then the last published save stays in force and unchanged.
 
-    pram = Pram.open(image)
-    with pram.prepare_save("greeting", BYTE_STREAM) as stream:
-        stream.write(b"hello")
-    pram.publish()
+    with Pram.open("/dev/shm/keep.pram") as pram:
+        with pram.prepare_save("greeting", BYTE_STREAM) as stream:
+            stream.write(b"hello")
+        pram.publish()
 
 Names, order of checks and error numbers are those of the 2013 series (docs/history.md). prepare_save:
 ENODEV (here from `open`, which needs a super block), ENAMETOOLONG, ENOSPC in place of ENOMEM, EEXIST.
 prepare_load: ENODEV, ENOENT, EBUSY, EPERM. A page that fails its checksum: EFAULT.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Self
 
 from pramfs.errors import (
+    ImageInUse,
     ImageTooSmall,
     NameTooLong,
     NodeBusy,
     NodeExists,
     NoFrames,
     NoSuchNode,
+    NotBlank,
     PramError,
     ReadOnlyImage,
     SaveFailed,
@@ -38,7 +42,7 @@ from pramfs.pram.streams import LoadStream, SaveStream, require_type
 from pramfs.storage import layout, superblock
 from pramfs.storage.arena import Arena, Progress, open_arena
 from pramfs.storage.frames import FREE, FrameTable
-from pramfs.storage.image import Image
+from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import ACCMODE_LOAD, ACCMODE_SAVE, SuperBlock
 from pramfs.storage.regions import Regions
 
@@ -46,7 +50,11 @@ _EXTEND_TIMES = 16  # a truncated image may be extended to that many times its l
 
 
 class Pram:
-    """The persistent memory in one open image."""
+    """The persistent memory in one open image. As a context manager, closes it.
+
+    `open` and `create` take a path, which they open and lock for this process, or an `Image`, which stays
+    the caller's to lock and to close.
+    """
 
     def __init__(
         self, image: Image, arena: Arena, current: SuperBlock, nodes: dict[str, Node], run: bytes
@@ -56,6 +64,8 @@ class Pram:
         self.nodes = nodes
         self.run = run
         self.publisher = Publisher(image, arena, current, nodes, run)
+        self._owns_image = False
+        self._closed = False
 
     @property
     def current(self) -> SuperBlock:
@@ -65,19 +75,36 @@ class Pram:
     @classmethod
     def open(
         cls,
-        image: Image,
+        image: Image | str | os.PathLike[str],
         *,
+        writable: bool = True,
         frames: int = 0,
         banned: Regions | None = None,
         arena: str = "auto",
         pfn: int | None = None,
         accept_truncated: bool = False,
-    ) -> "Pram":
+    ) -> Self:
         """Find the super block (or take it from frame `pfn`) and reserve all frames of the save.
 
-        The image grows to `frames` if it has fewer. Raises ReservationFailed, with nothing reserved, when a
-        chain is damaged, and TooMuchBanned when the banned regions leave no slots for super blocks.
+        `writable` is for a path: False opens it to read only, together with others who do. The image grows
+        to `frames` (of 4 KiB each) if it has fewer. Nothing is written to the `banned` frames. `arena` says
+        where unpublished pages are: "image" or "memory", or "auto" to choose by the kind of image.
+        `accept_truncated` opens an image that is shorter than its super block says.
+
+        Raises NotAnImage; ImageInUse when another process has the path; ReservationFailed, with nothing
+        reserved, when a chain is damaged; TooMuchBanned when the banned regions leave no slots for super
+        blocks; other PramErrors when the image cannot be opened or is truncated.
         """
+        if not isinstance(image, Image):
+            with _taken(image, writable=writable) as taken:
+                return cls.open(
+                    taken,
+                    frames=frames,
+                    banned=banned,
+                    arena=arena,
+                    pfn=pfn,
+                    accept_truncated=accept_truncated,
+                )._owning_image()
         current = superblock.require(image, pfn)
         if image.frames < current.frames:
             _check_truncated(image, current, accept_truncated)
@@ -95,9 +122,24 @@ class Pram:
 
     @classmethod
     def create(
-        cls, image: Image, frames: int, *, banned: Regions | None = None, arena: str = "auto"
-    ) -> "Pram":
-        """Write an empty save into a blank image, and open it. Raises ImageTooSmall, SystemFault."""
+        cls,
+        image: Image | str | os.PathLike[str],
+        frames: int,
+        *,
+        banned: Regions | None = None,
+        arena: str = "auto",
+    ) -> Self:
+        """Write an empty save into a blank image of `frames` frames (of 4 KiB each), and open it.
+
+        A path may name a new file, which is removed again if this fails, or one that holds nothing but
+        zeros. Raises NotBlank, ImageInUse, ImageTooSmall, TooMuchBanned; SystemFault, when the image cannot
+        be written; other PramErrors when it cannot be opened.
+        """
+        if not isinstance(image, Image):
+            with _taken(image, writable=True, create=True) as taken:
+                if not taken.is_blank():
+                    raise NotBlank(taken.path)
+                return cls.create(taken, frames, banned=banned, arena=arena)._owning_image()
         banned = banned or Regions()
         if frames < 3:
             raise ImageTooSmall(image.path, f"{frames} of at least 3 frames of 4 KiB")
@@ -106,6 +148,21 @@ class Pram:
         except OSError as exc:
             raise SystemFault(f"{image.path}: cannot make the image: {exc.strerror}") from exc
         return cls.open(image, banned=banned, arena=arena)
+
+    def close(self) -> None:
+        """Unmap the memory, and close the image if it was opened here. What was not published is lost."""
+        if self._closed:
+            return
+        self._closed = True
+        self.arena.close()
+        if self._owns_image:
+            self.image.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     # --- streams ---------------------------------------------------------------------------------
 
@@ -188,11 +245,11 @@ class Pram:
         """
         return frames_to_move(self.nodes.values(), self.arena.table.banned, but_of)
 
-    def close(self) -> None:
-        """Unmap the memory; the image stays open."""
-        self.arena.close()
-
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _owning_image(self) -> Self:
+        self._owns_image = True
+        return self
 
     def _require_writable(self) -> None:
         if not self.image.writable:
@@ -206,6 +263,25 @@ class Pram:
         """Free a node that has been loaded, unless the image is read-only."""
         if self.image.writable:
             self._drop(node)
+
+
+@contextlib.contextmanager
+def _taken(
+    path: str | os.PathLike[str], *, writable: bool, create: bool = False
+) -> Iterator[Image]:
+    """Open and lock the image at `path`; if the body fails, close it, and remove it if it was made."""
+    image = open_image(path, writable=writable, create=create)
+    try:
+        if not image.try_lock(shared=not writable):
+            raise ImageInUse(image.path, f"process {image.lock_holder() or '?'}")
+        try:
+            yield image
+        except BaseException:
+            image.unmake()
+            raise
+    except BaseException:
+        image.close()
+        raise
 
 
 def _check_truncated(image: Image, current: SuperBlock, accept: bool) -> None:

@@ -6,6 +6,7 @@ Whether a node may be opened, and what becomes of it afterwards, is decided in `
 from array import array
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 from crc32c import crc32c
 
@@ -100,7 +101,7 @@ class SaveStream:
         """Forget the node, and release all its frames."""
         self._drop(self._node)
 
-    def __enter__(self) -> "SaveStream":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -146,7 +147,10 @@ class SaveStream:
 
 
 class LoadStream:
-    """Empties one node, in the order it was saved."""
+    """Empties one node, in the order it was saved.
+
+    As a context manager, leaves the node as it is, unless `finish_load` was called to free it.
+    """
 
     def __init__(
         self, arena: Arena, node: Node, chain: Chain, consume: Callable[[Node], None]
@@ -200,6 +204,12 @@ class LoadStream:
     def keep(self) -> None:
         """Stop loading, and leave the node as it is."""
         self._node.flags &= ~ACCMODE_LOAD
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.keep()
 
     def _next_page(self) -> tuple[bytes, int, int] | None:
         entries = self._chain.entries

@@ -69,9 +69,11 @@ def _get(args: argparse.Namespace) -> int:
     from pramfs.system.progress import Bar
 
     with _open(args.image, writable=False) as pram:
-        stream = pram.prepare_load(args.name, pram.node(args.name).type)
         node = pram.node(args.name)
-        with Bar("fetching", node.entries) as bar:
+        with (
+            pram.prepare_load(args.name, node.type) as stream,
+            Bar("fetching", node.entries) as bar,
+        ):
             if node.type == BYTE_STREAM:
                 while data := stream.read(_COPY_BYTES):
                     sys.stdout.buffer.write(data)
@@ -80,7 +82,6 @@ def _get(args: argparse.Namespace) -> int:
                 while page := stream.load_page():
                     sys.stdout.buffer.write(page[0])
                     bar(1)
-        stream.keep()
         sys.stdout.buffer.flush()
     return 0
 
@@ -125,14 +126,9 @@ def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram
             refuse_if_mounted(image)
             raise ImageInUse(path, f"process {holder_of(image).pid or '?'}")
         try:
-            if create and image.size_bytes == 0:
-                pram = Pram.create(image, MountOptions().frames)
-            else:
-                pram = Pram.open(image)
-            try:
+            is_new = create and image.size_bytes == 0
+            with Pram.create(image, MountOptions().frames) if is_new else Pram.open(image) as pram:
                 yield pram
-            finally:
-                pram.close()
         except BaseException:
             image.unmake()
             raise
