@@ -5,7 +5,7 @@ waiting. One flat directory; files have names and inode numbers (the kernel need
 everything else about them is the same constant. Not a file system: what is written is gone.
 
 Run as `python -m benchmarks.floor MOUNTPOINT FILE_SIZE_BYTES plain|waiting`, in the foreground;
-"waiting" puts it under the same session seam as pramfs.
+"waiting" gives it the request loop of pramfs.
 """
 
 import errno

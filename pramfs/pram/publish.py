@@ -157,7 +157,7 @@ class Publication:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether nobody knows if the super block is on the medium: its write or its sync failed."""
+        """Whether the super block may or may not be on the medium: its write or its sync failed."""
         return self._publisher.doubts(self)
 
     def write(self, progress: Progress) -> OSError | PramError | None:
@@ -170,7 +170,7 @@ class Publication:
             self._publisher.image.sync()
         except (OSError, PramError) as exc:
             return exc
-        except Exception as exc:  # noqa: BLE001 - whatever it was, this save is not in force for certain
+        except Exception as exc:  # noqa: BLE001 - after any error this save is certainly not in force
             return SystemFault(f"internal error: {exc!r}")
         return self.write_super_block()
 

@@ -82,7 +82,7 @@ def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int)
         answer = _VERDICT.pack(errno.ENOMEM)
     except PramError as exc:
         answer = _VERDICT.pack(_PRAM_ERROR) + str(exc).encode(*_ANY_TEXT)
-    except BaseException as exc:  # noqa: BLE001 - whatever it was, the parent reports it
+    except BaseException as exc:  # noqa: BLE001 - the parent reports any error
         answer = _VERDICT.pack(_UNEXPECTED) + f"internal error: {exc!r}".encode(*_ANY_TEXT)
     finally:
         with os.fdopen(write_end, "wb") as pipe:

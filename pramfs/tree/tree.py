@@ -61,7 +61,7 @@ class Tree(InodeOperations):
         self.next_ino = ROOT_INO
         self.inodes_max = inodes_max
         self.generation = generation  # of inodes made from now on
-        self._orphans = 0  # inodes that no directory names and somebody still has open
+        self._orphans = 0  # inodes without a name that are still open
 
     def make_root(self, mode: int, owner: Owner) -> Directory:
         """Make the root directory of an empty tree."""

@@ -16,7 +16,7 @@ from tests.support.load_verdict import Fields, Verdict, load
 
 SAMPLE = 700  # cases of each kind in the short form
 
-# What a hostile hand would put into a field.
+# Values that an attacker would put into a field.
 TEMPTING = (0, 1, 2, 3, 79, 80, 81, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 169, 170, 4096)
 
 

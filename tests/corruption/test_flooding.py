@@ -1,4 +1,4 @@
-"""Hostile images whose numbers were chosen to meet in a dict: no command takes the square of their number.
+"""Hash flooding: images whose numbers were chosen to collide in a dict. No command takes quadratic time.
 
 The commands have a few times the processor's time that they take, and end when that is used up. It is less
 than half of what it takes to put these numbers into a dict.

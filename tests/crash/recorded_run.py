@@ -133,7 +133,7 @@ class History:
 
 
 class _RecordingSaver(Saver):
-    """Notes every save that is published, those for want of frames included."""
+    """Notes every save that is published, including those that make room."""
 
     def __init__(self, pram: Pram, tree: Tree, history: History) -> None:
         super().__init__(pram, NAME, tree)
@@ -147,4 +147,4 @@ class _RecordingSaver(Saver):
 
 
 def _quiet(frames: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""

@@ -101,7 +101,7 @@ def _inode(inode: Inode) -> dict[str, Any]:
 
 
 def _extents(pages: dict[int, bytes]) -> list[list[Any]]:
-    """Runs of pages without a hole in between: first page, their number, hash of all their bytes."""
+    """Extents of pages without a hole in between: first page, their number, hash of all their bytes."""
     indices = sorted(pages)
     starts = [indices[0]] if indices else []
     starts += [after for before, after in pairwise(indices) if after != before + 1]

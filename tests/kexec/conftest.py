@@ -50,4 +50,4 @@ def session(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Sessio
     failed = request.session.testsfailed
     yield Session(machine)
     if request.session.testsfailed > failed:
-        machine.cut_power()  # nobody knows what the test has left
+        machine.cut_power()  # its state after a failed test is unknown

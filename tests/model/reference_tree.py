@@ -45,7 +45,7 @@ class Reference:
         return [ino for ino, node in self.nodes.items() if node.is_directory and node.nlink]
 
     def files(self) -> list[int]:
-        """The regular files, those that only somebody has open included."""
+        """The regular files, including orphan inodes."""
         return [ino for ino, node in self.nodes.items() if stat.S_ISREG(node.mode)]
 
     def create(

@@ -56,7 +56,7 @@ KINDS = [stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, 
 
 
 class LateWrite:
-    """A background write without a thread: it is done when somebody waits for it, or at once."""
+    """A background write without a thread: it is done when it is waited for, or at once."""
 
     at_once = False
 

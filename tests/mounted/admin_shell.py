@@ -126,7 +126,7 @@ fsfreeze --unfreeze "$1"
 
 
 class Disk:
-    """An ext4 on a loop device that can be frozen: whoever writes to it then waits, and no signal helps."""
+    """An ext4 on a loop device that can be frozen: writers then wait, uninterruptibly."""
 
     def __init__(self, shell: Shell) -> None:
         self.root = shell.home / "disk"
@@ -161,7 +161,7 @@ class Disk:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or only waits for whoever inherited it to notice."""
+    """Whether a process is gone, or is a zombie that its new parent has not reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -184,7 +184,7 @@ def busy(*prefix: str, path: Path) -> Iterator[None]:
 
 
 def open_to_nobody(directory: Path) -> Path:
-    """A directory of the user nobody's, that this user can get at."""
+    """A directory that belongs to the user nobody, and is accessible to that user."""
     directory.mkdir()
     os.chown(directory, NOBODY, NOBODY)
     for parent in directory.parents[:-1]:

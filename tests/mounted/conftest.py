@@ -45,7 +45,7 @@ def volume(new_volume: Callable[[str], Volume]) -> Volume:
 
 @pytest.fixture
 def shell() -> Iterator[Shell]:
-    """A shell in which pramfs is installed, and seen by nobody else."""
+    """A shell in which pramfs is installed, invisible to the rest of the machine."""
     # Not in pytest's own directory: other users have no way in there.
     with tempfile.TemporaryDirectory(prefix="pramfs-shell-") as home:
         Path(home).chmod(0o755)

@@ -69,7 +69,7 @@ class Medium:
             os.removexattr(self.root, f"user.hold.{kind}")
 
     def wait_until_held(self) -> None:
-        """Wait until somebody waits for an answer."""
+        """Wait until a request is held."""
         wait_until(lambda: int(os.getxattr(self.root, "user.held")), "a request that is held")
 
     def vanish(self) -> None:
@@ -278,7 +278,7 @@ async def _main() -> None:
 
 
 async def _end_with_the_test() -> None:
-    """Hold nobody up for good: a test that is killed answers no more, but its end of the pipe is closed."""
+    """Let requests go on when the test has been killed: its end of the pipe is closed then."""
     await trio.lowlevel.wait_readable(sys.stdin.fileno())
     os._exit(1)
 

@@ -36,7 +36,7 @@ class Super:
 
 
 class Pages:
-    """An image that nobody has mounted."""
+    """An image that is not mounted."""
 
     def __init__(self, image: Path) -> None:
         self.image = image

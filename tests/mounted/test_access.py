@@ -1,4 +1,4 @@
-"""What is nobody's business stays so: the image, the mount, bytes of deleted files, the controls."""
+"""Other users get no access: to the image, the mount, bytes of deleted files, the control attributes."""
 
 import functools
 import os

@@ -93,7 +93,7 @@ def test_nothing_is_ever_written_into_a_banned_region(volume: Volume) -> None:
     "region", [(0, 16 * MIB), (16 * MIB, 40 * MIB), (0, 30 * MIB)], ids=["low", "middle", "most"]
 )
 def test_a_later_ban_relocates(volume: Volume, region: tuple[int, int]) -> None:
-    """Whoever owns the region from now on may overwrite it: the tree no longer depends on it."""
+    """The new owner of the region may overwrite it: the tree no longer depends on it."""
     start, end = region
     root = volume.mount()
     sample_trees.plant_everything(root)

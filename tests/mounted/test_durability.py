@@ -214,7 +214,7 @@ def test_a_loop_device_with_another_file_system_is_refused(volume: Volume) -> No
 
 
 def test_the_next_mount_waits_for_the_save(volume: Volume) -> None:
-    """umount(2) by itself waits for nobody, so the mount after it must."""
+    """umount(2) itself does not wait for the save, so the next mount must."""
     volume.announce("waiting for it")
     root = volume.mount()
     sample_trees.plant_files(root, 100)

@@ -1,4 +1,4 @@
-"""A daemon that gets no more memory: nobody waits for ever, and no save is lost.
+"""A daemon that runs out of memory: no program hangs, and no save is lost.
 
 Address space is limited for a process; its memory by a control group, whose out-of-memory killer ends it.
 """

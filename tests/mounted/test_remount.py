@@ -206,7 +206,7 @@ def test_an_unlinked_open_file_is_usable_over_a_save_and_gone_after_it(volume: V
     os.write(descriptor, b"more")
     assert os.pread(descriptor, 5 * MIB, 0) == sample_trees.noise(4 * MIB) + b"more"
     volume.kill()
-    with contextlib.suppress(OSError):  # nobody is left to tell
+    with contextlib.suppress(OSError):  # there is no reader any more
         os.close(descriptor)
 
     volume.mount()

@@ -360,7 +360,7 @@ def test_umount_shows_the_progress_of_the_daemon_on_a_terminal(
 def read_terminal(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1000)
-    except OSError:  # EIO: nobody has the other end any more
+    except OSError:  # EIO: the other end is closed
         return b""
 
 

@@ -1,4 +1,4 @@
-"""What administrators do to mounts that nobody thinks of: over the image, moved, bound, hidden."""
+"""Unusual things that administrators do to mounts: mounted over the image, moved, bound, hidden."""
 
 import os
 import signal

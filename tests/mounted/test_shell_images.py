@@ -141,7 +141,7 @@ def test_a_save_in_another_pid_namespace_is_waited_for(
 def test_a_mount_waits_for_a_device_whose_daemon_still_saves(
     shell: Shell, tmp_path: Path, root: Path
 ) -> None:
-    """The kernel lets nobody else open a device for writing that a daemon has claimed."""
+    """The kernel refuses to open a device for writing that a daemon has claimed."""
     with (
         new_medium(tmp_path / "medium") as medium,
         loop_device(medium.image, 16 << 20) as device,

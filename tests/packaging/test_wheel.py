@@ -82,7 +82,7 @@ def place() -> Iterator[Path]:
 
 
 def run(*words: object, env: dict[str, str] | None = None) -> str:
-    """Run a command as somebody without a checkout would: in /, with nothing of it on a path."""
+    """Run a command as a user without a checkout: in /, with nothing of the checkout on a path."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         list(map(str, words)), capture_output=True, text=True, check=False, cwd="/",

@@ -1,4 +1,4 @@
-"""Images whose numbers were chosen to meet in the dicts of whoever reads them. All checksums are true."""
+"""Images whose numbers were chosen to collide in the dicts of their readers. All checksums are correct."""
 
 import functools
 import stat
@@ -16,13 +16,13 @@ from pramfs.tree.pagemap import CHUNK_SHIFT
 from tests.support.dict_collisions import forge
 
 NAME = "pramfs"
-MANY = 170_000  # putting so many into a dict where they meet takes more than half a minute
+MANY = 170_000  # adding so many colliding keys to a dict takes more than half a minute
 _SPARE_FRAMES = 8192  # for the metadata of a tree, twice, and more
 
 
 @functools.cache
 def inode_numbers() -> list[int]:
-    """MANY numbers that meet in a dict, none of them the root's."""
+    """MANY integers that collide in a dict, none of them the number of the root."""
     return [number for number in forge(MANY) if number > 1]
 
 

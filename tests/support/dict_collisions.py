@@ -1,8 +1,8 @@
-"""Numbers forged to meet in the slots of a Python dict, and a model of a dict that counts how often they do.
+"""Integers chosen to collide in a Python dict (hash flooding), and a model of a dict that counts probes.
 
-The model is CPython's Objects/dictobject.c, from 3.7 on: the hash of an int is the int, the first slot is its
-low bits, and each next one mixes in five more bits of it. When these are used up, all numbers walk the same
-cycle through all slots.
+The model follows CPython's Objects/dictobject.c, from 3.7 on: the hash of an int is the int, the first slot
+probed is its low bits, and each further probe mixes in five more bits. When all bits are used up, all
+integers walk the same cycle through all slots.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,10 +19,10 @@ class DictModel:
     """The slots of a dict, for keys that are their own hashes and differ."""
 
     def __init__(self, keys: Iterable[int] = ()) -> None:
-        self.looked_at = 0  # slots, by all that was done
+        self.looked_at = 0  # slots probed so far
         self._slots = [_EMPTY] * 8
         self._used = 0
-        self._room = 5  # for how many more keys there is room until the dict gets other slots
+        self._room = 5  # more keys that fit until the dict is resized
         for key in keys:
             self.put(key)
 
@@ -64,7 +64,7 @@ class DictModel:
             self._take_free(key)
 
     def _walk(self, key: int) -> Iterator[int]:
-        """The slots where a dict looks for a key."""
+        """The slots that a dict probes for a key, in order."""
         mask = len(self._slots) - 1
         slot, rest = key & mask, key
         while True:
@@ -74,10 +74,10 @@ class DictModel:
 
 
 def forge(count: int, *, bits: int = HASH_BITS) -> list[int]:
-    """`count` numbers of that many bits, if there are so many, that meet in a dict as often as can be.
+    """`count` integers of that many bits, if there are so many, that collide in a dict as often as possible.
 
-    Half of the slots that the dict will have are filled along the cycle that all numbers walk in the end. The
-    other numbers look into filled slots only, until they come to the cycle early and walk it to its end.
+    Half of the slots of the dict are filled along the cycle that all integers walk in the end. The other
+    integers probe only filled slots, until they reach the cycle early and walk it to its end.
     """
     log2 = 3
     while (1 << log2) * 2 // 3 < count:
@@ -90,7 +90,7 @@ def forge(count: int, *, bits: int = HASH_BITS) -> list[int]:
 
 
 class _Walkers:
-    """Numbers that look into filled slots only, as many times as their bits say where to look."""
+    """Integers that probe only filled slots, for as many probes as their bits decide."""
 
     def __init__(self, log2: int, bits: int, filled: list[int]) -> None:
         self._log2 = log2

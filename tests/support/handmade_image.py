@@ -1,4 +1,4 @@
-"""Images made by hand, page by page, with true checksums: the metadata a hostile hand would write."""
+"""Images built page by page, with correct checksums: the metadata that an attacker would write."""
 
 import os
 from collections.abc import Sequence

@@ -107,7 +107,7 @@ def walk(image: Image, *, verify: bool = True, without: int | None = None) -> Wa
 
 
 def frames_in_force(image: Image) -> set[int]:
-    """The frames that nobody may write now; none before the first save."""
+    """The frames that must not be written now; none before the first save."""
     return walk(image, verify=False).frames if super_blocks(image) else set()
 
 

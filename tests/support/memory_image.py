@@ -1,4 +1,4 @@
-"""An image in memory as pramfs opens it from a file, with nobody who watches it."""
+"""An image in memory as pramfs opens it from a file, without recording or faults."""
 
 import os
 from collections.abc import Iterator

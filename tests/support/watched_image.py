@@ -50,7 +50,7 @@ Step = Write | Punch | Sync | Grow
 
 
 class WatchedImage(Image):
-    """An image that keeps a journal and lets nobody write a frame of the save in force.
+    """An image that keeps a journal, and refuses writes to frames of the save in force.
 
     With `fail_at` = N the write or sync number N from then on, and all after it, raise `error`, and so do
     punches after it; of a write that fails the first `torn_bytes` bytes reach the image.

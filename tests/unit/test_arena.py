@@ -510,7 +510,7 @@ def test_what_idle_time_has_to_do_does_not_pile_up_without_limit(arena: Arena) -
 
 
 def lazily_loaded(arena: Arena, csum: int | None = None) -> int:
-    """A saved frame whose page nobody has looked at yet."""
+    """A saved frame whose page has not been verified yet."""
     arena.table.reserve(70, 1, "data page")
     arena.set_csums(70, array("I", [crc32c(page(70)) if csum is None else csum]))
     arena.verify_on_first_read([Extent(70, 1)])

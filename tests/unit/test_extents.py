@@ -1,4 +1,4 @@
-"""Runs of frames: made of lists of pfns in bulk, without losing or adding one."""
+"""Extents: formed from lists of pfns in bulk, without losing or adding one."""
 
 import itertools
 from array import array

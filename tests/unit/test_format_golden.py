@@ -51,7 +51,7 @@ def test_the_golden_image_decodes_to_its_manifest() -> None:
 
 
 def test_the_golden_image_has_every_kind_of_inode_and_no_plain_layout() -> None:
-    """What it is meant to show to readers does not get lost when somebody makes it anew."""
+    """The golden image still has everything it is meant to show if it is ever made again."""
     save = golden_save()
     inodes = save.trees[b"pramfs"].inodes.values()
     assert len({stat.S_IFMT(inode.mode) for inode in inodes}) == 7

@@ -42,7 +42,7 @@ def states(table: FrameTable, extent: Extent) -> set[int]:
 
 
 def saved(table: FrameTable, count: int) -> Extent:
-    """A run of frames that a published save holds."""
+    """An extent that a published save holds."""
     (extent,) = table.allocate(count)
     table.begin_save()
     table.commit_save()

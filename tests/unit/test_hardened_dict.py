@@ -1,4 +1,4 @@
-"""Numbers that were chosen to meet in a dict, wherever pramfs keeps numbers that strangers choose."""
+"""Hash flooding: integers that were chosen to collide, wherever an image or a user can choose dict keys."""
 
 import random
 import stat
@@ -24,7 +24,7 @@ numbers = st.integers(1, 40)
 
 
 def test_forged_numbers_meet_in_a_dict_and_not_when_they_are_scattered() -> None:
-    """Each of them looks at a tenth of all slots in use; the forger would forge nothing otherwise."""
+    """Each of them probes a tenth of all slots in use; otherwise the generator would not work."""
     forged = forge(2700)
     assert len(set(forged)) == 2700
     assert DictModel(forged).looked_at > 2700 * 270
@@ -131,7 +131,7 @@ def test_an_honest_tree_is_in_a_dict_of_the_numbers_that_there_are(step: int) ->
 
 
 def test_a_mounted_tree_is_scattered_when_it_is_dense_no_more() -> None:
-    """Whoever may remove files chooses the numbers that stay."""
+    """A user who may remove files chooses the numbers that stay."""
     tree = Volume(2048).tree
     tree.inodes_max = 1 << 20
     root = tree.root

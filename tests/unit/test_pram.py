@@ -584,7 +584,7 @@ def test_nodes_links_and_pages_of_a_new_save_keep_out_of_banned_frames(arena: st
 
 
 def test_nothing_of_a_save_stays_in_frames_that_became_banned(pram: Pram, arena: str) -> None:
-    """Whoever banned them will write to them: a node that was left there would be lost."""
+    """Banned frames may be overwritten by others: a node that was left there would be lost."""
     put(pram, "a", bytes(range(256)) * 300)
     put_pages(pram, "b", 20)
     pram.publish()

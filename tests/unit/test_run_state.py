@@ -1,4 +1,4 @@
-"""The run directory: whose log and state is whose, and what becomes of those that nobody needs."""
+"""The run directory: which log and state belong to which image, and when they are removed."""
 
 import dataclasses
 import fcntl

@@ -1,4 +1,4 @@
-"""A dump of stacks tells where everybody is, and disturbs nobody."""
+"""A dump of stacks shows all threads and tasks, and disturbs none of them."""
 
 import itertools
 import signal

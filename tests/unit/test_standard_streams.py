@@ -1,4 +1,4 @@
-"""Standard input, output and error that are closed, full, or read by nobody."""
+"""Standard input, output and error that are closed, full, or without a reader."""
 
 import sys
 from pathlib import Path

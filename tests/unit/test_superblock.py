@@ -1,4 +1,4 @@
-"""The super block and its discovery (PKRAM, patch 7): two slots in turn, found by whoever looks for them."""
+"""The super block and its discovery: two slots written in turn, found without a pfn (PKRAM, patch 7)."""
 
 import contextlib
 import os
@@ -67,7 +67,7 @@ def changed(image: WatchedImage, slot: int, **fields: Any) -> None:
 
 
 def write(image: WatchedImage, pfn: int, page: bytes | bytearray) -> None:
-    """Write past the watch: this is damage, or somebody else's doing."""
+    """Write past the recorder of the image: this is damage, or another program."""
     os.pwrite(image._fd, page, pfn * PAGE_SIZE)
 
 
@@ -162,7 +162,7 @@ def test_a_save_after_a_torn_slot_repairs_it(image: WatchedImage) -> None:
     assert superblock.discover(pram.image, 0) == superblock.discover(pram.image, 1)
 
 
-# --- discovery: nobody has to pass the pfn on ----------------------------------------------------
+# --- discovery without a pfn ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slots", [(0, 1), (5, 32), (32, 33), (1, 16)])

@@ -166,7 +166,7 @@ def test_inode_numbers_are_never_used_again(volume: Volume) -> None:
 
 
 def test_a_tree_whose_numbers_are_used_up_is_full_and_can_be_saved(volume: Volume) -> None:
-    """Nobody makes that many files, but an image may say that somebody has."""
+    """Nobody creates that many files, but an image may claim that they were created."""
     volume.tree.next_ino = (1 << 63) - 1
     assert volume.create("last").ino == (1 << 63) - 1
     with refused(errno.ENOSPC):

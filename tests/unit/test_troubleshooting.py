@@ -47,7 +47,7 @@ TEMPLATES = [
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_every_error_is_explained(template: str) -> None:
-    # Numbers and names vary; somebody looks for the words between them.
+    # Numbers and names vary; users look for the words between them.
     fixed = [part.strip() for part in re.split(r"(?:0x)?\{[^}]*\}|[,;:()']", template)]
     explained = " ".join(messages())
     assert any(part in explained for part in fixed if len(part) >= len("busy"))
