@@ -13,6 +13,7 @@ EXIT_SYSTEM = 2
 EXIT_INTERNAL = 4
 EXIT_INTERRUPTED = 8
 EXIT_FAILED = 32
+EXIT_UNKNOWN = 64
 
 CHECK_CLEAN = 0
 CHECK_DAMAGED = 4
@@ -65,6 +66,12 @@ class SystemFault(PramError):
 
     errno = errno.EIO
     exit_code = EXIT_SYSTEM
+
+
+class UnknownOutcome(PramError):
+    """{0}: unmounted, but {1}: it is unknown what is durable; see: pramfs info {2}"""
+
+    exit_code = EXIT_UNKNOWN
 
 
 # --- mounts -------------------------------------------------------------------------------------
@@ -248,6 +255,16 @@ class LostFiles(PramError):
 
 class SaveIncomplete(PramError):
     """save is incomplete: not all that programs have written since the last one was taken: {0}"""
+
+    errno = errno.EIO
+
+
+class FilesIncomplete(SaveIncomplete):
+    """save is incomplete: not all that was written to {0} was taken: {1}; write it anew or remove it"""
+
+
+class NotUnderItsName(PramError):
+    """save is not in {0}: {1}"""
 
     errno = errno.EIO
 

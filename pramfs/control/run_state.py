@@ -41,6 +41,8 @@ class State:
     error: str = ""  # why the last save is not durable, "" if it is
     pages_done: int = 0  # of the save that is being written
     pages_total: int = 0  # 0 = no save is being written
+    incomplete: str = ""  # what the save lacks that is in force, "" if nothing
+    misplaced: str = ""  # why it is not in the image under its name, "" if it is
 
     @property
     def is_running(self) -> bool:
@@ -60,6 +62,8 @@ class State:
         """
         if self.phase == FAILED:
             return f"the last run's {self.error}"
+        if self.phase == SAVED and self.incomplete:
+            return f"the last run's {self.incomplete}"
         if self.phase == SAVING:
             return f"the last daemon (process {self.pid}) ended while it saved; {self._lost()}"
         if self.phase == SERVING:

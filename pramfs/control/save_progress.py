@@ -4,25 +4,29 @@ import os
 import select
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pramfs.control import control_xattrs, run_state
+from pramfs.control.daemon_watch import DaemonWatch
 from pramfs.errors import PramError
+from pramfs.storage.image import Image
 from pramfs.system.forked_call import ForkedCall
 from pramfs.system.progress import Bar
 
 _PERIOD_S = 0.1
 _NOTICE_S = 2.0
+_LONG_S = 60.0
 
 
-def wait_for_end(daemon: int, status: dict[str, Any]) -> None:
-    """Wait until the process of the pidfd `daemon` is gone, and show the progress of its save meanwhile.
+def wait_for_end(daemon: DaemonWatch, status: dict[str, Any]) -> None:
+    """Wait until the daemon is gone, showing how it saves meanwhile.
 
     Reports if the save does not begin: the daemon then still serves the mount in another namespace.
     """
     end_s = time.monotonic() + _NOTICE_S
-    while not select.select([daemon], [], [], _PERIOD_S)[0] and not _saves(status):
+    while not daemon.wait(_PERIOD_S) and not _saves(status, daemon.image):
         if time.monotonic() > end_s:
             print(
                 f"process {status['pid']} still serves {status['image']}: it is mounted in another "
@@ -30,12 +34,15 @@ def wait_for_end(daemon: int, status: dict[str, Any]) -> None:
                 file=sys.stderr,
             )
             break
-    _show(status, daemon)
+    _show(status, daemon.wait)
 
 
-def _saves(status: dict[str, Any]) -> bool:
+def _saves(status: dict[str, Any], image: Image | None) -> bool:
+    """Whether it serves nobody any more, or nobody here can know."""
+    if image is not None:
+        return image.serving_pid() is None
     state = run_state.read_state(Path(os.fspath(status["state"])))
-    return state is not None and (state.run, state.phase) == (status["run"], run_state.SAVING)
+    return state is None or (state.run, state.phase) == (status["run"], run_state.SAVING)
 
 
 def save(mountpoint: Path) -> dict[str, Any]:
@@ -43,18 +50,25 @@ def save(mountpoint: Path) -> dict[str, Any]:
     status = control_xattrs.read_status(mountpoint)
     if status["read_only"]:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
-    control_xattrs.request_save(mountpoint, lambda call: _show(status, call))
+    control_xattrs.request_save(
+        mountpoint, lambda call: _show(status, lambda timeout_s: _is_readable(call, timeout_s))
+    )
     return control_xattrs.read_status(mountpoint)
 
 
-def _show(status: dict[str, Any], done: int | ForkedCall) -> None:
-    """Show the progress of the daemon's save until `done` is readable."""
+def _is_readable(call: ForkedCall, timeout_s: float) -> bool:
+    return bool(select.select([call], [], [], timeout_s)[0])
+
+
+def _show(status: dict[str, Any], done: Callable[[float], bool]) -> None:
+    """Show how the daemon saves until `done`, which waits for that many seconds, says that it is over."""
     path = Path(os.fspath(status["state"]))
     with Bar("saving", 0) as bar:
         if not bar.visible:
-            select.select([done], [], [])
+            while not done(_LONG_S):
+                pass
             return
-        while not select.select([done], [], [], _PERIOD_S)[0]:
+        while not done(_PERIOD_S):
             state = run_state.read_state(path)
             if state is not None and state.run == status["run"] and state.pages_total:
                 bar.show(state.pages_done, state.pages_total)

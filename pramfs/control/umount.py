@@ -2,12 +2,16 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pramfs.control import control_xattrs, run_state, save_progress
-from pramfs.errors import PramError
+from pramfs.control.daemon_watch import DaemonWatch
+from pramfs.control.run_state import State
+from pramfs.errors import NotUnderItsName, PramError, UnknownOutcome
+from pramfs.storage.image import identity_of
+from pramfs.storage.layout import SUPER_INCOMPLETE
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.mountinfo import Mount
 
@@ -15,8 +19,9 @@ from pramfs.system.mountinfo import Mount
 def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = False) -> str:
     """Unmount, wait until the daemon is gone, and return the message about the save.
 
-    `flags` are those of umount(8): -l (detach now, and do not wait), -f, -r, -n. `for_umount`: umount(8) is
-    the caller. Raises PramError when the mount cannot be unmounted, or the save failed or may have failed.
+    `flags` are umount(8)'s -l (detach now, and wait for nothing), -f, -r, -n; `for_umount` if it is umount(8)
+    that called. Raises PramError when it cannot be unmounted, when the save failed or lacks something, and
+    UnknownOutcome when nobody knows.
     """
     mount = mountinfo.require_mount(mountpoint)
     if os.geteuid() not in (0, mount.user):
@@ -28,32 +33,71 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
             "the last save stands"
         )
     status = control_xattrs.read_status(mountpoint)
-    daemon = _pidfd(int(status["pid"]))
     # Before the mount is gone: its device number may then be reused.
     before = mountinfo.pramfs_mounts()
-    try:
-        mount_tools.unmount(mount.mountpoint, *flags)
+    with contextlib.closing(DaemonWatch(status)) as watch:
+        with _forced(mountpoint, flags, status, watch):
+            mount_tools.unmount(mount.mountpoint, *flags)
         if "-r" in flags and mount in mountinfo.pramfs_mounts():
             # umount -r has removed the entry.
             mount_tools.record_helper(mount.image, mount.mountpoint)
             raise PramError(f"{mountpoint}: busy, so it is read-only now; still mounted, not saved")
-        if "-l" in flags:
-            return (
-                f"{mountpoint}: detached; it is saved when nobody uses it any more, "
-                f"process {status['pid']} then ends; see: pramfs info {status['image']}"
-            )
         views = [view for view in mountinfo.views_of(mount.device) if view in before]
+        if "-l" in flags:
+            return _detached(mountpoint, views, status)
         if views:
             strikes_out = mount.mountpoint if for_umount and "-n" not in flags else None
             return _still_mounted(mountpoint, views, status, strikes_out)
-        if daemon is not None:
-            save_progress.wait_for_end(daemon, status)
-    finally:
-        if daemon is not None:
-            os.close(daemon)
-    if status["read_only"]:
-        return f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
-    return _verdict(mountpoint, status)
+        if watch.can_wait:
+            save_progress.wait_for_end(watch, status)
+        if status["read_only"]:
+            return f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
+        if not watch.can_wait:
+            raise UnknownOutcome(
+                mountpoint, "neither its daemon nor its image is to be seen here", status["image"]
+            )
+        return _verdict(mountpoint, status, watch)
+
+
+@contextlib.contextmanager
+def _forced(
+    mountpoint: Path, flags: Sequence[str], status: dict[str, Any], watch: DaemonWatch
+) -> Iterator[None]:
+    """Let `umount -f` lose nothing that can be had, and say what it has done to a mount that is busy.
+
+    The kernel ends the connection first, and looks then who uses the mount: what programs have written and
+    it has not handed over is lost, and what is left is a dead mount.
+    """
+    if "-f" in flags:
+        mount_tools.flush(mountpoint)
+    try:
+        yield
+    except PramError as exc:
+        if "-f" not in flags or not mountinfo.is_dead(mountpoint):
+            raise
+        if watch.can_wait:
+            save_progress.wait_for_end(watch, status)
+        raise PramError(
+            f"{mountpoint}: busy, and cut off by force: a dead mount now. The daemon has ended; "
+            f"what programs wrote since {_now_saved(watch)} may be lost ({exc})"
+        ) from exc
+
+
+def _now_saved(watch: DaemonWatch) -> str:
+    with contextlib.suppress(OSError):
+        block = watch.last_block(sync=True)
+        if block is not None:
+            return f"it saved generation {block.generation}"
+    return "the last save"
+
+
+def _detached(mountpoint: Path, views: Sequence[Mount], status: dict[str, Any]) -> str:
+    if views:
+        return f"{mountpoint}: detached, nothing saved; {_where(views)}"
+    return (
+        f"{mountpoint}: detached; it is saved when nobody uses it any more, "
+        f"process {status['pid']} then ends; see: pramfs info {status['image']}"
+    )
 
 
 def _still_mounted(
@@ -67,34 +111,81 @@ def _still_mounted(
     for view in views:
         times = 2 if view.mountpoint == strikes_out else 1
         mount_tools.record_helper(view.image, view.mountpoint, times=times)
-    where = ", ".join(str(view.mountpoint) for view in views)
+    where = _where(views)
     if status["read_only"]:
-        return f"{mountpoint}: unmounted; still mounted at {where}"
-    generation = save_progress.save(views[0].mountpoint)["generation"]
-    saved = f"saved to {status['image']}, generation {generation}"
-    return f"{mountpoint}: unmounted; {saved}; still mounted at {where}"
+        return f"{mountpoint}: unmounted; {where}"
+    try:
+        generation = save_progress.save(views[0].mountpoint)["generation"]
+    except PramError as exc:
+        raise PramError(f"{mountpoint}: unmounted, {where}; but {exc}") from exc
+    return f"{mountpoint}: unmounted; saved to {status['image']}, generation {generation}; {where}"
 
 
-def _pidfd(pid: int) -> int | None:
-    """Return a pidfd, which is readable when the process has ended; None if it has already."""
-    with contextlib.suppress(ProcessLookupError):
-        return os.pidfd_open(pid)
-    return None
+def _where(views: Sequence[Mount]) -> str:
+    return f"still mounted at {', '.join(str(view.mountpoint) for view in views)}"
 
 
-def _verdict(mountpoint: Path, status: dict[str, Any]) -> str:
-    state = run_state.read_state(Path(status["state"]))
+def _verdict(mountpoint: Path, status: dict[str, Any], watch: DaemonWatch) -> str:
+    """What the image holds now, by its super block; the daemon's own word tells why. Raises PramError."""
     image = status["image"]
-    if state is None or state.run != status["run"]:
-        raise PramError(
-            f"{mountpoint}: unmounted, but the daemon left no word on its save at {status['state']}: "
-            f"it is unknown what is durable; see: pramfs info {image}"
+    state = run_state.read_state(Path(status["state"]))
+    if state is not None and state.run != status["run"]:
+        state = None
+    try:
+        generation, incomplete, misplaced = _last_save(watch, state, status)
+    except OSError as exc:
+        raise UnknownOutcome(
+            mountpoint, f"the image fails ({exc.strerror}) after the save", image
+        ) from exc
+    except PramError as exc:
+        raise PramError(f"{mountpoint}: unmounted, but {exc}") from exc
+    if generation is None:
+        raise UnknownOutcome(
+            mountpoint, f"the daemon left no word on its save at {status['state']}", image
         )
-    if state.phase == run_state.FAILED:
-        raise PramError(f"{mountpoint}: unmounted, but the {state.error}")
-    if state.phase != run_state.SAVED:
+    misplaced = misplaced or _displaced(watch, image)
+    if misplaced:
+        raise PramError(f"{mountpoint}: unmounted, but the {misplaced}")
+    if incomplete:
         raise PramError(
-            f"{mountpoint}: unmounted, but the daemon ended while it saved: it is unknown what is durable; "
-            f"see: pramfs info {image}"
+            f"{mountpoint}: unmounted and saved, generation {generation}, but the {incomplete}"
         )
-    return f"{mountpoint}: unmounted; saved to {image}, generation {state.generation}"
+    return f"{mountpoint}: unmounted; saved to {image}, generation {generation}"
+
+
+def _last_save(
+    watch: DaemonWatch, state: State | None, status: dict[str, Any]
+) -> tuple[int | None, str, str]:
+    """The generation that the run ended with, None if unknown; what it lacks; why it is not in the image.
+
+    Raises PramError, which says what there is instead, when it ended without a final save.
+    """
+    if state is not None and state.phase == run_state.FAILED:
+        raise PramError(f"the {state.error}")
+    told = state if state is not None and state.phase == run_state.SAVED else None
+    incomplete, misplaced = (told.incomplete, told.misplaced) if told is not None else ("", "")
+    block = watch.last_block(sync=told is None)
+    if block is not None and watch.is_final(block):
+        lacks = "save is incomplete" if block.flags & SUPER_INCOMPLETE else ""
+        return block.generation, incomplete or lacks, misplaced
+    if told is not None:
+        if watch.image is None or (block is not None and block.generation > told.generation):
+            return told.generation, incomplete, misplaced
+        raise PramError(f"generation {told.generation} is in the image no more: it was overwritten")
+    if block is None:
+        return None, "", ""
+    if block.run.hex() == status["run"] or block.generation == status["generation"]:
+        raise PramError(
+            f"the daemon ended while it saved; the previous save (generation {block.generation}) stands"
+        )
+    return None, "", ""  # somebody else has saved since
+
+
+def _displaced(watch: DaemonWatch, image: str) -> str:
+    """Why the image is not to be found under its name, "" if it is, or if nobody here can know."""
+    if watch.image is None:
+        return ""
+    with contextlib.suppress(OSError):
+        if identity_of(Path(image).stat()) == watch.image.identity:
+            return ""
+    return str(NotUnderItsName(image, "it was removed or renamed meanwhile"))

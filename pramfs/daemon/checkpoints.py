@@ -13,9 +13,10 @@ import trio
 from pramfs.control import run_state
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
-from pramfs.errors import EXIT_FAILED, PramError, SaveFailed, SaveIncomplete
+from pramfs.errors import EXIT_FAILED, NotUnderItsName, PramError, SaveFailed, SaveIncomplete
 from pramfs.fuse.operations import Operations
 from pramfs.saves.save import SaveStatus
+from pramfs.storage.image_name import ImageName
 from pramfs.system import mount_tools
 from pramfs.system.progress import Bar, Heartbeat
 
@@ -34,14 +35,15 @@ class Checkpoints:
     def __init__(
         self,
         volume: Volume,
-        image: Path,
         manager: ServiceManager,
         place: Callable[[], Path | None],
         serve_on: Callable[[], None],
     ) -> None:
         self._volume = volume
         self._saver = volume.saver
-        self._image = image
+        self._name = ImageName(volume.image)
+        self._logged: list[str] = []
+        self._refusals = 0  # that the kernel's complaints have been about so far
         self._manager = manager
         self._place = place
         self._serve_on = serve_on
@@ -52,7 +54,7 @@ class Checkpoints:
     async def publish(self, operations: Operations) -> None:
         """Make everything written so far durable; does nothing for a read-only mount.
 
-        Raises SaveFailed, or SaveIncomplete if some data was refused, and all else has been saved.
+        Raises SaveFailed; SaveIncomplete or NotUnderItsName when there is a save, but that is wrong with it.
         """
         if self._volume.read_only:
             return
@@ -60,8 +62,8 @@ class Checkpoints:
         await self.flush(operations)
         async with self._saving:
             await self._checkpoint()
-        if self._saver.incomplete is not None:
-            raise self._saver.incomplete
+        for shortcoming in self.shortcomings():
+            raise shortcoming
 
     async def publish_at_intervals(self, operations: Operations, period_s: float) -> None:
         """Publish a checkpoint every `period_s` seconds if something has changed. Failures are logged."""
@@ -69,11 +71,10 @@ class Checkpoints:
             await trio.sleep(period_s)
             try:
                 await self.flush(operations)
-                if self._saver.incomplete is not None:
-                    log.error("%s", self._saver.incomplete)
                 if self._volume.tree.changed:
                     async with self._saving:
                         await self._checkpoint()
+                self._log_shortcomings()
             except SaveFailed as exc:
                 log.error("%s", exc)
             except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
@@ -95,7 +96,10 @@ class Checkpoints:
         return True
 
     async def flush(self, operations: Operations) -> None:
-        """Have the kernel hand over its dirty pages; the saver records an error."""
+        """Let the kernel hand over what programs have written; the saver notes what was not taken.
+
+        What the tree has refused it remembers itself. Only what the kernel says besides is unknown to it.
+        """
         complaint = ""
         for _ in range(mount_tools.flushes_needed()):
             others = operations.open_directories()
@@ -104,7 +108,9 @@ class Checkpoints:
             # Not every kernel waits for the requests that it has queued. The RELEASE is queued after them.
             await operations.closed_by(flushed.pid, but=others)
             complaint = complaint or flushed.complaint
-        self._saver.incomplete = SaveIncomplete(complaint) if complaint else None
+        refusals = self._volume.tree.data.refused.count
+        self._saver.complaint = complaint if refusals == self._refusals else ""
+        self._refusals = refusals
 
     async def _checkpoint(self) -> None:
         """Publish a checkpoint; the caller must hold the lock. Raises SaveFailed."""
@@ -142,9 +148,15 @@ class Checkpoints:
         self.report()
         if error is not None:
             log.error("%s", error)
+            self._manager.tell(f"STATUS={error}")
             return EXIT_FAILED
-        log.info("saved: generation %d", volume.pram.current.generation)
-        return 0
+        shortcomings = self.shortcomings()
+        if self._name.lost() is None:
+            log.info("saved: generation %d", volume.pram.current.generation)
+        for shortcoming in shortcomings:
+            log.error("the %s", shortcoming)
+            self._manager.tell(f"STATUS=the {shortcoming}")
+        return EXIT_FAILED if shortcomings else 0
 
     def _save(self, bar: Bar) -> SaveFailed | None:
         try:
@@ -157,6 +169,24 @@ class Checkpoints:
 
     # --- for others ------------------------------------------------------------------------------
 
+    def shortcomings(self) -> list[SaveIncomplete | NotUnderItsName]:
+        """What is wrong with the last save, although it is in force."""
+        return [exc for exc in (self._name.lost(), self._saver.incomplete) if exc is not None]
+
+    def trouble(self) -> str:
+        """What is wrong by now with the saves, "" if nothing. Not to be asked while one is staged."""
+        saver = self._saver
+        known = [saver.error, saver.incomplete or saver.shortfall(), self._name.lost()]
+        return "; the ".join(str(exc) for exc in known if exc is not None)
+
+    def _log_shortcomings(self) -> None:
+        """Say each of them once."""
+        told = [str(shortcoming) for shortcoming in self.shortcomings()]
+        for text in told:
+            if text not in self._logged:
+                log.error("the %s", text)
+        self._logged = told
+
     def report(self) -> None:
         """Write the state for the umount helper, the next mount, and `pramfs info`. Thread-safe."""
         volume, status = self._volume, self._saver.status
@@ -164,13 +194,15 @@ class Checkpoints:
             return
         state = run_state.State(
             run=volume.pram.run.hex(),
-            image=str(self._image),
+            image=str(self._name.path),
             pid=os.getpid(),
             phase=_phase(status),
             generation=status.generation,
             error=status.error,
             pages_done=status.pages_done,
             pages_total=status.pages_total,
+            incomplete=status.incomplete,
+            misplaced=str(self._name.lost() or "") if status.over else "",
         )
         try:
             run_state.write_state(volume.state_path, state)

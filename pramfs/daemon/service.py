@@ -24,6 +24,7 @@ from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
 from pramfs.storage.frames import DROPPED, FRESH, PENDING
 from pramfs.system import mount_tools, mountinfo
+from pramfs.system.namespaces import pid_namespace
 
 log = logging.getLogger("pramfs")
 
@@ -54,9 +55,7 @@ class Daemon:
         self._device = ""  # MAJOR:MINOR of the file system
         self._first_request = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
-        self._checkpoints = Checkpoints(
-            volume, self._image, manager, self._place, self._session.serve_on
-        )
+        self._checkpoints = Checkpoints(volume, manager, self._place, self._session.serve_on)
         # Address space for the final save, where that is limited. Never touched, so it takes no memory.
         self._memory_reserve = mmap.mmap(
             -1, _MEMORY_RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -162,8 +161,6 @@ class Daemon:
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.
             await self._checkpoints.flush(self._operations)
-            if self._volume.saver.incomplete is not None:
-                log.error("%s", self._volume.saver.incomplete)
             await trio.to_thread.run_sync(self._detach)
             self._session.finish()
 
@@ -187,6 +184,8 @@ class Daemon:
         current, saves = volume.pram.current, volume.saver.status
         return {
             "pid": os.getpid(),
+            "pid_namespace": pid_namespace(),
+            "identity": volume.image.identity,
             "image": str(self._image),
             "mountpoint": str(self._mountpoint),
             "name": self._options.name,
@@ -199,7 +198,7 @@ class Daemon:
             "changed": volume.tree.changed,
             "unpublished_pages": sum(table.count(state) for state in (FRESH, PENDING, DROPPED)),
             "suspect": saves.suspect,
-            "error": saves.error or saves.incomplete,
+            "error": self._checkpoints.trouble(),
             "inodes": len(volume.tree.inodes),
             "frames": table.summary(),
             "state": str(volume.state_path),

@@ -5,13 +5,14 @@ check of who may request a save, and `_errno_guard`: it logs an unexpected excep
 because pyfuse3 would end the whole mount.
 """
 
+import contextlib
 import errno
 import functools
 import itertools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence, Set
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence, Set
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
@@ -27,7 +28,7 @@ from pyfuse3 import (
 
 from pramfs.control import control_xattrs
 from pramfs.control.control_xattrs import ControlAttributes
-from pramfs.errors import FramesHeld, PramError
+from pramfs.errors import FramesHeld, PramError, posix_error, words_of
 from pramfs.fuse.dir_handles import DirectoryHandle
 from pramfs.storage.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
 from pramfs.storage.layout import PAGE_SIZE
@@ -40,9 +41,10 @@ log = logging.getLogger("pramfs")
 # Only the daemon changes the tree, so the kernel may cache names and attributes for ever.
 _FOREVER_S = 1 << 30
 
-# A file handle is the number of the inode, with one bit for O_NOATIME.
+# A file handle is the number of the inode, with one bit for O_NOATIME and one for O_DIRECT. Only a forged
+# tree has inode numbers so large that they have the second of these.
 _NOATIME = 1 << 63
-_INO = _NOATIME - 1
+_DIRECT = 1 << 62
 
 # The most saves that one request waits for: frames that a save holds are freed by the next one.
 _SAVES_FOR_ROOM = 4
@@ -125,6 +127,8 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._direct_io = direct_io
         self._control = ControlAttributes(status, tree.arena.table)
+        self._direct_flag = _DIRECT if tree.next_ino < _DIRECT else 0
+        self._ino_mask = ~(_NOATIME | self._direct_flag)
         self._noatime_flags = os.O_NOATIME if noatime else 0
         self._nodiratime = nodiratime
         self._publish = publish
@@ -335,14 +339,14 @@ class Operations(pyfuse3.Operations):
 
     @_errno_guard
     def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes any buffer
-        file = self._tree.file(fh & _INO)
+        file = self._tree.file(fh & self._ino_mask)
         if not fh & _NOATIME:
             self._tree.touch_atime(file)
         return self._tree.data.read(file, off, size)
 
     @_async_errno_guard
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        file = self._tree.file(fh & _INO)
+        file = self._tree.file(fh & self._ino_mask)
         if self._direct_io and gives_rights(file):
             # The request does not tell whether the writer may keep set-id bits.
             self._tree.setattr(file, Changes(drop_setid=True, in_group=False))
@@ -350,7 +354,11 @@ class Operations(pyfuse3.Operations):
         try:
             return self._tree.write(file, off, buf, set_times=self._direct_io)
         except FramesHeld as held:
-            return await self._write_rest(file, off, buf, held.written)
+            with self._refusal_noted(fh, file, off, len(buf)):
+                return await self._write_rest(file, off, buf, held.written)
+        except BaseException:
+            with self._refusal_noted(fh, file, off, len(buf)):
+                raise
 
     @_errno_guard
     def flush(self, fh: int) -> None:
@@ -367,7 +375,7 @@ class Operations(pyfuse3.Operations):
 
     @_errno_guard
     def release(self, fh: int) -> None:
-        self._tree.forget(self._tree.get(fh & _INO))
+        self._tree.forget(self._tree.get(fh & self._ino_mask))
 
     # --- directories -----------------------------------------------------------------------------
 
@@ -418,6 +426,17 @@ class Operations(pyfuse3.Operations):
                 raise _failure(exc, "a call that waited for room", self) from None
         raise FUSEError(errno.ENOSPC)
 
+    @contextlib.contextmanager
+    def _refusal_noted(self, fh: int, file: File, off: int, size: int) -> Iterator[None]:
+        """Remember that a write was refused, if the kernel has told its program that it was taken."""
+        try:
+            yield
+        except BaseException as exc:
+            if self.enable_writeback_cache and not fh & self._direct_flag:
+                error = posix_error(exc.errno) if isinstance(exc, FUSEError) else exc
+                self._tree.data.refused.add(file, off, off + size, words_of(error))
+            raise
+
     async def _write_rest(self, file: File, off: int, buf: bytes, written: int) -> int:
         """Write `buf` from byte `written` on, piece by piece as saves make room."""
 
@@ -447,6 +466,7 @@ class Operations(pyfuse3.Operations):
     def _opened(self, file: Inode, flags: int) -> FileInfo:
         file.refs += 1
         fh = file.ino | (_NOATIME if (flags | self._noatime_flags) & os.O_NOATIME else 0)
+        fh |= self._direct_flag if flags & os.O_DIRECT else 0
         return FileInfo(fh=fh, direct_io=self._direct_io, keep_cache=True)
 
 

@@ -13,7 +13,13 @@ from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
 from pramfs.storage import superblock
 from pramfs.storage.frames import SAVED, FrameTable
 from pramfs.storage.image import Image
-from pramfs.storage.layout import PAGE_SIZE, STREAM_TYPES, SUPER_FINAL, SUPER_SUSPECT
+from pramfs.storage.layout import (
+    PAGE_SIZE,
+    STREAM_TYPES,
+    SUPER_FINAL,
+    SUPER_INCOMPLETE,
+    SUPER_SUSPECT,
+)
 from pramfs.tree.tree import Tree
 
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -45,6 +51,7 @@ def image_info(image: Image) -> dict[str, object]:
         "saved_by": current.saved_by.rstrip(b"\0").decode(errors="replace"),
         "final": bool(current.flags & SUPER_FINAL),
         "suspect": bool(current.flags & SUPER_SUSPECT),
+        "incomplete": bool(current.flags & SUPER_INCOMPLETE),
         "nodes": [node_info(node) for node in nodes.values()],
         "trees": tree_names(nodes),
     }

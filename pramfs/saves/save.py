@@ -9,7 +9,14 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pramfs.errors import LostFiles, LostPages, PramError, SaveFailed, SaveIncomplete
+from pramfs.errors import (
+    FilesIncomplete,
+    LostFiles,
+    LostPages,
+    PramError,
+    SaveFailed,
+    SaveIncomplete,
+)
 from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Publication
 from pramfs.saves import codec
@@ -119,7 +126,8 @@ class Saver:
     def __init__(self, pram: Pram, name: str, tree: Tree) -> None:
         self.state = SaveState.PUBLISHED
         self.error: PramError | None = None  # of the last save
-        self.incomplete: SaveIncomplete | None = None  # the error of the flush before it
+        self.complaint = ""  # of the kernel, about what it could not hand over before the next save
+        self.incomplete: SaveIncomplete | None = None  # what the last save lacks
         self.suspect = False  # see SaveStatus
         self.published = 0  # saves of this run
         self._pram = pram
@@ -197,6 +205,15 @@ class Saver:
             running.join()
             self._finish(running.publication, running.error)
 
+    def shortfall(self) -> SaveIncomplete | None:
+        """What of that which the kernel has taken from programs is not in the tree."""
+        refused = self._tree.data.refused
+        files = refused.files()
+        if files:
+            paths = paths_of(self._tree.inodes[ROOT_INO], list(files))
+            return FilesIncomplete(listed(paths), refused.why)
+        return SaveIncomplete(self.complaint) if self.complaint else None
+
     def _begin(self, progress: Progress) -> Publication:
         self._progress = progress
         self._pages_done, self._pages_total = 0, self.pages
@@ -206,6 +223,7 @@ class Saver:
                 self._pram.resolve_doubt()
             self._enter(SaveState.STAGING)
             stage_tree(self._pram, self._name, self._tree, self._count)
+            self.incomplete = self.shortfall()
             publication = self._pram.begin_publish(self._flags())
         except Exception as exc:
             # After any error nothing is published, and the next save stages everything again.
@@ -222,6 +240,7 @@ class Saver:
         if error is None:
             self._enter(SaveState.PUBLISHED)
             self.error = None
+            self.complaint = ""
             self.published += 1
             self._update_space()
             return
@@ -237,8 +256,9 @@ class Saver:
         self.state = state
 
     def _flags(self) -> int:
-        final = layout.SUPER_FINAL if self._final else 0
-        return final | (layout.SUPER_SUSPECT if self.suspect else 0)
+        flags = layout.SUPER_FINAL if self._final else 0
+        flags |= layout.SUPER_SUSPECT if self.suspect else 0
+        return flags | (layout.SUPER_INCOMPLETE if self.incomplete is not None else 0)
 
     def _count(self, pages: int) -> None:
         self._pages_done += pages

@@ -67,6 +67,18 @@ class Image:
         """A name that no other image has, not even a copy of this one: see `identity_of`."""
         return identity_of(self._status)
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file has no name any more; of a loop device the file that it lies in."""
+        status = os.fstat(self._guard)
+        return stat.S_ISREG(status.st_mode) and not status.st_nlink
+
+    @property
+    def known_as(self) -> str:
+        """The path that the kernel knows the file by, "" if it has been unlinked there."""
+        path = os.readlink(f"/proc/self/fd/{self._fd}")
+        return "" if path.endswith(" (deleted)") else path
+
     def in_memory(self) -> bool:
         """Return whether the image is memory already: on tmpfs or ramfs, or a pmem or ram device."""
         if self.is_block_device:
@@ -169,6 +181,15 @@ class Image:
         # The previous holder may have removed the file, or put another in its place.
         with contextlib.suppress(FileNotFoundError):
             return identity_of(self.path.stat()) == self.identity
+        return False
+
+    def is_taken(self) -> bool:
+        """Whether somebody else has the image to himself, under whatever name."""
+        try:
+            fcntl.flock(self._guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._guard, fcntl.LOCK_UN)
         return False
 
     def mark_serving(self) -> None:

@@ -69,6 +69,7 @@ LINK_MAGIC = 0x7072616D
 # Super block flags.
 SUPER_FINAL = 1  # published by an unmount, not by a checkpoint
 SUPER_SUSPECT = 2  # the run that published it had met an internal error
+SUPER_INCOMPLETE = 4  # it lacks what the kernel had taken from programs and the run could not take
 
 # Node flags: the access mode (patch 2 of the 2013 series). A published node is in neither mode.
 ACCMODE_SAVE = 1

@@ -83,6 +83,11 @@ def views_of(device: str) -> list[Mount]:
     return sorted(views, key=lambda view: view.part != "/")
 
 
+def has_mount(number: int) -> bool:
+    """Whether the mount with that mnt_id (see proc(5), fdinfo) is part of this mount namespace."""
+    return any(line.split(" ", 1)[0] == str(number) for line in _mountinfo())
+
+
 def filesystem_type(device: int) -> str:
     """Return the type of the mounted file system with this st_dev, "" if none is visible."""
     wanted = f"{os.major(device)}:{os.minor(device)}"

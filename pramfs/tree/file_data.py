@@ -8,8 +8,9 @@ from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
 from pramfs.storage.frames import Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
-from pramfs.tree.inodes import File
+from pramfs.tree.inodes import FILE_MAX_BYTES, File
 from pramfs.tree.pagemap import CHUNK_PAGES, PageMap, file_extents_of
+from pramfs.tree.refused_writes import RefusedWrites
 from pramfs.tree.space import Space
 
 _OFFSET_MASK = PAGE_SIZE - 1
@@ -19,6 +20,7 @@ class FileData:
     """Reads and writes the data of all files of a tree, and counts their pages in `space`."""
 
     def __init__(self, arena: Arena, space: Space) -> None:
+        self.refused = RefusedWrites()
         self._arena = arena
         self._space = space
 
@@ -54,6 +56,12 @@ class FileData:
 
         Raises OSError(ENOSPC) or FramesHeld; what was written before stays, and FramesHeld says how much.
         """
+        written = self._write(file, offset, data)
+        if self.refused:
+            self.refused.taken(file, offset, offset + written)
+        return written
+
+    def _write(self, file: File, offset: int, data: bytes | memoryview) -> int:
         if file.pages is None:
             file.pages = PageMap()
         if len(data) <= PAGE_SIZE - (offset & _OFFSET_MASK):
@@ -84,6 +92,8 @@ class FileData:
             if not file.pages.count:
                 file.pages = None
         file.length = length
+        if self.refused:
+            self.refused.taken(file, length, FILE_MAX_BYTES)
 
     def discard(self, file: File) -> None:
         """Release all frames of a file that is gone."""

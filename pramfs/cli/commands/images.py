@@ -111,6 +111,9 @@ def _held_by(holder: "Holder") -> str:
 
 def _kind_of_save(info: dict[str, Any]) -> str:
     kind = "at unmount" if info["final"] else "as a checkpoint"
+    kind += (
+        ", incomplete: not all that programs had written was taken" if info["incomplete"] else ""
+    )
     return kind + (", by a run that met an internal error" if info["suspect"] else "")
 
 

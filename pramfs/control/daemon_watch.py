@@ -1,0 +1,102 @@
+"""Watch a daemon end, from any pid or mount namespace, and see what it has left in the image.
+
+A pid tells nothing in another namespace, and a run directory may be gone or somebody else's. The image is
+what counts: its lock is free when the daemon is gone, and its super block says how the run ended.
+"""
+
+import contextlib
+import os
+import select
+import time
+from pathlib import Path
+from typing import Any
+
+from pramfs.errors import PramError
+from pramfs.storage import superblock
+from pramfs.storage.image import Image, open_image
+from pramfs.storage.layout import SUPER_FINAL, SuperBlock
+from pramfs.system.namespaces import pid_namespace
+
+_LOOK_AT_SUPER_BLOCK_S = 2.0
+
+
+class DaemonWatch:
+    """The daemon that a status is from, while it runs and after its end. To be made before the unmount."""
+
+    def __init__(self, status: dict[str, Any]) -> None:
+        self._status = status
+        self._pidfd = _pidfd(status)
+        self.image = _image(status)  # None when it is not to be seen from here
+        self._next_look_s = 0.0
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether there is a way to learn of its end."""
+        return self._pidfd is not None or (self.image is not None and not self._status["read_only"])
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is gone, at most that long; returns whether it is."""
+        if self._pidfd is not None:
+            return bool(select.select([self._pidfd], [], [], timeout_s)[0])
+        assert self.image is not None
+        end_s = time.monotonic() + timeout_s
+        while self.image.is_taken() and not self._is_another_run():
+            if time.monotonic() >= end_s:
+                return False
+            time.sleep(min(0.05, timeout_s))
+        return True
+
+    def last_block(self, *, sync: bool) -> SuperBlock | None:
+        """The super block that is in force now; None when that is not to be seen from here.
+
+        With `sync` it is made durable: a daemon that was killed may have written it, and no more. Raises
+        OSError when that fails.
+        """
+        if self.image is None:
+            return None
+        if sync:
+            self.image.sync()
+        with contextlib.suppress(PramError):
+            return superblock.require(self.image)
+        return None
+
+    def is_final(self, block: SuperBlock) -> bool:
+        """Whether that is the save that the run ended with."""
+        return block.run.hex() == self._status["run"] and bool(block.flags & SUPER_FINAL)
+
+    def close(self) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        if self.image is not None:
+            self.image.close()
+
+    def _is_another_run(self) -> bool:
+        """Whether the image has been saved for good, or by somebody else: then the lock may be his."""
+        if time.monotonic() < self._next_look_s:
+            return False
+        self._next_look_s = time.monotonic() + _LOOK_AT_SUPER_BLOCK_S
+        assert self.image is not None
+        with contextlib.suppress(PramError):
+            block = superblock.require(self.image)
+            is_newer = block.generation > self._status["generation"]
+            return is_newer and (self.is_final(block) or block.run.hex() != self._status["run"])
+        return False
+
+
+def _pidfd(status: dict[str, Any]) -> int | None:
+    """A descriptor that tells when the process has ended; None if it is not to be seen from here."""
+    if status.get("pid_namespace") != pid_namespace():
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        return os.pidfd_open(status["pid"])
+    return None
+
+
+def _image(status: dict[str, Any]) -> Image | None:
+    """The image, if the path that the daemon has for it leads to it from here, too."""
+    with contextlib.suppress(PramError):
+        image = open_image(Path(status["image"]), writable=False)
+        if image.identity == status.get("identity"):
+            return image
+        image.close()
+    return None

@@ -1,0 +1,55 @@
+"""Whether a mounted image is still to be found under its name: files are removed, renamed and replaced.
+
+Nothing here follows a path: that may lead into the mount that asks, or into one that is dead.
+"""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+from pramfs.errors import NotUnderItsName
+from pramfs.storage.image import Image, identity_of
+from pramfs.system import mountinfo
+
+
+class ImageName:
+    """The name that an image was opened by. To be made before anything is mounted over it."""
+
+    def __init__(self, image: Image) -> None:
+        self.path = image.path.resolve()
+        self._image = image
+        self._directory = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._mount_id = _mount_id(self._directory)
+
+    def lost(self) -> NotUnderItsName | None:
+        """Why a save into the image is not one under its name; None as long as it is."""
+        if not mountinfo.has_mount(self._mount_id):
+            return NotUnderItsName(self.path, "its file system has been unmounted")
+        if self._is_there():
+            return None
+        return NotUnderItsName(self.path, self._what_became_of_it())
+
+    def close(self) -> None:
+        os.close(self._directory)
+
+    def _is_there(self) -> bool:
+        if os.readlink(f"/proc/self/fd/{self._directory}") != str(self.path.parent):
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(self.path.name, dir_fd=self._directory, follow_symlinks=False)
+            return identity_of(status) == self._image.identity and not self._image.is_removed
+        return False
+
+    def _what_became_of_it(self) -> str:
+        if self._image.is_removed:
+            return "the file has been removed, and goes with the mount"
+        now = self._image.known_as
+        return f"the file is called {now} now" if now else "the file has only other names now"
+
+
+def _mount_id(descriptor: int) -> int:
+    info = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+    found = re.search(r"^mnt_id:\s*(\d+)", info, re.MULTILINE)
+    assert found is not None
+    return int(found[1])

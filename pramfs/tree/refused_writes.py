@@ -1,0 +1,68 @@
+"""Remember which parts of which files programs have written, as the kernel told them, and the tree refused.
+
+With a writeback cache write(2) returns before the tree is asked. When the tree has no room then, or its
+medium fails, the program may be gone: only here it is known that the file is not what was written.
+"""
+
+from pramfs.tree.inodes import File
+
+RANGES_MAX = 64  # of one file; those nearest to each other are then taken for one
+
+_Range = tuple[int, int]  # bytes: the first, and the first behind
+
+
+class RefusedWrites:
+    """The parts of files that were refused, until they are written again, cut off, or the file is gone."""
+
+    def __init__(self) -> None:
+        self.count = 0  # of all refusals so far
+        self.why = ""  # the words of the last error
+        self._ranges: dict[File, list[_Range]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there may be any; quick, for those who ask at each write."""
+        return bool(self._ranges)
+
+    def add(self, file: File, start: int, end: int, why: str) -> None:
+        """The bytes from `start` to `end` were refused."""
+        self.count += 1
+        self.why = why
+        ranges = _without(self._ranges.get(file, []), start, end)
+        self._ranges[file] = _bounded(sorted([*ranges, (start, end)]))
+
+    def taken(self, file: File, start: int, end: int) -> None:
+        """These bytes have been written again, or cut off."""
+        left = _without(self._ranges.get(file, []), start, end)
+        if left:
+            self._ranges[file] = left
+        else:
+            self._ranges.pop(file, None)
+
+    def files(self) -> list[File]:
+        """The files that have a name and lack something."""
+        return [file for file in self._ranges if file.nlink]
+
+
+def _without(ranges: list[_Range], start: int, end: int) -> list[_Range]:
+    """What is left of sorted ranges when another one is taken out."""
+    left: list[_Range] = []
+    for first, behind in ranges:
+        if first < min(behind, start):
+            left.append((first, min(behind, start)))
+        if max(first, end) < behind:
+            left.append((max(first, end), behind))
+    return left
+
+
+def _bounded(ranges: list[_Range]) -> list[_Range]:
+    """Sorted ranges with neighbours joined, and the nearest ones, too, as long as there are too many."""
+    joined: list[_Range] = []
+    for first, behind in ranges:
+        if joined and joined[-1][1] == first:
+            joined[-1] = (joined[-1][0], behind)
+        else:
+            joined.append((first, behind))
+    while len(joined) > RANGES_MAX:
+        at = min(range(1, len(joined)), key=lambda at: joined[at][0] - joined[at - 1][1])
+        joined[at - 1 : at + 1] = [(joined[at - 1][0], joined[at][1])]
+    return joined

@@ -1,0 +1,139 @@
+"""An image that is removed, renamed or replaced under its mount: nothing claims to be saved in it.
+
+Mirrors what users of systemd-logind met: RemoveIPC=yes deletes what a user owns in /dev/shm when his last
+session ends, whoever still has it open.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import MOUNT_FAILED, Volume, pramfs, run
+
+WRONG_PLACE = "save is not in"
+
+
+def remove(image: Path) -> str:
+    image.unlink()
+    return "has been removed"
+
+
+def rename(image: Path) -> str:
+    image.rename(image.with_name("renamed"))
+    return f"is called {image.with_name('renamed')} now"
+
+
+def replace(image: Path) -> str:
+    image.with_name("other").write_bytes(b"something else")
+    image.with_name("other").replace(image)
+    return "has been removed"
+
+
+def remove_one_of_two_names(image: Path) -> str:
+    image.with_name("other").hardlink_to(image)
+    image.unlink()
+    return "only other names"
+
+
+def rename_the_directory(image: Path) -> str:
+    image.parent.rename(image.parent.with_name("moved"))
+    image.parent.mkdir()
+    return f"is called {image.parent.with_name('moved') / image.name} now"
+
+
+WAYS = [remove, rename, replace, remove_one_of_two_names, rename_the_directory]
+
+
+@pytest.fixture
+def elsewhere(volume: Volume) -> Volume:
+    """A volume whose image lies in a directory of its own."""
+    (volume.home / "images").mkdir()
+    volume.image = volume.home / "images" / "image"
+    volume.damaged = True  # there is no image to check any more
+    volume.announce(WRONG_PLACE)
+    return volume
+
+
+@pytest.mark.parametrize("lose", WAYS)
+def test_every_verdict_says_that_the_save_is_not_there(
+    elsewhere: Volume, lose: Callable[[Path], str]
+) -> None:
+    root = elsewhere.mount()
+    (root / "file").write_bytes(b"kept")
+    what = lose(elsewhere.image)
+    assert what in pramfs("status", root).succeeded().text
+    words = [WRONG_PLACE, str(elsewhere.image), what]
+    pramfs("save", root).refused(MOUNT_FAILED, *words)
+    with pytest.raises(OSError, match="Input/output error"):
+        os.fsync(descriptor := os.open(root, os.O_RDONLY))
+    os.close(descriptor)
+    outcome = pramfs("umount", root).refused(MOUNT_FAILED, *words)
+    assert "saved to" not in outcome.err
+    elsewhere.ended(MOUNT_FAILED)
+    assert "saved: generation" not in elsewhere.log
+
+
+def test_what_was_renamed_holds_the_save(elsewhere: Volume) -> None:
+    root = elsewhere.mount()
+    (root / "file").write_bytes(b"kept")
+    rename(elsewhere.image)
+    os.kill(elsewhere.pid, signal.SIGTERM)
+    elsewhere.ended(MOUNT_FAILED)
+    assert WRONG_PLACE in elsewhere.log
+    told = pramfs("cat", elsewhere.image.with_name("renamed"), "file").succeeded()
+    assert told.out == b"kept"
+
+
+def test_a_name_that_is_back_is_good_again(elsewhere: Volume) -> None:
+    root = elsewhere.mount()
+    rename(elsewhere.image)
+    pramfs("save", root).refused(MOUNT_FAILED, WRONG_PLACE)
+    elsewhere.image.with_name("renamed").rename(elsewhere.image)
+    elsewhere.save()
+    assert not elsewhere.status()["error"]
+    elsewhere.umount()
+    elsewhere.check()
+
+
+def test_a_file_system_that_was_unmounted_lazily(elsewhere: Volume) -> None:
+    run("mount", "-t", "tmpfs", "tmpfs", elsewhere.image.parent).succeeded()
+    root = elsewhere.mount()
+    run("umount", "-l", elsewhere.image.parent).succeeded()
+    words = [WRONG_PLACE, str(elsewhere.image), "file system has been unmounted"]
+    assert words[-1] in elsewhere.status()["error"]
+    pramfs("save", root).refused(MOUNT_FAILED, *words)
+    pramfs("umount", root).refused(MOUNT_FAILED, *words)
+    elsewhere.ended(MOUNT_FAILED)
+
+
+def test_a_read_only_mount_has_nothing_to_say(elsewhere: Volume) -> None:
+    elsewhere.mount()
+    elsewhere.umount()
+    elsewhere.mount("ro")
+    remove(elsewhere.image)
+    elsewhere.umount()
+
+
+def test_checkpoints_say_it_in_the_log_once(elsewhere: Volume) -> None:
+    root = elsewhere.mount("checkpoint=1")
+    remove(elsewhere.image)
+    for number in range(2):
+        generation = elsewhere.generation
+        (root / f"file {number}").touch()
+        while elsewhere.generation == generation:
+            pass
+    os.kill(elsewhere.pid, signal.SIGTERM)
+    elsewhere.ended(MOUNT_FAILED)
+    assert elsewhere.log.count(WRONG_PLACE) == 2  # by a checkpoint, and at the end
+
+
+def test_an_image_below_the_mountpoint_is_still_there(volume: Volume) -> None:
+    """Mounted over its own directory, which then hides it: that is no loss."""
+    volume.image = volume.root / "image"
+    volume.mount()
+    volume.save()
+    assert not volume.status()["error"]
+    volume.umount()
