@@ -27,7 +27,12 @@ _EXIT_STATUS = (
     ),
     ("8", "interrupted; check: not a pram image, or unreadable"),
     ("16", "check: wrong usage"),
-    ("32", "it failed; the line on standard error says why"),
+    (
+        "32",
+        "it failed, or what was saved is not all or not under the name of the image; the line on standard "
+        "error says why",
+    ),
+    ("64", "umount: unmounted, but it is unknown what was saved"),
 )
 _FILES = (
     ("/run/pramfs/UUID-DEVICE-INODE.log", "what the daemons of this image logged"),

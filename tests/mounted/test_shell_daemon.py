@@ -80,7 +80,7 @@ def test_a_save_that_fails_is_told_by_all_who_are_asked(
     assert not shell.pramfs("mount", image, root).succeeded().err
 
 
-def test_a_save_that_is_killed_is_unknown_and_the_next_mount_says_so(
+def test_a_save_that_is_killed_leaves_the_one_before_and_the_next_mount_says_so(
     shell: Shell, disk: Disk, root: Path, image: Path, pid: int
 ) -> None:
     with disk.frozen():
@@ -92,7 +92,7 @@ def test_a_save_that_is_killed_is_unknown_and_the_next_mount_says_so(
         os.kill(pid, signal.SIGKILL)
     _, err = command.communicate()
     assert command.returncode == MOUNT_FAILED
-    assert b"ended while it saved: it is unknown what is durable" in err
+    assert b"ended while it saved; the previous save (generation 2) stands" in err
     assert "ended while it saved" in shell.pramfs("info", image).succeeded().text
     assert "ended while it saved" in shell.pramfs("mount", image, root).succeeded().err
 

@@ -24,6 +24,7 @@ def test_an_error_has_a_template_an_errno_and_an_exit_code(cls: type[PramError])
         errors.EXIT_SYSTEM,
         errors.EXIT_INTERNAL,
         errors.EXIT_FAILED,
+        errors.EXIT_UNKNOWN,
     )
 
 
