@@ -29,8 +29,7 @@ _EXIT_STATUS = (
     ("16", "check: wrong usage"),
     (
         "32",
-        "it failed, or what was saved is not all or not under the name of the image; the line on standard "
-        "error says why",
+        "it failed, or the save is incomplete or not in the image; the line on standard error says why",
     ),
     ("64", "umount: unmounted, but it is unknown what was saved"),
 )

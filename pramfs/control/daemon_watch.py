@@ -47,10 +47,10 @@ class DaemonWatch:
         return True
 
     def last_block(self, *, sync: bool) -> SuperBlock | None:
-        """The super block that is in force now; None when that is not to be seen from here.
+        """Return the super block that is in force now; None when the image cannot be seen from here.
 
-        With `sync` it is made durable: a daemon that was killed may have written it, and no more. Raises
-        OSError when that fails.
+        `sync` makes it durable first: a daemon that was killed may only have written it. Raises OSError when
+        that fails.
         """
         if self.image is None:
             return None
@@ -84,7 +84,7 @@ class DaemonWatch:
 
 
 def _pidfd(status: dict[str, Any]) -> int | None:
-    """A descriptor that tells when the process has ended; None if it is not to be seen from here."""
+    """Return a pidfd, which is readable when the daemon has ended; None if it cannot be seen from here."""
     if status.get("pid_namespace") != pid_namespace():
         return None
     with contextlib.suppress(ProcessLookupError):
@@ -93,7 +93,7 @@ def _pidfd(status: dict[str, Any]) -> int | None:
 
 
 def _image(status: dict[str, Any]) -> Image | None:
-    """The image, if the path that the daemon has for it leads to it from here, too."""
+    """Open the image, if the daemon's path of it leads to it from here too; else return None."""
     with contextlib.suppress(PramError):
         image = open_image(Path(status["image"]), writable=False)
         if image.identity == status.get("identity"):

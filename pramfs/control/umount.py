@@ -126,7 +126,7 @@ def _where(views: Sequence[Mount]) -> str:
 
 
 def _verdict(mountpoint: Path, status: dict[str, Any], watch: DaemonWatch) -> str:
-    """What the image holds now, by its super block; the daemon's own word tells why. Raises PramError."""
+    """Return what to say of the save, by what the image holds now. Raises PramError if that is not all."""
     image = status["image"]
     state = run_state.read_state(Path(status["state"]))
     if state is not None and state.run != status["run"]:
@@ -156,9 +156,9 @@ def _verdict(mountpoint: Path, status: dict[str, Any], watch: DaemonWatch) -> st
 def _last_save(
     watch: DaemonWatch, state: State | None, status: dict[str, Any]
 ) -> tuple[int | None, str, str]:
-    """The generation that the run ended with, None if unknown; what it lacks; why it is not in the image.
+    """Return the generation of the final save, None if unknown; what it lacks; why it is not in the image.
 
-    Raises PramError, which says what there is instead, when it ended without a final save.
+    Raises PramError when the run ended without a final save.
     """
     if state is not None and state.phase == run_state.FAILED:
         raise PramError(f"the {state.error}")

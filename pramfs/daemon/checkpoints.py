@@ -54,7 +54,7 @@ class Checkpoints:
     async def publish(self, operations: Operations) -> None:
         """Make everything written so far durable; does nothing for a read-only mount.
 
-        Raises SaveFailed; SaveIncomplete or NotUnderItsName when there is a save, but that is wrong with it.
+        Raises SaveFailed; SaveIncomplete or NotUnderItsName if the save was published all the same.
         """
         if self._volume.read_only:
             return
@@ -96,9 +96,9 @@ class Checkpoints:
         return True
 
     async def flush(self, operations: Operations) -> None:
-        """Let the kernel hand over what programs have written; the saver notes what was not taken.
+        """Have the kernel hand over its dirty pages; the saver records an error.
 
-        What the tree has refused it remembers itself. Only what the kernel says besides is unknown to it.
+        The tree remembers what it has refused; an error that this explains is not recorded.
         """
         complaint = ""
         for _ in range(mount_tools.flushes_needed()):
@@ -170,17 +170,17 @@ class Checkpoints:
     # --- for others ------------------------------------------------------------------------------
 
     def shortcomings(self) -> list[SaveIncomplete | NotUnderItsName]:
-        """What is wrong with the last save, although it is in force."""
+        """Return what is wrong with the last save, although it was published."""
         return [exc for exc in (self._name.lost(), self._saver.incomplete) if exc is not None]
 
     def trouble(self) -> str:
-        """What is wrong by now with the saves, "" if nothing. Not to be asked while one is staged."""
+        """Return all that is wrong with the saves by now, "" if nothing. Not while one is staged."""
         saver = self._saver
         known = [saver.error, saver.incomplete or saver.shortfall(), self._name.lost()]
         return "; the ".join(str(exc) for exc in known if exc is not None)
 
     def _log_shortcomings(self) -> None:
-        """Say each of them once."""
+        """Log each of them once."""
         told = [str(shortcoming) for shortcoming in self.shortcomings()]
         for text in told:
             if text not in self._logged:

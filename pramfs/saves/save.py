@@ -206,7 +206,7 @@ class Saver:
             self._finish(running.publication, running.error)
 
     def shortfall(self) -> SaveIncomplete | None:
-        """What of that which the kernel has taken from programs is not in the tree."""
+        """Return which data the kernel has taken from programs that is not in the tree, if any."""
         refused = self._tree.data.refused
         files = refused.files()
         if files:

@@ -1,8 +1,8 @@
-"""In which pid namespace a process is: its number means nothing in any other."""
+"""The pid namespace of a process: a pid means nothing in any other."""
 
 import os
 
 
 def pid_namespace() -> int:
-    """The number of this process's pid namespace."""
+    """Return the number of the pid namespace of this process."""
     return os.stat("/proc/self/ns/pid").st_ino

@@ -24,14 +24,14 @@ class RefusedWrites:
         return bool(self._ranges)
 
     def add(self, file: File, start: int, end: int, why: str) -> None:
-        """The bytes from `start` to `end` were refused."""
+        """Remember that the bytes from `start` to `end` were refused."""
         self.count += 1
         self.why = why
         ranges = _without(self._ranges.get(file, []), start, end)
         self._ranges[file] = _bounded(sorted([*ranges, (start, end)]))
 
     def taken(self, file: File, start: int, end: int) -> None:
-        """These bytes have been written again, or cut off."""
+        """Forget these bytes: they have been written again, or cut off."""
         left = _without(self._ranges.get(file, []), start, end)
         if left:
             self._ranges[file] = left
@@ -39,12 +39,12 @@ class RefusedWrites:
             self._ranges.pop(file, None)
 
     def files(self) -> list[File]:
-        """The files that have a name and lack something."""
+        """Return the files that lack data and have a name."""
         return [file for file in self._ranges if file.nlink]
 
 
 def _without(ranges: list[_Range], start: int, end: int) -> list[_Range]:
-    """What is left of sorted ranges when another one is taken out."""
+    """Return what is left of sorted ranges without this one."""
     left: list[_Range] = []
     for first, behind in ranges:
         if first < min(behind, start):
@@ -55,7 +55,7 @@ def _without(ranges: list[_Range], start: int, end: int) -> list[_Range]:
 
 
 def _bounded(ranges: list[_Range]) -> list[_Range]:
-    """Sorted ranges with neighbours joined, and the nearest ones, too, as long as there are too many."""
+    """Join neighbours among sorted ranges, and the nearest ones as long as there are too many."""
     joined: list[_Range] = []
     for first, behind in ranges:
         if joined and joined[-1][1] == first:
