@@ -42,6 +42,8 @@ _UNKNOWN_BYTES = bytes(4)
 
 _COPY_FRAMES = 1024
 _SUM_FRAMES = 16  # at a time while idle: few, because a request that arrives has to wait for them
+_VIEWED_FRAMES_MAX = 6144  # that may be mapped at a time: 24 MiB
+_MAPPED_AROUND_FRAMES = 16  # that a fault maps, as fault_around_bytes has it
 _PUNCH_BACKLOG = 1024  # freed frames that may wait to be given back to the system
 _UNSUMMED_MAX = 4096  # extents that wait for idle time; older ones are left to the save
 
@@ -65,6 +67,7 @@ class Arena(ABC):
         self._unpunched_frames = 0
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
         self._unverified: bytearray | None = None
+        self._viewed_frames = 0  # since the mappings were emptied
         self._writeback_failed = (
             False  # pages written since the last sync may be lost, see ImageArena
         )
@@ -140,6 +143,7 @@ class Arena(ABC):
         if self._unverified is not None and self._is_doubtful(pfn, count):
             return self.read(pfn, count)
         if self._same_store(pfn, count):
+            self._count_viewed(count)
             return self._mapping(pfn)[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT]
         return b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
 
@@ -250,6 +254,21 @@ class Arena(ABC):
     @abstractmethod
     def _mapping(self, pfn: int) -> memoryview:
         """Return the mapping of the store that holds `pfn`."""
+
+    def _count_viewed(self, count: int) -> None:
+        """Let go of what views have mapped, before it counts for much as memory of this process.
+
+        The kernel maps the pages of the image that it reads for us, some around them too, and blames us for
+        them when memory runs out, though they would still be there without us.
+        """
+        self._viewed_frames += max(count, _MAPPED_AROUND_FRAMES)
+        if self._viewed_frames > _VIEWED_FRAMES_MAX:
+            self._viewed_frames = 0
+            for mapping in self._viewed_mappings():
+                mapping.madvise(mmap.MADV_DONTNEED)  # it is shared: no content is lost
+
+    def _viewed_mappings(self) -> list[mmap.mmap]:
+        return [self._map]
 
     @abstractmethod
     def _same_store(self, pfn: int, count: int) -> bool: ...
@@ -410,6 +429,7 @@ class MemoryArena(Arena):
             for start in range(pfn, pfn + count, _COPY_FRAMES):
                 end = min(start + _COPY_FRAMES, pfn + count)
                 # Released at once: a traceback could keep the view alive, and `close` would then fail.
+                self._count_viewed(end - start)
                 with self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT] as data:
                     self.image.write(start << PAGE_SHIFT, data)
                 progress(end - start)
@@ -446,6 +466,9 @@ class MemoryArena(Arena):
 
     def _mapping(self, pfn: int) -> memoryview:
         return self._fresh if self._waits_in_memory(pfn) else self._saved
+
+    def _viewed_mappings(self) -> list[mmap.mmap]:
+        return [self._map, self._memory]
 
     def _waits_in_memory(self, pfn: int) -> bool:
         return self.table.state(pfn) in self._IN_MEMORY
