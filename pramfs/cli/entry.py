@@ -53,6 +53,9 @@ def _interruptible(command: Callable[[], int]) -> int:
         try:
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored under nohup
                 signal.signal(signal.SIGINT, _interrupt)
+            from pramfs.system import surroundings
+
+            surroundings.settle()
             return command()
         finally:
             # The command is done: ignore interrupts while Python ends.

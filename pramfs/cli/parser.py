@@ -52,7 +52,14 @@ def a_path(text: str) -> Path:
     """Return an argument as a path. An empty one is refused: it is an unset variable, not this directory."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path")
-    return Path(text)
+    path = Path(text)
+    if not path.is_absolute():
+        try:
+            Path.cwd()
+        except OSError:
+            told = f"'{text}': the current directory is gone, give an absolute path"
+            raise argparse.ArgumentTypeError(told) from None
+    return path
 
 
 def add_command(

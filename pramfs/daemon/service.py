@@ -88,7 +88,11 @@ class Daemon:
         except RuntimeError as exc:
             # libfuse has printed the reason on stderr.
             raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
-        self._device = mountinfo.require_mount(self._mountpoint).device
+        mount = mountinfo.mount_at_resolved(self._mountpoint)
+        if mount is None:
+            pyfuse3.close(unmount=True)
+            raise PramError(f"{self._mountpoint}: cannot mount (it is not in the mount table)")
+        self._device = mount.device
         volume.image.mark_serving()
         self._checkpoints.report()
 

@@ -6,7 +6,6 @@ The tree is loaded before there is a mount, so that no user sees it half loaded.
 import contextlib
 import gc
 import logging
-import os
 import signal
 import stat
 import sys
@@ -22,7 +21,7 @@ from pramfs.daemon.stack_dump import StackDumps
 from pramfs.errors import PramError
 from pramfs.options import MountOptions
 from pramfs.saves.save import Saver
-from pramfs.system import mountinfo
+from pramfs.system import mountinfo, surroundings
 from pramfs.system.forked_call import require_single_thread
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ def start_mount(
     image, mountpoint = image.absolute(), mountpoint.absolute()
     manager = take_manager()
     logs.to_stderr(logging.INFO if foreground or verbose else logging.WARNING)
-    # Files of the daemon are private to its user; in the tree the umask of each caller counts.
-    os.umask(0o077)
+    surroundings.settle_daemon()
     if foreground:
         return _mount_and_serve(image, mountpoint, options, manager, None)
     parent = fork_daemon()
@@ -83,7 +81,6 @@ def _mount(
 ) -> "Daemon":
     """Do everything up to the mount, in order. Raises PramError; then nothing has changed."""
     dumps = StackDumps(sys.stderr.fileno())  # until there is a log
-    os.chdir("/")  # keep no directory busy
     _refuse_as_mountpoint(mountpoint)
     with contextlib.ExitStack() as undo:
         # Open and lock the image.

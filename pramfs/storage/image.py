@@ -9,6 +9,7 @@ import errno
 import fcntl
 import mmap
 import os
+import resource
 import stat
 import struct
 from collections.abc import Iterator
@@ -139,6 +140,7 @@ class Image:
             raise PramError(
                 f"{self.path}: the device has {self.size_bytes} bytes, size= asks for {size_bytes}"
             )
+        _refuse_beyond_limit(self.path, size_bytes)
         try:
             os.ftruncate(self._fd, size_bytes)
         except OSError as exc:
@@ -298,7 +300,23 @@ def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = F
     if image.frames > FRAMES_MAX:
         image.close()
         raise NotAnImage(path, f"more than {FRAMES_MAX} frames")
+    if writable and not image.is_block_device:
+        try:
+            _refuse_beyond_limit(path, image.size_bytes)
+        except PramError:
+            image.close()
+            raise
     return image
+
+
+def _refuse_beyond_limit(path: Path, size_bytes: int) -> None:
+    """Raise PramError when this process may not write to the end of a file of that size."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and size_bytes > limit:
+        raise PramError(
+            f"{path}: needs {size_bytes} bytes, and no file may be larger than {limit} bytes here; "
+            "raise that limit (ulimit -f, LimitFSIZE=) or give a smaller size="
+        )
 
 
 def _create(path: Path) -> Image:

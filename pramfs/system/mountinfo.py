@@ -1,10 +1,14 @@
-"""Find pramfs mounts, and types of file systems, in /proc/self/mountinfo. Read-only, never blocks."""
+"""Find pramfs mounts, and types of file systems, in /proc/self/mountinfo. Read-only.
+
+Functions that take a device or a path without links answer from the table alone and never block: a daemon may
+ask them about its own mount. Those that take a path as it was typed look at the file system.
+"""
 
 import errno
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +23,22 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One pramfs mount: its place, its image, and who has access to its daemon."""
+    """One mount: its place, its image, and who has access to its daemon, if it is of pramfs."""
 
     id: int
+    parent: int  # id of the mount that it is mounted on
     device: str  # MAJOR:MINOR of the file system, the same wherever it is mounted
     mountpoint: Path
     part: str  # the part of the file system that is mounted there, "/" for all of it
+    fstype: str
     image: str
     user: int
     group: int
     shared: bool  # mounted with allow_other
+
+    @property
+    def is_pramfs(self) -> bool:
+        return self.fstype == FSTYPE
 
     @property
     def access_credentials(self) -> tuple[int, int] | None:
@@ -56,7 +66,7 @@ def pramfs_mounts(process: int | str = "self") -> list[Mount]:
 
     Raises FileNotFoundError when that process is gone.
     """
-    return [_parse(line) for line in _mountinfo(process) if _filesystem(line)[0] == FSTYPE]
+    return [mount for mount in _table(process) if mount.is_pramfs]
 
 
 def mount_at(mountpoint: Path) -> Mount | None:
@@ -64,10 +74,17 @@ def mount_at(mountpoint: Path) -> Mount | None:
     # realpath() would access a mount that may be dead: resolve the parent, which is on another file system.
     absolute = Path(os.path.abspath(mountpoint))  # noqa: PTH100 - see above
     wanted = Path(os.path.realpath(absolute.parent)) / absolute.name
-    at = [line for line in _mountinfo() if _mountpoint(line) in (wanted, absolute)]
-    if not at and os.path.islink(wanted):  # noqa: PTH114 - False, no error, where a daemon is dead
+    table = _table()
+    mount = _topmost(table, wanted) or _topmost(table, absolute)
+    if mount is None and os.path.islink(wanted):  # noqa: PTH114 - False, no error, where a daemon is dead
         return mount_at(wanted.parent / wanted.readlink())
-    return _parse(at[-1]) if at and _filesystem(at[-1])[0] == FSTYPE else None
+    return mount if mount is not None and mount.is_pramfs else None
+
+
+def mount_at_resolved(mountpoint: Path) -> Mount | None:
+    """Return the pramfs mount that is visible at a path without links, None if there is none."""
+    mount = _topmost(_table(), mountpoint)
+    return mount if mount is not None and mount.is_pramfs else None
 
 
 def places_of(device: str) -> list[Path]:
@@ -77,22 +94,21 @@ def places_of(device: str) -> list[Path]:
 
 def views_of(device: str) -> list[Mount]:
     """Return the visible mounts of the file system `device`, those of all of it first."""
-    places = [mount.mountpoint for mount in pramfs_mounts() if mount.device == device]
-    seen = [mount_at(place) for place in places]
-    views = [mount for mount in seen if mount is not None and mount.device == device]
+    table = _table()
+    ours = [mount for mount in table if mount.is_pramfs and mount.device == device]
+    views = [mount for mount in ours if _topmost(table, mount.mountpoint) is mount]
     return sorted(views, key=lambda view: view.part != "/")
 
 
 def has_mount(number: int) -> bool:
     """Whether the mount with that mnt_id (see proc(5), fdinfo) is part of this mount namespace."""
-    return any(line.split(" ", 1)[0] == str(number) for line in _mountinfo())
+    return any(mount.id == number for mount in _table())
 
 
 def filesystem_type(device: int) -> str:
     """Return the type of the mounted file system with this st_dev, "" if none is visible."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    types = (_filesystem(line)[0] for line in _mountinfo() if line.split(" ")[2] == wanted)
-    return next(types, "")
+    return next((mount.fstype for mount in _table() if mount.device == wanted), "")
 
 
 def require_mount(mountpoint: Path) -> Mount:
@@ -154,41 +170,53 @@ def is_dead(path: Path) -> bool:
 
 def _around(path: Path) -> Mount | None:
     """Return the pramfs mount at or around `path`."""
-    real = Path(os.path.realpath(path))
-    inside = [mount for mount in pramfs_mounts() if real.is_relative_to(mount.mountpoint)]
-    return max(inside, key=lambda mount: len(mount.mountpoint.parts), default=None)
+    way = _way_to(_table(), Path(os.path.realpath(path)))
+    return next((mount for mount in reversed(way) if mount.is_pramfs), None)
 
 
-def _mountinfo(process: int | str = "self") -> Iterator[str]:
-    table = Path(f"/proc/{process}/mountinfo")
-    with table.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-        yield from lines
+def _topmost(table: list[Mount], path: Path) -> Mount | None:
+    """Return the mount that is visible at `path`, of all those that may be stacked there."""
+    way = _way_to(table, path)
+    return way[-1] if way and way[-1].mountpoint == path else None
+
+
+def _way_to(table: list[Mount], path: Path) -> list[Mount]:
+    """Return the mounts that the kernel crosses when it walks to `path`, which has no links in it."""
+    known = {mount.id for mount in table}
+    on_the_way = [mount for mount in table if path.is_relative_to(mount.mountpoint)]
+    way: list[Mount] = []
+    # A mount that this process cannot see, such as that of a chroot, is not in the table: begin below it.
+    next_ones = [m for m in on_the_way if m.parent not in known or m.parent == m.id]
+    while next_ones:
+        # The one that comes first on the way covers the others.
+        way.append(min(next_ones, key=lambda m: len(m.mountpoint.parts)))
+        next_ones = [m for m in on_the_way if m.parent == way[-1].id and m is not way[-1]]
+    return way
+
+
+def _table(process: int | str = "self") -> list[Mount]:
+    lines = Path(f"/proc/{process}/mountinfo").read_bytes().split(b"\n")[:-1]
+    return [_parse(os.fsdecode(line)) for line in lines]
 
 
 def _parse(line: str) -> Mount:
-    _, source, options = _filesystem(line)
+    """Return the mount of a line. The kernel escapes blanks in all fields, and no other bytes of a path."""
+    where, _, what = line.partition(" - ")
+    number, parent, device, part, mountpoint = where.split(" ")[:5]
+    fstype, source, options = what.split(" ")[:3]
     values = dict(word.partition("=")[::2] for word in options.split(","))
-    number, _, device, part, _ = line.split(" ", maxsplit=4)
     return Mount(
         id=int(number),
+        parent=int(parent),
         device=device,
-        mountpoint=_mountpoint(line),
+        mountpoint=Path(_unescape(mountpoint)),
         part=_unescape(part),
+        fstype=fstype,
         image=_unescape(source),
         user=int(values.get("user_id", "0")),
         group=int(values.get("group_id", "0")),
         shared="allow_other" in values,
     )
-
-
-def _mountpoint(line: str) -> Path:
-    return Path(_unescape(line.split(" ")[4]))
-
-
-def _filesystem(line: str) -> tuple[str, str, str]:
-    """Return type, source and options of the file system; the kernel escapes blanks in all of them."""
-    fstype, source, options = line.rstrip("\n").partition(" - ")[2].split(" ")[:3]
-    return fstype, source, options
 
 
 def _unescape(text: str) -> str:

@@ -1,0 +1,73 @@
+"""What a process inherits from whoever started it, made harmless at the start: see docs/surroundings.md.
+
+Everything that is set right is set right here, in `settle` for every command and in `settle_daemon` for the
+process that serves a mount. The rest of pramfs relies on it.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Where distributions keep mount(8), umount(8) and fusermount3(1), whatever PATH says.
+_PROGRAMS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_FILES_OPEN = (
+    4096  # are more than ever needed; as many as there may be would cost those who count to it
+)
+_LIMITS = (
+    *(resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_DATA),
+    *(resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE),
+)
+# What these limits end is the mount, and what was not saved with it.
+_LIMITS_OF_CALLERS = (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU)
+
+
+def settle() -> None:
+    """Set right what every command inherits. To be called before anything else; may start Python again."""
+    _read_names_as_utf8()
+    # Who ignores SIGCHLD hands that on, and then nobody can wait for a child.
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for limit in _LIMITS:
+        _raise_to_hard_limit(limit)
+    path = os.environ.get("PATH", "").split(os.pathsep)
+    missing = [directory for directory in _PROGRAMS if directory not in path]
+    os.environ["PATH"] = os.pathsep.join(filter(None, [*path, *missing]))
+
+
+def settle_daemon() -> None:
+    """Set right what a process that serves a mount inherits beyond that."""
+    # What the daemon leaves is for its user alone; in the tree the umask of each caller counts.
+    os.umask(0o077)
+    os.chdir("/")  # keep no directory busy
+    for limit in _LIMITS_OF_CALLERS:
+        with contextlib.suppress(ValueError, OSError):  # it takes root
+            resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _read_names_as_utf8() -> None:
+    """Start Python again in its UTF-8 mode unless it takes names for UTF-8 already.
+
+    In a locale of another encoding it would not give every name back with the bytes that it came with, and
+    not the same text for it as a process in another locale.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or not sys.executable:
+        return
+    with contextlib.suppress(OSError):
+        argv: Sequence[bytes] = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
+        os.execv(sys.executable, [argv[0], b"-X", b"utf8", *argv[1:]])
+
+
+def _raise_to_hard_limit(limit: int) -> None:
+    soft, hard = resource.getrlimit(limit)
+    wanted = hard
+    if limit == resource.RLIMIT_NOFILE:
+        wanted = _FILES_OPEN if hard == resource.RLIM_INFINITY else min(hard, _FILES_OPEN)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(limit, (wanted, hard))
