@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pramfs.control import control_xattrs
+from pramfs.control import client
 from pramfs.control.umount import umount
 from pramfs.daemon.startup import start_mount
 from pramfs.errors import PramError, UsageError
@@ -58,20 +58,20 @@ def _mount(argv: Sequence[str]) -> int:
 
 def _remount(mountpoint: Path, options: MountOptions) -> None:
     """Change the flags that the kernel keeps, such as read-only. Raises UsageError for other options."""
-    status = control_xattrs.read_status(mountpoint)
+    status = client.read_status(mountpoint)
     for word in options.words:
-        if word not in {"ro", "rw", *status["options"]}:
+        if word not in {"ro", "rw", *status.options}:
             raise PramError(
                 f"{mountpoint}: a remount cannot change '{word}'; unmount and mount again"
             )
-    if status["read_only"] and not options.ro:
+    if status.read_only and not options.ro:
         raise PramError(
             f"{mountpoint}: the image is open read-only; unmount and mount again to write to it"
         )
     ended = [word for flag, word in _OPPOSITES.items() if flag not in options.mount_flags]
     mount_tools.remount(mountpoint, ["ro" if options.ro else "rw", *options.mount_flags, *ended])
-    if options.ro and not status["read_only"]:
-        control_xattrs.request_save(mountpoint)
+    if options.ro and not status.read_only:
+        client.request_save(mountpoint)
 
 
 def _umount(argv: Sequence[str]) -> int:

@@ -9,8 +9,8 @@ import os
 import select
 import time
 from pathlib import Path
-from typing import Any
 
+from pramfs.control.status import MountStatus
 from pramfs.errors import PramError
 from pramfs.storage import superblock
 from pramfs.storage.image import Image, open_image
@@ -23,7 +23,7 @@ _LOOK_AT_SUPER_BLOCK_S = 2.0
 class DaemonWatch:
     """The daemon that a status is from, while it runs and after its end. To be made before the unmount."""
 
-    def __init__(self, status: dict[str, Any]) -> None:
+    def __init__(self, status: MountStatus) -> None:
         self._status = status
         self._pidfd = _pidfd(status)
         self.image = _image(status)  # None when it is not to be seen from here
@@ -32,7 +32,7 @@ class DaemonWatch:
     @property
     def can_wait(self) -> bool:
         """Whether there is a way to learn of its end."""
-        return self._pidfd is not None or (self.image is not None and not self._status["read_only"])
+        return self._pidfd is not None or (self.image is not None and not self._status.read_only)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it is gone, at most that long; returns whether it is."""
@@ -62,7 +62,7 @@ class DaemonWatch:
 
     def is_final(self, block: SuperBlock) -> bool:
         """Whether that is the save that the run ended with."""
-        return block.run.hex() == self._status["run"] and bool(block.flags & SUPER_FINAL)
+        return block.run.hex() == self._status.run and bool(block.flags & SUPER_FINAL)
 
     def close(self) -> None:
         if self._pidfd is not None:
@@ -78,25 +78,25 @@ class DaemonWatch:
         assert self.image is not None
         with contextlib.suppress(PramError):
             block = superblock.require(self.image)
-            is_newer = block.generation > self._status["generation"]
-            return is_newer and (self.is_final(block) or block.run.hex() != self._status["run"])
+            is_newer = block.generation > self._status.generation
+            return is_newer and (self.is_final(block) or block.run.hex() != self._status.run)
         return False
 
 
-def _pidfd(status: dict[str, Any]) -> int | None:
+def _pidfd(status: MountStatus) -> int | None:
     """Return a pidfd, which is readable when the daemon has ended; None if it cannot be seen from here."""
-    if status.get("pid_namespace") != pid_namespace():
+    if status.pid_namespace != pid_namespace():
         return None
     with contextlib.suppress(ProcessLookupError):
-        return os.pidfd_open(status["pid"])
+        return os.pidfd_open(status.pid)
     return None
 
 
-def _image(status: dict[str, Any]) -> Image | None:
+def _image(status: MountStatus) -> Image | None:
     """Open the image, if the daemon's path of it leads to it from here too; else return None."""
     with contextlib.suppress(PramError):
-        image = open_image(Path(status["image"]), writable=False)
-        if image.identity == status.get("identity"):
+        image = open_image(Path(status.image), writable=False)
+        if image.identity == status.identity:
             return image
         image.close()
     return None

@@ -12,11 +12,12 @@ import json
 import os
 import stat
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pramfs.errors import SystemFault
 from pramfs.storage.image import Image, identity_of
+from pramfs.system.json_values import from_json
 
 SERVING = "serving"  # mounted; if the process is gone, it ended without a final save
 SAVING = "saving"  # the final save is under way; if the process is gone, it ended during the save
@@ -114,11 +115,9 @@ def read_state(path: Path) -> State | None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
-            state = State(**json.loads(file.read(_STATE_BYTES_MAX)))
-    except (OSError, ValueError, TypeError):
+            return from_json(State, file.read(_STATE_BYTES_MAX))
+    except (OSError, ValueError):
         return None
-    right = all(type(getattr(state, field.name)) is field.type for field in fields(State))
-    return state if right else None
 
 
 def last_state(image: Image, uuid: bytes) -> State | None:

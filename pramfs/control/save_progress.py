@@ -1,15 +1,14 @@
 """Follow the save of a daemon from another process, through the state in its run directory."""
 
-import os
 import select
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from pramfs.control import control_xattrs, run_state
+from pramfs.control import client, run_state
 from pramfs.control.daemon_watch import DaemonWatch
+from pramfs.control.status import MountStatus
 from pramfs.errors import PramError
 from pramfs.storage.image import Image
 from pramfs.system.forked_call import ForkedCall
@@ -20,7 +19,7 @@ _NOTICE_S = 2.0
 _LONG_S = 60.0
 
 
-def wait_for_end(daemon: DaemonWatch, status: dict[str, Any]) -> None:
+def wait_for_end(daemon: DaemonWatch, status: MountStatus) -> None:
     """Wait until the daemon is gone, showing how it saves meanwhile.
 
     Reports if the save does not begin: the daemon then still serves the mount in another namespace.
@@ -29,7 +28,7 @@ def wait_for_end(daemon: DaemonWatch, status: dict[str, Any]) -> None:
     while not daemon.wait(_PERIOD_S) and not _saves(status, daemon.image):
         if time.monotonic() > end_s:
             print(
-                f"process {status['pid']} still serves {status['image']}: it is mounted in another "
+                f"process {status.pid} still serves {status.image}: it is mounted in another "
                 "mount namespace, too, such as a container's; waiting until it is unmounted there",
                 file=sys.stderr,
             )
@@ -37,32 +36,32 @@ def wait_for_end(daemon: DaemonWatch, status: dict[str, Any]) -> None:
     _show(status, daemon.wait)
 
 
-def _saves(status: dict[str, Any], image: Image | None) -> bool:
+def _saves(status: MountStatus, image: Image | None) -> bool:
     """Whether it serves nobody any more, or nobody here can know."""
     if image is not None:
         return image.serving_pid() is None
-    state = run_state.read_state(Path(os.fspath(status["state"])))
-    return state is None or (state.run, state.phase) == (status["run"], run_state.SAVING)
+    state = run_state.read_state(Path(status.state))
+    return state is None or (state.run, state.phase) == (status.run, run_state.SAVING)
 
 
-def save(mountpoint: Path) -> dict[str, Any]:
+def save(mountpoint: Path) -> MountStatus:
     """Publish a checkpoint, showing its progress; return the status after it. Raises PramError."""
-    status = control_xattrs.read_status(mountpoint)
-    if status["read_only"]:
+    status = client.read_status(mountpoint)
+    if status.read_only:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
-    control_xattrs.request_save(
+    client.request_save(
         mountpoint, lambda call: _show(status, lambda timeout_s: _is_readable(call, timeout_s))
     )
-    return control_xattrs.read_status(mountpoint)
+    return client.read_status(mountpoint)
 
 
 def _is_readable(call: ForkedCall, timeout_s: float) -> bool:
     return bool(select.select([call], [], [], timeout_s)[0])
 
 
-def _show(status: dict[str, Any], done: Callable[[float], bool]) -> None:
+def _show(status: MountStatus, done: Callable[[float], bool]) -> None:
     """Show how the daemon saves until `done`, which waits for that many seconds, says that it is over."""
-    path = Path(os.fspath(status["state"]))
+    path = Path(status.state)
     with Bar("saving", 0) as bar:
         if not bar.visible:
             while not done(_LONG_S):
@@ -70,5 +69,5 @@ def _show(status: dict[str, Any], done: Callable[[float], bool]) -> None:
             return
         while not done(_PERIOD_S):
             state = run_state.read_state(path)
-            if state is not None and state.run == status["run"] and state.pages_total:
+            if state is not None and state.run == status.run and state.pages_total:
                 bar.show(state.pages_done, state.pages_total)

@@ -4,11 +4,11 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from pramfs.control import control_xattrs, run_state, save_progress
+from pramfs.control import client, run_state, save_progress
 from pramfs.control.daemon_watch import DaemonWatch
 from pramfs.control.run_state import State
+from pramfs.control.status import MountStatus
 from pramfs.errors import NotUnderItsName, PramError, UnknownOutcome
 from pramfs.storage.image import identity_of
 from pramfs.storage.layout import SUPER_INCOMPLETE
@@ -32,7 +32,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
             f"{mountpoint}: unmounted, but the daemon was dead: what it had not saved is lost, "
             "the last save stands"
         )
-    status = control_xattrs.read_status(mountpoint)
+    status = client.read_status(mountpoint)
     # Before the mount is gone: its device number may then be reused.
     before = mountinfo.pramfs_mounts()
     with contextlib.closing(DaemonWatch(status)) as watch:
@@ -50,18 +50,18 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
             return _still_mounted(mountpoint, views, status, strikes_out)
         if watch.can_wait:
             save_progress.wait_for_end(watch, status)
-        if status["read_only"]:
+        if status.read_only:
             return f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
         if not watch.can_wait:
             raise UnknownOutcome(
-                mountpoint, "neither its daemon nor its image is to be seen here", status["image"]
+                mountpoint, "neither its daemon nor its image is to be seen here", status.image
             )
         return _verdict(mountpoint, status, watch)
 
 
 @contextlib.contextmanager
 def _forced(
-    mountpoint: Path, flags: Sequence[str], status: dict[str, Any], watch: DaemonWatch
+    mountpoint: Path, flags: Sequence[str], status: MountStatus, watch: DaemonWatch
 ) -> Iterator[None]:
     """Let `umount -f` lose nothing that can be had, and say what it has done to a mount that is busy.
 
@@ -91,17 +91,17 @@ def _now_saved(watch: DaemonWatch) -> str:
     return "the last save"
 
 
-def _detached(mountpoint: Path, views: Sequence[Mount], status: dict[str, Any]) -> str:
+def _detached(mountpoint: Path, views: Sequence[Mount], status: MountStatus) -> str:
     if views:
         return f"{mountpoint}: detached, nothing saved; {_where(views)}"
     return (
         f"{mountpoint}: detached; it is saved when nobody uses it any more, "
-        f"process {status['pid']} then ends; see: pramfs info {status['image']}"
+        f"process {status.pid} then ends; see: pramfs info {status.image}"
     )
 
 
 def _still_mounted(
-    mountpoint: Path, views: Sequence[Mount], status: dict[str, Any], strikes_out: Path | None
+    mountpoint: Path, views: Sequence[Mount], status: MountStatus, strikes_out: Path | None
 ) -> str:
     """Save a file system that is still mounted at other places, and return the message about it.
 
@@ -112,24 +112,24 @@ def _still_mounted(
         times = 2 if view.mountpoint == strikes_out else 1
         mount_tools.record_helper(view.image, view.mountpoint, times=times)
     where = _where(views)
-    if status["read_only"]:
+    if status.read_only:
         return f"{mountpoint}: unmounted; {where}"
     try:
-        generation = save_progress.save(views[0].mountpoint)["generation"]
+        generation = save_progress.save(views[0].mountpoint).generation
     except PramError as exc:
         raise PramError(f"{mountpoint}: unmounted, {where}; but {exc}") from exc
-    return f"{mountpoint}: unmounted; saved to {status['image']}, generation {generation}; {where}"
+    return f"{mountpoint}: unmounted; saved to {status.image}, generation {generation}; {where}"
 
 
 def _where(views: Sequence[Mount]) -> str:
     return f"still mounted at {', '.join(str(view.mountpoint) for view in views)}"
 
 
-def _verdict(mountpoint: Path, status: dict[str, Any], watch: DaemonWatch) -> str:
+def _verdict(mountpoint: Path, status: MountStatus, watch: DaemonWatch) -> str:
     """Return what to say of the save, by what the image holds now. Raises PramError if that is not all."""
-    image = status["image"]
-    state = run_state.read_state(Path(status["state"]))
-    if state is not None and state.run != status["run"]:
+    image = status.image
+    state = run_state.read_state(Path(status.state))
+    if state is not None and state.run != status.run:
         state = None
     try:
         generation, incomplete, misplaced = _last_save(watch, state, status)
@@ -141,7 +141,7 @@ def _verdict(mountpoint: Path, status: dict[str, Any], watch: DaemonWatch) -> st
         raise PramError(f"{mountpoint}: unmounted, but {exc}") from exc
     if generation is None:
         raise UnknownOutcome(
-            mountpoint, f"the daemon left no word on its save at {status['state']}", image
+            mountpoint, f"the daemon left no word on its save at {status.state}", image
         )
     misplaced = misplaced or _displaced(watch, image)
     if misplaced:
@@ -154,7 +154,7 @@ def _verdict(mountpoint: Path, status: dict[str, Any], watch: DaemonWatch) -> st
 
 
 def _last_save(
-    watch: DaemonWatch, state: State | None, status: dict[str, Any]
+    watch: DaemonWatch, state: State | None, status: MountStatus
 ) -> tuple[int | None, str, str]:
     """Return the generation of the final save, None if unknown; what it lacks; why it is not in the image.
 
@@ -174,7 +174,7 @@ def _last_save(
         raise PramError(f"generation {told.generation} is in the image no more: it was overwritten")
     if block is None:
         return None, "", ""
-    if block.run.hex() == status["run"] or block.generation == status["generation"]:
+    if block.run.hex() == status.run or block.generation == status.generation:
         raise PramError(
             f"the daemon ended while it saved; the previous save (generation {block.generation}) stands"
         )

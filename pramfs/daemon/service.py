@@ -14,6 +14,7 @@ from typing import NoReturn
 import pyfuse3
 import trio
 
+from pramfs.control.status import MountStatus
 from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import WaitingParent
 from pramfs.daemon.loader import Volume
@@ -182,32 +183,32 @@ class Daemon:
     def _suspect(self) -> None:
         self._volume.saver.suspect = True
 
-    def _status(self) -> dict[str, object]:
+    def _status(self) -> MountStatus:
         """Return the values of the control attributes."""
         volume, table = self._volume, self._volume.pram.arena.table
         current, saves = volume.pram.current, volume.saver.status
-        return {
-            "pid": os.getpid(),
-            "pid_namespace": pid_namespace(),
-            "identity": volume.image.identity,
-            "image": str(self._image),
-            "mountpoint": str(self._mountpoint),
-            "name": self._options.name,
-            "options": self._options.words,
-            "run": volume.pram.run.hex(),
-            "read_only": volume.read_only,
-            "generation": current.generation,
-            "pfn": f"{current.pfn:x}",
-            "saved_ns": current.saved_ns,
-            "changed": volume.tree.changed,
-            "unpublished_pages": sum(table.count(state) for state in (FRESH, PENDING, DROPPED)),
-            "suspect": saves.suspect,
-            "error": self._checkpoints.trouble(),
-            "inodes": len(volume.tree.inodes),
-            "frames": table.summary(),
-            "state": str(volume.state_path),
-            "log": str(volume.log_path or ""),
-        }
+        return MountStatus(
+            pid=os.getpid(),
+            pid_namespace=pid_namespace(),
+            identity=volume.image.identity,
+            image=str(self._image),
+            mountpoint=str(self._mountpoint),
+            name=self._options.name,
+            options=tuple(self._options.words),
+            run=volume.pram.run.hex(),
+            read_only=volume.read_only,
+            generation=current.generation,
+            pfn=f"{current.pfn:x}",
+            saved_ns=current.saved_ns,
+            changed=volume.tree.changed,
+            unpublished_pages=sum(table.count(state) for state in (FRESH, PENDING, DROPPED)),
+            suspect=saves.suspect,
+            error=self._checkpoints.trouble(),
+            inodes=len(volume.tree.inodes),
+            frames=table.summary(),
+            state=str(volume.state_path),
+            log=str(volume.log_path or ""),
+        )
 
 
 class _FsName(str):

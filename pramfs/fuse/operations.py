@@ -28,6 +28,7 @@ from pyfuse3 import (
 
 from pramfs.control import control_xattrs
 from pramfs.control.control_xattrs import ControlAttributes
+from pramfs.control.status import MountStatus
 from pramfs.errors import FramesHeld, PramError, posix_error, words_of
 from pramfs.fuse.dir_handles import DirectoryHandle
 from pramfs.storage.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
@@ -116,7 +117,7 @@ class Operations(pyfuse3.Operations):
         direct_io: bool,
         noatime: bool,
         nodiratime: bool,
-        status: Callable[[], dict[str, object]],
+        status: Callable[[], MountStatus],
         publish: Callable[[], Awaitable[None]],
         make_room: Callable[[], Awaitable[bool]],
         on_internal_error: Callable[[], None],

@@ -4,15 +4,16 @@ The map of an image shows its last save. A mount knows more of each frame: wheth
 is only needed by the last save, or is banned.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from pramfs.control import control_xattrs
+from pramfs.control import client
 from pramfs.errors import PramError
 from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import Scan, scan_image
@@ -82,13 +83,13 @@ _SVG_LINE_CHARS = 70  # as many as there is room for, if they are wide ones
 _SVG_DAMAGE_LINES = 20
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class FrameMap:
     """The kind of every frame, one byte each, with a title and the damage found."""
 
     title: str
-    kinds: bytearray
-    damage: list[str] = field(default_factory=list)
+    kinds: bytes
+    damage: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Return the number of frames of each kind."""
@@ -149,7 +150,7 @@ def draw(
     _set(kinds, [scan.current.pfn, scan.current.other_pfn], _SUPER)
     _set(kinds, chosen, _CHOSEN)
     _set(kinds, scan.damaged, _DAMAGED)
-    return FrameMap(title or str(scan.image.path), kinds, scan.damage)
+    return FrameMap(title or str(scan.image.path), bytes(kinds), tuple(scan.damage))
 
 
 def on_terminal(picture: FrameMap, *, colour: bool) -> Iterator[str]:
@@ -173,22 +174,24 @@ def on_terminal(picture: FrameMap, *, colour: bool) -> Iterator[str]:
     yield from (f"damage: {line}" for line in picture.damage)
 
 
-def as_json(picture: FrameMap) -> dict[str, object]:
-    """Return the map for programs."""
-    return {
-        "title": picture.title,
-        "frames": len(picture.kinds),
-        "frame_bytes": PAGE_SIZE,
-        "counts": picture.counts(),
-        "runs": [
-            {"kind": name, "pfn": extent.pfn, "frames": extent.frames}
-            for name, extent in picture.extents()
-        ],
-        "damage": picture.damage,
-    }
+def as_json(picture: FrameMap) -> str:
+    """Return the map for programs, as JSON (see docs/json.md)."""
+    return json.dumps(
+        {
+            "title": picture.title,
+            "frames": len(picture.kinds),
+            "frame_bytes": PAGE_SIZE,
+            "counts": picture.counts(),
+            "runs": [
+                {"kind": name, "pfn": extent.pfn, "frames": extent.frames}
+                for name, extent in picture.extents()
+            ],
+            "damage": picture.damage,
+        }
+    )
 
 
-def stretches(kinds: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
+def stretches(kinds: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (kind, first, count) for each stretch of equal bytes."""
     for match in _STRETCH.finditer(kinds):
         yield match[0][0], match.start(), match.end() - match.start()
@@ -198,16 +201,16 @@ def _look(
     target: Path, file: str | None, node: str | None, name: str | None
 ) -> tuple[FrameMap, bool]:
     """Return a map, and whether no save was published while it was drawn."""
-    status = control_xattrs.read_status(target) if mountinfo.mount_at(target) else None
-    states = control_xattrs.read_frames(target, status["frames"]["total"]) if status else b""
-    with open_image(status["image"] if status else target, writable=False) as image:
+    status = client.read_status(target) if mountinfo.mount_at(target) else None
+    states = client.read_frames(target, status.frames.total) if status else b""
+    with open_image(status.image if status else target, writable=False) as image:
         found = scan_image(image)
         chosen: list[int] = []
         if node is not None:
             scanned = found.require(node)
             chosen += [scanned.node.pfn, *scanned.chain.links, *scanned.chain.entries.pfns]
         if file is not None:
-            tree = name or (status["name"] if status else DEFAULT_NAME)
+            tree = name or (status.name if status else DEFAULT_NAME)
             chosen += _frames_of_file(image, tree, file)
         pages = sum(len(scanned.chain.entries) for scanned in found.nodes.values())
         with Bar("verifying", pages) as bar:

@@ -26,6 +26,19 @@ from pramfs.storage.layout import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What there is to tell of a node."""
+
+    name: str
+    type: str  # "page stream" or "byte stream"
+    size: int  # bytes: of a byte stream its length, of a page stream that of its pages
+    pfn: str  # of its page in the published list, hexadecimal; "0" if it is not published yet
+    links: int  # frames that name its data pages
+    pages: int  # data pages
+    saved_ns: int  # nanoseconds since the epoch
+
+
 @dataclass(slots=True)
 class Node:
     """A named stream in persistent memory."""
@@ -41,6 +54,18 @@ class Node:
     pfn: int = 0  # of its page in the published list, 0 = not published yet
     owned: list[Extent] = field(default_factory=list)  # frames that are released with the node
     chain: Chain | None = None  # as reserved; dropped by its user to save memory
+
+    def info(self) -> NodeInfo:
+        """Return what there is to tell of it."""
+        return NodeInfo(
+            name=self.name,
+            type=STREAM_TYPES[self.type],
+            size=self.data_len or self.entries * PAGE_SIZE,
+            pfn=f"{self.pfn:x}",
+            links=self.links,
+            pages=self.entries,
+            saved_ns=self.saved_ns,
+        )
 
 
 class NodeList:

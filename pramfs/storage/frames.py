@@ -16,6 +16,7 @@ publishing a save is one translate() of the table. The states:
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
@@ -34,6 +35,17 @@ class Extent(NamedTuple):
 
     pfn: int
     frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCounts:
+    """The numbers of frames that users see."""
+
+    total: int
+    used: int
+    free: int
+    banned: int
+    reserved: int  # slots for super blocks, and frames that only a save still needs
 
 
 def _transition(**changes: int) -> bytes:
@@ -77,19 +89,16 @@ class FrameTable:
         """Return the number of frames in `state`."""
         return self._counts[state]
 
-    def summary(self) -> dict[str, int]:
-        """Return the numbers of frames that users see.
-
-        `reserved` counts slots, and frames that only a save still needs.
-        """
+    def summary(self) -> FrameCounts:
+        """Return the numbers of frames that users see."""
         count = self._counts
-        return {
-            "total": len(self._states),
-            "used": count[FRESH] + count[SAVED] + count[PENDING],
-            "free": count[FREE],
-            "banned": count[BANNED],
-            "reserved": count[HELD] + count[OLD] + count[DROPPED] + count[SUPER],
-        }
+        return FrameCounts(
+            total=len(self._states),
+            used=count[FRESH] + count[SAVED] + count[PENDING],
+            free=count[FREE],
+            banned=count[BANNED],
+            reserved=count[HELD] + count[OLD] + count[DROPPED] + count[SUPER],
+        )
 
     def state(self, pfn: int) -> int:
         return self._states[pfn]

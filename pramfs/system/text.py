@@ -4,8 +4,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from pramfs.errors import EXIT_FAILED, EXIT_SYSTEM
 
@@ -49,11 +48,6 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def frame_counts(frames: dict[str, int]) -> str:
-    """Return the summary of a frame table as text."""
-    return ", ".join(f"{frames[key]} {key}" for key in ("used", "free", "banned", "reserved"))
-
-
 def duration(seconds: float) -> str:
     """Return a time span in its largest unit."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
@@ -65,17 +59,6 @@ def duration(seconds: float) -> str:
 def when(nanoseconds: int) -> str:
     """Return a time in nanoseconds since the epoch as local time."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(nanoseconds / 10**9))
-
-
-def node_lines(nodes: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of a table of nodes with its heading; none if there are no nodes."""
-    if nodes:
-        yield f"{'node':<24} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"
-    for node in nodes:
-        yield (
-            f"{printable(node['name']):<24} {node['type']:<12} {node['size']:>16,} {node['pages']:>10} "
-            f"{node['links']:>8}  {when(node['saved_ns'])}"
-        )
 
 
 def _hold_standard_streams() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pramfs.errors import ImageInUse, ImageTooSmall, NotAnImage, NotBlank, ReadOnlyImage
-from pramfs.offline.inspect import check_image
+from pramfs.offline.check import check_image
 from pramfs.pram.pram import Pram
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE

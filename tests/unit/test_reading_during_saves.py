@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pramfs.errors import DamagedPage, SavedMeanwhile
-from pramfs.offline.inspect import check_image
+from pramfs.offline.check import check_image
 from pramfs.storage.superblock import steady
 from tests.support.tree_volume import Volume
 
@@ -54,7 +54,7 @@ def checked_while(volume: Volume, act: Callable[[], None]) -> list[str]:
         act()
         return lambda done: None
 
-    return check_image(volume.image.reopen(writable=False), progress).damage
+    return list(check_image(volume.image.reopen(writable=False), progress).damage)
 
 
 def test_a_check_begins_again_when_a_save_was_published_meanwhile(volume: Volume) -> None:

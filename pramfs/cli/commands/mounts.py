@@ -4,11 +4,16 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from pramfs.cli import helptext
 from pramfs.cli.parser import Commands, a_path, add_command
-from pramfs.system.text import duration, frame_counts, printable, say
+from pramfs.cli.tables import frame_counts
+from pramfs.system.text import duration, printable, say
+
+if TYPE_CHECKING:
+    from pramfs.control.status import MountStatus
 
 
 def add_commands(commands: Commands) -> None:
@@ -51,36 +56,34 @@ def _save(args: argparse.Namespace) -> int:
     from pramfs.control import save_progress
 
     status = save_progress.save(args.mountpoint)
-    say(f"{args.mountpoint}: saved to {status['image']}, generation {status['generation']}")
+    say(f"{args.mountpoint}: saved to {status.image}, generation {status.generation}")
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
-    from pramfs.control import control_xattrs
+    from pramfs.control import client
 
-    status = control_xattrs.read_status(args.mountpoint)
-    status["saved_age_seconds"] = max(0.0, time.time() - status["saved_ns"] / 10**9)
+    status = client.read_status(args.mountpoint)
+    age_s = max(0.0, time.time() - status.saved_ns / 10**9)
     if args.json:
-        print(json.dumps(status, indent=2))
+        print(json.dumps(asdict(status) | {"saved_age_seconds": age_s}, indent=2))
     else:
-        print("\n".join(_status_lines(status)))
+        print("\n".join(_status_lines(status, age_s)))
     return 0
 
 
-def _status_lines(status: dict[str, Any]) -> Iterator[str]:
-    frames = status["frames"]
-    age = duration(status["saved_age_seconds"])
-    yield f"mountpoint:  {printable(status['mountpoint'])}"
-    yield f"image:       {printable(status['image'])}, tree {printable(status['name'])}"
-    log = printable(status["log"]) or "on its standard error"
-    yield f"process:     {status['pid']}, log {log}"
-    yield f"last save:   {age} ago, generation {status['generation']}, super block pfn {status['pfn']}"
-    if status["read_only"]:
+def _status_lines(status: "MountStatus", age_s: float) -> Iterator[str]:
+    yield f"mountpoint:  {printable(status.mountpoint)}"
+    yield f"image:       {printable(status.image)}, tree {printable(status.name)}"
+    log = printable(status.log) or "on its standard error"
+    yield f"process:     {status.pid}, log {log}"
+    yield f"last save:   {duration(age_s)} ago, generation {status.generation}, super block pfn {status.pfn}"
+    if status.read_only:
         yield "unpublished: nothing, the mount is read-only"
     else:
-        changed = "" if status["changed"] else "; nothing has changed since"
-        yield f"unpublished: {status['unpublished_pages']} pages{changed}"
-    yield f"frames:      {frame_counts(frames)} of {frames['total']}"
-    yield f"inodes:      {status['inodes']}"
-    suspect = "internal errors, see the log" if status["suspect"] else ""
-    yield f"errors:      {'; '.join(filter(None, (status['error'], suspect))) or 'none'}"
+        changed = "" if status.changed else "; nothing has changed since"
+        yield f"unpublished: {status.unpublished_pages} pages{changed}"
+    yield f"frames:      {frame_counts(status.frames)} of {status.frames.total}"
+    yield f"inodes:      {status.inodes}"
+    suspect = "internal errors, see the log" if status.suspect else ""
+    yield f"errors:      {'; '.join(filter(None, (status.error, suspect))) or 'none'}"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.cli.tables import node_lines
 from pramfs.errors import UsageError
-from pramfs.system.text import node_lines
 
 if TYPE_CHECKING:
     from pramfs.pram.pram import Pram
@@ -33,10 +33,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _nodes(args: argparse.Namespace) -> int:
-    from pramfs.offline.inspect import node_info
-
     with _open(args.image, writable=False) as pram:
-        for line in node_lines([node_info(node) for node in pram.nodes.values()]):
+        for line in node_lines([node.info() for node in pram.nodes.values()]):
             print(line)
     return 0
 

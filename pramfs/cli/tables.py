@@ -1,0 +1,23 @@
+"""How several commands print frames and nodes."""
+
+from collections.abc import Iterator, Sequence
+
+from pramfs.pram.nodes import NodeInfo
+from pramfs.storage.frames import FrameCounts
+from pramfs.system.text import printable, when
+
+
+def frame_counts(frames: FrameCounts) -> str:
+    """Return the numbers of frames as text."""
+    return f"{frames.used} used, {frames.free} free, {frames.banned} banned, {frames.reserved} reserved"
+
+
+def node_lines(nodes: Sequence[NodeInfo]) -> Iterator[str]:
+    """Yield the lines of a table of nodes with its heading; none if there are no nodes."""
+    if nodes:
+        yield f"{'node':<24} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"
+    for node in nodes:
+        yield (
+            f"{printable(node.name):<24} {node.type:<12} {node.size:>16,} {node.pages:>10} "
+            f"{node.links:>8}  {when(node.saved_ns)}"
+        )

@@ -1,0 +1,88 @@
+"""Ask a running mount for its status, or to save. Needs no FUSE; the daemon's side is `control_xattrs`."""
+
+import contextlib
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE
+from pramfs.control.status import MountStatus, parse_status
+from pramfs.errors import PramError
+from pramfs.system.forked_call import ForkedCall
+from pramfs.system.mountinfo import Mount, require_alive, views_of
+
+
+def read_status(mountpoint: Path) -> MountStatus:
+    """Return the status of the pramfs mounted at `mountpoint`. Raises NotMounted, DeadMount, PramError."""
+    mount = _mount_to_ask(mountpoint)
+    with _what_cannot_be_asked(mountpoint, mount):
+        text = _read(mount, PREFIX + b"status")
+    try:
+        return parse_status(text)
+    except ValueError as exc:
+        raise PramError(
+            f"{mountpoint}: cannot read the status of the daemon: {exc}; "
+            "use the version of pramfs that mounted it"
+        ) from exc
+
+
+def read_frames(mountpoint: Path, frames: int) -> bytes:
+    """Return the states of all frames of the pramfs mounted at `mountpoint`. Raises as `read_status`."""
+    mount = _mount_to_ask(mountpoint)
+    numbers = range(-(-frames // FRAMES_AT_ONCE))
+    with _what_cannot_be_asked(mountpoint, mount):
+        parts = [_read(mount, FRAMES + str(number).encode()) for number in numbers]
+    return b"".join(map(zlib.decompress, parts))
+
+
+def request_save(
+    mountpoint: Path, wait: Callable[[ForkedCall], object] = lambda call: None
+) -> None:
+    """Publish a checkpoint, and return when it is durable. Raises PramError if it is not.
+
+    `wait` is called with the running call, and may wait for it in its own way.
+    """
+    mount = _mount_to_ask(mountpoint)
+    call = ForkedCall(lambda: _save(mount), mount.access_credentials)
+    wait(call)
+    try:
+        call.result()
+    except PermissionError as exc:
+        raise PramError(f"{mountpoint}: only {mount.allowed_users} may ask it to save") from exc
+    except OSError as exc:
+        why = read_status(mountpoint).error or f"save failed: {exc.strerror}"
+        raise PramError(f"{mountpoint}: the {why}") from exc
+
+
+def _mount_to_ask(mountpoint: Path) -> Mount:
+    """Return the mount through which to access the daemon: one of the root, if there is one."""
+    mount = require_alive(mountpoint)
+    return (*views_of(mount.device), mount)[0]
+
+
+def _save(mount: Mount) -> bytes:
+    if mount.part != "/":
+        os.setxattr(mount.mountpoint, SAVE, b"")
+        return b""
+    # fsync of the root does the same, and is permitted even after a remount read-only.
+    root = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(root)
+    finally:
+        os.close(root)
+    return b""
+
+
+def _read(mount: Mount, name: bytes) -> bytes:
+    return mount.ask(lambda: os.getxattr(mount.mountpoint, name))
+
+
+@contextlib.contextmanager
+def _what_cannot_be_asked(mountpoint: Path, mount: Mount) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as exc:
+        raise PramError(f"{mountpoint}: only {mount.allowed_users} may ask it how it is") from exc
+    except OSError as exc:
+        raise PramError(f"{mountpoint}: the daemon does not answer: {exc.strerror}") from exc

@@ -1,0 +1,113 @@
+"""Verify all of an image: `pramfs check`. Read-only, and safe while a daemon has it mounted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pramfs.errors import DamagedTree, ReservationFailed, SavedMeanwhile
+from pramfs.pram import verify
+from pramfs.pram.nodes import Node
+from pramfs.pram.pram import Pram
+from pramfs.saves.load import Recovered, load_tree
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
+from pramfs.storage import superblock
+from pramfs.storage.frames import SAVED
+from pramfs.storage.image import Image
+from pramfs.tree.tree import Tree
+
+Progress = Callable[[str, int], Callable[[int], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The result of a check. The JSON has these names, in this order (see docs/json.md)."""
+
+    image: str  # its path, as it was given
+    clean: bool  # there is no damage
+    generation: int  # of the save that was checked
+    pages: int  # data pages verified
+    damage: tuple[str, ...]  # a line each
+
+
+@dataclass(slots=True)
+class _Findings:
+    generation: int
+    pages: int = 0
+    damage: list[str] = field(default_factory=list)
+
+
+def check_image(image: Image, progress: Progress) -> CheckReport:
+    """Verify the last published save. Raises SavedMeanwhile, or PramError for a file that is no image.
+
+    `progress` returns a progress counter for a label and a number of pages. A daemon may publish meanwhile
+    and reuse frames: if the generation has changed, apparent damage is checked again.
+    """
+
+    def look() -> tuple[_Findings, bool]:
+        found = _check_once(image, progress)
+        is_steady = not found.damage or superblock.require(image).generation == found.generation
+        return found, is_steady
+
+    found, is_steady = superblock.look_until_steady(look)
+    if not is_steady:
+        raise SavedMeanwhile(image.path)
+    return CheckReport(
+        image=str(image.path),
+        clean=not found.damage,
+        generation=found.generation,
+        pages=found.pages,
+        damage=tuple(found.damage),
+    )
+
+
+def _check_once(image: Image, progress: Progress) -> _Findings:
+    current = superblock.require(image)
+    found = _Findings(current.generation)
+    if image.frames < current.frames:
+        found.damage.append(f"truncated: {image.frames} of {current.frames} frames are there")
+    try:
+        pram = Pram.open(image, accept_truncated=True)
+    except ReservationFailed as exc:
+        found.damage.append(str(exc))
+        return found
+    with pram:
+        _check_accounts(pram, found)
+        trees = tree_names(pram.nodes)
+        of_trees = {stem + suffix for stem in trees for suffix in (META_SUFFIX, DATA_SUFFIX)}
+        for node in list(pram.nodes.values()):
+            if node.name not in of_trees:
+                _check_node(pram, node, found, progress)
+        for name in trees:
+            _check_tree(pram, name, found, progress)
+    return found
+
+
+def _check_accounts(pram: Pram, found: _Findings) -> None:
+    table = pram.arena.table
+    used = table.count(SAVED) + 2  # super blocks
+    if used != pram.current.frames_used:
+        found.damage.append(
+            f"the super block accounts for {pram.current.frames_used} frames, {used} are in use"
+        )
+
+
+def _check_node(pram: Pram, node: Node, found: _Findings, progress: Progress) -> None:
+    assert node.chain is not None
+    entries = node.chain.entries
+    counter = progress(f"checking {node.name}", len(entries))
+    for at in verify.damaged_entries(pram.image, node.chain, counter):
+        found.damage.append(f"node '{node.name}': pfn:{entries.pfns[at]:x} corrupted")
+    found.pages += len(entries)
+
+
+def _check_tree(pram: Pram, name: str, found: _Findings, progress: Progress) -> None:
+    pages = pram.node(name + DATA_SUFFIX).entries
+    found.pages += pages + pram.node(name + META_SUFFIX).entries
+    recovered = Recovered()
+    tree = Tree(pram.arena, inodes_max=0, generation=0)
+    counter = progress(f"checking {name}", pages)
+    try:
+        load_tree(pram, name, tree, recover=recovered, progress=counter)
+    except DamagedTree as exc:
+        found.damage.append(str(exc))
+    for path in recovered.left_out:
+        found.damage.append(f"tree '{name}': damaged: {path}")
