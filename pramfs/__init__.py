@@ -1,3 +1,3 @@
 """pramfs, a FUSE file system in memory whose files survive restarts of its daemon and of the kernel."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
