@@ -14,7 +14,7 @@ from tests.kexec.session import COMMAND_LINE, Session
 from tests.vm.guest import Guest
 from tests.vm.machine import Machine
 
-TOOLS = ("qemu-system-x86_64", "debootstrap", "modprobe", "mke2fs", "setpriv", "unshare")
+TOOLS = ("qemu-system-x86_64", "cpio", "debootstrap", "modprobe", "mke2fs", "setpriv", "unshare")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ RECIPE = Recipe(
     name="kexec",
     debian=Debian(
         suite="bookworm",
+        architecture="amd64",
+        kernel="linux-image-amd64",
         packages=(
             *("attr", "busybox-static", "criu", "e2fsprogs", "fuse3", "iproute2", "kexec-tools"),
             *("kmod", "procps", "python3"),

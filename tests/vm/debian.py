@@ -4,13 +4,17 @@ Nothing of pramfs is on it, so it is built once, and again when what it is made 
 """
 
 import gzip
+import lzma
 import os
-import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.vm import archive
+from tests.vm.archive import Archive, unpack
 from tests.vm.shell import FailureError, run
+
+NATIVE = "amd64"
 
 # The initramfs needs these to reach the disks.
 _DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4")
@@ -19,7 +23,7 @@ _MOUNTPOINTS = ("mnt", "opt", "srv")
 _INIT = Path(__file__).parent / "files/init"
 _MIB = 1 << 20
 
-INPUTS = (Path(__file__), _INIT)
+INPUTS = (Path(__file__), Path(archive.__file__), _INIT)
 
 
 @dataclass(frozen=True)
@@ -27,33 +31,45 @@ class Debian:
     """A release of Debian, what is installed of it, and the modules that the running guest loads."""
 
     suite: str
+    architecture: str
+    kernel: str
     packages: tuple[str, ...]
     modules: tuple[str, ...]
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this machine's processor cannot run its programs."""
+        return self.architecture != NATIVE
+
 
 def build(debian: Debian, result: Path) -> None:
-    """Put `vmlinuz`, `initrd` and `root.ext4` into the directory. Needs root, and Debian's archive."""
+    """Put `vmlinuz`, `initrd` and `root.ext4` into the directory. Needs root, and Debian's archive.
+
+    A foreign Debian is unpacked only, no script of a package runs: enough for programs, not for services.
+    """
     if os.geteuid() != 0:
         raise FailureError("the guest can only be built by root: debootstrap needs chroot")
-    if platform.freedesktop_os_release().get("VERSION_CODENAME") != debian.suite:
-        raise FailureError(
-            f"the guest gets this system's kernel and Python: {debian.suite} is needed"
-        )
     work = result.parent
     tree = work / "tree"
-    include = f"--include={','.join(debian.packages)}"
-    run("debootstrap", "--variant=minbase", include, debian.suite, tree, confined=True)
-    kernel = _unpack_kernel(work)
+    source = Archive(debian.suite, debian.architecture, work / "archive")
+    if debian.is_foreign:
+        _unpack_system(source, debian.packages, tree)
+    else:
+        include = f"--include={','.join(debian.packages)}"
+        run("debootstrap", "--variant=minbase", include, debian.suite, tree, confined=True)
+    kernel = work / "kernel"
+    unpack([source.download_kernel(debian.kernel)], kernel)
     release = next((kernel / "lib/modules").iterdir()).name
     run("depmod", "--basedir", kernel, release)
     for name in _NOT_NEEDED:
-        shutil.rmtree(tree / name)
+        shutil.rmtree(tree / name, ignore_errors=True)
     for name in _MOUNTPOINTS:
         (tree / name).mkdir(exist_ok=True)
     shutil.copy(kernel / f"boot/vmlinuz-{release}", result / "vmlinuz")
     _make_initrd(kernel, release, tree / "bin/busybox", work / "initramfs", result / "initrd")
     shutil.copy(result / "vmlinuz", tree / f"boot/vmlinuz-{release}")
     shutil.copy(result / "initrd", tree / f"boot/initrd.img-{release}")
+    (tree / "lib/modules" / release).mkdir(parents=True)
     _copy_modules(kernel, release, debian.modules, tree)
     run("depmod", "--basedir", tree, release)
     make_disk(tree, result / "root.ext4")
@@ -66,15 +82,11 @@ def make_disk(tree: Path, disk: Path) -> None:
     run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, disk, f"{size_mib}M")
 
 
-def _unpack_kernel(work: Path) -> Path:
-    """The newest kernel of the suite, unpacked only: nothing of it is to run on the host."""
-    run("apt-get", "-qq", "update")
-    depends = run("apt-cache", "depends", "linux-image-amd64").split()
-    package = next(word for word in depends if word.startswith("linux-image-6"))
-    run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=work)
-    kernel = work / "kernel"
-    run("dpkg-deb", "--extract", next(work.glob("linux-image-*.deb")), kernel)
-    return kernel
+def _unpack_system(source: Archive, packages: tuple[str, ...], tree: Path) -> None:
+    unpack(source.download(*packages), tree)
+    # What base-passwd's script would have done.
+    for name in ("passwd", "group"):
+        shutil.copy(tree / f"usr/share/base-passwd/{name}.master", tree / f"etc/{name}")
 
 
 def _make_initrd(kernel: Path, release: str, busybox: Path, tree: Path, initrd: Path) -> None:
@@ -86,7 +98,7 @@ def _make_initrd(kernel: Path, release: str, busybox: Path, tree: Path, initrd: 
     (tree / "modules").write_text("".join(f"/{path}\n" for path in order))
     names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
     archive = tree.with_name("initramfs.cpio")
-    run(busybox, "cpio", "-o", "-H", "newc", "-F", archive, cwd=tree, text=names)
+    run("cpio", "--quiet", "-o", "-H", "newc", "-F", archive, cwd=tree, text=names)
     initrd.write_bytes(gzip.compress(archive.read_bytes(), compresslevel=6))
 
 
@@ -100,7 +112,13 @@ def _copy_modules(kernel: Path, release: str, names: tuple[str, ...], tree: Path
             module = Path(path.strip()).relative_to(kernel) if word == "insmod" else None
             if module is not None and module not in order:
                 order.append(module)
-    for module in order:
-        (tree / module).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(kernel / module, tree / module)
-    return order
+    return [_copy_module(kernel, module, tree) for module in order]
+
+
+def _copy_module(kernel: Path, module: Path, tree: Path) -> Path:
+    (tree / module).parent.mkdir(parents=True, exist_ok=True)
+    if module.suffix != ".xz":
+        return Path(shutil.copy(kernel / module, tree / module)).relative_to(tree)
+    # Busybox loads none that are compressed.
+    (tree / module.with_suffix("")).write_bytes(lzma.decompress((kernel / module).read_bytes()))
+    return module.with_suffix("")

@@ -9,15 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm import cache, debian, shell
+from tests.vm import cache, debian, packages, shell
 from tests.vm.debian import Debian
 from tests.vm.hardware import Hardware
 from tests.vm.shell import run
 
 CHECKOUT = Path(__file__).parents[2]
-# Debian's own, whatever python3 is first in PATH: the compiled packages have to fit the guest.
-PYTHON = "/usr/bin/python3"
-_REQUIREMENTS = CHECKOUT / "requirements"
 _FILES = Path(__file__).parent / "files"
 
 
@@ -34,19 +31,19 @@ class Recipe:
         """The guest for this checkout, built as far as it is not in the cache. Raises FailureError."""
         with ThreadPoolExecutor() as pool:  # both wait for the network most of the time
             building = pool.submit(
-                cache.artefact, f"{self.name}-packages", self.package_inputs(), _build_packages
+                cache.artefact, f"{self.name}-packages", self.package_inputs(), self._build_packages
             )
             try:
                 system = cache.artefact(
                     f"{self.name}-debian", self.debian_inputs(), self._build_debian
                 )
-                packages = building.result()
+                installed = building.result()
             except BaseException:
                 shell.kill_all()
                 raise
         inputs = [*self.debian_inputs(), *self.package_inputs(), *self.pramfs_inputs()]
         pramfs = cache.artefact(
-            f"{self.name}-pramfs", inputs, lambda result: self._build_pramfs(packages, result)
+            f"{self.name}-pramfs", inputs, lambda result: self._build_pramfs(installed, result)
         )
         return Guest(
             self.hardware,
@@ -62,30 +59,41 @@ class Recipe:
 
     def package_inputs(self) -> list[Path | str]:
         """What decides which Python packages are installed, and how."""
-        return [Path(__file__), _REQUIREMENTS / "build.lock", _REQUIREMENTS / "runtime.lock"]
+        return [f"{self.debian.suite} {self.debian.architecture}", *packages.INPUTS]
 
     def pramfs_inputs(self) -> Iterator[Path | str]:
         """What is on pramfs's disk besides the packages."""
         yield self.hardware.agent_port
+        yield Path(__file__)
         yield from _sources()
         yield from self._files()
 
     def _build_debian(self, result: Path) -> None:
         debian.build(self.debian, result)
 
-    def _build_pramfs(self, packages: Path, result: Path) -> None:
+    def _build_packages(self, result: Path) -> None:
+        packages.install(self.debian, result)
+
+    def _build_pramfs(self, installed: Path, result: Path) -> None:
         tree = result.parent / "tree"
-        shutil.copytree(packages, tree / "packages")
+        shutil.copytree(installed, tree / "packages")
         for source in _sources():
             target = tree / "packages" / source.relative_to(CHECKOUT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
-        # Compiled here, since the guest's disks are read-only and its processor is slow.
-        run(PYTHON, "-m", "compileall", "-q", "-s", tree, "-p", "/opt", tree / "packages")
+        if not self.debian.is_foreign:
+            # Compiled here, since the guest's disks are read-only and its processor is slow.
+            compiler = (packages.PYTHON, "-m", "compileall", "-q")
+            run(*compiler, "-s", tree, "-p", "/opt", tree / "packages")
         for file in self._files():
             shutil.copy(file, tree / file.name)
         (tree / "modules").write_text("".join(f"{module}\n" for module in self.debian.modules))
-        (tree / "port").write_text(f"{self.hardware.agent_port}\n")
+        (tree / "environment").write_text(
+            f"AGENT_PORT={self.hardware.agent_port}\n"
+            # Else compiled once in each boot.
+            f"PYTHONPYCACHEPREFIX={'/run/python' if self.debian.is_foreign else ''}\n"
+            f"PYTHONDONTWRITEBYTECODE={'' if self.debian.is_foreign else '1'}\n"
+        )
         debian.make_disk(tree, result / "pramfs.ext4")
 
     def _files(self) -> list[Path]:
@@ -105,14 +113,3 @@ class Guest:
 
 def _sources() -> list[Path]:
     return sorted((CHECKOUT / "pramfs").rglob("*.py"))
-
-
-def _build_packages(result: Path) -> None:
-    """Install the locked packages, compiled with Debian's Python, into the directory."""
-    environment = result.parent / "build"
-    run(PYTHON, "-m", "venv", environment)
-    pip = (environment / "bin/python", "-m", "pip", "install", "--quiet", "--no-input")
-    locked = (*pip, "--require-hashes", "--requirement")
-    run(*locked, _REQUIREMENTS / "build.lock")
-    # The wheels of the build's own environment are on the path of the build: no isolation.
-    run(*locked, _REQUIREMENTS / "runtime.lock", "--no-build-isolation", "--target", result)

@@ -32,3 +32,13 @@ AMD64 = Hardware(
     agent_port="/dev/ttyS1",
     memory_mib=1536,
 )
+
+ARM64 = Hardware(
+    program="qemu-system-aarch64",
+    machine="virt",
+    # Without pointer authentication, which takes much of the time when it is emulated.
+    options=(*_ACCELERATOR, "-cpu", "cortex-a76", "-smp", "2"),
+    agent_options=("-device", "pci-serial,chardev=agent"),
+    agent_port="/dev/ttyS0",
+    memory_mib=1536,
+)

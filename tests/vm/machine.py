@@ -11,6 +11,7 @@ import select
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,21 +41,27 @@ class Result:
 
 
 class Machine:
-    """A machine that is off until `boot`. A context manager: leaving it, however, ends QEMU."""
+    """A machine that is off until `boot`. A context manager: leaving it, however, ends QEMU.
 
-    def __init__(self, guest: Guest, directory: Path) -> None:
+    It has an empty ext4 file system of `disk_mib` MiB on /dev/vdc, and `disks`, which are raw files, from
+    /dev/vdd on.
+    """
+
+    def __init__(
+        self, guest: Guest, directory: Path, disk_mib: int = 16, disks: Sequence[Path] = ()
+    ) -> None:
         # A file without a name: nothing of that size is left behind, even when we are killed.
         self._memory_fd = os.memfd_create("guest")
         self.memory = Path(f"/proc/{os.getpid()}/fd/{self._memory_fd}")
         self._guest = guest
         self._console = directory / "console.log"
-        self._disk = directory / "srv.ext4"
+        self._disks = [directory / "srv.ext4", *disks]
         self._process: subprocess.Popen[bytes] | None = None
         self._agent: socket.socket | None = None
         self._received = b""
         self._boot_id = ""
         self.forget()
-        run("mke2fs", "-q", "-t", "ext4", self._disk, "16M")
+        run("mke2fs", "-q", "-t", "ext4", self._disks[0], f"{disk_mib}M")
 
     def __enter__(self) -> Self:
         return self
@@ -151,7 +158,9 @@ class Machine:
         ]
         for disk in (self._guest.root, self._guest.pramfs):
             command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]
-        return [*command, "-drive", f"file={self._disk},format=raw,if=virtio"]
+        for disk in self._disks:
+            command += ["-drive", f"file={disk},format=raw,if=virtio"]
+        return command
 
     def _send(self, command: str) -> None:
         assert self._agent is not None

@@ -160,14 +160,20 @@ def test_a_removal_that_was_interrupted_leaves_nothing_that_would_be_used(
 
 
 def test_all_that_goes_into_the_guest_is_an_input_of_it(tmp_path: Path) -> None:
-    recipe = Recipe("any", Debian("bookworm", (), ()), AMD64, (tmp_path / "extra",))
+    debian = Debian("bookworm", "amd64", "linux-image-amd64", (), ())
+    recipe = Recipe("any", debian, AMD64, (tmp_path / "extra",))
     inputs = {*recipe.debian_inputs(), *recipe.package_inputs(), *recipe.pramfs_inputs()}
     library = CHECKOUT / "tests/vm"
     assert inputs >= {*(CHECKOUT / "pramfs").rglob("*.py")}
     assert inputs >= {path for path in (library / "files").iterdir() if path.is_file()}
-    assert inputs >= {library / "debian.py", library / "guest.py", tmp_path / "extra"}
+    assert inputs >= {
+        library / "debian.py",
+        library / "guest.py",
+        library / "packages.py",
+        tmp_path / "extra",
+    }
     assert inputs >= {CHECKOUT / "requirements/build.lock", CHECKOUT / "requirements/runtime.lock"}
-    assert inputs >= {repr(recipe.debian), AMD64.agent_port}
+    assert inputs >= {repr(debian), AMD64.agent_port}
 
 
 def test_the_cache_is_outside_of_the_checkout(
