@@ -21,6 +21,11 @@ class System:
         run(program, *arguments, env=self._environment).succeeded()
 
     @property
+    def copies(self) -> set[str]:
+        files = (path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink())
+        return {str(path.relative_to(self.root)) for path in files}
+
+    @property
     def links(self) -> set[str]:
         return {
             str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_symlink()

@@ -34,11 +34,21 @@ def test_man_finds_the_pages_and_renders_them_without_a_warning(
 def test_what_was_installed_can_be_installed_again_and_removed(tmp_path: Path) -> None:
     system = System(tmp_path)
     system.install_helpers()
-    links = system.links
+    links, copies = system.links, system.copies
     system.install_helpers()
-    assert system.links == links
+    assert (system.links, system.copies) == (links, copies)
     system.install_helpers("--remove")
-    assert system.links == set()
+    assert (system.links, system.copies) == (set(), set())
+
+
+def test_systemd_finds_the_generator_where_only_the_root_file_system_is_mounted(
+    system: System,
+) -> None:
+    assert system.copies == {
+        "usr/local/lib/systemd/pramfs-handover",
+        "usr/local/lib/systemd/system-generators/pramfs-generator",
+    }
+    assert all((system.root / copy).stat().st_mode & 0o111 for copy in system.copies)
 
 
 def test_what_is_not_a_link_to_pramfs_is_left_alone(system: System, tmp_path: Path) -> None:
@@ -46,5 +56,8 @@ def test_what_is_not_a_link_to_pramfs_is_left_alone(system: System, tmp_path: Pa
     for link in system.links:
         (others.root / link).parent.mkdir(parents=True, exist_ok=True)
         (others.root / link).symlink_to("/usr/share/something/else")
+    for copy in system.copies:
+        (others.root / copy).parent.mkdir(parents=True, exist_ok=True)
+        (others.root / copy).write_text("something else\n")
     others.install_helpers("--remove")
-    assert others.links == system.links
+    assert (others.links, others.copies) == (system.links, system.copies)

@@ -1,0 +1,56 @@
+"""What the generator makes of fstab. That systemd heeds it is shown by the tier that boots."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import run
+from tests.support.checkout import CHECKOUT
+
+GENERATOR = CHECKOUT / "share/systemd/pramfs-generator"
+
+
+def patient_units(fstab: str, place: Path) -> set[str]:
+    """The units that get the time that they need, by a table of these lines."""
+    (place / "fstab").write_text(fstab)
+    run(GENERATOR, place / "units", env={"SYSTEMD_FSTAB": str(place / "fstab")}).succeeded()
+    drop_ins = list((place / "units").glob("*.mount.d/50-pramfs.conf"))
+    assert all(path.read_text() == "[Mount]\nTimeoutSec=infinity\n" for path in drop_ins)
+    return {path.parent.name.removesuffix(".d") for path in drop_ins}
+
+
+@pytest.mark.parametrize(
+    ("line", "unit"),
+    [
+        ("/srv/a.img /mnt/a pramfs size=1G 0 0", "mnt-a.mount"),
+        ("/srv/a.img\t/mnt/a\tfuse.pramfs", "mnt-a.mount"),
+        ("  /srv/a.img /mnt/a/ pramfs noauto,x-systemd.automount", "mnt-a.mount"),
+        (r"/srv/a\040b.img /mnt/with\040blank-x pramfs defaults", r"mnt-with\x20blank\x2dx.mount"),
+        (r"/srv/a.img /mnt/100\045%d\134x pramfs", r"mnt-100\x25\x25d\x5cx.mount"),
+    ],
+)
+def test_a_line_of_fstab_gets_the_time_that_it_needs(line: str, unit: str, tmp_path: Path) -> None:
+    assert patient_units(f"{line}\n", tmp_path) == {unit}
+    assert patient_units(f"# comment\n\n{line}", tmp_path) == {unit}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#/srv/a.img /mnt/a pramfs",
+        "/dev/vda / ext4 defaults",
+        "/srv/a.img /mnt/a pramfs size=1G,x-systemd.mount-timeout=5min 0 0",
+    ],
+)
+def test_other_lines_are_left_alone(line: str, tmp_path: Path) -> None:
+    assert patient_units(f"{line}\n", tmp_path) == set()
+
+
+def test_one_line_that_makes_no_sense_hides_no_other(tmp_path: Path) -> None:
+    fstab = "/srv/a.img\n/srv/b.img none pramfs\n/srv/c.img /mnt/c pramfs\n"
+    assert patient_units(fstab, tmp_path) == {"mnt-c.mount"}
+
+
+def test_without_fstab_there_is_nothing_to_do(tmp_path: Path) -> None:
+    run(GENERATOR, tmp_path, env={"SYSTEMD_FSTAB": str(tmp_path / "fstab")}).succeeded()
+    assert not list(tmp_path.glob("*.mount.d"))
