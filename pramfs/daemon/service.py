@@ -26,6 +26,7 @@ from pramfs.options import MountOptions
 from pramfs.storage.frames import DROPPED, FRESH, PENDING
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.namespaces import pid_namespace
+from pramfs.system.systemd import DaemonScope
 
 log = logging.getLogger("pramfs")
 
@@ -53,6 +54,7 @@ class Daemon:
         self._options = options
         self._manager = manager
         self._parent = parent
+        self._scope = DaemonScope(self._image, self._mountpoint)
         self._device = ""  # MAJOR:MINOR of the file system
         self._first_request = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
@@ -84,9 +86,11 @@ class Daemon:
         words |= {"default_permissions", *options.mount_flags}
         words |= {word for word in ("ro", "noatime") if getattr(options, word)}
         words |= {"allow_other"} if options.allow_other else set()
+        self._scope.prepare()
         try:
             pyfuse3.init(self._operations, str(self._mountpoint), words)
         except RuntimeError as exc:
+            self._scope.remove()
             # libfuse has printed the reason on stderr.
             raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
         mount = mountinfo.mount_at_resolved(self._mountpoint)
@@ -109,7 +113,9 @@ class Daemon:
     def _end(self) -> int:
         """Close the session, save, and return the exit code."""
         pyfuse3.close(unmount=self._mountpoint in mountinfo.places_of(self._device))
-        return self._checkpoints.save_for_good()
+        code = self._checkpoints.save_for_good()
+        self._scope.remove()
+        return code
 
     def _end_at_once(self) -> NoReturn:
         """Save and end the process at once: out of memory, trio would wait for ever."""
@@ -151,6 +157,7 @@ class Daemon:
     def _tell_the_system(self) -> None:
         mount_tools.record_helper(str(self._image), self._mountpoint)
         mount_tools.read_further_ahead(self._device)
+        self._scope.enter(self._device)
 
     async def _obey_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -111,6 +111,12 @@ def filesystem_type(device: int) -> str:
     return next((mount.fstype for mount in _table() if mount.device == wanted), "")
 
 
+def mountpoint_around(path: Path, device: str) -> Path:
+    """Return where the file system of a path without links is mounted, were `device` not mounted."""
+    way = _way_to([mount for mount in _table() if mount.device != device], path)
+    return way[-1].mountpoint if way else Path("/")
+
+
 def require_mount(mountpoint: Path) -> Mount:
     """Return the pramfs mount at `mountpoint`, dead or alive. Raises NotMounted, with a hint."""
     mount = mount_at(mountpoint)
