@@ -37,7 +37,7 @@ Publish a checkpoint: returns 0 when everything that was written before is durab
 """,
     "status": """\
 Ask the daemon of a mount how it does: image, process, log, age and generation of the last save, pages that
-are not saved yet, errors.
+are not saved yet, errors. Without MOUNTPOINT it lists every running mount that is visible here, a line each.
 """,
     "info": """\
 Say what the last save in an image holds: size, frames, generation, when it was saved and by whom, trees and

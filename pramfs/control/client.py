@@ -10,7 +10,7 @@ from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE
 from pramfs.control.status import MountStatus, parse_status
 from pramfs.errors import PramError
 from pramfs.system.forked_call import ForkedCall
-from pramfs.system.mountinfo import Mount, require_alive, views_of
+from pramfs.system.mountinfo import Mount, pramfs_mounts, require_alive, views_of
 
 
 def read_status(mountpoint: Path) -> MountStatus:
@@ -25,6 +25,20 @@ def read_status(mountpoint: Path) -> MountStatus:
             f"{mountpoint}: cannot read the status of the daemon: {exc}; "
             "use the version of pramfs that mounted it"
         ) from exc
+
+
+def running_mounts() -> list[tuple[Mount, MountStatus | PramError]]:
+    """Return every mount that is visible here, oldest first, with its status or why it has none."""
+    devices = dict.fromkeys(mount.device for mount in pramfs_mounts())
+    views = [views_of(device)[:1] for device in devices]
+    return [(view, _status_or_error(view)) for (view,) in filter(None, views)]
+
+
+def _status_or_error(mount: Mount) -> MountStatus | PramError:
+    try:
+        return read_status(mount.mountpoint)
+    except PramError as exc:
+        return exc
 
 
 def read_frames(mountpoint: Path, frames: int) -> bytes:

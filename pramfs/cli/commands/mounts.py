@@ -3,17 +3,19 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pramfs.cli import helptext
 from pramfs.cli.parser import Commands, a_path, add_command
 from pramfs.cli.tables import frame_counts
+from pramfs.errors import PramError
 from pramfs.system.text import duration, printable, say
 
 if TYPE_CHECKING:
     from pramfs.control.status import MountStatus
+    from pramfs.system.mountinfo import Mount
 
 
 def add_commands(commands: Commands) -> None:
@@ -33,8 +35,9 @@ def add_commands(commands: Commands) -> None:
     save = add_command(commands, "save", _save, "publish a checkpoint of a mount now")
     status = add_command(commands, "status", _status, "say how a running mount does")
     status.add_argument("--json", action="store_true", help="for programs")
-    for command in (mount, umount, save, status):
+    for command in (mount, umount, save):
         command.add_argument("mountpoint", metavar="MOUNTPOINT", type=a_path)
+    status.add_argument("mountpoint", metavar="MOUNTPOINT", type=a_path, nargs="?")
 
 
 def _mount(args: argparse.Namespace) -> int:
@@ -63,13 +66,52 @@ def _save(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     from pramfs.control import client
 
+    if args.mountpoint is None:
+        _list_mounts(client.running_mounts(), as_json=args.json)
+        return 0
     status = client.read_status(args.mountpoint)
-    age_s = max(0.0, time.time() - status.saved_ns / 10**9)
     if args.json:
-        print(json.dumps(asdict(status) | {"saved_age_seconds": age_s}, indent=2))
+        print(json.dumps(_for_programs(status), indent=2))
     else:
-        print("\n".join(_status_lines(status, age_s)))
+        print("\n".join(_status_lines(status, _age_s(status))))
     return 0
+
+
+def _age_s(status: "MountStatus") -> float:
+    return max(0.0, time.time() - status.saved_ns / 10**9)
+
+
+def _for_programs(status: "MountStatus") -> dict[str, object]:
+    return asdict(status) | {"saved_age_seconds": _age_s(status)}
+
+
+def _list_mounts(
+    mounts: Sequence[tuple["Mount", "MountStatus | PramError"]], *, as_json: bool
+) -> None:
+    if not as_json:
+        for mount, status in mounts:
+            print(_line_of(mount, status))
+        return
+    listed = [
+        {"mountpoint": str(mount.mountpoint), "image": mount.image, "error": str(status)}
+        if isinstance(status, PramError)
+        else _for_programs(status) | {"mountpoint": str(mount.mountpoint)}
+        for mount, status in mounts
+    ]
+    print(json.dumps(listed, indent=2))
+
+
+def _line_of(mount: "Mount", status: "MountStatus | PramError") -> str:
+    if isinstance(status, PramError):
+        return printable(str(status))
+    told = [f"{mount.mountpoint}: {status.image}", f"process {status.pid}"]
+    if status.read_only:
+        told.append("read-only")
+    else:
+        changed = "changed since" if status.changed else "unchanged since"
+        told += [f"generation {status.generation} saved {duration(_age_s(status))} ago", changed]
+    told += [f"the {status.error}"] if status.error else []
+    return printable(", ".join(told))
 
 
 def _status_lines(status: "MountStatus", age_s: float) -> Iterator[str]:
