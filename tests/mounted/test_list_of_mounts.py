@@ -1,12 +1,12 @@
 """`pramfs status` without a mountpoint: every running mount that is visible to the caller, a line each."""
 
-import json
 import os
 import signal
 from pathlib import Path
 
 from tests.mounted.admin_shell import Shell, has_ended
 from tests.mounted.harness import wait_until
+from tests.support.json_schemas import conforming
 
 
 def test_status_lists_every_running_mount(shell: Shell, root: Path) -> None:
@@ -25,7 +25,7 @@ def test_status_lists_every_running_mount(shell: Shell, root: Path) -> None:
     assert two.startswith(f"{other}: {shell.home / 'two'}")
     assert ", changed since" in two
 
-    listed = json.loads(shell.pramfs("status", "--json").succeeded().out)
+    listed = conforming("status-list", shell.pramfs("status", "--json").succeeded().text)
     assert [mount["image"] for mount in listed] == [
         str(shell.home / "one"),
         str(shell.home / "two"),
@@ -36,6 +36,6 @@ def test_status_lists_every_running_mount(shell: Shell, root: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: has_ended(pid), "the daemon to end")
     assert f"{other}: a dead mount" in shell.pramfs("status").succeeded().text
-    dead = json.loads(shell.pramfs("status", "--json").succeeded().out)[1]
+    dead = conforming("status-list", shell.pramfs("status", "--json").succeeded().text)[1]
     assert dead["mountpoint"] == str(other)
     assert "daemon is gone" in dead["error"]

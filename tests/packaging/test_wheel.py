@@ -26,6 +26,7 @@ COMPLETION = {
     "share/zsh/site-functions/_pramfs",
     "share/fish/vendor_completions.d/pramfs.fish",
 }
+SCHEMAS = {f"share/pramfs/schema/{name.name}" for name in (CHECKOUT / "share/schema").iterdir()}
 UNITS = {f"share/pramfs/systemd/{unit.name}" for unit in (CHECKOUT / "share/systemd").iterdir()}
 
 
@@ -115,7 +116,10 @@ def test_files_are_kept_from_one_mount_to_the_next(installed: Installed, place: 
 
 
 @pytest.mark.parametrize(
-    "name", ["bin/mount.pramfs", "bin/umount.pramfs", *sorted(MANUAL | COMPLETION | UNITS)]
+    "name",
+    ["bin/mount.pramfs", "bin/umount.pramfs", *sorted(MANUAL | COMPLETION | SCHEMAS | UNITS)],
 )
-def test_helpers_manual_completion_and_units_are_there(installed: Installed, name: str) -> None:
+def test_helpers_manual_completion_schemas_and_units_are_there(
+    installed: Installed, name: str
+) -> None:
     assert (installed.environment / name).is_file()
