@@ -85,7 +85,7 @@ class DaemonWatch:
 
 def _pidfd(status: MountStatus) -> int | None:
     """Return a pidfd, which is readable when the daemon has ended; None if it cannot be seen from here."""
-    if status.pid_namespace != pid_namespace():
+    if status.pid_namespace not in (0, pid_namespace()):
         return None
     with contextlib.suppress(ProcessLookupError):
         return os.pidfd_open(status.pid)
@@ -96,7 +96,9 @@ def _image(status: MountStatus) -> Image | None:
     """Open the image, if the daemon's path of it leads to it from here too; else return None."""
     with contextlib.suppress(PramError):
         image = open_image(Path(status.image), writable=False)
-        if image.identity == status.identity:
+        # A daemon of version 0.1 does not tell which image it is, but the image tells who serves it.
+        expected = status.identity or (image.serving_pid() == status.pid and image.identity)
+        if image.identity == expected:
             return image
         image.close()
     return None

@@ -15,8 +15,8 @@ class MountStatus:
     """
 
     pid: int  # of the daemon
-    pid_namespace: int = 0  # of the daemon, see namespaces; 0 matches none
-    identity: str = ""  # of the image, see Image.identity; "" matches none
+    pid_namespace: int = 0  # of the daemon, see namespaces; 0: version 0.1 does not tell
+    identity: str = ""  # of the image, see Image.identity; "": version 0.1 does not tell
     image: str  # its path, without symbolic links
     mountpoint: str  # where it was mounted first
     name: str  # of the tree
