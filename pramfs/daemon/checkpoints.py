@@ -169,6 +169,14 @@ class Checkpoints:
 
     # --- for others ------------------------------------------------------------------------------
 
+    def note_change(self) -> bool:
+        """Record in the image, for the next mount, that the tree has changed; False: ask again later."""
+        try:
+            return self._saver.mark_changed()
+        except OSError as exc:
+            log.warning("cannot record in the image that it is in use: %s", exc.strerror)
+            return True
+
     def shortcomings(self) -> list[SaveIncomplete | NotUnderItsName]:
         """Return what is wrong with the last save, although it was published."""
         return [exc for exc in (self._name.lost(), self._saver.incomplete) if exc is not None]

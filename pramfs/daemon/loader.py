@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pramfs.control import run_state
 from pramfs.control.holder import holder_of, refuse_if_mounted
+from pramfs.control.last_run import ended_badly
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import (
     DamagedTree,
@@ -100,10 +100,9 @@ def log_what_is_known(pram: Pram, options: MountOptions) -> None:
     for line in options.banned.table():
         log.info("%s", line)
     image, current = pram.image, pram.current
-    state = None if options.ro else run_state.last_state(image, current.uuid)
-    if state is not None and state.ended_badly:
-        saved = f"this is generation {current.generation}"
-        log.warning("%s: %s; %s", image.path, state.ended_badly, saved)
+    told = "" if options.ro else ended_badly(image, current)
+    if told:
+        log.warning("%s: %s; this is generation %d", image.path, told, current.generation)
 
 
 @contextlib.contextmanager

@@ -80,6 +80,7 @@ class Daemon:
             status=self._status,
             publish=lambda: self._checkpoints.publish(self._operations),
             make_room=self._checkpoints.make_room,
+            on_change=self._checkpoints.note_change,
             on_internal_error=self._suspect,
         )
         words = {_FsName(self._image), "subtype=pramfs"}

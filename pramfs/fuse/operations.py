@@ -59,14 +59,16 @@ def _errno_guard(handler: Callable[_P, _R]) -> Callable[_P, Coroutine[Any, Any, 
 
     @functools.wraps(handler)
     async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        operations: Any = args[0]
         try:
-            return handler(*args, **kwargs)
+            result = handler(*args, **kwargs)
+            operations.note_change()
         except FramesHeld:
-            operations: Any = args[0]
             answered: _R = await operations.once_there_is_room(lambda: handler(*args, **kwargs))
             return answered
         except Exception as exc:  # noqa: BLE001 - pyfuse3 would end the mount
-            raise _failure(exc, handler.__name__, args[0]) from None
+            raise _failure(exc, handler.__name__, operations) from None
+        return result
 
     return answer
 
@@ -78,10 +80,13 @@ def _async_errno_guard(
 
     @functools.wraps(handler)
     async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        operations: Any = args[0]
         try:
-            return await handler(*args, **kwargs)
+            result = await handler(*args, **kwargs)
+            operations.note_change()
         except Exception as exc:  # noqa: BLE001 - pyfuse3 would end the mount
-            raise _failure(exc, handler.__name__, args[0]) from None
+            raise _failure(exc, handler.__name__, operations) from None
+        return result
 
     return answer
 
@@ -120,6 +125,7 @@ class Operations(pyfuse3.Operations):
         status: Callable[[], MountStatus],
         publish: Callable[[], Awaitable[None]],
         make_room: Callable[[], Awaitable[bool]],
+        on_change: Callable[[], bool],
         on_internal_error: Callable[[], None],
     ) -> None:
         super().__init__()
@@ -128,6 +134,7 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._direct_io = direct_io
         self._control = ControlAttributes(status, tree.arena.table)
+        self._on_change: Callable[[], bool] | None = on_change
         self._direct_flag = _DIRECT if tree.next_ino < _DIRECT else 0
         self._ino_mask = ~(_NOATIME | self._direct_flag)
         self._noatime_flags = os.O_NOATIME if noatime else 0
@@ -137,6 +144,11 @@ class Operations(pyfuse3.Operations):
         self._dir_handles: dict[int, DirectoryHandle] = {}
         self._closed = trio.Event()  # set when a directory is closed; replaced by the next waiter
         self._handles = itertools.count(1)
+
+    def note_change(self) -> None:
+        """After the first request that changes the tree, and before it is answered: call `on_change`."""
+        if self._on_change is not None and self._tree.changed and self._on_change():
+            self._on_change = None
 
     def open_directories(self) -> Set[int]:
         """Return the handles of all open directories."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pramfs.control import client, run_state
 from pramfs.control.holder import Holder, holder_of
+from pramfs.control.last_run import ended_badly
 from pramfs.control.status import MountStatus
 from pramfs.pram.nodes import NodeInfo
 from pramfs.pram.reserve import reserve
@@ -80,10 +81,12 @@ def _last_run(image: Image) -> str:
     """Return what is known of the last run that had the image, "" if nothing is."""
     if image.serving_pid() is not None or not image.try_lock(shared=True):
         return _held_by(holder_of(image))
-    state = run_state.last_state(image, superblock.require(image).uuid)
-    if state is None:
-        return ""
-    return state.ended_badly or f"saved at unmount by process {state.pid}"
+    current = superblock.require(image)
+    told = ended_badly(image, current)
+    state = run_state.last_state(image, current.uuid)
+    if told or state is None:
+        return told
+    return f"saved at unmount by process {state.pid}"
 
 
 def _held_by(holder: Holder) -> str:

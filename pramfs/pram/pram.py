@@ -230,6 +230,19 @@ class Pram:
         self._require_writable()
         return self.publisher.begin(flags)
 
+    def mark_changed(self) -> None:
+        """Record in the image that this run has changes which are not saved. Raises OSError.
+
+        Not while a publish is running or in doubt: it uses the same slot.
+        """
+        if self.current.other_pfn in self.arena.table.banned:
+            return
+        try:
+            superblock.mark_changed(self.image, self.current, self.run)
+        except OSError:
+            self.arena.mark_writeback_failed()
+            raise
+
     def resolve_doubt(self) -> None:
         """Publish again what a failed publish left in doubt; needs no frames. Raises SaveFailed."""
         self.publisher.resolve_doubt()

@@ -176,6 +176,17 @@ class Saver:
         if self.error is not None:
             raise self.error
 
+    def mark_changed(self) -> bool:
+        """Record in the image that the tree has changed since the final save of the last run.
+
+        Returns False while that has to wait for a save under way. Raises OSError.
+        """
+        if self.state in UNDER_WAY:
+            return False
+        if self.state is not SaveState.IN_DOUBT and self._pram.current.flags & layout.SUPER_FINAL:
+            self._pram.mark_changed()
+        return True
+
     def begin_final(self) -> None:
         """Note that only the final save is left to do."""
         self._final = True

@@ -70,6 +70,9 @@ LINK_MAGIC = 0x7072616D
 SUPER_FINAL = 1  # published by an unmount, not by a checkpoint
 SUPER_SUSPECT = 2  # the run that published it had met an internal error
 SUPER_INCOMPLETE = 4  # it lacks what the kernel had taken from programs and the run could not take
+SUPER_CHANGED = (
+    8  # in the slot that is not in force: its run has changed the tree since the other save
+)
 
 # Node flags: the access mode (patch 2 of the 2013 series). A published node is in neither mode.
 ACCMODE_SAVE = 1

@@ -150,6 +150,35 @@ def replace(image: Image, current: SuperBlock, slot: int, published: Published) 
     return block
 
 
+def mark_changed(image: Image, current: SuperBlock, run: bytes) -> None:
+    """Record durably, in the slot that is not in force, that this run is about to change the tree.
+
+    The save in force is not touched; the next one overwrites the mark. Does nothing when the slot holds no
+    older super block, because only such a block may be there besides. Raises OSError.
+    """
+    old = _other(image, current)
+    if old is not None:
+        marked = old._replace(flags=old.flags | layout.SUPER_CHANGED, run=run)
+        image.write(old.pfn << PAGE_SHIFT, _page(marked))
+        image.sync()
+
+
+def changed_by(image: Image, current: SuperBlock) -> bytes | None:
+    """Return the run that has changed the tree since the save in force, None if there was none."""
+    old = _other(image, current)
+    return old.run if old is not None and old.flags & layout.SUPER_CHANGED else None
+
+
+def _other(image: Image, current: SuperBlock) -> SuperBlock | None:
+    """Return the older super block in the slot that is not in force, if one is there."""
+    slot = current.other_pfn
+    if not slot < image.frames:
+        return None
+    block = _parse(slot, image.read(slot))
+    is_older = block is not None and block.generation < current.generation
+    return block if is_older and block is not None and block.uuid == current.uuid else None
+
+
 def _compose(uuid: bytes, pfn: int, other: int, generation: int, save: Published) -> SuperBlock:
     return SuperBlock(
         magic=SUPER_MAGIC,

@@ -1,0 +1,26 @@
+"""How the last run of an image ended: by its super blocks, which outlive a restart, and its state."""
+
+from pramfs.control import run_state
+from pramfs.storage import superblock
+from pramfs.storage.image import Image
+from pramfs.storage.layout import SUPER_FINAL, SUPER_INCOMPLETE, SuperBlock
+
+
+def ended_badly(image: Image, current: SuperBlock) -> str:
+    """Return the message about a last run that has lost something, "" if it has not.
+
+    Only for a run that is over: somebody else can lock the image.
+    """
+    state = run_state.last_state(image, current.uuid)
+    changed_by = superblock.changed_by(image, current)
+    lost_something = changed_by is not None or not current.flags & SUPER_FINAL
+    if state is not None and state.run == (changed_by or current.run).hex():
+        # A daemon may be killed after its final save, and before it has recorded that in its state.
+        if lost_something or state.phase in (run_state.SAVED, run_state.FAILED):
+            return state.ended_badly
+    elif state is not None and not lost_something and state.generation >= current.generation:
+        return state.ended_badly  # of a run that has changed nothing
+    if lost_something:
+        lost = f"any change since generation {current.generation} is lost"
+        return f"the last run ended without a final save; {lost}"
+    return "the last run's save is incomplete" if current.flags & SUPER_INCOMPLETE else ""

@@ -1,0 +1,106 @@
+"""After a power cut or a SIGKILL at shutdown the next mount says that the last run did not save.
+
+Mirrors what ext4 and xfs tell of a journal that had to be replayed. The run directory is gone then: what is
+known is in the image.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import Volume, detach, pramfs
+
+UNCLEAN = "the last run ended without a final save"
+
+
+def cut_the_power(volume: Volume) -> None:
+    """Kill the daemon and remove all that a restart would."""
+    state = Path(volume.status()["state"])
+    os.kill(volume.pid, signal.SIGKILL)
+    volume.daemon.wait()
+    detach(volume.root)
+    volume.ended(-signal.SIGKILL)
+    volume.announce(UNCLEAN)
+    state.unlink()
+
+
+@pytest.fixture
+def saved(volume: Volume) -> Volume:
+    """A volume that was unmounted once, with a file in it."""
+    (volume.mount() / "file").write_bytes(b"kept")
+    volume.umount()
+    return volume
+
+
+def test_a_run_that_changed_something_is_known_to_have_lost_it(saved: Volume) -> None:
+    root = saved.mount()
+    generation = saved.generation
+    (root / "new").mkdir()
+    cut_the_power(saved)
+    assert UNCLEAN in saved.info()["last_run"]
+    assert saved.info()["generation"] == generation
+    assert [path.name for path in saved.mount().iterdir()] == ["file"]
+    assert f"{UNCLEAN}; any change since generation {generation} is lost" in saved.log
+    saved.umount()
+    saved.mount()
+    assert UNCLEAN not in saved.log
+
+
+@pytest.mark.parametrize("change", ["write", "rename", "chmod", "setxattr"])
+def test_any_change_counts(saved: Volume, change: str) -> None:
+    root = saved.mount()
+    if change == "write":
+        with (root / "file").open("r+b") as file:
+            file.write(b"lost")
+            file.flush()
+            os.fsync(file.fileno())
+    elif change == "rename":
+        (root / "file").rename(root / "other")
+    elif change == "chmod":
+        (root / "file").chmod(0o600)
+    else:
+        os.setxattr(root / "file", "user.mine", b"1")
+    cut_the_power(saved)
+    assert UNCLEAN in saved.info()["last_run"]
+
+
+def test_a_run_that_only_read_writes_nothing_and_lost_nothing(saved: Volume) -> None:
+    before = saved.image.read_bytes()
+    root = saved.mount()
+    assert (root / "file").read_bytes() == b"kept"
+    assert list(root.iterdir())
+    cut_the_power(saved)
+    assert saved.image.read_bytes() == before
+    assert not saved.info()["last_run"]
+
+
+def test_a_checkpoint_is_not_the_end(saved: Volume) -> None:
+    root = saved.mount()
+    (root / "new").touch()
+    saved.save()
+    cut_the_power(saved)
+    assert UNCLEAN in saved.info()["last_run"]
+    assert (saved.mount() / "new").exists()
+
+
+@pytest.mark.parametrize("arena", ["memory"])
+def test_the_mark_is_one_write_for_a_whole_run(saved: Volume) -> None:
+    """An image on a disk is quiet until the next save."""
+    root = saved.mount()
+    (root / "one").touch()
+    before = saved.image.read_bytes()
+    (root / "two").write_bytes(b"more")
+    (root / "one").unlink()
+    os.sync()
+    assert saved.image.read_bytes() == before
+
+
+def test_a_clean_end_says_nothing(saved: Volume) -> None:
+    (saved.mount() / "more").touch()
+    state = Path(saved.status()["state"])
+    saved.umount()
+    state.unlink()
+    assert not saved.info()["last_run"]
+    pramfs("check", saved.image).succeeded()
