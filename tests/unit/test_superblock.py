@@ -487,3 +487,40 @@ def test_an_image_that_a_ban_leaves_no_two_slots_is_refused_at_once(banned: Regi
     pram = new_pram(FRAMES)
     with pytest.raises(ImageTooSmall, match="too much is banned: super blocks need two"):
         reopen(pram, banned=banned)
+
+
+# --- the mark of a change -------------------------------------------------------------------------
+
+
+def test_the_mark_of_a_change_leaves_the_save_in_force_alone(image: WatchedImage) -> None:
+    current = published(image, 5)
+    before = image.read(current.pfn)
+    superblock.mark_changed(image, current, b"the run that did")
+    assert image.read(current.pfn) == before
+    assert superblock.discover(image) == current
+    assert superblock.changed_by(image, current) == b"the run that did"
+
+
+def test_a_mark_that_is_torn_is_none(image: WatchedImage) -> None:
+    current = published(image, 5)
+    superblock.mark_changed(image, current, b"the run that did")
+    page = image.read(current.other_pfn)
+    write(image, current.other_pfn, page[:100] + bytes(PAGE_SIZE - 100))
+    assert superblock.discover(image) == current
+    assert superblock.changed_by(image, current) is None
+
+
+def test_the_next_save_overwrites_the_mark(image: WatchedImage) -> None:
+    current = published(image, 5)
+    superblock.mark_changed(image, current, b"the run that did")
+    save = superblock.Published(0, 0, FRAMES, 2, layout.SUPER_FINAL, RUN)
+    superblock.replace(image, current, current.other_pfn, save)
+    assert superblock.discover(image).generation == 6
+    assert superblock.changed_by(image, superblock.discover(image)) is None
+
+
+def test_nothing_is_marked_where_no_older_super_block_is(image: WatchedImage) -> None:
+    current = published(image, 5)
+    write(image, current.other_pfn, bytes(PAGE_SIZE))
+    superblock.mark_changed(image, current, b"the run that did")
+    assert not any(image.read(current.other_pfn))
