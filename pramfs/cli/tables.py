@@ -1,18 +1,21 @@
 """How several commands print frames and nodes."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from pramfs.pram.nodes import NodeInfo
-from pramfs.storage.frames import FrameCounts
 from pramfs.system.text import printable, when
 
+if TYPE_CHECKING:
+    from pramfs.pram.nodes import NodeInfo
+    from pramfs.storage.frames import FrameCounts
 
-def frame_counts(frames: FrameCounts) -> str:
+
+def frame_counts(frames: "FrameCounts") -> str:
     """Return the numbers of frames as text."""
     return f"{frames.used} used, {frames.free} free, {frames.banned} banned, {frames.reserved} reserved"
 
 
-def node_lines(nodes: Sequence[NodeInfo]) -> Iterator[str]:
+def node_lines(nodes: Sequence["NodeInfo"]) -> Iterator[str]:
     """Yield the lines of a table of nodes with its heading; none if there are no nodes."""
     if nodes:
         yield f"{'node':<24} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"

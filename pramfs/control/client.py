@@ -9,12 +9,18 @@ from pathlib import Path
 from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE
 from pramfs.control.status import MountStatus, parse_status
 from pramfs.errors import PramError
+from pramfs.storage.frames import FrameCounts
 from pramfs.system.forked_call import ForkedCall
 from pramfs.system.mountinfo import Mount, pramfs_mounts, require_alive, views_of
 
+__all__ = ["FrameCounts", "Mount", "MountStatus", "read_status", "request_save", "running_mounts"]
+
 
 def read_status(mountpoint: Path) -> MountStatus:
-    """Return the status of the pramfs mounted at `mountpoint`. Raises NotMounted, DeadMount, PramError."""
+    """Return the status of the pramfs mounted at `mountpoint`.
+
+    Raises NotMounted, DeadMount, or another PramError if this user may not ask or the daemon does not answer.
+    """
     mount = _mount_to_ask(mountpoint)
     with _what_cannot_be_asked(mountpoint, mount):
         text = _read(mount, PREFIX + b"status")
@@ -53,9 +59,10 @@ def read_frames(mountpoint: Path, frames: int) -> bytes:
 def request_save(
     mountpoint: Path, wait: Callable[[ForkedCall], object] = lambda call: None
 ) -> None:
-    """Publish a checkpoint, and return when it is durable. Raises PramError if it is not.
+    """Publish a checkpoint, and return when it is durable.
 
-    `wait` is called with the running call, and may wait for it in its own way.
+    Raises NotMounted, DeadMount, or another PramError if this user may not ask for it, the save failed or it
+    lacks something. `wait` is called with the running call, and may wait for it in its own way.
     """
     mount = _mount_to_ask(mountpoint)
     call = ForkedCall(lambda: _save(mount), mount.access_credentials)

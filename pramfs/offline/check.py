@@ -14,6 +14,8 @@ from pramfs.storage.frames import SAVED
 from pramfs.storage.image import Image
 from pramfs.tree.tree import Tree
 
+__all__ = ["CheckReport", "check_image"]
+
 Progress = Callable[[str, int], Callable[[int], None]]
 
 
@@ -35,10 +37,15 @@ class _Findings:
     damage: list[str] = field(default_factory=list)
 
 
-def check_image(image: Image, progress: Progress) -> CheckReport:
+def _untold(label: str, pages: int) -> Callable[[int], None]:
+    return lambda pages: None
+
+
+def check_image(image: Image, progress: Progress = _untold) -> CheckReport:
     """Verify the last published save. Raises SavedMeanwhile, or PramError for a file that is no image.
 
-    `progress` returns a progress counter for a label and a number of pages. A daemon may publish meanwhile
+    `progress` is called with a label and a number of pages to come, and returns what is then called with
+    numbers of pages done. Forks if there is much to check. A daemon may publish meanwhile
     and reuse frames: if the generation has changed, apparent damage is checked again.
     """
 

@@ -16,6 +16,8 @@ from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import PAGE_SIZE, SUPER_FINAL, SUPER_INCOMPLETE, SUPER_SUSPECT
 from pramfs.system import mountinfo
 
+__all__ = ["FrameCounts", "ImageInfo", "MountStatus", "NodeInfo", "image_info"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:

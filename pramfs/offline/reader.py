@@ -3,8 +3,14 @@
 Every data page is verified before its bytes are returned. Damaged files are refused, or left out with
 `recover`: files with a damaged page, and all files after a damaged link of the tree's data. If the metadata
 of a tree is damaged, there are no names to find anything by.
+
+    with open_tree("/dev/shm/keep.pram") as tree:
+        for entry in tree.walk(tree.find("project")):
+            print(entry.path, entry.inode.size)
 """
 
+import contextlib
+import os
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -15,14 +21,29 @@ from crc32c import crc32c
 from pramfs.errors import DamagedPage, DamagedTree, PramError
 from pramfs.offline.paths import Entry, resolve
 from pramfs.offline.scan import ScannedNode, file_name, scan_image
+from pramfs.options import DEFAULT_NAME
 from pramfs.pram.links import Entries
 from pramfs.saves import codec
 from pramfs.saves.file_paths import NAMED_PATHS_MAX
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
-from pramfs.storage.image import Image
+from pramfs.storage import superblock
+from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
 from pramfs.system.text import printable
-from pramfs.tree.inodes import PATH_MAX_BYTES, ROOT_INO, Directory, File, Inode
+from pramfs.tree.inodes import PATH_MAX_BYTES, ROOT_INO, Directory, File, Inode, Special, Symlink
+
+# The public interface, for the API reference; the rest is for the commands.
+__all__ = [
+    "Directory",
+    "Entry",
+    "File",
+    "Inode",
+    "Special",
+    "Symlink",
+    "TreeReader",
+    "children",
+    "open_tree",
+]
 
 _PIECE_FRAMES = 256
 
@@ -32,6 +53,18 @@ class _Pages(NamedTuple):
 
     start: int
     end: int
+
+
+@contextlib.contextmanager
+def open_tree(path: str | os.PathLike[str], name: str = DEFAULT_NAME) -> Iterator["TreeReader"]:
+    """Open the image at `path` to read its tree `name`, as the last save has it.
+
+    A daemon may have it mounted. Raises NotAnImage, or another PramError if the image cannot be opened or
+    has no such tree; DamagedTree if the metadata of the tree is damaged; SavedMeanwhile, also after the
+    start, if a page could not be read because the daemon has published another save: then start again.
+    """
+    with open_image(path, writable=False) as image, superblock.steady(image):
+        yield TreeReader(image, name)
 
 
 class TreeReader:
@@ -66,11 +99,14 @@ class TreeReader:
             raise DamagedTree(name, f"{len(self._entries)} data pages are not those of the files")
 
     def way(self, path: str, *, follow: bool = False) -> list[Entry]:
-        """Return the entries on a path, its target last, as `paths.resolve` does."""
+        """Return the entries on a path from the root, its target last. Raises PramError if there is none.
+
+        A symbolic link at the end is followed if `follow`; one that leads out of the tree is an error.
+        """
         return resolve(self._root, path, follow=follow)
 
     def find(self, path: str, *, follow: bool = False) -> Entry:
-        """Return the target of a path."""
+        """Return the target of a path, "" for the root. Raises as `way` does."""
         return self.way(path, follow=follow)[-1]
 
     def walk(self, start: Entry) -> Iterator[Entry]:
@@ -86,7 +122,7 @@ class TreeReader:
             if len(entry.path) <= PATH_MAX_BYTES:
                 unvisited += reversed(list(children(entry)))
 
-    def frames(self, file: File) -> "array[int]":
+    def frames(self, file: File) -> Sequence[int]:
         """Return the pfns of a file's data pages, as far as they are known."""
         start, end = self._pages[file]
         return self._entries.pfns[start:end]

@@ -28,20 +28,25 @@ from pramfs.storage.layout import (
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """What there is to tell of a node."""
+    """What there is to tell of a node. `pramfs info --json` has these names, in this order.
+
+    `type` is "page stream" or "byte stream"; `size` is in bytes, of a page stream that of its pages; `pfn` is
+    the hexadecimal number of its frame in the published list, "0" before it is published; `pages` counts
+    data pages of 4 KiB, and `links` the frames that list them; `saved_ns` is nanoseconds since the epoch.
+    """
 
     name: str
-    type: str  # "page stream" or "byte stream"
-    size: int  # bytes: of a byte stream its length, of a page stream that of its pages
-    pfn: str  # of its page in the published list, hexadecimal; "0" if it is not published yet
-    links: int  # frames that name its data pages
-    pages: int  # data pages
-    saved_ns: int  # nanoseconds since the epoch
+    type: str
+    size: int
+    pfn: str
+    links: int
+    pages: int
+    saved_ns: int
 
 
 @dataclass(slots=True)
 class Node:
-    """A named stream in persistent memory."""
+    """A named stream in persistent memory. `info` returns what is of use outside of this package."""
 
     name: str
     type: int

@@ -53,7 +53,8 @@ class Pram:
     """The persistent memory in one open image. As a context manager, closes it.
 
     `open` and `create` take a path, which they open and lock for this process, or an `Image`, which stays
-    the caller's to lock and to close.
+    the caller's to lock and to close. `nodes` has the nodes by name, also those that are not published yet;
+    `image` is the open image, and `arena` its frames as memory.
     """
 
     def __init__(

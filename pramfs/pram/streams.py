@@ -15,7 +15,7 @@ from pramfs.pram import links
 from pramfs.pram.links import Chain, Entries
 from pramfs.pram.nodes import Node
 from pramfs.storage.arena import Arena
-from pramfs.storage.extents import count_up, extents_of, pfns_of
+from pramfs.storage.extents import Numbers, count_up, extents_of, pfns_of
 from pramfs.storage.frames import Extent
 from pramfs.storage.layout import (
     ACCMODE_LOAD,
@@ -60,7 +60,7 @@ class SaveStream:
         self._append(Extent(pfn, 1), index, flags)
         return pfn
 
-    def lend_pages(self, pfns: "array[int]", indices: "array[int]") -> None:
+    def lend_pages(self, pfns: Numbers, indices: Numbers) -> None:
         """Save frames in bulk that the caller keeps owning: the node then owns only its links.
 
         The caller has relocated pages in banned regions. Raises WrongStreamType.

@@ -6,8 +6,15 @@ numbers of a block at once. Counting them one by one takes ten times as long.
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from pramfs.storage.frames import Extent
+
+# For public signatures: tools such as pdoc evaluate them, and array takes no [int] before Python 3.12.
+if TYPE_CHECKING:
+    Numbers = array[int]
+else:
+    Numbers = array
 
 _BLOCK = 512
 

@@ -56,6 +56,7 @@ class Image:
 
     @property
     def is_block_device(self) -> bool:
+        """Whether the image is a block device, and not a regular file."""
         return stat.S_ISBLK(self._status.st_mode)
 
     @property
@@ -231,6 +232,7 @@ class Image:
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Close the image, which also unlocks it unless something has it mapped. Not to be called twice."""
         os.close(self._fd)
         if self._guard != self._fd:
             os.close(self._guard)

@@ -21,6 +21,7 @@ class Region(NamedTuple):
 
     @property
     def frames(self) -> int:
+        """The number of frames."""
         return self.last - self.first + 1
 
 

@@ -38,6 +38,7 @@ class Mount:
 
     @property
     def is_pramfs(self) -> bool:
+        """Whether the file system is a pramfs."""
         return self.fstype == FSTYPE
 
     @property

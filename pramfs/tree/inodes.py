@@ -33,7 +33,11 @@ def now_ns() -> int:
 
 
 class Inode:
-    """The attributes that all kinds of files have. `xattrs` is None if there are none, as for most."""
+    """The attributes that all kinds of files have.
+
+    `mode` is st_mode of stat(2); `atime`, `mtime` and `ctime` are nanoseconds since the epoch; `xattrs` maps
+    names to values, and is None if there are none, as for most.
+    """
 
     __slots__ = (
         "atime",
@@ -64,6 +68,7 @@ class Inode:
 
     @property
     def size(self) -> int:
+        """st_size of stat(2), in bytes."""
         return 0
 
     @property
@@ -81,7 +86,7 @@ class Inode:
 
 
 class File(Inode):
-    """A regular file."""
+    """A regular file of `length` bytes."""
 
     __slots__ = ("length", "pages")
 
@@ -100,7 +105,7 @@ class File(Inode):
 
 
 class Directory(Inode):
-    """A directory, which maps names to inodes. The root is its own parent."""
+    """A directory: `entries` maps names to inodes. The root is its own `parent`."""
 
     __slots__ = ("entries", "parent")
 
@@ -116,7 +121,7 @@ class Directory(Inode):
 
 
 class Symlink(Inode):
-    """A symbolic link."""
+    """A symbolic link to `target`."""
 
     __slots__ = ("target",)
 
@@ -133,7 +138,7 @@ class Symlink(Inode):
 
 
 class Special(Inode):
-    """A fifo, a socket or a device node."""
+    """A fifo, a socket or a device node with the number `rdev`."""
 
     __slots__ = ("rdev",)
 

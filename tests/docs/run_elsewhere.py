@@ -35,6 +35,9 @@ ELSEWHERE = {
         instead="mkdir -p ~/.local/pipx/venvs; "
         'ln -s "$(realpath "${PRAMFS_VENV:-.venv}")" ~/.local/pipx/venvs/pramfs'
     ),
+    "scripts/api-reference": Elsewhere(
+        "tests/packaging/test_api_reference.py::scripts/api-reference"
+    ),
     "criu dump -D /mnt/dump -t $PID": Elsewhere(_DUMPED, _DUMP.format("/mnt/dump")),
     "criu restore -d -D /mnt/dump": Elsewhere(_RESTORED, _RESTORE.format("/mnt/dump")),
     "mkdir /mnt/web && criu dump -D /mnt/web -t PID -v4 -o dump.log": Elsewhere(

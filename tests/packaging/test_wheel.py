@@ -105,6 +105,12 @@ def test_nothing_comes_from_the_checkout(installed: Installed) -> None:
         assert file.startswith(f"{installed.environment}/")
 
 
+def test_types_are_part_of_the_package(installed: Installed) -> None:
+    code = "import pathlib, pramfs; print(*pathlib.Path(pramfs.__file__).parent.iterdir())"
+    files = run(installed.environment / "bin/python", "-c", code).split()
+    assert "py.typed" in {Path(file).name for file in files}
+
+
 def test_files_are_kept_from_one_mount_to_the_next(installed: Installed, place: Path) -> None:
     run(installed.pramfs, "mount", "-o", "size=16M", place / "image", place / "mnt")
     (place / "mnt/kept").write_text("worth keeping\n")

@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,15 +77,11 @@ def _extract(args: argparse.Namespace) -> int:
     return _left_out(done.left_out)
 
 
-@contextmanager
-def _reader(args: argparse.Namespace) -> "Iterator[TreeReader]":
-    from pramfs.offline.reader import TreeReader
+def _reader(args: argparse.Namespace) -> AbstractContextManager["TreeReader"]:
+    from pramfs.offline.reader import open_tree
     from pramfs.options import DEFAULT_NAME
-    from pramfs.storage.image import open_image
-    from pramfs.storage.superblock import steady
 
-    with open_image(args.image, writable=False) as image, steady(image):
-        yield TreeReader(image, args.name or DEFAULT_NAME)
+    return open_tree(args.image, args.name or DEFAULT_NAME)
 
 
 def _left_out(lines: Sequence[str]) -> int:
