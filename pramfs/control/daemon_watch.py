@@ -40,10 +40,12 @@ class DaemonWatch:
             return bool(select.select([self._pidfd], [], [], timeout_s)[0])
         assert self.image is not None
         end_s = time.monotonic() + timeout_s
-        while self.image.is_taken() and not self._is_another_run():
-            if time.monotonic() >= end_s:
-                return False
-            time.sleep(min(0.05, timeout_s))
+        # When the medium has failed nobody knows; that is then said of the save, too.
+        with contextlib.suppress(OSError):
+            while self.image.is_taken() and not self._is_another_run():
+                if time.monotonic() >= end_s:
+                    return False
+                time.sleep(min(0.05, timeout_s))
         return True
 
     def last_block(self, *, sync: bool) -> SuperBlock | None:

@@ -39,7 +39,10 @@ def wait_for_end(daemon: DaemonWatch, status: MountStatus) -> None:
 def _saves(status: MountStatus, image: Image | None) -> bool:
     """Whether it serves nobody any more, or nobody here can know."""
     if image is not None:
-        return image.serving_pid() is None
+        try:
+            return image.serving_pid() is None
+        except OSError:  # its medium has failed
+            return True
     state = run_state.read_state(Path(status.state))
     return state is None or (state.run, state.phase) == (status.run, run_state.SAVING)
 

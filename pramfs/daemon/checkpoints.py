@@ -13,7 +13,14 @@ import trio
 from pramfs.control import run_state
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
-from pramfs.errors import EXIT_FAILED, NotUnderItsName, PramError, SaveFailed, SaveIncomplete
+from pramfs.errors import (
+    EXIT_FAILED,
+    NotUnderItsName,
+    PramError,
+    SaveFailed,
+    SaveIncomplete,
+    words_of,
+)
 from pramfs.fuse.operations import Operations
 from pramfs.saves.save import SaveStatus
 from pramfs.storage.image_name import ImageName
@@ -173,8 +180,8 @@ class Checkpoints:
         """Record in the image, for the next mount, that the tree has changed; False: ask again later."""
         try:
             return self._saver.mark_changed()
-        except OSError as exc:
-            log.warning("cannot record in the image that it is in use: %s", exc.strerror)
+        except (OSError, PramError) as exc:
+            log.warning("cannot record in the image that there are changes: %s", words_of(exc))
             return True
 
     def shortcomings(self) -> list[SaveIncomplete | NotUnderItsName]:

@@ -26,9 +26,12 @@ class ImageName:
         """Why a save into the image is not one under its name; None as long as it is."""
         if not mountinfo.has_mount(self._mount_id):
             return NotUnderItsName(self.path, "its file system has been unmounted")
-        if self._is_there():
-            return None
-        return NotUnderItsName(self.path, self._what_became_of_it())
+        try:
+            if self._is_there():
+                return None
+            return NotUnderItsName(self.path, self._what_became_of_it())
+        except OSError as exc:  # its medium has failed
+            return NotUnderItsName(self.path, f"it cannot be looked up: {exc.strerror}")
 
     def close(self) -> None:
         os.close(self._directory)
