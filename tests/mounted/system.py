@@ -1,4 +1,4 @@
-"""What the system has and Python has not: system calls, and loop devices."""
+"""What the system has and Python has not: system calls, loop devices, control groups."""
 
 import contextlib
 import ctypes
@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.mounted.harness import run, wait_until
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
 
+_CGROUPS = Path("/sys/fs/cgroup")
 _AT_FDCWD = -100
 _HANDLE_BYTES_MAX = 128
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -114,3 +117,27 @@ def _check(result: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
+
+
+@contextlib.contextmanager
+def control_group(
+    pid: int, controller: str, *, version_1: dict[str, int], version_2: dict[str, int]
+) -> Iterator[None]:
+    """Put a process under these limits of a control group, until it has ended in the block.
+
+    Version 1 has a hierarchy for each controller, and other names for some limits.
+    """
+    old = _CGROUPS / controller
+    group = (old if old.is_dir() else _CGROUPS) / f"pramfs-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    try:
+        for name, value in (version_1 if old.is_dir() else version_2).items():
+            (group / name).write_text(f"{value}")
+        (group / "cgroup.procs").write_text(f"{pid}")
+        yield
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty")
+        group.rmdir()

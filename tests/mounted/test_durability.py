@@ -20,7 +20,7 @@ from tests.mounted.harness import (
     stopped,
     wait_until,
 )
-from tests.mounted.system import loop_device, syncfs, umount2
+from tests.mounted.system import control_group, loop_device, syncfs, umount2
 
 
 def publish_with_save(root: Path) -> None:
@@ -138,16 +138,15 @@ def test_a_checkpoint_publishes_by_itself(volume: Volume) -> None:
     sample_trees.assert_same_below(sample_trees.snapshot(root), planted)
 
 
-def test_a_mount_that_can_start_no_process_lives_on_and_saves_in_the_end(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as context:
-        context.setenv("PATH", str(volume.home))
-        root = volume.mount("checkpoint=1")
-    volume.announce("no checkpoint: .*sync")
-    (root / "file").write_bytes(b"kept")
-    wait_until(lambda: "no checkpoint" in volume.log, "a checkpoint")
-    volume.umount()
+def test_a_mount_that_can_start_no_process_lives_on_and_saves_in_the_end(volume: Volume) -> None:
+    root = volume.mount("checkpoint=1")
+    volume.announce("no checkpoint: ")
+    threads = len(os.listdir(f"/proc/{volume.pid}/task"))
+    limits = {"pids.max": threads}
+    with control_group(volume.pid, "pids", version_1=limits, version_2=limits):
+        (root / "file").write_bytes(b"kept")
+        wait_until(lambda: "no checkpoint: " in volume.log, "a checkpoint")
+        volume.umount()
     assert (volume.mount() / "file").read_bytes() == b"kept"
 
 

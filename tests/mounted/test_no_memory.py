@@ -9,16 +9,13 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.mounted import sample_trees
-from tests.mounted.harness import MIB, Volume, detach, run, wait_until
+from tests.mounted.harness import MIB, Volume, detach, run
+from tests.mounted.system import control_group
 
 EXIT_INTERNAL = 4
-CGROUPS = Path("/sys/fs/cgroup")
 
 # Names and attributes are in the daemon's own memory. Each line of output is a file that is whole.
 _FILL_WITH_NAMES = """
@@ -78,23 +75,11 @@ def test_a_daemon_that_the_kernel_kills_for_memory_leaves_the_last_save(volume: 
     volume.umount()
 
 
-@contextlib.contextmanager
-def memory_limit(pid: int, size_bytes: int) -> Iterator[None]:
+def memory_limit(pid: int, size_bytes: int) -> contextlib.AbstractContextManager[None]:
     """Let a process take that much memory from now on, and no swap, and be killed when it wants more."""
-    old = CGROUPS / "memory"  # version 1 has a hierarchy for each controller
-    group = (old if old.is_dir() else CGROUPS) / f"pramfs-test-{os.getpid()}"
-    limits = {"memory.limit_in_bytes": size_bytes, "memory.swappiness": 0}
-    if not old.is_dir():
-        limits = {"memory.max": size_bytes, "memory.swap.max": 0}
-    try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made: {error}")
-    try:
-        for name, value in limits.items():
-            (group / name).write_text(f"{value}")
-        (group / "cgroup.procs").write_text(f"{pid}")
-        yield
-    finally:
-        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty")
-        group.rmdir()
+    return control_group(
+        pid,
+        "memory",
+        version_1={"memory.limit_in_bytes": size_bytes, "memory.swappiness": 0},
+        version_2={"memory.max": size_bytes, "memory.swap.max": 0},
+    )
