@@ -13,6 +13,7 @@ mount may show any part of it. This is the daemon's side, without FUSE; `client`
 """
 
 import errno
+import os
 import zlib
 from collections.abc import Callable
 
@@ -28,10 +29,15 @@ FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an e
 _PLAIN = ("pid", "image", "generation", "pfn")  # what of the status is an attribute of its own
 
 
-class ControlAttributes:
-    """The values of the control attributes of one mount, for the daemon.
+def may_control(uid: int, owner: int) -> bool:
+    """Return whether a user may publish: root, the `owner` of the root directory, and the daemon's user."""
+    return uid in (0, owner, os.geteuid())
 
-    Who may request a save, and the save itself, are up to `fuse.operations`.
+
+class ControlAttributes:
+    """The values of the control attributes of one mount, for the daemon, which anybody may read.
+
+    The save that `SAVE` requests is up to `fuse.operations`.
     """
 
     def __init__(self, status: Callable[[], MountStatus], table: FrameTable) -> None:

@@ -1,8 +1,7 @@
 """The pyfuse3 adapter: arguments in, attributes and errnos out, no logic.
 
-What a call does is in `tree`. Here are the kernel's lookup counts, the handles of open directories, the
-check of who may request a save, and `_errno_guard`: it logs an unexpected exception and answers EIO,
-because pyfuse3 would end the whole mount.
+What a call does is in `tree`. Here are the kernel's lookup counts, the handles of open directories, and
+`_errno_guard`: it logs an unexpected exception and answers EIO, because pyfuse3 would end the whole mount.
 """
 
 import contextlib
@@ -472,8 +471,8 @@ class Operations(pyfuse3.Operations):
         return _attributes(inode)
 
     def _require_control(self, ctx: RequestContext) -> None:
-        """Raise EPERM unless the caller is root, the owner of the root directory, or the daemon's user."""
-        if ctx.uid not in (0, self._tree.root.uid, os.geteuid()):
+        """Raise EPERM unless the caller may set control attributes."""
+        if not control_xattrs.may_control(ctx.uid, self._tree.root.uid):
             raise FUSEError(errno.EPERM)
 
     def _opened(self, file: Inode, flags: int) -> FileInfo:

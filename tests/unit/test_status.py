@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pramfs.control import client, run_state
-from pramfs.control.control_xattrs import ControlAttributes
+from pramfs.control.control_xattrs import ControlAttributes, may_control
 from pramfs.control.status import MountStatus, parse_status
 from pramfs.errors import PramError
 from pramfs.storage.frames import FrameCounts, FrameTable
@@ -119,6 +119,13 @@ def test_every_control_attribute_is_part_of_the_status() -> None:
     assert plain == {b"pid": b"1", b"generation": b"7", b"pfn": b"1000"}
     with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
         attributes.read(b"user.pramfs.inodes")
+
+
+def test_root_the_owner_and_the_user_of_the_daemon_may_publish(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1001)
+    assert [uid for uid in (0, 1000, 1001, 1002) if may_control(uid, owner=1000)] == [0, 1000, 1001]
 
 
 def test_a_newer_daemon_leaves_a_state_that_is_understood(tmp_path: Path) -> None:
