@@ -116,7 +116,7 @@ class Checkpoints:
             await operations.closed_by(flushed.pid, but=others)
             complaint = complaint or flushed.complaint
         refusals = self._volume.tree.data.refused.count
-        self._saver.complaint = complaint if refusals == self._refusals else ""
+        self._saver.note_complaint(complaint if refusals == self._refusals else "")
         self._refusals = refusals
 
     async def _checkpoint(self) -> None:

@@ -81,7 +81,7 @@ class Daemon:
             publish=lambda: self._checkpoints.publish(self._operations),
             make_room=self._checkpoints.make_room,
             on_change=self._checkpoints.note_change,
-            on_internal_error=self._suspect,
+            on_internal_error=volume.saver.note_internal_error,
         )
         words = {_FsName(self._image), "subtype=pramfs"}
         words |= {"default_permissions", *options.mount_flags}
@@ -127,7 +127,7 @@ class Daemon:
     def _internal_error(self) -> int:
         """Log the exception that ended the session, and return the exit code."""
         log.exception("internal error: the session ended")
-        self._suspect()
+        self._volume.saver.note_internal_error()
         return EXIT_INTERNAL
 
     async def _main(self) -> None:
@@ -187,9 +187,6 @@ class Daemon:
     def _place(self) -> Path | None:
         """Return a place where the mount is visible, None if it is detached."""
         return next(iter(mountinfo.places_of(self._device)), None)
-
-    def _suspect(self) -> None:
-        self._volume.saver.suspect = True
 
     def _status(self) -> MountStatus:
         """Return the values of the control attributes."""

@@ -126,13 +126,13 @@ class Saver:
     def __init__(self, pram: Pram, name: str, tree: Tree) -> None:
         self.state = SaveState.PUBLISHED
         self.error: PramError | None = None  # of the last save
-        self.complaint = ""  # of the kernel, about what it could not hand over before the next save
         self.incomplete: SaveIncomplete | None = None  # what the last save lacks
-        self.suspect = False  # see SaveStatus
         self.published = 0  # saves of this run
         self._pram = pram
         self._name = name
         self._tree = tree
+        self._suspect = False  # see SaveStatus
+        self._complaint = ""  # of the kernel: what it could not hand over
         self._final = self._over = False
         self._progress: Progress = _quiet
         self._pages_done = self._pages_total = 0
@@ -150,7 +150,7 @@ class Saver:
             generation=self._pram.current.generation,
             error=str(self.error or ""),
             incomplete=str(self.incomplete or ""),
-            suspect=self.suspect,
+            suspect=self._suspect,
             pages_done=self._pages_done if under_way else 0,
             pages_total=self._pages_total if under_way else 0,
         )
@@ -191,6 +191,14 @@ class Saver:
         """Note that only the final save is left to do."""
         self._final = True
 
+    def note_internal_error(self) -> None:
+        """Note that this run has met an internal error: each save of it is suspect from now on."""
+        self._suspect = True
+
+    def note_complaint(self, complaint: str) -> None:
+        """Note what the kernel could not hand over before the next save, "" if nothing."""
+        self._complaint = complaint
+
     def start(self, progress: Progress) -> None:
         """Begin a checkpoint of the tree as it is now, and write it in a thread. `settle` ends it.
 
@@ -223,7 +231,7 @@ class Saver:
         if files:
             paths = paths_of(self._tree.inodes[ROOT_INO], list(files))
             return FilesIncomplete(listed(paths), refused.why)
-        return SaveIncomplete(self.complaint) if self.complaint else None
+        return SaveIncomplete(self._complaint) if self._complaint else None
 
     def _begin(self, progress: Progress) -> Publication:
         self._progress = progress
@@ -251,7 +259,7 @@ class Saver:
         if error is None:
             self._enter(SaveState.PUBLISHED)
             self.error = None
-            self.complaint = ""
+            self._complaint = ""
             self.published += 1
             self._update_space()
             return
@@ -268,7 +276,7 @@ class Saver:
 
     def _flags(self) -> int:
         flags = layout.SUPER_FINAL if self._final else 0
-        flags |= layout.SUPER_SUSPECT if self.suspect else 0
+        flags |= layout.SUPER_SUSPECT if self._suspect else 0
         return flags | (layout.SUPER_INCOMPLETE if self.incomplete is not None else 0)
 
     def _count(self, pages: int) -> None:

@@ -127,7 +127,7 @@ def test_numbers_of_inodes_go_on_where_they_were(volume: Volume) -> None:
 def test_a_save_says_whether_it_was_the_last_of_its_run_and_sound(volume: Volume) -> None:
     volume.save(final=False)
     assert volume.pram.current.flags == 0
-    volume.saver.suspect = True
+    volume.saver.note_internal_error()
     volume.save()
     assert volume.pram.current.flags == SUPER_FINAL | SUPER_SUSPECT
     volume.reopen().save()
