@@ -63,7 +63,7 @@ class DaemonWatch:
         return None
 
     def is_final(self, block: SuperBlock) -> bool:
-        """Whether that is the save that the run ended with."""
+        """Return whether that is the save that the run ended with."""
         return block.run.hex() == self._status.run and bool(block.flags & SUPER_FINAL)
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class DaemonWatch:
             self.image.close()
 
     def _is_another_run(self) -> bool:
-        """Whether the image has been saved for good, or by somebody else: then the lock may be his."""
+        """Return whether the image was saved for good, or by another run, which may have the lock."""
         if time.monotonic() < self._next_look_s:
             return False
         self._next_look_s = time.monotonic() + _LOOK_AT_SUPER_BLOCK_S

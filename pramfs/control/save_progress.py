@@ -37,7 +37,7 @@ def wait_for_end(daemon: DaemonWatch, status: MountStatus) -> None:
 
 
 def _saves(status: MountStatus, image: Image | None) -> bool:
-    """Whether it serves nobody any more, or nobody here can know."""
+    """Return whether it serves nobody any more, or nobody here can know."""
     if image is not None:
         try:
             return image.serving_pid() is None

@@ -182,7 +182,7 @@ def _last_save(
 
 
 def _displaced(watch: DaemonWatch, image: str) -> str:
-    """Why the image is not to be found under its name, "" if it is, or if nobody here can know."""
+    """Return why the image is not found under its name, "" if it is, or if nobody here can know."""
     if watch.image is None:
         return ""
     with contextlib.suppress(OSError):

@@ -39,9 +39,7 @@ from pramfs.tree.tree import Owner, Tree
 log = logging.getLogger("pramfs")
 
 _LOCK_POLL_S = 0.05
-_TRIES_UNTOLD = (
-    4  # tries before waiting is reported: most processes lock an image only for a moment
-)
+_TRIES_UNTOLD = 4  # before a wait is reported: most processes lock an image only for a moment
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Start a mount, in the foreground or as a daemon: load the tree of an image, then serve it.
 
-The tree is loaded before there is a mount, so that no user sees it half loaded.
+The tree is loaded before there is a mount, so that no user sees it half loaded. Whatever refuses the mount
+raises PramError from a step of `_mount`; wrong options have been refused before, in `options`.
 """
 
 import contextlib

@@ -36,9 +36,8 @@ class _Walk:
 
     def __init__(self, root: Directory, path: str, follow: bool) -> None:
         self.way = [Entry(b"", root)]
-        self.here = [
-            Entry(b"", root)
-        ]  # the present entry, after the directories above it, from the root down
+        # The directories from the root down to the present entry, which is the last.
+        self.here = [Entry(b"", root)]
         self._path = path
         self._follow = follow
         self._names = _reversed_names(os.fsencode(path))  # still to come

@@ -1,4 +1,4 @@
-"""The frames of one image: the format, the backing store, and who holds each frame.
+"""The frames of one image: the format and its version (`layout`), the backing store, who holds each frame.
 
 Not for what pages mean: nodes and links are in `pram`, files in `tree`. May import
 `system` and `errors`.

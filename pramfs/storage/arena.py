@@ -68,9 +68,7 @@ class Arena(ABC):
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
         self._unverified: bytearray | None = None
         self._viewed_frames = 0  # since the mappings were emptied
-        self._writeback_failed = (
-            False  # pages written since the last sync may be lost, see ImageArena
-        )
+        self._writeback_failed = False  # pages written since the last sync may be lost: ImageArena
         self._unsummed: deque[Extent] = deque(maxlen=_UNSUMMED_MAX)
 
     # --- what a tree does with frames ------------------------------------------------------------

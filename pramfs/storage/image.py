@@ -187,7 +187,7 @@ class Image:
         return False
 
     def is_taken(self) -> bool:
-        """Whether somebody else has the image to himself, under whatever name."""
+        """Return whether another process has the image locked for itself, under whatever name."""
         try:
             fcntl.flock(self._guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

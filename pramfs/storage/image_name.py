@@ -23,7 +23,7 @@ class ImageName:
         self._mount_id = _mount_id(self._directory)
 
     def lost(self) -> NotUnderItsName | None:
-        """Why a save into the image is not one under its name; None as long as it is."""
+        """Return why a save into the image is not one under its name; None as long as it is."""
         if not mountinfo.has_mount(self._mount_id):
             return NotUnderItsName(self.path, "its file system has been unmounted")
         try:

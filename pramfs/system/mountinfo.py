@@ -102,7 +102,7 @@ def views_of(device: str) -> list[Mount]:
 
 
 def has_mount(number: int) -> bool:
-    """Whether the mount with that mnt_id (see proc(5), fdinfo) is part of this mount namespace."""
+    """Return whether the mount with that mnt_id (proc(5), fdinfo) is in this mount namespace."""
     return any(mount.id == number for mount in _table())
 
 

@@ -20,7 +20,7 @@ class RefusedWrites:
         self._ranges: dict[File, list[_Range]] = {}
 
     def __bool__(self) -> bool:
-        """Whether there may be any; quick, for those who ask at each write."""
+        """Return whether there may be any; fast, because each write asks."""
         return bool(self._ranges)
 
     def add(self, file: File, start: int, end: int, why: str) -> None:

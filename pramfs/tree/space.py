@@ -1,6 +1,6 @@
 """The frames that a tree and its next save need, counted as the tree changes, so that no walk is needed.
 
-ENOSPC therefore fails the writer, never the save.
+ENOSPC therefore fails the writer, never the save: `Arena.require_free` raises it unless these stay free.
 """
 
 from pramfs.pram.links import link_count
