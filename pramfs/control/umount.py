@@ -43,11 +43,11 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
             mount_tools.record_helper(mount.image, mount.mountpoint)
             raise PramError(f"{mountpoint}: busy, so it is read-only now; still mounted, not saved")
         views = [view for view in mountinfo.views_of(mount.device) if view in before]
+        _record_helpers(views, mount.mountpoint if for_umount and "-n" not in flags else None)
         if "-l" in flags:
             return _detached(mountpoint, views, status)
         if views:
-            strikes_out = mount.mountpoint if for_umount and "-n" not in flags else None
-            return _still_mounted(mountpoint, views, status, strikes_out)
+            return _still_mounted(mountpoint, views, status)
         if watch.can_wait:
             save_progress.wait_for_end(watch, status)
         if status.read_only:
@@ -100,17 +100,22 @@ def _detached(mountpoint: Path, views: Sequence[Mount], status: MountStatus) -> 
     )
 
 
-def _still_mounted(
-    mountpoint: Path, views: Sequence[Mount], status: MountStatus, strikes_out: Path | None
-) -> str:
-    """Save a file system that is still mounted at other places, and return the message about it.
+def _record_helpers(views: Sequence[Mount], strikes_out: Path | None) -> None:
+    """Let umount(8) know of its helper wherever the file system is still mounted.
 
-    Only the umount of the last place waits for the daemon. `strikes_out` is the place whose utab entry
-    umount(8) removes afterwards; the file system may still be mounted there, too, if it was bound to itself.
+    `strikes_out` is the place whose utab entry umount(8) removes afterwards; the file system may still be
+    mounted there, too, if it was bound to itself.
     """
     for view in views:
         times = 2 if view.mountpoint == strikes_out else 1
         mount_tools.record_helper(view.image, view.mountpoint, times=times)
+
+
+def _still_mounted(mountpoint: Path, views: Sequence[Mount], status: MountStatus) -> str:
+    """Save a file system that is still mounted at other places, and return the message about it.
+
+    Only the umount of the last place waits for the daemon.
+    """
     where = _where(views)
     if status.read_only:
         return f"{mountpoint}: unmounted; {where}"
