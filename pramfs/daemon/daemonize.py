@@ -15,7 +15,8 @@ from typing import NoReturn
 from pramfs.errors import EXIT_INTERRUPTED, EXIT_SYSTEM
 from pramfs.system.forked_call import require_single_thread
 
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# They mean: unmount, save, exit. SIGHUP, too: a terminal that is gone is no reason to lose data.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class WaitingParent:
@@ -64,7 +65,7 @@ def fork_daemon() -> WaitingParent | int:
     read_end, write_end = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     child = os.fork()
     if child:
         os.close(write_end)
@@ -77,7 +78,7 @@ def fork_daemon() -> WaitingParent | int:
 
 
 def _await_report(read_end: int, child: int, mask: set[int | signal.Signals]) -> int:
-    for number in _ENDING_SIGNALS:
+    for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     with os.fdopen(read_end, "rb") as pipe:
@@ -85,7 +86,7 @@ def _await_report(read_end: int, child: int, mask: set[int | signal.Signals]) ->
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             word = pipe.read(1)
             # The outcome is known: an interrupt after this must not report that nothing is mounted.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         except KeyboardInterrupt:
             # A signal to this process alone is meant for the child as well.
             os.kill(child, signal.SIGTERM)

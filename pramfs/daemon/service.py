@@ -16,7 +16,7 @@ import trio
 
 from pramfs.control.status import MountStatus
 from pramfs.daemon.checkpoints import Checkpoints
-from pramfs.daemon.daemonize import WaitingParent
+from pramfs.daemon.daemonize import ENDING_SIGNALS, WaitingParent
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import EXIT_INTERNAL, PramError
@@ -31,8 +31,6 @@ from pramfs.system.systemd import DaemonScope
 log = logging.getLogger("pramfs")
 
 _MEMORY_RESERVE_BYTES = 32 << 20
-# They mean: unmount, save, exit. SIGHUP, too: a terminal that is gone is no reason to lose data.
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Daemon:
@@ -68,8 +66,8 @@ class Daemon:
         """Mount; a signal means an unmount from now on. Raises PramError when nothing is mounted."""
         # Signals are blocked until a task handles them, and again during the final save, which must not be
         # interrupted half-way. Only the main thread has this mask; a signal to another thread does nothing.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
-        for number in _ENDING_SIGNALS:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+        for number in ENDING_SIGNALS:
             signal.signal(number, lambda number, frame: None)
         volume, options = self._volume, self._options
         self._operations = Operations(
@@ -163,13 +161,13 @@ class Daemon:
     async def _obey_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        with trio.open_signal_receiver(*_ENDING_SIGNALS) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
+        with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
             task_status.started()
             try:
                 number = await anext(signals)
             finally:
-                signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+                signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
             log.info("%s: unmounting", signal.Signals(number).name)
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.

@@ -11,15 +11,13 @@ from pramfs.errors import CorruptedPage, InvalidPfn, PramError
 from pramfs.pram import verify
 from pramfs.pram.links import Chain, ReadAhead, reserve_chain
 from pramfs.pram.nodes import Node, NodeList, check_chain
+from pramfs.pram.pram import TRUNCATED_TIMES_MAX
 from pramfs.storage import superblock
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import SuperBlock
 from pramfs.system.text import printable
-
-# A truncated image may refer to frames past its end, but not to so many that a table of them fills memory.
-_TRUNCATED_TIMES = 16
 
 Progress = verify.Progress
 
@@ -67,7 +65,8 @@ def scan_image(image: Image) -> Scan:
     Raises PramError if there is no super block.
     """
     current = superblock.require(image)
-    frames = min(current.frames, _TRUNCATED_TIMES * image.frames)
+    # A truncated image refers to frames past its end, but a table of them must not fill memory.
+    frames = min(current.frames, TRUNCATED_TIMES_MAX * image.frames)
     found = Scan(image, current, frames)
     if image.frames < current.frames:
         found.damage.append(f"truncated: {image.frames} of {current.frames} frames are there")

@@ -46,7 +46,7 @@ from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import ACCMODE_LOAD, ACCMODE_SAVE, SuperBlock
 from pramfs.storage.regions import Regions
 
-_EXTEND_TIMES = 16  # a truncated image may be extended to that many times its length
+TRUNCATED_TIMES_MAX = 16  # a truncated image may be taken for that many times its length
 
 
 class Pram:
@@ -306,5 +306,5 @@ def _check_truncated(image: Image, current: SuperBlock, accept: bool) -> None:
     there = f"{image.path}: truncated: {image.frames} of {current.frames} frames are there"
     if not accept:
         raise PramError(f"{there}; mount with 'recover' to get at what is left")
-    if current.frames > _EXTEND_TIMES * image.frames:
+    if current.frames > TRUNCATED_TIMES_MAX * image.frames:
         raise PramError(f"{there}, too few to recover anything")
