@@ -1,6 +1,6 @@
 """What `--json` prints of images conforms to the schemas that ship, and docs/json.md has all their fields.
 
-Mounts are in tests/mounted/test_json_output.py.
+Mounts are in tests/mounted/test_json_of_mounts.py.
 """
 
 import re
