@@ -13,13 +13,12 @@ from pramfs.pram.links import Chain, ReadAhead, reserve_chain
 from pramfs.pram.nodes import Node, NodeList, check_chain
 from pramfs.pram.pram import TRUNCATED_TIMES_MAX
 from pramfs.storage import superblock
+from pramfs.storage.arena import Progress
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import SuperBlock
 from pramfs.system.text import printable
-
-Progress = verify.Progress
 
 
 @dataclass(slots=True)

@@ -9,13 +9,14 @@ import json
 import mmap
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from pramfs.errors import SystemFault
 from pramfs.pram.links import Chain
+from pramfs.storage.arena import Progress
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 
@@ -23,8 +24,6 @@ _PIECE_FRAMES = 64  # small enough to stay in a processor's cache
 _SHARE_FRAMES = 16384  # fewer are not worth a process of their own
 _BATCH_FRAMES = 1024
 _BATCHES_MAX = 1024  # so that their numbers, 4 bytes each, fit into any pipe
-
-Progress = Callable[[int], None]
 
 
 class _Piece(NamedTuple):
