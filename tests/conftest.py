@@ -5,6 +5,7 @@ Fixtures that mount belong to the tier that mounts.
 
 import contextlib
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,13 @@ SKIPS_FAIL = os.environ.get("CI") == "true"
 hypothesis.settings.register_profile("short", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile("long" if LONG else "short")
+
+# A job that a script starts in the background ignores SIGINT, one under nohup SIGHUP, and so would every
+# program that a test starts and interrupts. With a handler that does nothing this process still ignores
+# them, while programs that it starts get the default.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")
