@@ -1,4 +1,4 @@
-"""The examples do what they say, with an image; the one with a mount is in tests/mounted/test_examples.py."""
+"""The examples with an image do what they say; tests/mounted/test_checkpoint_example.py has the other."""
 
 import hashlib
 import subprocess
