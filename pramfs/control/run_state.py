@@ -1,9 +1,10 @@
 """The run directory, in which a daemon keeps its log and the state of its run for other processes.
 
-The directory is /run/pramfs for root and $XDG_RUNTIME_DIR/pramfs for others (without that, a directory of
-their own in /tmp). Files are named by the uuid of the image, and by device and inode, so that copies of an
-image have their own. The state outlives the daemon: it tells the umount helper, the next mount and
-`pramfs info` how the last save ended. Files of images that are gone are removed some time later, see `prune`.
+The directory is /run/pramfs for root and $XDG_RUNTIME_DIR/pramfs for others; without that, or where it cannot
+be used, a directory of their own in /tmp or /dev/shm. Files are named by the uuid of the image, and by device
+and inode, so that copies of an image have their own. The state outlives the daemon: it tells the umount
+helper, the next mount and `pramfs info` how the last save ended. Files of images that are gone are removed
+some time later, see `RunDirectory.prune`.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import fcntl
 import json
 import os
 import stat
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,44 +77,114 @@ class State:
         return f"any change since generation {self.generation} is lost"
 
 
-def run_directory() -> Path:
-    """Return the directory, created if needed. Raises SystemFault if it is unsafe or cannot be created."""
+class RunDirectory:
+    """A run directory, opened by the daemon that writes to it.
+
+    No path is followed: the mount may cover the directory, and its daemon must not wait for itself, nor take
+    the user's files for its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(
+            path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
+
+    def open_log(self, name: str) -> int:
+        """Open the log `name` to append to it and to read it. Raises OSError."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        return self._open(name, flags)
+
+    def write_state(self, name: str, state: State) -> None:
+        """Write the state to the file `name` atomically. Raises OSError."""
+        temporary = str(Path(name).with_suffix(".new"))
+        with os.fdopen(self._open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
+            json.dump(asdict(state), file)
+        directory = self._descriptor
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def prune(self) -> None:
+        """Remove the logs and states of images that are gone, except the GONE_KEPT latest. Raises OSError.
+
+        Files in use stay, and so do those of images that still exist: they are short, and users may want to
+        know how the last save ended. Looks for images of others, which may lie on a mount that hangs.
+        """
+        times: dict[str, int] = {}
+        for name in os.listdir(self._descriptor):
+            base, suffix = Path(name).stem, Path(name).suffix
+            if suffix not in _SUFFIXES:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another mount prunes at the same time
+                time_ns = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mtime_ns
+                times[base] = max(times.get(base, 0), time_ns)
+        gone = [base for base in times if not self._is_wanted(base)]
+        for base in sorted(gone, key=lambda base: times[base], reverse=True)[GONE_KEPT:]:
+            for suffix in _SUFFIXES:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(base + suffix, dir_fd=self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _open(self, name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._descriptor)
+
+    def _is_wanted(self, base: str) -> bool:
+        """Return whether the image exists or its daemon runs; a read-only mount leaves only its log."""
+        state = read_state(Path(f"{base}.state"), directory=self._descriptor)
+        if state is not None and (state.is_running or _is_there(Path(state.image), base)):
+            return True
+        return self._is_locked(f"{base}.log")
+
+    def _is_locked(self, log: str) -> bool:
+        """Return whether a daemon has its log open."""
+        try:
+            descriptor = self._open(log, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+def open_run_directory() -> RunDirectory:
+    """Open the first directory that this user may use, made if needed. Raises SystemFault if there is none.
+
+    The directory of a session may be somebody else's (`su`), or gone: then another does.
+    """
     uid = os.geteuid()
-    in_session, otherwise = _directories(uid)
-    path = in_session if os.environ.get("XDG_RUNTIME_DIR") else otherwise
-    try:
-        path.mkdir(mode=0o700, exist_ok=True)
-        trusted = _is_directory_of(path, uid)
-    except OSError as exc:
-        raise SystemFault(f"{path}: cannot make the run directory: {exc.strerror}") from exc
-    if not trusted:
-        raise SystemFault(f"{path}: is not a directory of yours")
-    return path
+    refusals = []
+    for path in _directories_to_make(uid):
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+            if _is_directory_of(path, uid) and os.access(path, os.W_OK | os.X_OK):
+                return RunDirectory(path)
+            refusals.append(f"{path}: is not a directory of yours")
+        except OSError as exc:
+            refusals.append(f"{path}: cannot make the run directory: {exc.strerror}")
+    raise SystemFault("; ".join(refusals))
 
 
-def log_path(image: Image, uuid: bytes) -> Path:
-    """Return the path of the log of the daemons that serve this image."""
-    return run_directory() / _file_name(image, uuid, ".log")
+def log_name(image: Image, uuid: bytes) -> str:
+    """Return the name of the log of the daemons that serve this image."""
+    return _file_name(image, uuid, ".log")
 
 
-def state_path(image: Image, uuid: bytes) -> Path:
-    """Return the path of the state of the last run of this image."""
-    return run_directory() / _file_name(image, uuid, ".state")
+def state_name(image: Image, uuid: bytes) -> str:
+    """Return the name of the state of the last run of this image."""
+    return _file_name(image, uuid, ".state")
 
 
-def write_state(path: Path, state: State) -> None:
-    """Write the state to `path` atomically. Raises OSError."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(asdict(state)))
-    temporary.replace(path)
-
-
-def read_state(path: Path) -> State | None:
-    """Return the state at `path`, None if there is none that can be read."""
+def read_state(path: Path, *, directory: int | None = None) -> State | None:
+    """Return the state at `path`, seen from the descriptor `directory`; None if none can be read."""
     # Another user may have put anything at this path: follow no link, and read no fifo or endless file.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(path, flags), "rb") as file:
+        with os.fdopen(os.open(path, flags, dir_fd=directory), "rb") as file:
             return from_json(State, file.read(_STATE_BYTES_MAX))
     except (OSError, ValueError):
         return None
@@ -136,32 +206,29 @@ def last_state(image: Image, uuid: bytes) -> State | None:
     return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
-def prune() -> None:
-    """Remove the logs and states of images that are gone, except the GONE_KEPT latest.
+def _directories(uid: int) -> list[Path]:
+    """Return the directories in which a daemon of that user may have left its state, the best first.
 
-    Files in use stay, and so do those of images that still exist: they are short, and users may want to know
-    how the last save ended.
+    Processes that look for it may have another environment, so only that of a session depends on it.
     """
-    times: dict[Path, int] = {}
-    for file in run_directory().iterdir():
-        if file.suffix not in _SUFFIXES:
-            continue
-        with contextlib.suppress(FileNotFoundError):  # another mount prunes at the same time
-            base = file.with_suffix("")
-            times[base] = max(times.get(base, 0), file.stat().st_mtime_ns)
-    gone = [base for base in times if not _is_wanted(base)]
-    for base in sorted(gone, key=lambda base: times[base], reverse=True)[GONE_KEPT:]:
-        for suffix in _SUFFIXES:
-            base.with_suffix(suffix).unlink(missing_ok=True)
+    given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    session = [given] if uid == os.geteuid() and given.is_absolute() else []
+    first = [Path("/run"), *session] if uid == 0 else session or [Path(f"/run/user/{uid}")]
+    return [*(place / "pramfs" for place in first), *_without_session(uid)]
 
 
-def _directories(uid: int) -> tuple[Path, Path]:
-    """Return the two run directories of a user: of daemons in a session, and of others."""
-    if uid == 0:
-        return Path("/run/pramfs"), Path("/run/pramfs")
-    own = os.environ.get("XDG_RUNTIME_DIR") if uid == os.geteuid() else None
-    in_session = Path(own or f"/run/user/{uid}") / "pramfs"
-    return in_session, Path(tempfile.gettempdir()) / f"pramfs-{uid}"
+def _directories_to_make(uid: int) -> list[Path]:
+    """Return the directories to try for a new daemon, the best first.
+
+    A session's goes when its user logs out: who is in none gets one that stays.
+    """
+    if uid and not os.environ.get("XDG_RUNTIME_DIR"):
+        return _without_session(uid)
+    return _directories(uid)
+
+
+def _without_session(uid: int) -> list[Path]:
+    return [Path("/tmp", f"pramfs-{uid}"), Path("/dev/shm", f"pramfs-{uid}")]
 
 
 def _is_directory_of(path: Path, uid: int) -> bool:
@@ -173,30 +240,10 @@ def _file_name(image: Image, uuid: bytes, suffix: str) -> str:
     return f"{uuid.hex()}-{image.identity}{suffix}"
 
 
-def _is_wanted(base: Path) -> bool:
-    """Return whether the image exists, or its daemon runs. A read-only mount leaves a log, but no state."""
-    state = read_state(base.with_suffix(".state"))
-    if state is not None and (state.is_running or _is_there(Path(state.image), base)):
-        return True
-    return _is_locked(base.with_suffix(".log"))
-
-
-def _is_there(image: Path, base: Path) -> bool:
+def _is_there(image: Path, base: str) -> bool:
     try:
-        return base.name.endswith(f"-{identity_of(image.stat())}")
+        return base.endswith(f"-{identity_of(image.stat())}")
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True  # unknown: keep it
-
-
-def _is_locked(log: Path) -> bool:
-    """Return whether a daemon has the log locked."""
-    try:
-        with log.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False

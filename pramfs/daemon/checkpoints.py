@@ -50,6 +50,7 @@ class Checkpoints:
         self._saver = volume.saver
         self._name = ImageName(volume.image)
         self._logged: list[str] = []
+        self._logged_errno: int | None = None  # why the state cannot be written
         self._refusals = 0  # that the kernel's complaints have been about so far
         self._manager = manager
         self._place = place
@@ -205,7 +206,8 @@ class Checkpoints:
     def report(self) -> None:
         """Write the state for the umount helper, the next mount, and `pramfs info`. Thread-safe."""
         volume, status = self._volume, self._saver.status
-        if volume.read_only:
+        directory = volume.run_directory
+        if volume.read_only or directory is None:
             return
         state = run_state.State(
             run=volume.pram.run.hex(),
@@ -220,9 +222,12 @@ class Checkpoints:
             misplaced=str(self._name.lost() or "") if status.over else "",
         )
         try:
-            run_state.write_state(volume.state_path, state)
+            directory.write_state(volume.state_name, state)
+            self._logged_errno = None
         except OSError as exc:
-            log.warning("%s: cannot leave the state: %s", volume.state_path, exc.strerror)
+            if self._logged_errno != exc.errno:  # once, and not five times a second
+                log.warning("%s: cannot leave the state: %s", directory.path, exc.strerror)
+            self._logged_errno = exc.errno
 
 
 def _phase(status: SaveStatus) -> str:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pramfs.control import run_state
 from pramfs.control.holder import holder_of, refuse_if_mounted
 from pramfs.control.last_run import ended_badly
+from pramfs.control.run_state import RunDirectory
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import (
     DamagedTree,
@@ -51,8 +53,13 @@ class Volume:
     tree: Tree
     saver: Saver
     read_only: bool
-    state_path: Path
+    run_directory: RunDirectory | None  # None where there can be none
     log_path: Path | None  # None if the log is not a file
+
+    @property
+    def state_name(self) -> str:
+        """The name of the state in the run directory."""
+        return run_state.state_name(self.image, self.pram.current.uuid)
 
 
 def open_and_lock(path: Path, options: MountOptions) -> Image:

@@ -13,6 +13,8 @@ import syslog
 from pathlib import Path
 from typing import NamedTuple
 
+from pramfs.control.run_state import RunDirectory
+from pramfs.system.mountinfo import leads_into_pramfs
 from pramfs.system.text import printable
 
 log = logging.getLogger("pramfs")
@@ -33,20 +35,30 @@ def to_stderr(level: int) -> None:
 
 
 class Destination(NamedTuple):
-    """The place of the log: a descriptor, for output that is not logged line by line, and its path."""
+    """A descriptor for output that is not logged line by line, and the path of its file."""
 
     descriptor: int
-    path: Path | None  # None for standard error
+    path: Path | None  # None if it is not a file
 
 
-def to_background(path: Path) -> Destination:
-    """Log to the file at `path`, and to syslog or the journal if there is one."""
-    file = BoundedFile(path, encoding="utf-8", errors="backslashreplace")  # paths hold any bytes
+def to_background(directory: RunDirectory | None, name: str) -> Destination:
+    """Log to the file `name` in the run directory, and to syslog or the journal where there is one.
+
+    Where that file cannot be written there is syslog alone.
+    """
+    log.addHandler(Syslog())
+    if directory is None:
+        return to_foreground()
+    path = directory.path / name
+    try:
+        descriptor = directory.open_log(name)
+    except OSError as exc:
+        log.warning("%s: cannot write the log: %s", path, exc.strerror)
+        return to_foreground()
+    file = BoundedFile(descriptor)
     file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
-    log.addHandler(Syslog())
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)  # marks it as in use, see `run_state.prune`
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # marks it as in use, see `RunDirectory.prune`
     return Destination(descriptor, path)
 
 
@@ -63,43 +75,69 @@ class _Printable(logging.Formatter):
         return super().formatMessage(record)
 
 
-class BoundedFile(logging.FileHandler):
-    """Appends to a file; if that exceeds LOG_BYTES_MAX, its older half is dropped first.
+class BoundedFile(logging.Handler):
+    """Appends to an open file; when it exceeds LOG_BYTES_MAX, its older half is removed first.
 
-    It is shortened in place, because the stack dump of SIGUSR1 has it open, too.
+    The file is shortened in place, so that processes with the file open can still append. No path is
+    followed, and a log that cannot be written is no reason to fail.
     """
 
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
     def emit(self, record: logging.LogRecord) -> None:
-        path = Path(self.baseFilename)
+        """Append one line, or a message and its traceback."""
+        text = f"{self.format(record)}\n".encode(errors="backslashreplace")  # paths hold any bytes
         with contextlib.suppress(OSError):
-            if path.stat().st_size > LOG_BYTES_MAX:
-                kept = path.read_bytes()[-LOG_BYTES_MAX // 2 :].partition(b"\n")[2]
-                os.truncate(path, 0)
-                with path.open("ab") as file:
-                    file.write(kept)
-        super().emit(record)
+            size_bytes = os.fstat(self._descriptor).st_size
+            if size_bytes > LOG_BYTES_MAX:
+                half = LOG_BYTES_MAX // 2
+                kept = os.pread(self._descriptor, half, size_bytes - half).partition(b"\n")[2]
+                os.truncate(self._descriptor, 0)
+                text = kept + text
+            os.write(self._descriptor, text)
 
 
 class Syslog(logging.Handler):
-    """Sends to syslog or the journal if possible; never blocks, so that a save does not wait for it.
+    """Sends to syslog or the journal, if it is listening: a save never waits for it.
 
-    The socket is connected for each line, because syslog may start after the mount, or restart.
+    Syslog may start after the mount, and restart: when a line cannot be sent, the socket is looked for again,
+    but never through a mount of pramfs, which may be the daemon's own.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(_Printable(f"pramfs[{os.getpid()}]: %(levelname)s: %(message)s"))
+        self._path = Path(os.path.realpath(_SYSLOG))
+        self._socket = self._connected()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one line; it is lost if nobody receives it."""
+        """Send one line; it is lost if nothing receives it."""
         priority = syslog.LOG_DAEMON | _PRIORITIES.get(record.levelno, syslog.LOG_WARNING)
         text = self.format(record).encode(errors="backslashreplace")
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
-        ):
-            sender.settimeout(_SYSLOG_TIMEOUT_S)
-            sender.sendto(b"<%d>%s" % (priority, text), _SYSLOG)
+        if not self._sent(b"<%d>%s" % (priority, text)) and not leads_into_pramfs(self._path):
+            self._socket.close()
+            self._socket = self._connected()
+            self._sent(b"<%d>%s" % (priority, text))
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
+
+    def _connected(self) -> socket.socket:
+        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.settimeout(_SYSLOG_TIMEOUT_S)
+        with contextlib.suppress(OSError):
+            sender.connect(os.fspath(self._path))
+        return sender
+
+    def _sent(self, line: bytes) -> bool:
+        try:
+            self._socket.send(line)
+        except OSError:
+            return False
+        return True
 
 
 _PRIORITIES = {

@@ -10,27 +10,37 @@ import time
 from collections.abc import Callable
 
 from pramfs.system.progress import Bar
+from pramfs.system.text import printable
 
 EXTENSION_S = 60  # how much longer each report of progress asks the manager to wait
 EXTEND_PERIOD_S = 1.0  # between reports of progress
+_TIMEOUT_S = 1.0
 
 
 class ServiceManager:
-    """The service manager that started this process; with the address "" there is none."""
+    """The service manager that started this process; with the address "" there is none.
+
+    It is found once, before anything is mounted: later its path might lead into the mount itself.
+    """
 
     def __init__(self, address: str = "") -> None:
-        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket: socket.socket | None = None
+        if not address:
+            return
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # A manager that does not listen must not stop the daemon from saving.
+        self._socket.settimeout(_TIMEOUT_S)
+        with contextlib.suppress(OSError):
+            self._socket.connect("\0" + address[1:] if address.startswith("@") else address)
 
     def tell(self, *assignments: str) -> None:
         """Send the assignments (READY=1, STATUS=…, STOPPING=1) in one message."""
-        if not self._address:
-            return
-        # A manager that does not listen must not stop the daemon from saving.
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
-        ):
-            sender.sendto("\n".join(assignments).encode(), self._address)
+        if self._socket is not None:
+            message = "\n".join(
+                map(printable, assignments)
+            )  # names of mountpoints may be any bytes
+            with contextlib.suppress(OSError):
+                self._socket.send(message.encode())
 
     def extend_timeout(self, work: str, done: int, total: int) -> None:
         """Report the progress of long work, and ask the manager to wait EXTENSION_S longer."""

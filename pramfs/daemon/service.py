@@ -8,6 +8,7 @@ import logging
 import mmap
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,6 +31,7 @@ from pramfs.system.systemd import DaemonScope
 
 log = logging.getLogger("pramfs")
 
+_CONVENIENCE_S = 10.0
 _MEMORY_RESERVE_BYTES = 32 << 20
 
 
@@ -53,6 +55,12 @@ class Daemon:
         self._manager = manager
         self._parent = parent
         self._scope = DaemonScope(self._image, self._mountpoint)
+        # One that was ignored when this began stays so, as nohup has it; SIGTERM always works.
+        self._ending_signals = [
+            number
+            for number in ENDING_SIGNALS
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
+        ]
         self._device = ""  # MAJOR:MINOR of the file system
         self._first_request = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
@@ -67,7 +75,7 @@ class Daemon:
         # Signals are blocked until a task handles them, and again during the final save, which must not be
         # interrupted half-way. Only the main thread has this mask; a signal to another thread does nothing.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-        for number in ENDING_SIGNALS:
+        for number in self._ending_signals:
             signal.signal(number, lambda number, frame: None)
         volume, options = self._volume, self._options
         self._operations = Operations(
@@ -147,21 +155,30 @@ class Daemon:
     async def _announce(self) -> None:
         """Report that the mount is usable, after the first request of the kernel."""
         await self._first_request.wait()
-        await trio.to_thread.run_sync(self._tell_the_system, abandon_on_cancel=True)
+        await self._try(mount_tools.read_further_ahead, self._device)
+        await self._try(mount_tools.record_helper, str(self._image), self._mountpoint)
+        await self._try(self._scope.enter, self._device)
         log.info("%s is mounted at %s", self._volume.image.path, self._mountpoint)
         self._manager.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         if self._parent is not None:
             self._parent.report(0)
+        if self._volume.run_directory is not None:
+            await self._try(self._volume.run_directory.prune)
 
-    def _tell_the_system(self) -> None:
-        mount_tools.record_helper(str(self._image), self._mountpoint)
-        mount_tools.read_further_ahead(self._device)
-        self._scope.enter(self._device)
+    async def _try(self, convenience: Callable[..., None], *arguments: object) -> None:
+        """Call in a thread what a mount can do without: it may fail, and not delay the rest for long."""
+        with trio.move_on_after(_CONVENIENCE_S) as scope:
+            try:
+                await trio.to_thread.run_sync(convenience, *arguments, abandon_on_cancel=True)
+            except (OSError, RuntimeError, PramError) as exc:
+                log.info("left out: %s", exc)
+        if scope.cancelled_caught:
+            log.info("left out: %s takes too long", convenience.__name__)
 
     async def _obey_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
+        with trio.open_signal_receiver(*self._ending_signals) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
             task_status.started()
             try:
@@ -171,8 +188,11 @@ class Daemon:
             log.info("%s: unmounting", signal.Signals(number).name)
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.
-            await self._checkpoints.flush(self._operations)
-            await trio.to_thread.run_sync(self._detach)
+            try:
+                await self._checkpoints.flush(self._operations)
+                await trio.to_thread.run_sync(self._detach)
+            except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
+                log.error("%s", exc)
             self._session.finish()
 
     def _detach(self) -> None:
@@ -189,7 +209,11 @@ class Daemon:
     def _status(self) -> MountStatus:
         """Return the values of the control attributes."""
         volume, table = self._volume, self._volume.pram.arena.table
-        current, saves = volume.pram.current, volume.saver.status
+        current, saves, directory = (
+            volume.pram.current,
+            volume.saver.status,
+            volume.run_directory,
+        )
         return MountStatus(
             pid=os.getpid(),
             pid_namespace=pid_namespace(),
@@ -209,7 +233,7 @@ class Daemon:
             error=self._checkpoints.trouble(),
             inodes=len(volume.tree.inodes),
             frames=table.summary(),
-            state=str(volume.state_path),
+            state=str(directory.path / volume.state_name) if directory is not None else "",
             log=str(volume.log_path or ""),
         )
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pramfs.control import run_state
+from pramfs.control.run_state import RunDirectory
 from pramfs.daemon import loader, logs
 from pramfs.daemon.daemonize import WaitingParent, fork_daemon
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import ServiceManager, take_manager
 from pramfs.daemon.stack_dump import StackDumps
-from pramfs.errors import PramError
+from pramfs.errors import PramError, SystemFault
 from pramfs.options import MountOptions
 from pramfs.saves.save import Saver
 from pramfs.system import mountinfo, surroundings
@@ -91,11 +92,12 @@ def _mount(
 
         # Reserve the frames of the last save. Then the uuid of the image is known, and with it the log file.
         pram = loader.reserve(image, options)
+        run_directory = _open_run_directory()
         log_file = logs.to_foreground()
         if parent is not None:
-            log_file = logs.to_background(run_state.log_path(image, pram.current.uuid))
+            name = run_state.log_name(image, pram.current.uuid)
+            log_file = logs.to_background(run_directory, name)
         dumps.descriptor = log_file.descriptor
-        run_state.prune()
         loader.log_what_is_known(pram, options)
 
         # Verify in other processes, and load. Importing FUSE and trio takes as long as loading a big tree.
@@ -109,7 +111,7 @@ def _mount(
             tree=tree,
             saver=Saver(pram, options.name, tree),
             read_only=options.ro,
-            state_path=run_state.state_path(image, pram.current.uuid),
+            run_directory=run_directory,
             log_path=log_file.path,
         )
         loader.require_room(volume)
@@ -120,6 +122,15 @@ def _mount(
         daemon.mount()
         undo.pop_all()
     return daemon
+
+
+def _open_run_directory() -> RunDirectory | None:
+    """Return the run directory, None where there can be none: a mount works without."""
+    try:
+        return run_state.open_run_directory()
+    except SystemFault as exc:
+        log.warning("no log and no state is left for others: %s", exc)
+        return None
 
 
 def _import_fuse() -> "type[Daemon]":
@@ -146,3 +157,5 @@ def _refuse_as_mountpoint(mountpoint: Path) -> None:
         raise PramError(f"{mountpoint}: cannot mount there: {exc.strerror}") from exc
     if not stat.S_ISDIR(mode):
         raise PramError(f"{mountpoint}: the mountpoint is not a directory")
+    if mountpoint.resolve() == Path("/proc"):
+        raise PramError(f"{mountpoint}: cannot mount there: the daemon itself needs it")

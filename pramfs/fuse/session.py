@@ -12,13 +12,14 @@ pyfuse3 3.5 looks up `_wait_fuse_readable` in its module for each request, so th
 A pyfuse3 without that name is run unchanged.
 """
 
+import contextlib
 import errno
 import logging
 import os
 import select
+import stat
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyfuse3
@@ -26,6 +27,7 @@ import trio
 
 from pramfs.fuse.handshake import Handshake
 
+_FUSE_DEVICE = os.makedev(10, 229)
 _SPIN_NS = 100_000
 _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
@@ -46,7 +48,7 @@ logging.getLogger("pyfuse3").addFilter(_is_news)
 
 
 class Session:
-    """Runs pyfuse3's main loop.
+    """Runs pyfuse3's main loop. To be made before pyfuse3 is initialised.
 
     `idle_work` does a little work and returns whether there is more. `on_ready` is called after the kernel
     has initialised the session.
@@ -59,6 +61,7 @@ class Session:
         self._greeted = False
         self._poll = select.poll()
         self._fd = -1
+        self._foreign = _fuse_descriptors()  # inherited
         self._closing = False
         self._reading = False  # a task is waiting for the next request
         self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
@@ -73,7 +76,7 @@ class Session:
             self._on_ready()
             await pyfuse3.main()
             return
-        self._fd = _fuse_fd()
+        (self._fd,) = _fuse_descriptors() - self._foreign  # pyfuse3 does not expose it
         self._handshake = Handshake(self._fd)
         self._poll.register(self._fd, select.POLLIN)
         module: Any = pyfuse3
@@ -168,12 +171,12 @@ class Session:
         return found
 
 
-def _fuse_fd() -> int:
-    """Return the descriptor of the FUSE session, which pyfuse3 does not expose."""
+def _fuse_descriptors() -> set[int]:
+    """Return the descriptors of FUSE sessions in this process."""
+    found = set()
     for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                return int(name)
-        except FileNotFoundError:
-            continue  # the descriptor that was used to list the directory
-    raise RuntimeError(f"no FUSE session among {Path('/proc/self/fd')}")
+        with contextlib.suppress(OSError):  # the descriptor that was used to list the directory
+            status = os.fstat(int(name))
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == _FUSE_DEVICE:
+                found.add(int(name))
+    return found

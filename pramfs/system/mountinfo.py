@@ -101,6 +101,11 @@ def views_of(device: str) -> list[Mount]:
     return sorted(views, key=lambda view: view.part != "/")
 
 
+def leads_into_pramfs(path: Path) -> bool:
+    """Return whether the kernel comes through a mount of pramfs when it walks to a path without links."""
+    return any(mount.is_pramfs for mount in _way_to(_table(), path))
+
+
 def has_mount(number: int) -> bool:
     """Return whether the mount with that mnt_id (proc(5), fdinfo) is in this mount namespace."""
     return any(mount.id == number for mount in _table())

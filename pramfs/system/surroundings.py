@@ -34,19 +34,28 @@ def settle() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for limit in _LIMITS:
         _raise_to_hard_limit(limit)
-    path = os.environ.get("PATH", "").split(os.pathsep)
-    missing = [directory for directory in _PROGRAMS if directory not in path]
-    os.environ["PATH"] = os.pathsep.join(filter(None, [*path, *missing]))
+    _set_path(*_path(), *_PROGRAMS)
 
 
 def settle_daemon() -> None:
     """Set right what a process that serves a mount inherits beyond that."""
     # What the daemon leaves is for its user alone; in the tree the umask of each caller counts.
     os.umask(0o077)
+    _set_path(
+        *_PROGRAMS, *_path()
+    )  # not to call a script of the caller's that happens to be called sync
     os.chdir("/")  # keep no directory busy
     for limit in _LIMITS_OF_CALLERS:
         with contextlib.suppress(ValueError, OSError):  # it takes root
             resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _path() -> list[str]:
+    return [directory for directory in os.environ.get("PATH", "").split(os.pathsep) if directory]
+
+
+def _set_path(*directories: str) -> None:
+    os.environ["PATH"] = os.pathsep.join(dict.fromkeys(directories))
 
 
 def _read_names_as_utf8() -> None:

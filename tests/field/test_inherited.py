@@ -18,6 +18,12 @@ INHERITED = {
     "empty environment": "os.environ.clear()",
     "PATH of nothing": "os.environ['PATH'] = '/nonexistent'",
     "PATH empty": "os.environ['PATH'] = ''",
+    "PATH with other programs of the same names": (
+        "os.makedirs('own', exist_ok=True)\n"
+        "for name in ('sync', 'mount'):\n"
+        "    with contextlib.suppress(FileExistsError): os.symlink('/bin/false', 'own/' + name)\n"
+        "os.environ['PATH'] = os.path.abspath('own') + ':' + os.environ['PATH']"
+    ),
     "HOME, TMPDIR and the session's directory gone": (
         "for name in ('HOME', 'TMPDIR', 'XDG_RUNTIME_DIR'): os.environ[name] = '/nonexistent'"
     ),

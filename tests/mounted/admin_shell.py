@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -89,6 +90,16 @@ class Shell:
 
     def pramfs(self, *arguments: str | bytes | Path, user: int = 0, stdin: bytes = b"") -> Outcome:
         return self.run(VENV / "bin" / "pramfs", *arguments, user=user, stdin=stdin)
+
+    def replace_program(self, name: str, script: str) -> None:
+        """Put a shell script in the place of a program of the system's; $REAL is the program itself."""
+        found = shutil.which(name)
+        assert found is not None
+        real, fake = self.home / f"real-{name}", self.home / name
+        shutil.copy2(found, real)
+        fake.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+        fake.chmod(0o755)
+        self.run("mount", "--bind", fake, Path(found).resolve()).succeeded()
 
     def path(self, path: Path) -> Path:
         """Where this process finds a file of the namespace."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import sample_trees
+from tests.mounted.admin_shell import Shell, has_ended
 from tests.mounted.harness import (
     MIB,
     PAGE,
@@ -271,24 +272,22 @@ def test_a_signal_saves_and_ends(volume: Volume, number: signal.Signals) -> None
 
 
 def test_a_signal_to_a_detached_mount_saves_it_and_leaves_what_is_mounted_there_now(
-    volume: Volume, new_volume: Callable[[str], Volume], monkeypatch: pytest.MonkeyPatch
+    shell: Shell, root: Path, image: Path, arena: str
 ) -> None:
     # A sync of everything would wait for what other tests have frozen: tell it what is to be synced.
-    still_open, sync = volume.home / "open", volume.home / "sync"
-    sync.write_text(f'#!/bin/sh\n[ $# = 0 ] && set -- -f "{still_open}"\nexec /bin/sync "$@"\n')
-    sync.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{volume.home}:{os.environ['PATH']}")
-    root, later = volume.mount(), new_volume("later")
-    later.root = root
-    with (root / "file").open("wb", buffering=0) as file:
+    still_open, theirs = shell.home / "open", shell.home / "theirs"
+    shell.replace_program("sync", f'[ $# = 0 ] && set -- -f "{still_open}"; exec "$REAL" "$@"')
+    options = f"size=64M,arena={arena}"
+    shell.pramfs("mount", "-o", options, image, root).succeeded()
+    pid = shell.status(root)["pid"]
+    with shell.path(root / "file").open("wb", buffering=0) as file:
         still_open.symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
-        run("umount", "-i", "-l", root).succeeded()
-        later.mount()
-        (root / "theirs").write_bytes(b"theirs")
+        shell.run("umount", "-i", "-l", root).succeeded()
+        shell.pramfs("mount", "-o", options, theirs, root).succeeded()
+        shell.path(root / "theirs").write_bytes(b"theirs")
         file.write(b"cached by the kernel")
-        os.kill(volume.pid, signal.SIGTERM)
-        volume.daemon.wait()
-    assert (root / "theirs").read_bytes() == b"theirs"
-    later.umount()
-    volume.ended()
-    assert (volume.mount() / "file").read_bytes() == b"cached by the kernel"
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: has_ended(pid), "the daemon to end")
+    assert shell.path(root / "theirs").read_bytes() == b"theirs"
+    shell.pramfs("umount", root).succeeded()
+    assert shell.pramfs("cat", image, "file").succeeded().out == b"cached by the kernel"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import sample_trees
+from tests.mounted.admin_shell import Shell, has_ended
 from tests.mounted.harness import (
     MIB,
     MOUNT_FAILED,
@@ -15,7 +16,7 @@ from tests.mounted.harness import (
     detach,
     mounts_below,
     pramfs,
-    run,
+    wait_until,
 )
 
 
@@ -76,21 +77,21 @@ def test_umount_of_a_busy_mount_is_refused(volume: Volume) -> None:
 
 
 def test_a_checkpoint_under_way_does_not_keep_a_mount_busy(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, root: Path, image: Path, arena: str
 ) -> None:
     """It has the kernel hand over what programs have written: here that takes as long as we want."""
-    began, end = tmp_path / "began", tmp_path / "end"
+    began, end = shell.home / "began", shell.home / "end"
     os.mkfifo(began)
     os.mkfifo(end)
-    sync = tmp_path / "sync"
-    sync.write_text(f'#!/bin/sh\nexec 3< "$3"\necho > "{began}"\ncat "{end}"\n')
-    sync.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    root = volume.mount("checkpoint=1")
+    shell.replace_program("sync", f'exec 3< "$3"\necho > "{began}"\ncat "{end}"')
+    options = f"size=64M,checkpoint=1,arena={arena}"
+    shell.pramfs("mount", "-o", options, image, root).succeeded()
+    pid = shell.status(root)["pid"]
     began.read_bytes()
-    run("umount", "-i", root).succeeded()
+    shell.run("umount", "-i", root).succeeded()
     end.write_bytes(b"")
-    volume.ended()
+    wait_until(lambda: has_ended(pid), "the daemon to end")
+    shell.pramfs("check", image).succeeded()
 
 
 @pytest.mark.parametrize("command", ["umount", "save"])

@@ -131,6 +131,8 @@ def test_root_the_owner_and_the_user_of_the_daemon_may_publish(
 def test_a_newer_daemon_leaves_a_state_that_is_understood(tmp_path: Path) -> None:
     path = tmp_path / "a.state"
     state = run_state.State("00", "/image", 1, run_state.SAVED, 1)
-    run_state.write_state(path, state)
+    directory = run_state.RunDirectory(tmp_path)
+    directory.write_state(path.name, state)
+    directory.close()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mood": "good"}))
     assert run_state.read_state(path) == state
