@@ -16,8 +16,8 @@ from tests.vm.shell import FailureError, run
 
 NATIVE = "amd64"
 
-# The initramfs needs these to reach the disks.
-_DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4")
+# The initramfs needs these to reach the disks, and to make a root that can be written to.
+_DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4", "overlay")
 _NOT_NEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt")
 _MOUNTPOINTS = ("mnt", "opt", "srv")
 _INIT = Path(__file__).parent / "files/init"

@@ -20,12 +20,16 @@ _FILES = Path(__file__).parent / "files"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a guest is made of. `files` are put into its /opt, which is in its PATH."""
+    """What a guest is made of.
+
+    `files` are put into its /opt, which is in its PATH; `parts` of the checkout into /opt/checkout.
+    """
 
     name: str
     debian: Debian
     hardware: Hardware
     files: tuple[Path, ...] = ()
+    parts: tuple[str, ...] = ()
 
     def prepare(self) -> "Guest":
         """The guest for this checkout, built as far as it is not in the cache. Raises FailureError."""
@@ -67,6 +71,8 @@ class Recipe:
         yield Path(__file__)
         yield from _sources()
         yield from self._files()
+        for source in self._parts():
+            yield from (str(source.relative_to(CHECKOUT)), source)
 
     def _build_debian(self, result: Path) -> None:
         debian.build(self.debian, result)
@@ -87,6 +93,10 @@ class Recipe:
             run(*compiler, "-s", tree, "-p", "/opt", tree / "packages")
         for file in self._files():
             shutil.copy(file, tree / file.name)
+        for source in self._parts():
+            target = tree / "checkout" / source.relative_to(CHECKOUT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
         (tree / "modules").write_text("".join(f"{module}\n" for module in self.debian.modules))
         (tree / "environment").write_text(
             f"AGENT_PORT={self.hardware.agent_port}\n"
@@ -98,6 +108,10 @@ class Recipe:
 
     def _files(self) -> list[Path]:
         return [*sorted(path for path in _FILES.iterdir() if path.is_file()), *self.files]
+
+    def _parts(self) -> Iterator[Path]:
+        for part in self.parts:
+            yield from sorted(_files_below(CHECKOUT / part))
 
 
 @dataclass(frozen=True)
@@ -113,3 +127,8 @@ class Guest:
 
 def _sources() -> list[Path]:
     return sorted((CHECKOUT / "pramfs").rglob("*.py"))
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """The file, or all files in the directory and below."""
+    yield from [path] if path.is_file() else (file for file in path.rglob("*") if file.is_file())

@@ -43,25 +43,32 @@ class Result:
 class Machine:
     """A machine that is off until `boot`. A context manager: leaving it, however, ends QEMU.
 
-    It has an empty ext4 file system of `disk_mib` MiB on /dev/vdc, and `disks`, which are raw files, from
-    /dev/vdd on.
+    It has an empty ext4 file system of `disk_mib` MiB on /dev/vdc, which takes `disk_rate` bytes in a second
+    if that is given; and `disks`, which are raw files, from /dev/vdd on.
     """
 
     def __init__(
-        self, guest: Guest, directory: Path, disk_mib: int = 16, disks: Sequence[Path] = ()
+        self,
+        guest: Guest,
+        directory: Path,
+        disk_mib: int = 16,
+        disks: Sequence[Path] = (),
+        disk_rate: int | None = None,
     ) -> None:
         # A file without a name: nothing of that size is left behind, even when we are killed.
         self._memory_fd = os.memfd_create("guest")
         self.memory = Path(f"/proc/{os.getpid()}/fd/{self._memory_fd}")
         self._guest = guest
         self._console = directory / "console.log"
-        self._disks = [directory / "srv.ext4", *disks]
+        self.disk = directory / "srv.ext4"
+        self._disks = [self.disk, *disks]
+        self._throttle = "" if disk_rate is None else f",throttling.bps-write={disk_rate}"
         self._process: subprocess.Popen[bytes] | None = None
         self._agent: socket.socket | None = None
         self._received = b""
         self._boot_id = ""
         self.forget()
-        run("mke2fs", "-q", "-t", "ext4", self._disks[0], f"{disk_mib}M")
+        run("mke2fs", "-q", "-t", "ext4", self.disk, f"{disk_mib}M")
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +128,18 @@ class Machine:
         self._send(command)
         self._wait_until_ready(command)
 
+    def shut_down(self, command: str, seconds: float) -> None:
+        """Run a command that ends with the machine off, or about to start anew as hardware does.
+
+        Raises FailureError at the limit.
+        """
+        assert self._process is not None
+        self._send(command)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise FailureError(f"{command}: still on; the console:\n{self.console()}") from None
+
     def cut_power(self) -> None:
         """Switch the machine off at once."""
         if self._process is not None:
@@ -136,10 +155,10 @@ class Machine:
         os.truncate(self._memory_fd, 0)
         os.truncate(self._memory_fd, self._guest.hardware.memory_mib << 20)
 
-    def console(self) -> str:
-        """The end of what the guest's kernels have said."""
+    def console(self, lines: int = _CONSOLE_LINES) -> str:
+        """The end of what the guest's kernels have said, and what else is on the console; 0 for all of it."""
         text = self._console.read_text(errors="replace")
-        return "\n".join(text.splitlines()[-_CONSOLE_LINES:])
+        return "\n".join(text.splitlines()[-lines:])
 
     def _qemu(self, agent_fd: int, command_line: str) -> list[str]:
         hardware = self._guest.hardware
@@ -159,7 +178,8 @@ class Machine:
         for disk in (self._guest.root, self._guest.pramfs):
             command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]
         for disk in self._disks:
-            command += ["-drive", f"file={disk},format=raw,if=virtio"]
+            throttle = self._throttle if disk == self.disk else ""
+            command += ["-drive", f"file={disk},format=raw,if=virtio{throttle}"]
         return command
 
     def _send(self, command: str) -> None:
