@@ -611,7 +611,8 @@ def test_others_are_served_while_a_writer_waits_for_a_save_that_makes_room(
         medium.wait_until_held()
         assert (root / "other").read_bytes() == b"other"
         (root / "other").rename(root / "another")
-        (root / "made").mkdir()  # no data: with arena=image the medium's kernel lets nobody write during a sync
+        # No data: with arena=image nobody can write to a file of the medium while it is synced.
+        (root / "made").mkdir()
         assert volume.status()["changed"]
         assert writer.poll() is None
     assert writer.wait() == 0
