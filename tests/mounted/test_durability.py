@@ -93,7 +93,12 @@ def test_killed_in_the_middle_of_a_save(volume: Volume, delay_ms: int) -> None:
     change_everything(root)
     new = sample_trees.snapshot(root)
 
-    saving = subprocess.Popen(["sync", root], stderr=subprocess.DEVNULL)
+    # By a descriptor: by its name a sync that is slow to start would find the directory below the mount.
+    directory = os.open(root, os.O_RDONLY)
+    saving = subprocess.Popen(
+        ["sync", f"/proc/self/fd/{directory}"], pass_fds=[directory], stderr=subprocess.DEVNULL
+    )
+    os.close(directory)
     with contextlib.suppress(subprocess.TimeoutExpired):
         saving.wait(timeout=delay_ms / 1000)
     volume.kill()
