@@ -17,7 +17,7 @@ from pramfs.daemon.startup import start_mount
 from pramfs.errors import PramError, UsageError
 from pramfs.options import MountOptions, parse_options
 from pramfs.system import mount_tools
-from pramfs.system.text import say, with_standard_streams
+from pramfs.system.text import printable, say, with_standard_streams
 
 # mount(8) passes the flags that the remount is to have. Called by us, it keeps present flags unless it is
 # given their opposite.
@@ -39,7 +39,7 @@ def _run(name: str, command: Callable[[Sequence[str]], int]) -> int:
     try:
         return command(sys.argv[1:])
     except PramError as exc:
-        print(f"{name}: {exc}", file=sys.stderr)
+        print(f"{name}: {printable(str(exc))}", file=sys.stderr)
         return exc.exit_code
 
 

@@ -32,7 +32,7 @@ def with_standard_streams(command: Callable[[], int]) -> int:
 def say(message: str) -> None:
     """Print a message on standard output; errors are ignored, as the exit code says the same."""
     try:
-        print(message, flush=True)
+        print(printable(message), flush=True)
     except OSError:
         _drop_output()
 

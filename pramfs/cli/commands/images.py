@@ -94,11 +94,10 @@ def _check(args: argparse.Namespace) -> int:
         print(json.dumps(asdict(report)))
     else:
         for line in report.damage:
-            print(f"{args.image}: {printable(line)}")
+            print(printable(f"{args.image}: {line}"))
         verdict = "clean" if report.clean else f"{len(report.damage)} damaged"
-        print(
-            f"{args.image}: {verdict}, generation {report.generation}, {report.pages} pages verified"
-        )
+        pages = f"{report.pages} pages verified"
+        print(printable(f"{args.image}: {verdict}, generation {report.generation}, {pages}"))
     return CHECK_CLEAN if report.clean else CHECK_DAMAGED
 
 
