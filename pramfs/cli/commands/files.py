@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
         command.add_argument("--recover", action="store_true", help="take what is whole")
         command.add_argument("image", metavar="IMAGE", type=a_path)
         many = "+" if command is cat else "*"
-        command.add_argument("paths", metavar="PATH", nargs=many)
+        command.add_argument("paths", metavar="PATH", nargs=many, default=[])
 
 
 def _ls(args: argparse.Namespace) -> int:
