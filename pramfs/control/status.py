@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pramfs.storage.frames import FrameCounts
 from pramfs.system.json_values import from_json
 
+SHUTDOWN_MAX_S = 30 * 60  # JobTimeoutSec of systemd's reboot.target and poweroff.target
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountStatus:
@@ -28,6 +30,7 @@ class MountStatus:
     saved_ns: int  # when it was published, nanoseconds since the epoch
     changed: bool  # since the last save
     unpublished_pages: int  # frames that were filled since the last save
+    save_seconds: int = -1  # that a save would take now, at the pace of the last; -1: not known
     suspect: bool = False  # the daemon has met an internal error
     error: str = ""  # why the last save is not in force, or what it lacks; "" if all is well
     inodes: int  # in use

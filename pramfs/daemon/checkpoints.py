@@ -12,6 +12,7 @@ import trio
 
 from pramfs.control import run_state
 from pramfs.daemon.loader import Volume
+from pramfs.daemon.long_save import LongSave
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
 from pramfs.errors import (
     EXIT_FAILED,
@@ -30,6 +31,7 @@ from pramfs.system.progress import Bar, Heartbeat
 log = logging.getLogger("pramfs")
 
 _STATE_PERIOD_S = 0.2
+_LOG_PERIOD_S = 10  # of a save at unmount
 
 
 class Checkpoints:
@@ -147,6 +149,7 @@ class Checkpoints:
         with (
             bar,
             Heartbeat(_STATE_PERIOD_S, self.report),
+            Heartbeat(_LOG_PERIOD_S, LongSave(self._name.path, saver).log_progress),
             Heartbeat(
                 EXTEND_PERIOD_S,
                 lambda: self._manager.extend_timeout("saving", bar.done, bar.total),

@@ -19,6 +19,7 @@ from pramfs.control.status import MountStatus
 from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import ENDING_SIGNALS, WaitingParent
 from pramfs.daemon.loader import Volume
+from pramfs.daemon.long_save import warn_of_long_saves
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import EXIT_INTERNAL, PramError
 from pramfs.fuse.operations import Operations
@@ -140,6 +141,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._obey_signals)
             nursery.start_soon(self._announce)
+            nursery.start_soon(warn_of_long_saves, self._volume.saver)
             if self._options.checkpoint:
                 nursery.start_soon(
                     self._checkpoints.publish_at_intervals,
@@ -229,6 +231,7 @@ class Daemon:
             saved_ns=current.saved_ns,
             changed=volume.tree.changed,
             unpublished_pages=sum(table.count(state) for state in (FRESH, PENDING, DROPPED)),
+            save_seconds=volume.saver.seconds_to_save(),
             suspect=saves.suspect,
             error=self._checkpoints.trouble(),
             inodes=len(volume.tree.inodes),

@@ -5,8 +5,9 @@ The tree keeps its data frames, and no data page is copied for a save.
 
 import enum
 import threading
+import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pramfs.errors import (
@@ -21,6 +22,7 @@ from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Publication
 from pramfs.saves import codec
 from pramfs.saves.file_paths import listed, paths_of
+from pramfs.saves.pace import Pace
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, drop_tree
 from pramfs.storage import layout
 from pramfs.storage.arena import Progress
@@ -137,6 +139,7 @@ class Saver:
         self._progress: Progress = _quiet
         self._pages_done = self._pages_total = 0
         self._running: _BackgroundWrite | None = None
+        self._pace = Pace()
         self._update_space()
 
     @property
@@ -170,7 +173,7 @@ class Saver:
         try:
             self.settle()
             publication = self._begin(progress)
-            self._finish(publication, publication.write(self._count))
+            self._finish(publication, self._write(publication))
         finally:
             self._over = final
         if self.error is not None:
@@ -207,9 +210,9 @@ class Saver:
         self.settle()
         publication = self._begin(progress)
         try:
-            self._running = _BackgroundWrite(publication, self._count)
+            self._running = _BackgroundWrite(publication, self._write)
         except RuntimeError:  # no thread could be started
-            self._finish(publication, publication.write(self._count))
+            self._finish(publication, self._write(publication))
 
     def wait(self) -> None:
         """Wait for the thread of a checkpoint, without changing anything. Thread-safe."""
@@ -223,6 +226,10 @@ class Saver:
             running, self._running = self._running, None
             running.join()
             self._finish(running.publication, running.error)
+
+    def seconds_to_save(self) -> int:
+        """Return how long a save would take now, by the pace of the last one; -1 if that is not known."""
+        return self._pace.seconds_for(self._pram.arena.table.count(FRESH))
 
     def shortfall(self) -> SaveIncomplete | None:
         """Return which data the kernel has taken from programs that is not in the tree, if any."""
@@ -253,6 +260,14 @@ class Saver:
         self._tree.changed = False
         self._enter(SaveState.WRITING)
         return publication
+
+    def _write(self, publication: Publication) -> OSError | PramError | None:
+        """Write a publication, and note how fast that was; return the error. Thread-safe."""
+        done, start = self._pages_done, time.monotonic()
+        error = publication.write(self._count)
+        if error is None:
+            self._pace.note(self._pages_done - done, time.monotonic() - start)
+        return error
 
     def _finish(self, publication: Publication, error: OSError | PramError | None) -> None:
         publication.finish(error)
@@ -308,15 +323,19 @@ class Saver:
 class _BackgroundWrite(threading.Thread):
     """Writes a publication in a thread of its own."""
 
-    def __init__(self, publication: Publication, progress: Progress) -> None:
+    def __init__(
+        self,
+        publication: Publication,
+        write: Callable[[Publication], OSError | PramError | None],
+    ) -> None:
         super().__init__(name="pramfs-save")
         self.publication = publication
-        self._progress = progress
+        self._write = write
         self.error: OSError | PramError | None = None
         self.start()
 
     def run(self) -> None:
-        self.error = self.publication.write(self._progress)
+        self.error = self._write(self.publication)
 
 
 def _quiet(pages: int) -> None:

@@ -16,3 +16,9 @@ def test_everything_written_is_in_the_image(shutdown: OrderlyShutdown, way: Way)
 def test_no_unit_of_a_mount_runs_into_its_timeout(shutdown: OrderlyShutdown) -> None:
     timed_out = re.findall(r"\S+: \w+ timed out", shutdown.console)
     assert timed_out == []
+
+
+def test_the_journal_says_what_is_left(shutdown: OrderlyShutdown) -> None:
+    assert re.search(
+        r"saving /srv/fstab\.img: \d+ MiB left, about \d+ (seconds|minutes)", shutdown.console
+    )

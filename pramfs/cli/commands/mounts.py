@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pramfs.control.status import MountStatus
     from pramfs.system.mountinfo import Mount
 
+_LONG_SAVE_S = 60
+
 
 def add_commands(commands: Commands) -> None:
     """Add the commands to the parser."""
@@ -114,6 +116,17 @@ def _line_of(mount: "Mount", status: "MountStatus | PramError") -> str:
     return printable(", ".join(told))
 
 
+def _save_time(status: "MountStatus") -> str:
+    """Return what to say of a save that would take long."""
+    from pramfs.control.status import SHUTDOWN_MAX_S
+
+    if status.save_seconds < _LONG_SAVE_S:
+        return ""
+    too_long = status.save_seconds > SHUTDOWN_MAX_S
+    limit = ": longer than a shutdown may take" if too_long else ""
+    return f", about {duration(status.save_seconds)} to save{limit}"
+
+
 def _status_lines(status: "MountStatus", age_s: float) -> Iterator[str]:
     yield f"mountpoint:  {printable(status.mountpoint)}"
     yield f"image:       {printable(status.image)}, tree {printable(status.name)}"
@@ -124,7 +137,7 @@ def _status_lines(status: "MountStatus", age_s: float) -> Iterator[str]:
         yield "unpublished: nothing, the mount is read-only"
     else:
         changed = "" if status.changed else "; nothing has changed since"
-        yield f"unpublished: {status.unpublished_pages} pages{changed}"
+        yield f"unpublished: {status.unpublished_pages} pages{_save_time(status)}{changed}"
     yield f"frames:      {frame_counts(status.frames)} of {status.frames.total}"
     yield f"inodes:      {status.inodes}"
     suspect = "internal errors, see the log" if status.suspect else ""
