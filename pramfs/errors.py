@@ -157,6 +157,10 @@ class CorruptedPage(PramError):
     """pfn:{0:x} corrupted ({1})"""
 
 
+class LostSave(PramError):
+    """pfn:{0:x} corrupted (super block): a save later than generation {1} may be lost"""
+
+
 class BusyPfn(PramError):
     """pfn:{0:x} busy ({1})"""
 

@@ -22,6 +22,7 @@ from pramfs.errors import (
     DamagedTree,
     ImageInUse,
     ImageTooSmall,
+    LostSave,
     NotAnImage,
     PramError,
     ReservationFailed,
@@ -101,13 +102,16 @@ def reserve(image: Image, options: MountOptions) -> Pram:
 
 
 def log_what_is_known(pram: Pram, options: MountOptions) -> None:
-    """Log the banned regions, and a warning if the last run, which is over, did not save."""
+    """Log the banned regions, and warnings if the last run, which is over, did not save or a save is lost."""
     for line in options.banned.table():
         log.info("%s", line)
     image, current = pram.image, pram.current
     told = "" if options.ro else ended_badly(image, current)
     if told:
         log.warning("%s: %s; this is generation %d", image.path, told, current.generation)
+    slot = superblock.damaged_slot(image, current)
+    if slot is not None:
+        log.warning("%s: %s", image.path, LostSave(slot, current.generation))
 
 
 @contextlib.contextmanager

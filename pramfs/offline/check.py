@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pramfs.errors import DamagedTree, ReservationFailed, SavedMeanwhile
+from pramfs.errors import DamagedTree, LostSave, ReservationFailed, SavedMeanwhile
 from pramfs.pram import verify
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
@@ -71,6 +71,9 @@ def _check_once(image: Image, progress: Progress) -> _Findings:
     found = _Findings(current.generation)
     if image.frames < current.frames:
         found.damage.append(f"truncated: {image.frames} of {current.frames} frames are there")
+    slot = superblock.damaged_slot(image, current)
+    if slot is not None:
+        found.damage.append(str(LostSave(slot, current.generation)))
     try:
         pram = Pram.open(image, accept_truncated=True)
     except ReservationFailed as exc:

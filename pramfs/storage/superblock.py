@@ -169,6 +169,22 @@ def changed_by(image: Image, current: SuperBlock) -> bytes | None:
     return old.run if old is not None and old.flags & layout.SUPER_CHANGED else None
 
 
+def damaged_slot(image: Image, current: SuperBlock) -> int | None:
+    """Return the slot that is not in force if its super block is damaged, else None.
+
+    It may have been of a later save: one that was cut off while it was published, or one that was in force.
+    """
+    slot = current.other_pfn
+    if not slot < image.frames:
+        return None
+    # A daemon may be writing it: what it is then is seen at the second look.
+    for _ in range(2):
+        page = image.read(slot)
+        if page == bytes(PAGE_SIZE) or _parse(slot, page) is not None:
+            return None
+    return slot
+
+
 def _other(image: Image, current: SuperBlock) -> SuperBlock | None:
     """Return the older super block in the slot that is not in force, if one is there."""
     slot = current.other_pfn

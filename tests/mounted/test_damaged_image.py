@@ -165,6 +165,21 @@ def test_a_damaged_super_block_never_brings_back_an_older_tree(damageable: Volum
     assert pramfs("check", damageable.image).code == CHECK_DAMAGED
 
 
+def test_a_mount_of_an_older_save_says_that_a_later_one_may_be_lost(volume: Volume) -> None:
+    """The save before may be whole, as the empty one of a new image is."""
+    volume.mount()
+    volume.umount()
+    pages = Pages(volume.image)
+    pages.flip(pages.supers()[0].pfn, byte=70)
+    report = pramfs("check", volume.image)
+    assert report.code == CHECK_DAMAGED
+    assert "a save later than generation 2 may be lost" in report.text
+    volume.announce("corrupted .super block.: a save later than generation 2 may be lost")
+    volume.mount()
+    volume.save()
+    assert pramfs("check", volume.image).code == 0
+
+
 def test_without_a_super_block_it_is_no_image(damageable: Volume) -> None:
     pages = Pages(damageable.image)
     for slot in pages.supers():

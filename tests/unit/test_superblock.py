@@ -17,6 +17,7 @@ from pramfs.errors import (
     UnsupportedFeatures,
     UnsupportedVersion,
 )
+from pramfs.offline.check import check_image
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
@@ -524,3 +525,29 @@ def test_nothing_is_marked_where_no_older_super_block_is(image: WatchedImage) ->
     write(image, current.other_pfn, bytes(PAGE_SIZE))
     superblock.mark_changed(image, current, b"the run that did")
     assert not any(image.read(current.other_pfn))
+
+
+# --- a save that may be lost ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16, 48, 64, 100, 1000, PAGE_SIZE - 1])
+def test_a_damaged_super_block_of_a_later_save_is_told_and_not_passed_over(offset: int) -> None:
+    """The save before it is in force then; that something later may be lost nobody must have to guess."""
+    pram = new_pram(FRAMES)
+    pram.publish()
+    pram.publish()
+    image, current = watched(pram), pram.current
+    assert superblock.damaged_slot(image, current) is None
+    assert check_image(image.reopen(writable=False)).clean
+    byte = image.read(current.pfn)[offset]
+    image.guarded = False
+    image.write((current.pfn << 12) + offset, bytes([byte ^ 1]))
+    before = superblock.require(image)
+    assert before.generation == current.generation - 1
+    report = check_image(image.reopen(writable=False))
+    where = f"pfn:{current.pfn:x} corrupted (super block)"
+    told = f"{where}: a save later than generation {before.generation} may be lost"
+    assert report.damage == (told,)
+    again = reopen(pram)
+    again.publish()
+    assert check_image(watched(again).reopen(writable=False)).clean

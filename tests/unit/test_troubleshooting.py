@@ -15,6 +15,9 @@ OF_OTHERS = {
     "Transport endpoint is not connected",
     "No space left on device",
     "umount: …: target is busy.",
+    "Unmounting timed out. Terminating.",
+    "Stopping timed out. Killing.",
+    "A stop job is running for …",
 }
 
 
