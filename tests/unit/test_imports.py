@@ -15,6 +15,7 @@ FUSE_MODULES = {
     "pramfs.fuse.session",
     "pramfs.daemon.stack_dump",
     "pramfs.daemon.checkpoints",
+    "pramfs.daemon.long_save",
     "pramfs.daemon.service",
 }
 
