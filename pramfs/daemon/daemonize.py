@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from pramfs.errors import EXIT_INTERRUPTED, EXIT_SYSTEM
 from pramfs.system.forked_call import require_single_thread
+from pramfs.system.surroundings import put_null
 
 # They mean: unmount, save, exit. SIGHUP, too: a terminal that is gone is no reason to lose data.
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -112,7 +113,6 @@ def _close_inherited(keep: int) -> None:
 
 
 def _leave_terminal() -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
+    put_null(0, os.O_RDONLY)
+    for descriptor in (1, 2):
+        put_null(descriptor, os.O_WRONLY)

@@ -21,10 +21,11 @@ class ImageName:
         self._image = image
         self._directory = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._mount_id = _mount_id(self._directory)
+        self._is_listed = mountinfo.has_mount(self._mount_id)  # not where a chroot hides it
 
     def lost(self) -> NotUnderItsName | None:
         """Return why a save into the image is not one under its name; None as long as it is."""
-        if not mountinfo.has_mount(self._mount_id):
+        if self._is_listed and not mountinfo.has_mount(self._mount_id):
             return NotUnderItsName(self.path, "its file system has been unmounted")
         try:
             if self._is_there():

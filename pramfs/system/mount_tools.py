@@ -119,7 +119,7 @@ def _private_mount(mountpoint: Path) -> int:
 
 def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> Flushed:
     with subprocess.Popen(
-        ["sync", *arguments], pass_fds=pass_fds, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        ["sync", *arguments], pass_fds=pass_fds, stderr=subprocess.PIPE,
         text=True, errors="replace", env={**os.environ, "LC_ALL": "C"},
     ) as process:  # fmt: skip
         _, said = process.communicate()
@@ -161,5 +161,5 @@ def _try(
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, check=False, capture_output=True, text=True, errors="surrogateescape",
-        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C", **(environment or {})},
+        env={**os.environ, "LC_ALL": "C", **(environment or {})},
     )  # fmt: skip

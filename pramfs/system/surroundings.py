@@ -5,6 +5,7 @@ process that serves a mount. The rest of pramfs relies on it.
 """
 
 import contextlib
+import io
 import os
 import resource
 import signal
@@ -48,6 +49,38 @@ def settle_daemon() -> None:
     for limit in _LIMITS_OF_CALLERS:
         with contextlib.suppress(ValueError, OSError):  # it takes root
             resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def hold_standard_streams() -> None:
+    """Open the standard streams that are closed.
+
+    Otherwise an image could get the number of one, and messages would be written into it.
+    """
+    for descriptor, mode in enumerate("rww"):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Opened the wrong way round, so that its use is an error; standard error is merely lost.
+            put_null(descriptor, os.O_RDONLY if descriptor == 1 else os.O_WRONLY)
+            stream = open(descriptor, mode, closefd=False)  # noqa: SIM115
+            setattr(sys, ("stdin", "stdout", "stderr")[descriptor], stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may be any bytes, and printing them must not fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def put_null(descriptor: int, flags: int) -> None:
+    """Let a descriptor be /dev/null, or where there is none a pipe that has no other end."""
+    try:
+        null = other = os.open(os.devnull, flags)
+    except OSError:
+        read_end, write_end = os.pipe()
+        null, other = (read_end, write_end) if flags == os.O_RDONLY else (write_end, read_end)
+    if null != descriptor:
+        os.dup2(null, descriptor)  # closes the other end if that has the number
+    os.set_inheritable(descriptor, True)
+    for unused in {null, other} - {descriptor}:
+        os.close(unused)
 
 
 def _path() -> list[str]:

@@ -1,12 +1,12 @@
 """Output of commands for people: messages, names, numbers and times; and safe standard streams."""
 
-import io
 import os
 import sys
 import time
 from collections.abc import Callable
 
 from pramfs.errors import EXIT_FAILED, EXIT_SYSTEM
+from pramfs.system.surroundings import hold_standard_streams, put_null
 
 
 def with_standard_streams(command: Callable[[], int]) -> int:
@@ -14,7 +14,7 @@ def with_standard_streams(command: Callable[[], int]) -> int:
 
     A command whose output could not be written completely has failed.
     """
-    _hold_standard_streams()
+    hold_standard_streams()
     try:
         try:
             return command()
@@ -61,25 +61,6 @@ def when(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(nanoseconds / 10**9))
 
 
-def _hold_standard_streams() -> None:
-    """Open the standard streams that are closed.
-
-    Otherwise an image could get the number of one, and messages would be written into it.
-    """
-    for descriptor, mode in enumerate("rww"):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            # Opened the wrong way round, so that its use is an error; standard error is merely lost.
-            wrong_way = os.O_RDONLY if descriptor == 1 else os.O_WRONLY
-            os.set_inheritable(os.open(os.devnull, wrong_way), True)
-            stream = open(descriptor, mode, closefd=False)  # noqa: SIM115
-            setattr(sys, ("stdin", "stdout", "stderr")[descriptor], stream)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files may be any bytes, and printing them must not fail.
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
 def _drop_output() -> None:
     """Discard all further output, even that at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    put_null(sys.stdout.fileno(), os.O_WRONLY)
