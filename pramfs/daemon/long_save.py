@@ -52,3 +52,5 @@ class LongSave:
             done = self._left_at_start - left
             rest = f", about {duration((now_s - self._start_s) * left / done)}" if done else ""
             log.info("saving %s: %d MiB left%s", self._image, left // _PAGES_PER_MIB, rest)
+        else:  # the kernel has taken everything, and its cache goes to the disk
+            log.info("saving %s: waiting for the disk", self._image)

@@ -42,8 +42,11 @@ def test_the_log_says_what_is_left_and_how_long_it_takes(
         status(SaveState.STAGING, 0)
         status(SaveState.WRITING, 10 * 256)
         status(SaveState.WRITING, 15 * 256)
-        status(SaveState.WRITING, 30 * 256)  # waits for the medium
-    assert caplog.messages == ["saving /srv/data.img: 15 MiB left, about 30 seconds"]
+        status(SaveState.WRITING, 30 * 256)
+    assert caplog.messages == [
+        "saving /srv/data.img: 15 MiB left, about 30 seconds",
+        "saving /srv/data.img: waiting for the disk",
+    ]
 
 
 def test_a_save_that_would_outlast_a_shutdown_is_warned_of_once(
