@@ -46,11 +46,11 @@ class LongSave:
         if status.state is not SaveState.WRITING:
             return
         left = status.pages_total - status.pages_done
-        if not self._start_s:
+        if not left:  # the kernel has taken everything, and its cache goes to the disk
+            log.info("saving %s: waiting for the disk", self._image)
+        elif not self._start_s:
             self._start_s, self._left_at_start = now_s, left
-        elif left:
+        else:
             done = self._left_at_start - left
             rest = f", about {duration((now_s - self._start_s) * left / done)}" if done else ""
             log.info("saving %s: %d MiB left%s", self._image, left // _PAGES_PER_MIB, rest)
-        else:  # the kernel has taken everything, and its cache goes to the disk
-            log.info("saving %s: waiting for the disk", self._image)
