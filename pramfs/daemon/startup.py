@@ -7,7 +7,6 @@ raises PramError from a step of `_mount`; wrong options have been refused before
 import contextlib
 import gc
 import logging
-import signal
 import stat
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from pramfs.errors import PramError, SystemFault
 from pramfs.options import MountOptions
 from pramfs.saves.save import Saver
 from pramfs.system import mountinfo, surroundings
-from pramfs.system.forked_call import require_single_thread
+from pramfs.system.forked_call import interrupt_held, require_single_thread
 
 if TYPE_CHECKING:
     from pramfs.daemon.service import Daemon
@@ -134,14 +133,11 @@ def _open_run_directory() -> RunDirectory | None:
 
 
 def _import_fuse() -> "type[Daemon]":
-    # Block Ctrl-C: an import would lose the exception, and the processes that verify would go on.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        from pramfs.daemon.service import Daemon  # noqa: PLC0415 - see `_mount`
+        with interrupt_held():  # or it could be lost, and the processes that verify would go on
+            from pramfs.daemon.service import Daemon  # noqa: PLC0415 - see `_mount`
     except ImportError as exc:
         raise PramError(f"FUSE cannot be loaded: {exc}") from exc
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     # Importing trio leaves a reference cycle of frames that keeps the callers' variables alive: metadata.
     gc.collect()
     return Daemon

@@ -19,6 +19,7 @@ from pramfs.pram.links import Chain
 from pramfs.storage.arena import Progress
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.system.forked_call import interrupt_held
 
 _PIECE_FRAMES = 64  # small enough to stay in a processor's cache
 _SHARE_FRAMES = 16384  # fewer are not worth a process of their own
@@ -190,7 +191,8 @@ class _Helper:
 
     def __init__(self, image: Image, chain: Chain, queue: _Queue, progress: Progress) -> None:
         self._read_end, write_end = os.pipe()
-        self._pid = os.fork()
+        with interrupt_held():
+            self._pid = os.fork()
         if self._pid:
             os.close(write_end)
             return

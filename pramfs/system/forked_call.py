@@ -3,11 +3,12 @@
 A thread would not do, because it cannot change its user without all others.
 """
 
+import contextlib
 import errno
 import os
 import signal
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from pramfs.errors import PramError, SystemFault, posix_error
@@ -31,12 +32,26 @@ def require_single_thread() -> None:
         raise RuntimeError(f"about to fork beside {threads - 1} other threads")
 
 
+@contextlib.contextmanager
+def interrupt_held() -> Iterator[None]:
+    """Hold SIGINT back during the block, where Python would lose the KeyboardInterrupt.
+
+    It ignores exceptions in the hooks that it runs around os.fork(), and some while it imports modules.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class ForkedCall:
     """A call of `act` in a child, as `user` (uid and gid) if given. Can be passed to select(2)."""
 
     def __init__(self, act: Callable[[], bytes], user: tuple[int, int] | None = None) -> None:
         self._pipe, write_end = os.pipe()
-        self._child = os.fork()
+        with interrupt_held():
+            self._child = os.fork()
         if not self._child:
             _run(act, user, write_end)
         os.close(write_end)

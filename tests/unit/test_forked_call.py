@@ -27,6 +27,31 @@ for fork in (require_single_thread, fork_daemon):
 """
 
 
+# An interrupt that comes within os.fork(), between two of the hooks that Python calls there.
+_INTERRUPTED = """
+import os, signal
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+from pramfs.pram.verify import _Helper, _Queue
+from pramfs.system.forked_call import ForkedCall
+from pramfs.pram.links import Chain
+try:
+    {fork}
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    "fork",
+    ["ForkedCall(lambda: b'')", "_Helper(None, Chain(), _Queue([]), None)"],
+    ids=["call", "verification"],
+)
+def test_an_interrupt_while_a_child_is_forked_is_not_lost(fork: str) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED.format(fork=fork)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("interrupted\n", "")
+
+
 def test_a_daemon_is_not_forked_beside_a_thread() -> None:
     subprocess.run([sys.executable, "-c", _BESIDE_A_THREAD], check=True)
 
