@@ -162,7 +162,7 @@ class Checkpoints:
             self._manager.tell(f"STATUS={error}")
             return EXIT_FAILED
         shortcomings = self.shortcomings()
-        if self._name.lost() is None:
+        if not any(isinstance(shortcoming, NotUnderItsName) for shortcoming in shortcomings):
             log.info("saved: generation %d", volume.pram.current.generation)
         for shortcoming in shortcomings:
             log.error("the %s", shortcoming)

@@ -141,7 +141,8 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._obey_signals)
             nursery.start_soon(self._announce)
-            nursery.start_soon(warn_of_long_saves, self._volume.saver)
+            if not self._volume.read_only:
+                nursery.start_soon(warn_of_long_saves, self._volume.saver)
             if self._options.checkpoint:
                 nursery.start_soon(
                     self._checkpoints.publish_at_intervals,

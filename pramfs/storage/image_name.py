@@ -34,9 +34,6 @@ class ImageName:
         except OSError as exc:  # its medium has failed
             return NotUnderItsName(self.path, f"it cannot be looked up: {exc.strerror}")
 
-    def close(self) -> None:
-        os.close(self._directory)
-
     def _is_there(self) -> bool:
         if os.readlink(f"/proc/self/fd/{self._directory}") != str(self.path.parent):
             return False

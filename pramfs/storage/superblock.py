@@ -175,24 +175,26 @@ def damaged_slot(image: Image, current: SuperBlock) -> int | None:
     It may have been of a later save: one that was cut off while it was published, or one that was in force.
     """
     slot = current.other_pfn
-    if not slot < image.frames:
-        return None
     # A daemon may be writing it: what it is then is seen at the second look.
     for _ in range(2):
-        page = image.read(slot)
-        if page == bytes(PAGE_SIZE) or _parse(slot, page) is not None:
+        page = _other_page(image, current)
+        if page in (b"", bytes(PAGE_SIZE)) or _parse(slot, page) is not None:
             return None
     return slot
 
 
 def _other(image: Image, current: SuperBlock) -> SuperBlock | None:
     """Return the older super block in the slot that is not in force, if one is there."""
-    slot = current.other_pfn
-    if not slot < image.frames:
-        return None
-    block = _parse(slot, image.read(slot))
+    page = _other_page(image, current)
+    block = _parse(current.other_pfn, page) if page else None
     is_older = block is not None and block.generation < current.generation
     return block if is_older and block is not None and block.uuid == current.uuid else None
+
+
+def _other_page(image: Image, current: SuperBlock) -> bytes:
+    """Return what is in the slot that is not in force, b"" if the image ends before it."""
+    slot = current.other_pfn
+    return image.read(slot) if slot < image.frames else b""
 
 
 def _compose(uuid: bytes, pfn: int, other: int, generation: int, save: Published) -> SuperBlock:
