@@ -60,10 +60,14 @@ class LateWrite:
 
     at_once = False
 
-    def __init__(self, publication: Publication, progress: Progress) -> None:
+    def __init__(
+        self,
+        publication: Publication,
+        write: Callable[[Publication], OSError | PramError | None],
+    ) -> None:
         self.publication = publication
         self.error: OSError | PramError | None = None
-        self._progress = progress
+        self._write = write
         self._done = False
         if self.at_once:
             self.join()
@@ -71,7 +75,7 @@ class LateWrite:
     def join(self) -> None:
         if not self._done:
             self._done = True
-            self.error = self.publication.write(self._progress)
+            self.error = self._write(self.publication)
 
 
 class NotedSaver(Saver):
