@@ -110,7 +110,7 @@ def log_what_is_known(pram: Pram, options: MountOptions) -> None:
     if told:
         log.warning("%s: %s; this is generation %d", image.path, told, current.generation)
     slot = superblock.damaged_slot(image, current)
-    if slot is not None:
+    if slot is not None and slot not in options.banned:
         log.warning("%s: %s", image.path, LostSave(slot, current.generation))
 
 

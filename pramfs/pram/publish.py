@@ -15,7 +15,7 @@ from pramfs.storage.arena import Arena, Progress
 from pramfs.storage.extents import pfns_of
 from pramfs.storage.frames import FREE, Extent
 from pramfs.storage.image import Image
-from pramfs.storage.layout import ACCMODE_SAVE, SuperBlock
+from pramfs.storage.layout import ACCMODE_SAVE, SUPER_PAIR, SuperBlock
 from pramfs.storage.superblock import Published
 
 
@@ -140,7 +140,7 @@ class Publisher:
             nodes=len(nodes),
             frames=len(self.arena.table),
             frames_used=2 + sum(1 + node.links + node.entries for node in nodes),
-            flags=flags,
+            flags=flags | (0 if self.current.pfn in self.arena.table.banned else SUPER_PAIR),
             run=self._run,
         )
 

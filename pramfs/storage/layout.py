@@ -73,6 +73,7 @@ SUPER_INCOMPLETE = 4  # it lacks what the kernel had taken from programs and the
 SUPER_CHANGED = (
     8  # in the slot that is not in force: its run has changed the tree since the other save
 )
+SUPER_PAIR = 16  # other_pfn holds a super block too; without it, that frame may be anybody's
 
 # Node flags: the access mode (patch 2 of the 2013 series). A published node is in neither mode.
 ACCMODE_SAVE = 1

@@ -111,7 +111,7 @@ def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> Supe
     first, second = two_slots(image, frames, banned)
     image.grow(frames)
     uuid = os.urandom(16)
-    empty = Published(0, 0, frames, 2, layout.SUPER_FINAL, run)
+    empty = Published(0, 0, frames, 2, layout.SUPER_FINAL | layout.SUPER_PAIR, run)
     block = _compose(uuid, first, second, 1, empty)
     image.write(first << PAGE_SHIFT, _page(block))
     block = _compose(uuid, second, first, 2, empty)
@@ -173,8 +173,11 @@ def damaged_slot(image: Image, current: SuperBlock) -> int | None:
     """Return the slot that is not in force if its super block is damaged, else None.
 
     It may have been of a later save: one that was cut off while it was published, or one that was in force.
+    A slot that was given up because it had become banned is never damaged: whoever owns it may write there.
     """
     slot = current.other_pfn
+    if not current.flags & layout.SUPER_PAIR:
+        return None
     # A daemon may be writing it: what it is then is seen at the second look.
     for _ in range(2):
         page = _other_page(image, current)

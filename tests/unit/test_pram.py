@@ -29,6 +29,7 @@ from pramfs.storage.layout import (
     PAGE_SIZE,
     PAGE_STREAM,
     SUPER_FINAL,
+    SUPER_PAIR,
 )
 from tests.support.image_audit import check_bans, check_owners, check_pram, walk
 from tests.support.watched_image import frames_between, image_of, new_pram, reopen, watched
@@ -495,7 +496,7 @@ def test_the_super_block_tells_what_the_save_takes(pram: Pram) -> None:
     block = check_pram(pram).block
     assert block.nodes == 2
     assert block.frames_used == 2 + (1 + 1 + 10) + 1
-    assert block.flags == SUPER_FINAL
+    assert block.flags == SUPER_FINAL | SUPER_PAIR
     assert block.run == pram.run
     assert block.saved_by.startswith(b"pramfs ")
 

@@ -14,7 +14,7 @@ from pramfs.saves.load import Recovered, load_tree
 from pramfs.saves.save import Saver
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, drop_tree, has_tree, tree_names
 from pramfs.storage.frames import FREE, SAVED
-from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE, SUPER_FINAL, SUPER_SUSPECT
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE, SUPER_FINAL, SUPER_PAIR, SUPER_SUSPECT
 from pramfs.storage.regions import Region, Regions
 from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File
@@ -126,12 +126,12 @@ def test_numbers_of_inodes_go_on_where_they_were(volume: Volume) -> None:
 
 def test_a_save_says_whether_it_was_the_last_of_its_run_and_sound(volume: Volume) -> None:
     volume.save(final=False)
-    assert volume.pram.current.flags == 0
+    assert volume.pram.current.flags == SUPER_PAIR
     volume.saver.note_internal_error()
     volume.save()
-    assert volume.pram.current.flags == SUPER_FINAL | SUPER_SUSPECT
+    assert volume.pram.current.flags == SUPER_FINAL | SUPER_SUSPECT | SUPER_PAIR
     volume.reopen().save()
-    assert volume.pram.current.flags == SUPER_FINAL
+    assert volume.pram.current.flags == SUPER_FINAL | SUPER_PAIR
 
 
 def test_progress_is_told_of_every_page_once_it_is_listed_and_once_it_is_written(

@@ -81,7 +81,7 @@ def super_block(uuid: bytes, pfn: int, *, other_pfn: int, generation: int) -> by
         version=layout.VERSION,
         compatible=0,
         incompatible=0,
-        flags=layout.SUPER_FINAL,
+        flags=layout.SUPER_FINAL | layout.SUPER_PAIR,
         uuid=uuid,
         pfn=pfn,
         other_pfn=other_pfn,
@@ -449,6 +449,25 @@ def test_a_super_block_that_tears_on_its_way_to_another_slot_leaves_the_save_bef
     page = pram.image.read(pram.current.pfn)
     write(watched(pram), pram.current.pfn, page[:landed_bytes].ljust(PAGE_SIZE, b"\0"))
     assert superblock.discover(pram.image) == block
+
+
+@pytest.mark.parametrize(
+    "banned", [frames_between(0, 7), frames_between(0, 0), frames_between(1, 1)]
+)
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_what_the_owner_writes_to_a_slot_that_was_left_is_no_damage(
+    banned: Regions, saves: int
+) -> None:
+    pram = reopen(new_pram(FRAMES), banned=banned)
+    for _ in range(saves):
+        pram.publish()
+    left = {slot for slot in (0, 1) if slot in banned} - {pram.current.pfn}
+    for slot in left:
+        write(watched(pram), slot, b"\xff" * PAGE_SIZE)
+    if saves > 1 or pram.current.other_pfn not in left:
+        assert pram.current.flags & layout.SUPER_PAIR
+    assert superblock.damaged_slot(pram.image, pram.current) is None
+    assert check_image(watched(pram).reopen(writable=False)).clean
 
 
 def test_a_slot_that_was_taken_is_kept_when_the_ban_is_lifted() -> None:
