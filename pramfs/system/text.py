@@ -1,12 +1,16 @@
 """Output of commands for people: messages, names, numbers and times; and safe standard streams."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 
 from pramfs.errors import EXIT_FAILED, EXIT_SYSTEM
 from pramfs.system.surroundings import hold_standard_streams, put_null
+
+_SURROGATE = 0xDC00  # what os.fsdecode adds to a byte that is not UTF-8
+_UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 def with_standard_streams(command: Callable[[], int]) -> int:
@@ -44,6 +48,7 @@ def complain(message: str) -> None:
 
 def printable(text: str) -> str:
     """Return the text with control characters, and bytes that are not UTF-8, escaped."""
+    text = _UNDECODED.sub(lambda byte: f"\\x{ord(byte[0]) - _SURROGATE:02x}", text)
     text = text.encode(errors="backslashreplace").decode()
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
