@@ -95,6 +95,20 @@ class FileData:
         if self.refused:
             self.refused.taken(file, length, FILE_MAX_BYTES)
 
+    def next_data(self, file: File, offset: int) -> int | None:
+        """Return the first byte from `offset` on that is in no hole, None if there is none in the file."""
+        index = file.pages.next_page(offset >> PAGE_SHIFT) if file.pages is not None else None
+        if index is None or index << PAGE_SHIFT >= file.length:
+            return None
+        return max(offset, index << PAGE_SHIFT)
+
+    def next_hole(self, file: File, offset: int) -> int:
+        """Return the first byte from `offset` on that is in a hole, or the end of the file."""
+        if file.pages is None:
+            return offset
+        index = file.pages.next_hole(offset >> PAGE_SHIFT)
+        return min(max(offset, index << PAGE_SHIFT), file.length)
+
     def discard(self, file: File) -> None:
         """Release all frames of a file that is gone."""
         self.truncate(file, 0)

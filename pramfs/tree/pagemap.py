@@ -6,6 +6,7 @@ be huge and sparse. A page takes 4 bytes and no object.
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, MutableMapping
 from typing import NamedTuple
 
@@ -33,12 +34,13 @@ class FileExtent(NamedTuple):
 class PageMap:
     """The pages of one file. `count` is the number of pages that are not holes."""
 
-    __slots__ = ("_head", "_rest", "count")
+    __slots__ = ("_head", "_numbers", "_rest", "count")
 
     def __init__(self) -> None:
         self.count = 0
         self._head: array[int] | None = None
         self._rest: MutableMapping[int, array[int]] | None = None
+        self._numbers: list[int] | None = None  # of all chunks, sorted; None until somebody asks
 
     def get(self, index: int) -> int:
         """Return the frame of page `index`, 0 for a hole."""
@@ -101,6 +103,7 @@ class PageMap:
         number, at = first >> CHUNK_SHIFT, first & _MASK
         gone: list[int] = []
         if self._rest:
+            self._numbers = None
             for later in sorted(n for n in self._rest if n > number):
                 gone.extend(self._rest.pop(later))
         if number > 0 or at > 0:
@@ -111,10 +114,54 @@ class PageMap:
                 self._trim(number, chunk)
         elif self._head is not None:
             gone[:0] = self._head
-            self._head = None
+            self._head = self._numbers = None
         freed = [pfn for pfn in gone if pfn]
         self.count -= len(freed)
         return list(extents_of(freed))
+
+    def clear(self, first: int, count: int) -> list[Extent]:
+        """Unmap `count` pages from `first` on, and return the frames that they were in."""
+        gone: list[int] = []
+        for number, start, stop in self._parts(first, first + count):
+            chunk = self._chunk(number)
+            assert chunk is not None
+            gone.extend(filter(None, chunk[start:stop]))
+            chunk[start:stop] = array("I", bytes(4 * (stop - start)))
+            self._trim(number, chunk)
+        self.count -= len(gone)
+        return list(extents_of(gone))
+
+    def count_in(self, first: int, count: int) -> int:
+        """Return how many of `count` pages from `first` on are not holes."""
+        mapped = 0
+        for number, start, stop in self._parts(first, first + count):
+            chunk = self._chunk(number)
+            assert chunk is not None
+            mapped += stop - start - chunk[start:stop].count(0)
+        return mapped
+
+    def next_page(self, index: int) -> int | None:
+        """Return the first page from `index` on that is not a hole, or None."""
+        for number, start, stop in self._parts(index, None):
+            chunk = self._chunk(number)
+            assert chunk is not None
+            pfns = chunk[start:stop].tobytes()
+            zeros = len(pfns) - len(pfns.lstrip(b"\0"))
+            if zeros < len(pfns):
+                return (number << CHUNK_SHIFT) + start + zeros // 4
+        return None
+
+    def next_hole(self, index: int) -> int:
+        """Return the first page from `index` on that is a hole."""
+        while (chunk := self._chunk(index >> CHUNK_SHIFT)) is not None:
+            at = index & _MASK
+            if at >= len(chunk):
+                return index
+            try:
+                return index - at + chunk.index(0, at)
+            except ValueError:
+                index += len(chunk) - at
+        return index
 
     def file_extents(self, index: int, count: int) -> Iterator[FileExtent]:
         """Yield the extents of `count` pages from `index`, in order, holes included."""
@@ -137,6 +184,30 @@ class PageMap:
             for number in sorted(self._rest):
                 yield number << CHUNK_SHIFT, self._rest[number]
 
+    def _parts(self, first: int, end: int | None) -> Iterator[tuple[int, int, int]]:
+        """Yield (number, start, stop) of the part of each chunk that has pages from `first` to `end`.
+
+        Holes take no step, so that a sparse file of terabytes takes as many as it has chunks.
+        """
+        numbers = self._sorted_numbers()
+        for at in range(bisect_left(numbers, first >> CHUNK_SHIFT), len(numbers)):
+            number = numbers[at]
+            base = number << CHUNK_SHIFT
+            if end is not None and base >= end:
+                return
+            chunk = self._chunk(number)
+            assert chunk is not None
+            start = max(first - base, 0)
+            stop = len(chunk) if end is None else min(end - base, len(chunk))
+            if start < stop:
+                yield number, start, stop
+
+    def _sorted_numbers(self) -> list[int]:
+        if self._numbers is None:
+            self._numbers = [0] if self._head is not None else []
+            self._numbers += sorted(self._rest or ())
+        return self._numbers
+
     def _chunk(self, number: int) -> "array[int] | None":
         if number == 0:
             return self._head
@@ -144,6 +215,7 @@ class PageMap:
 
     def _add_chunk(self, number: int) -> "array[int]":
         chunk = array("I")
+        self._numbers = None
         if number == 0:
             self._head = chunk
         else:
@@ -160,6 +232,7 @@ class PageMap:
             chunk.pop()
         if chunk:
             return
+        self._numbers = None
         if number == 0:
             self._head = None
         elif self._rest is not None:

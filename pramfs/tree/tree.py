@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pramfs.errors import posix_error
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
-from pramfs.tree.attributes import InodeOperations, default_acl_of, inherited_acl_bytes
+from pramfs.tree.attributes import default_acl_of, inherited_acl_bytes
+from pramfs.tree.file_calls import FileOperations
 from pramfs.tree.hardened_dict import HardenedDict, is_dense
 from pramfs.tree.inodes import (
     INO_MAX,
@@ -52,7 +53,7 @@ class Owner:
     umask: int = 0
 
 
-class Tree(InodeOperations):
+class Tree(FileOperations):
     """All inodes of one tree and their names, with the operations on both."""
 
     def __init__(self, arena: Arena, *, inodes_max: int, generation: int) -> None:

@@ -36,6 +36,23 @@ class PageMapMachine(RuleBasedStateMachine):
         assert [pfn for extent in extents for pfn in range(extent.pfn, sum(extent))] == gone
         self.model = {index: pfn for index, pfn in self.model.items() if index < first}
 
+    @rule(first=indices, count=st.one_of(st.integers(0, 2 * CHUNK_PAGES), st.just(1 << 51)))
+    def clear(self, first: int, count: int) -> None:
+        inside = {index for index in self.model if first <= index < first + count}
+        assert self.pages.count_in(first, count) == len(inside)
+        extents = self.pages.clear(first, count)
+        gone = [pfn for extent in extents for pfn in range(extent.pfn, sum(extent))]
+        assert gone == [self.model.pop(index) for index in sorted(inside)]
+
+    @rule(index=indices)
+    def seek(self, index: int) -> None:
+        data = min((page for page in self.model if page >= index), default=None)
+        assert self.pages.next_page(index) == data
+        hole = index
+        while hole in self.model:
+            hole += 1
+        assert self.pages.next_hole(index) == hole
+
     @rule(index=indices, count=st.integers(1, 2 * CHUNK_PAGES))
     def look(self, index: int, count: int) -> None:
         found: dict[int, int] = {}

@@ -149,6 +149,23 @@ class TreeMachine(RuleBasedStateMachine):
         except OSError as error:
             self._accept_partial_write(found, before, error)
 
+    @rule(ino=which)
+    def seek(self, ino: int) -> None:
+        """What is in a hole reads as zeros, and all that is not zeros is found."""
+        found = self._file(ino)
+        if found is None:
+            return
+        file, content = self._tree.file(found), self.model.nodes[found].data
+        data = bytearray()
+        while len(data) < len(content):
+            start = len(content)
+            with contextlib.suppress(OSError):
+                start = self._tree.seek(file, len(data), os.SEEK_DATA)
+            data += bytes(start - len(data))
+            if start < len(content):
+                data += content[start : self._tree.seek(file, start, os.SEEK_HOLE)]
+        assert data == content
+
     @rule(ino=which, size=st.one_of(offsets, st.just(0)))
     def truncate(self, ino: int, size: int) -> None:
         found = self._file(ino)

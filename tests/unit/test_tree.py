@@ -2,9 +2,8 @@
 
 import contextlib
 import errno
-import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,6 +15,7 @@ from pramfs.tree.inodes import Directory, File, Special, Symlink
 from pramfs.tree.pagemap import CHUNK_PAGES
 from pramfs.tree.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Owner
 from tests.support.image_audit import check_bans, check_owners
+from tests.support.refusals import refused
 from tests.support.tree_volume import NAME, USER, Volume
 from tests.support.watched_image import new_pram
 
@@ -31,14 +31,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     now = [10**18]
     monkeypatch.setattr("pramfs.tree.inodes.clock_gettime_ns", lambda clock: now[0])
     return now
-
-
-@contextlib.contextmanager
-def refused(number: int) -> Iterator[None]:
-    """The block raises an OSError with that errno."""
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        yield
-    assert caught.value.errno == number
 
 
 # --- names ---------------------------------------------------------------------------------------
