@@ -31,7 +31,7 @@ from pramfs.system.progress import Bar, Heartbeat
 log = logging.getLogger("pramfs")
 
 _STATE_PERIOD_S = 0.2
-_LOG_PERIOD_S = 10  # of a save at unmount
+_LOOK_PERIOD_S = 1  # at a save at unmount, whether to log its progress
 
 
 class Checkpoints:
@@ -149,7 +149,7 @@ class Checkpoints:
         with (
             bar,
             Heartbeat(_STATE_PERIOD_S, self.report),
-            Heartbeat(_LOG_PERIOD_S, LongSave(self._name.path, saver).log_progress),
+            Heartbeat(_LOOK_PERIOD_S, LongSave(self._name.path, saver).log_progress),
             Heartbeat(
                 EXTEND_PERIOD_S,
                 lambda: self._manager.extend_timeout("saving", bar.done, bar.total),

@@ -13,14 +13,15 @@ from pramfs.system.text import duration
 log = logging.getLogger("pramfs")
 
 _PAGES_PER_MIB = 256
-_PERIOD_S = 60
+_WARN_PERIOD_S = 60
+_LOG_PERIOD_S = 10
 
 
 async def warn_of_long_saves(saver: Saver) -> None:
     """Log whenever what is not saved begins to need longer than a shutdown may take."""
     warned = False
     while True:
-        await trio.sleep(_PERIOD_S)
+        await trio.sleep(_WARN_PERIOD_S)
         seconds = saver.seconds_to_save()
         if seconds > SHUTDOWN_MAX_S and not warned:
             log.warning(
@@ -37,20 +38,24 @@ class LongSave:
     def __init__(self, image: Path, saver: Saver) -> None:
         self._image = image
         self._saver = saver
-        self._start_s = 0.0
+        self._logged_s = time.monotonic()
+        self._start_s: float | None = None  # of writing
         self._left_at_start = 0
 
     def log_progress(self) -> None:
-        """Log what is left to write. The first call measures only; nothing is logged of a short save."""
+        """Log what is left to write, every ten seconds; nothing of a short save. Call it every second."""
         status, now_s = self._saver.status, time.monotonic()
         if status.state is not SaveState.WRITING:
             return
-        left = status.pages_total - status.pages_done
-        if not left:  # the kernel has taken everything, and its cache goes to the disk
-            log.info("saving %s: waiting for the disk", self._image)
-        elif not self._start_s:
+        # The pages of the nodes were not counted before, so there may be more done than was expected.
+        left = max(0, status.pages_total - status.pages_done)
+        if self._start_s is None:
             self._start_s, self._left_at_start = now_s, left
-        else:
+        elif now_s - self._logged_s >= _LOG_PERIOD_S:
+            self._logged_s = now_s
             done = self._left_at_start - left
             rest = f", about {duration((now_s - self._start_s) * left / done)}" if done else ""
-            log.info("saving %s: %d MiB left%s", self._image, left // _PAGES_PER_MIB, rest)
+            what = (
+                f"{-(-left // _PAGES_PER_MIB)} MiB left{rest}" if left else "waiting for the disk"
+            )
+            log.info("saving %s: %s", self._image, what)

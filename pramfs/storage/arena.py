@@ -36,6 +36,7 @@ from pramfs.storage.frames import (
 from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image, write_all
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.storage.write_out import WriteOut
 
 UNKNOWN_CSUM = 0  # a page whose checksum really is 0 is merely summed again
 _UNKNOWN_BYTES = bytes(4)
@@ -352,6 +353,10 @@ class ImageArena(Arena):
     whenever they are read.
     """
 
+    def __init__(self, image: Image, table: FrameTable) -> None:
+        super().__init__(image, table)
+        self._in_memory = image.in_memory()
+
     def write_back(self, progress: Progress) -> None:
         if self._writeback_failed:
             lost = [
@@ -361,7 +366,14 @@ class ImageArena(Arena):
             ]
             if lost:
                 raise LostPages(lost)
-        progress(self.table.count(PENDING))
+        if self._in_memory:
+            progress(self.table.count(PENDING))
+            return
+        out = WriteOut(self.image, progress)
+        for pfn, count in self.table.extents(PENDING):
+            for start in range(pfn, pfn + count, _COPY_FRAMES):
+                out.add(start, min(_COPY_FRAMES, pfn + count - start))
+        out.finish()
 
     def abort_save(self) -> None:
         super().abort_save()
@@ -423,6 +435,7 @@ class MemoryArena(Arena):
         self._unused = Holes(self._memory, image.page_bytes)
 
     def write_back(self, progress: Progress) -> None:
+        out = WriteOut(self.image, progress)
         for pfn, count in self.table.extents(PENDING, DROPPED):
             for start in range(pfn, pfn + count, _COPY_FRAMES):
                 end = min(start + _COPY_FRAMES, pfn + count)
@@ -430,7 +443,8 @@ class MemoryArena(Arena):
                 self._count_viewed(end - start)
                 with self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT] as data:
                     self.image.write(start << PAGE_SHIFT, data)
-                progress(end - start)
+                out.add(start, end - start)
+        out.finish()
 
     def commit_save(self) -> None:
         copied = list(self.table.extents(PENDING, DROPPED))

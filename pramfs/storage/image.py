@@ -5,6 +5,7 @@ which holes are made. Tests record changes and inject faults there.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -26,6 +27,12 @@ _DEVICES = Path("/dev")
 _BLOCK_DEVICES = Path("/sys/dev/block")
 # struct flock: l_type, l_whence, l_start, l_len, l_pid
 _FLOCK = struct.Struct("hhqqi4x")
+
+# sync_file_range(2), which Python does not have.
+_WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
+_NOT_TO_BE_HAD = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ESPIPE}
+_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
+_sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 class Image:
@@ -124,6 +131,24 @@ class Image:
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`. Raises OSError (ENOSPC, EIO …) when that is not possible."""
         write_all(self._fd, offset_bytes, data)
+
+    def start_write_out(self, pfn: int, frames: int) -> None:
+        """Have the kernel write frames that it has cached to the medium; nothing is durable by that.
+
+        Raises OSError when the medium has failed; a sync that follows would not tell of that again.
+        """
+        self._sync_range(pfn, frames, _WRITE)
+
+    def wait_for_write_out(self, pfn: int, frames: int) -> None:
+        """Wait until that is done. Raises OSError when the medium has failed, as `start_write_out`."""
+        self._sync_range(pfn, frames, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
+
+    def _sync_range(self, pfn: int, frames: int, flags: int) -> None:
+        if _sync_file_range(self._fd, pfn << PAGE_SHIFT, frames << PAGE_SHIFT, flags):
+            number = ctypes.get_errno()
+            # A kernel or a sandbox without that call is no failure: a sync writes everything, too.
+            if number not in _NOT_TO_BE_HAD:
+                raise posix_error(number)
 
     def sync(self) -> None:
         """Make everything written durable. Raises OSError when the device reports that it is not."""

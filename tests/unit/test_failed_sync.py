@@ -20,14 +20,25 @@ class Medium(Image):
 
     fails = False
     passes = 0  # syncs before that
+    fails_early = False  # not a sync, but when its pages are written out before that
 
     def __init__(self, plain: Image) -> None:
         super().__init__(plain.path, plain._fd, writable=True)
         self.written: list[int] = []
 
+    def in_memory(self) -> bool:
+        return False  # whatever /tmp is
+
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
         super().write(offset_bytes, data)
         self.written.extend(range(offset_bytes >> 12, (offset_bytes + len(data)) >> 12))
+
+    def wait_for_write_out(self, pfn: int, frames: int) -> None:
+        super().wait_for_write_out(pfn, frames)
+        if self.fails_early:
+            self.fails_early = False
+            self.written = []
+            raise OSError(errno.EIO, "Input/output error")
 
     def sync(self) -> None:
         if self.fails and self.passes:
@@ -73,6 +84,28 @@ def test_after_a_failed_sync_the_next_save_writes_every_page_again(medium: Mediu
     assert not pages & set(medium.written)
     pram.publish()
     assert pages <= set(medium.written)
+    pram.close()
+
+
+@pytest.mark.parametrize("arena", ["image", "memory"])
+def test_pages_that_could_not_be_written_out_before_the_sync_are_written_again(
+    medium: Medium, monkeypatch: pytest.MonkeyPatch, arena: str
+) -> None:
+    """The sync would succeed: the kernel tells of such an error once."""
+    monkeypatch.setattr("pramfs.storage.write_out._WINDOW_FRAMES", 4)
+    pram = Pram.create(medium, 1000, arena=arena)
+    with pram.prepare_save("node", BYTE_STREAM) as stream:
+        stream.write(DATA)
+    medium.fails_early = True
+    with pytest.raises(SaveFailed, match="Input/output error"):
+        pram.publish()
+    generation = pram.current.generation
+    pram.publish()
+    assert pram.current.generation == generation + 1
+    owned = pram.nodes["node"].owned
+    assert {pfn for run in owned for pfn in range(run.pfn, run.pfn + run.frames)} <= set(
+        medium.written
+    )
     pram.close()
 
 

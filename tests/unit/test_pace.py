@@ -29,7 +29,7 @@ def test_the_pace_of_the_last_large_save_counts() -> None:
 def test_the_log_says_what_is_left_and_how_long_it_takes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    times = iter((0.0, 10.0, 20.0, 30.0))
+    times = iter((0.0, 1.0, 2.0, 9.0, 12.0, 21.0, 22.0))
     monkeypatch.setattr("pramfs.daemon.long_save.time.monotonic", lambda: next(times))
     saver: Any = SimpleNamespace(status=None)
     report = LongSave(Path("/srv/data.img"), saver)
@@ -41,10 +41,12 @@ def test_the_log_says_what_is_left_and_how_long_it_takes(
     with caplog.at_level(logging.INFO, logger="pramfs"):
         status(SaveState.STAGING, 0)
         status(SaveState.WRITING, 10 * 256)
-        status(SaveState.WRITING, 15 * 256)
-        status(SaveState.WRITING, 30 * 256)
+        status(SaveState.WRITING, 12 * 256)
+        status(SaveState.WRITING, 15 * 256 - 7)
+        status(SaveState.WRITING, 16 * 256)
+        status(SaveState.WRITING, 30 * 256 + 7)
     assert caplog.messages == [
-        "saving /srv/data.img: 15 MiB left, about 30 seconds",
+        "saving /srv/data.img: 16 MiB left, about 30 seconds",
         "saving /srv/data.img: waiting for the disk",
     ]
 
