@@ -25,7 +25,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
     """
     mount = mountinfo.require_mount(mountpoint)
     if os.geteuid() not in (0, mount.user):
-        raise PramError(f"{mountpoint}: only {mount.allowed_users} can unmount it")
+        return _umount_of_another_user(mountpoint, mount, flags)
     if mountinfo.is_dead(mountpoint):
         mount_tools.unmount(mount.mountpoint, *flags)
         raise PramError(
@@ -57,6 +57,31 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
                 mountpoint, "neither its daemon nor its image is to be seen here", status.image
             )
         return _verdict(mountpoint, status, watch)
+
+
+def _umount_of_another_user(mountpoint: Path, mount: Mount, flags: Sequence[str]) -> str:
+    """Unmount as fstab's option `users` lets everybody, and return the message, which knows of no save.
+
+    Neither the daemon nor its image answers this user, as a rule.
+    """
+    if not mount_tools.anybody_may_unmount(mount.image, mount.mountpoint):
+        raise PramError(f"{mountpoint}: only {mount.allowed_users} can unmount it")
+    status = client.read_status(mountpoint) if mount.shared else None
+    with contextlib.ExitStack() as stack:
+        watch = DaemonWatch(status) if status is not None else None
+        if watch is not None:
+            stack.callback(watch.close)
+        mount_tools.unmount_by_fstab(mount.mountpoint, *flags)
+        views = mountinfo.views_of(mount.device)
+        if views:
+            return f"{mountpoint}: unmounted; {_where(views)}"
+        if "-l" in flags:
+            return f"{mountpoint}: detached; it is saved when nobody uses it any more"
+        if status is not None and watch is not None and watch.can_wait:
+            save_progress.wait_for_end(watch, status)
+    raise UnknownOutcome(
+        mountpoint, f"only {mount.allowed_users} can see how it is saved", mount.image
+    )
 
 
 @contextlib.contextmanager

@@ -66,9 +66,25 @@ def unmount(mountpoint: Path, *flags: str) -> None:
     """Run umount(8) with flags out of -l, -f, -r, -n. Raises PramError with its message."""
     if os.geteuid() == 0:
         _run(["umount", "-i", *flags], mountpoint)
-    elif set(flags) <= {"-l", "-n"}:
-        _run(["fusermount3", "-u", *(["-z"] if "-l" in flags else [])], mountpoint)
-    else:
+        return
+    _refuse_flags_of_root(mountpoint, flags)
+    _run(["fusermount3", "-u", *(["-z"] if "-l" in flags else [])], mountpoint)
+
+
+def anybody_may_unmount(source: str, mountpoint: Path) -> bool:
+    """Return whether fstab has the mount with the option `users`."""
+    line = _try(["findmnt", "--fstab", "-n", "-o", "OPTIONS", "-S", source, "-M", str(mountpoint)])
+    return "users" in line.stdout.strip().split(",")
+
+
+def unmount_by_fstab(mountpoint: Path, *flags: str) -> None:
+    """Run umount(8), which is set-uid root, where `anybody_may_unmount`. Raises PramError."""
+    _refuse_flags_of_root(mountpoint, flags)
+    _run(["umount", "-i", *(["-l"] if "-l" in flags else [])], mountpoint)
+
+
+def _refuse_flags_of_root(mountpoint: Path, flags: Sequence[str]) -> None:
+    if not set(flags) <= {"-l", "-n"}:
         raise PramError(f"{mountpoint}: only root can unmount with {' '.join(flags)}")
 
 
