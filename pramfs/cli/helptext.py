@@ -84,7 +84,7 @@ code is then 4.
   pramfs extract --recover -C rescued /dev/shm/keep.pram
 """,
     "nodes": """\
-List the nodes: named things in persistent memory. A tree NAME is two of them, NAME-meta and NAME-data.
+List the nodes: named things in persistent memory. A tree NAME is its nodes NAME-meta, NAME-data, NAME-more.
 """,
     "put": """\
 Store standard input as a new node, a byte stream; makes the image if there is none.

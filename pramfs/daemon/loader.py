@@ -220,4 +220,6 @@ def _loaded(tree: Tree, load: TreeLoad, options: MountOptions) -> Tree:
     load.into(tree, recovered)
     for path in recovered.left_out if recovered is not None else ():
         log.warning("left out, damaged: %s", path)
+    if recovered is not None and recovered.more_lost:
+        log.warning("birth times and reserved room are lost: %s", recovered.more_lost)
     return tree

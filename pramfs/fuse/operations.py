@@ -318,7 +318,7 @@ class Operations(pyfuse3.Operations):
     @_errno_guard
     def statfs(self, ctx: RequestContext) -> StatvfsData:
         tree, table = self._tree, self._tree.arena.table
-        free = sum(table.count(state) for state in (FREE, HELD, OLD, DROPPED))
+        free = sum(table.count(state) for state in (FREE, HELD, OLD, DROPPED)) - tree.space.claimed
         stats = StatvfsData()
         stats.f_bsize = stats.f_frsize = PAGE_SIZE
         stats.f_blocks = len(table) - table.count(BANNED) - table.count(SUPER)

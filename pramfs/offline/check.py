@@ -8,7 +8,7 @@ from pramfs.pram import verify
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import Recovered, load_tree
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
+from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names
 from pramfs.storage import superblock
 from pramfs.storage.frames import SAVED
 from pramfs.storage.image import Image
@@ -82,7 +82,7 @@ def _check_once(image: Image, progress: Progress) -> _Findings:
     with pram:
         _check_accounts(pram, found)
         trees = tree_names(pram.nodes)
-        of_trees = {stem + suffix for stem in trees for suffix in (META_SUFFIX, DATA_SUFFIX)}
+        of_trees = {node for name in trees for node in nodes_of(name)}
         for node in list(pram.nodes.values()):
             if node.name not in of_trees:
                 _check_node(pram, node, found, progress)
@@ -111,7 +111,8 @@ def _check_node(pram: Pram, node: Node, found: _Findings, progress: Progress) ->
 
 def _check_tree(pram: Pram, name: str, found: _Findings, progress: Progress) -> None:
     pages = pram.node(name + DATA_SUFFIX).entries
-    found.pages += pages + pram.node(name + META_SUFFIX).entries
+    others = nodes_of(name) & pram.nodes.keys() - {name + DATA_SUFFIX}
+    found.pages += pages + sum(pram.node(node).entries for node in others)
     recovered = Recovered()
     tree = Tree(pram.arena, inodes_max=0, generation=0)
     counter = progress(f"checking {name}", pages)
@@ -121,3 +122,5 @@ def _check_tree(pram: Pram, name: str, found: _Findings, progress: Progress) -> 
         found.damage.append(str(exc))
     for path in recovered.left_out:
         found.damage.append(f"tree '{name}': damaged: {path}")
+    if recovered.more_lost:
+        found.damage.append(f"tree '{name}': damaged: {recovered.more_lost}")

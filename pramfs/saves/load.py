@@ -13,7 +13,8 @@ from pramfs.pram.verify import Verification
 from pramfs.saves import codec
 from pramfs.saves.codec import Decoded
 from pramfs.saves.file_paths import listed, paths_of
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, has_tree
+from pramfs.saves.more import More, apply_more, decode_more
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, has_tree
 from pramfs.storage import layout
 from pramfs.storage.arena import Progress
 from pramfs.storage.extents import extents_of
@@ -26,9 +27,10 @@ from pramfs.tree.tree import Tree
 
 @dataclass(slots=True)
 class Recovered:
-    """The paths of files that a load with `recover` has left out."""
+    """What a load with `recover` has left out: the paths of files, and why births and reserved room."""
 
     left_out: list[str] = field(default_factory=list)
+    more_lost: str = ""
 
 
 class TreeLoad:
@@ -53,7 +55,7 @@ class TreeLoad:
         self._name = name
         self._lazy = lazy
         with _damage_of(name):
-            self._metadata = _read_metadata(pram, name)
+            self._metadata = _read_stream(pram, name + META_SUFFIX)
             data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
         data.keep()
         self._chain = data.chain
@@ -76,6 +78,7 @@ class TreeLoad:
         with _damage_of(name):
             decoded = codec.decode_tree(self._metadata)
             _distribute(decoded, chain)
+            more = _read_more(pram, name, recover)
         bad_files = _files_at(self._verification.damaged(), decoded)
         paths = paths_of(decoded.inodes[ROOT_INO], bad_files)
         if paths and recover is None:
@@ -88,6 +91,8 @@ class TreeLoad:
         tree.adopt(
             decoded.inodes, decoded.next_ino, metadata_bytes=len(self._metadata), pages=pages
         )
+        if more is not None:
+            apply_more(more, tree.inodes, tree.data.reservations)
         tree.space.relocations = _banned_pages(chain, pram.arena.table.banned)
 
 
@@ -114,12 +119,28 @@ def _damage_of(name: str) -> Iterator[None]:
         raise DamagedTree(name, exc) from exc
 
 
-def _read_metadata(pram: Pram, name: str) -> bytes:
-    stream = pram.prepare_load(name + META_SUFFIX, BYTE_STREAM)
+def _read_stream(pram: Pram, node: str) -> bytes:
+    stream = pram.prepare_load(node, BYTE_STREAM)
     try:
-        return stream.read(pram.node(name + META_SUFFIX).data_len)
+        return stream.read(pram.node(node).data_len)
     finally:
         stream.keep()
+
+
+def _read_more(pram: Pram, name: str, recover: Recovered | None) -> More | None:
+    """Return what the tree's node for more holds, None if it has none, or it is damaged and may be lost."""
+    node = pram.nodes.get(name + MORE_SUFFIX)
+    if node is None:
+        return None
+    try:
+        return decode_more(_read_stream(pram, node.name), len(pram.arena.table))
+    except (PramError, ValueError) as exc:
+        if recover is None:
+            raise
+        recover.more_lost = str(exc)
+        return None
+    finally:
+        node.chain = None
 
 
 def _distribute(decoded: Decoded, chain: Chain) -> None:

@@ -22,8 +22,9 @@ from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Publication
 from pramfs.saves import codec
 from pramfs.saves.file_paths import listed, paths_of
+from pramfs.saves.more import encode_more
 from pramfs.saves.pace import Pace
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, drop_tree
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, drop_tree, nodes_of
 from pramfs.storage import layout
 from pramfs.storage.arena import Progress
 from pramfs.storage.extents import count_up
@@ -55,6 +56,10 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
     with pram.prepare_save(name + META_SUFFIX, BYTE_STREAM) as meta:
         for piece in codec.encode_tree(tree.next_ino, tree.inodes):
             meta.write(piece)
+    more = encode_more(tree.next_ino, tree.inodes)
+    if more:
+        with pram.prepare_save(name + MORE_SUFFIX, BYTE_STREAM) as stream:
+            stream.write(more)
     with pram.prepare_save(name + DATA_SUFFIX, PAGE_STREAM) as data:
         for pfns, indices in _pages_of(files):
             data.lend_pages(pfns, indices)
@@ -314,7 +319,7 @@ class Saver:
     def _update_space(self) -> None:
         """Update the tree's counts of frames for the save in force, and for the next node list."""
         pram, space = self._pram, self._tree.space
-        ours = {self._name + META_SUFFIX, self._name + DATA_SUFFIX}
+        ours = nodes_of(self._name)
         space.node_frames = len(pram.nodes.keys() | ours)
         space.node_moves = pram.frames_to_move(but_of=ours)
         space.saved_frames = pram.frames_to_come_back(ours)

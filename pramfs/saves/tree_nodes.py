@@ -1,8 +1,8 @@
-"""The two nodes of a tree, and which of them an image holds.
+"""The nodes of a tree, and which of them an image holds.
 
 A tree NAME is two nodes, as in patch 13 of the 2013 series: the byte stream NAME-meta with the records of
 all inodes, and the page stream NAME-data with the data pages of all regular files, file after file in the
-order of the records.
+order of the records. A byte stream NAME-more may hold what a reader may do without (see `more`).
 """
 
 from collections.abc import Collection
@@ -11,12 +11,26 @@ from pramfs.pram.pram import Pram
 
 META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
+MORE_SUFFIX = "-more"
 
 
 def tree_names(nodes: Collection[str]) -> list[str]:
     """Return the names of the trees that these nodes form."""
     stems = [name.removesuffix(META_SUFFIX) for name in nodes if name.endswith(META_SUFFIX)]
     return [stem for stem in stems if stem + DATA_SUFFIX in nodes]
+
+
+def nodes_of(name: str) -> set[str]:
+    """Return the names of the nodes that the tree `name` may have."""
+    return {name + META_SUFFIX, name + DATA_SUFFIX, name + MORE_SUFFIX}
+
+
+def stem_of(node: str) -> str:
+    """Return the name of the tree that a node of this name belongs to, or `node` if its name is no such."""
+    for suffix in (META_SUFFIX, DATA_SUFFIX, MORE_SUFFIX):
+        if node.endswith(suffix):
+            return node.removesuffix(suffix)
+    return node
 
 
 def has_tree(pram: Pram, name: str) -> bool:
@@ -26,6 +40,5 @@ def has_tree(pram: Pram, name: str) -> bool:
 
 def drop_tree(pram: Pram, name: str) -> None:
     """Free the nodes of tree `name`, if there are any; the last save keeps them until a publish."""
-    for suffix in (META_SUFFIX, DATA_SUFFIX):
-        if name + suffix in pram.nodes:
-            pram.free(name + suffix)
+    for node in nodes_of(name) & pram.nodes.keys():
+        pram.free(node)

@@ -47,6 +47,15 @@ Tree header                     Inode record                    Directory entry
                                  80 u32 xattrs
                                  84 u32 pad
                                  88 entries or target, then xattrs
+
+What a reader of a tree may do without is another byte stream, see docs/format.md:
+
+More header                     Birth                           Reserved range
+  0 u8  magic[8]                  0 u64 ino                       0 u64 ino
+  8 u32 version                   8 i64 born_ns                   8 u64 first
+ 12 u32 generation                                               16 u64 pages
+ 16 u64 births
+ 24 u64 reserved
 """
 
 from collections.abc import Iterator
@@ -107,6 +116,12 @@ TREE_HEADER = Struct("<8sIIQQQ")
 INODE = Struct("<QIIIIIIIIqqqQQII")
 DIRENT = Struct("<QH")
 XATTR = Struct("<HI")
+
+MORE_MAGIC = b"PRAMMORE"
+MORE_VERSION = 1
+MORE_HEADER = Struct("<8sIIQQ")
+BIRTH = Struct("<Qq")
+RESERVED = Struct("<QQQ")
 
 _SALT = Struct("<16sQ")
 _CSUM = Struct("<I")
@@ -169,6 +184,16 @@ class TreeHeader(NamedTuple):
     next_ino: int
     inodes: int
     pages: int
+
+
+class MoreHeader(NamedTuple):
+    """The start of the stream with what a reader of a tree may do without."""
+
+    magic: bytes
+    version: int
+    generation: int  # of the root of the tree
+    births: int
+    reserved: int
 
 
 class InodeRecord(NamedTuple):

@@ -1,4 +1,4 @@
-"""The data of regular files: read, write and truncate, with copy-on-write.
+"""The data of regular files: read, write, truncate and clear, with copy-on-write.
 
 A frame of the last save is never written: a page that changes is copied to a new frame first. The last
 page of a file always holds zeros after the end of the file.
@@ -6,11 +6,13 @@ page of a file always holds zeros after the end of the file.
 
 from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
-from pramfs.storage.frames import Extent
+from pramfs.storage.extents import extents_of
+from pramfs.storage.frames import FREE, Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
-from pramfs.tree.inodes import FILE_MAX_BYTES, File
+from pramfs.tree.inodes import FILE_MAX_BYTES, FILE_MAX_PAGES, File
 from pramfs.tree.pagemap import CHUNK_PAGES, PageMap, file_extents_of
 from pramfs.tree.refused_writes import RefusedWrites
+from pramfs.tree.reservations import Reservations
 from pramfs.tree.space import Space
 
 _OFFSET_MASK = PAGE_SIZE - 1
@@ -21,6 +23,7 @@ class FileData:
 
     def __init__(self, arena: Arena, space: Space) -> None:
         self.refused = RefusedWrites()
+        self.reservations = Reservations(arena, space)
         self._arena = arena
         self._space = space
 
@@ -66,13 +69,13 @@ class FileData:
             file.pages = PageMap()
         if len(data) <= PAGE_SIZE - (offset & _OFFSET_MASK):
             if data:
-                self._write_page(file.pages, offset, data)
+                self._write_page(file, file.pages, offset, data)
                 file.length = max(file.length, offset + len(data))
             return len(data)
         left = memoryview(data)
         try:
             while left:
-                done = self._write_some(file.pages, offset, left)
+                done = self._write_some(file, file.pages, offset, left)
                 offset += done
                 left = left[done:]
                 file.length = max(file.length, offset)
@@ -82,11 +85,17 @@ class FileData:
         return len(data)
 
     def truncate(self, file: File, length: int) -> None:
-        """Cut the file off at `length`, or extend it to that with a hole."""
+        """Cut the file off at `length`, or extend it to that with a hole.
+
+        Pages past the end lose what they were promised, unless the file grows.
+        """
+        first = (length + PAGE_SIZE - 1) >> PAGE_SHIFT
+        if length < file.length and length & _OFFSET_MASK:
+            self._zero(file, length, -length & _OFFSET_MASK)
+        if length <= file.length and file.reserved is not None:
+            self.reservations.remove(file, first, FILE_MAX_PAGES)
         if length < file.length and file.pages is not None:
-            if length & _OFFSET_MASK:
-                self._clear_tail(file.pages, length)
-            for extent in file.pages.cut((length + PAGE_SIZE - 1) >> PAGE_SHIFT):
+            for extent in file.pages.cut(first):
                 self._arena.release(extent.pfn, extent.frames)
                 self._space.pages -= extent.frames
             if not file.pages.count:
@@ -94,6 +103,23 @@ class FileData:
         file.length = length
         if self.refused:
             self.refused.taken(file, length, FILE_MAX_BYTES)
+
+    def clear(self, file: File, start: int, end: int) -> None:
+        """Make the bytes from `start` to `end` zeros: pages that are all in there become holes.
+
+        Raises OSError(ENOSPC) or FramesHeld, as the others may need a copy; some may be zeros by then.
+        """
+        first, behind = (start + PAGE_SIZE - 1) >> PAGE_SHIFT, end >> PAGE_SHIFT
+        if first > behind:
+            self._zero(file, start, end - start)
+        else:
+            if start & _OFFSET_MASK:
+                self._zero(file, start, -start & _OFFSET_MASK)
+            if end & _OFFSET_MASK:
+                self._zero(file, behind << PAGE_SHIFT, end & _OFFSET_MASK)
+            self._drop_pages(file, first, behind)
+        if self.refused:
+            self.refused.taken(file, start, end)
 
     def next_data(self, file: File, offset: int) -> int | None:
         """Return the first byte from `offset` on that is in no hole, None if there is none in the file."""
@@ -132,22 +158,24 @@ class FileData:
 
     # --- helpers ---------------------------------------------------------------------------------
 
-    def _write_some(self, pages: PageMap, offset: int, data: memoryview) -> int:
+    def _write_some(self, file: File, pages: PageMap, offset: int, data: memoryview) -> int:
         """Write the first part of `data`, as much as goes in one step; return its size in bytes."""
         if offset & _OFFSET_MASK or len(data) < 2 * PAGE_SIZE:
             done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(data))
-            self._write_page(pages, offset, data[:done])
+            self._write_page(file, pages, offset, data[:done])
             return done
         index = offset >> PAGE_SHIFT
         count = min(len(data) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
         _, pfn, alike = next(file_extents_of(0, pages.pfns(index, count)))
         if pfn:
             alike = self._written_alike(pfn, alike)
+        if file.reserved is not None:
+            alike = self._promised_alike(file, index, pfn, alike)
         part = data[: alike << PAGE_SHIFT]
         if pfn and self._arena.table.writable(pfn):
             self._arena.write(pfn, part)
         else:
-            self._put_new(pages, index, part)
+            self._put_new(file, pages, index, part, mapped=bool(pfn))
         return len(part)
 
     def _written_alike(self, pfn: int, count: int) -> int:
@@ -160,13 +188,30 @@ class FileData:
             at for at in range(1, count + 1) if at == count or table.writable(pfn + at) != first
         )
 
-    def _put_new(self, pages: PageMap, index: int, data: memoryview) -> None:
-        """Write pages of one chunk to new frames, and map these in place of the old ones.
+    def _promised_alike(self, file: File, index: int, pfn: int, count: int) -> int:
+        """Return how many pages from `index` on were promised room as that one was, or not as it.
+
+        Of those that were and have frames, only as many as there are frames for their copies now: all at
+        once they might not fit, but a checkpoint gives back what the first ones leave.
+        """
+        assert file.reserved is not None
+        count = file.reserved.alike(index, count)
+        if not pfn or index not in file.reserved or self._arena.table.writable(pfn):
+            return count
+        keep_free = self.reservations.keep_free(file, index, count, mapped=True)
+        return min(count, max(1, self._arena.table.count(FREE) - keep_free))
+
+    def _put_new(
+        self, file: File, pages: PageMap, index: int, data: memoryview, *, mapped: bool
+    ) -> None:
+        """Write pages of one chunk to new frames, and map these in place of the old ones, if `mapped`.
 
         Writes all of them or none, so that no page is ever mapped past the end of its file.
         """
         arena, count = self._arena, len(data) >> PAGE_SHIFT
-        extents = arena.allocate(count, self._space.frames_to_keep_free(count))
+        extents = arena.allocate(
+            count, self.reservations.keep_free(file, index, count, mapped=mapped)
+        )
         try:
             self._fill(extents, data)
         except BaseException:
@@ -174,37 +219,48 @@ class FileData:
                 arena.release(extent.pfn, extent.frames)
             raise
         replaced = pages.pfns(index, count)
-        before = pages.count
+        if not mapped:
+            self._space.pages += count
+            self.reservations.count_mapped(file, index, count)
         for extent in extents:
             pages.put(index, extent.pfn, extent.frames)
             index += extent.frames
-        self._space.pages += pages.count - before
-        for _, pfn, pages_replaced in file_extents_of(0, replaced):
-            if pfn:
+        if mapped:
+            for pfn, pages_replaced in extents_of(replaced):
                 arena.release(pfn, pages_replaced)
 
-    def _put_new_page(self, pages: PageMap, index: int, data: bytes | memoryview) -> None:
+    def _put_new_page(
+        self, file: File, pages: PageMap, index: int, data: bytes | memoryview
+    ) -> None:
         """Do the same as `_put_new` for a single page, faster: most files have one."""
         arena = self._arena
-        pfn = arena.allocate(1, self._space.frames_to_keep_free(1))[0].pfn
+        replaced = pages.get(index)
+        if file.reserved is None:
+            keep_free = self._space.frames_to_keep_free(1)
+        else:
+            keep_free = self.reservations.keep_free(file, index, 1, mapped=bool(replaced))
+        pfn = arena.allocate(1, keep_free)[0].pfn
         try:
             arena.write(pfn, data)
         except BaseException:
             arena.release(pfn, 1)
             raise
-        replaced = pages.get(index)
         pages.put(index, pfn, 1)
         if replaced:
             arena.release(replaced, 1)
         else:
             self._space.pages += 1
+            if file.reserved is not None:
+                self.reservations.count_mapped(file, index, 1)
 
     def _fill(self, extents: list[Extent], data: memoryview) -> None:
         for extent in extents:
             self._arena.write(extent.pfn, data[: extent.frames << PAGE_SHIFT])
             data = data[extent.frames << PAGE_SHIFT :]
 
-    def _write_page(self, pages: PageMap, offset: int, data: bytes | memoryview) -> None:
+    def _write_page(
+        self, file: File, pages: PageMap, offset: int, data: bytes | memoryview
+    ) -> None:
         """Write one page, or a part of it."""
         index, start = offset >> PAGE_SHIFT, offset & _OFFSET_MASK
         pfn = pages.get(index)
@@ -215,10 +271,21 @@ class FileData:
             page = bytearray(self._arena.read(pfn) if pfn else PAGE_SIZE)
             page[start : start + len(data)] = data
             data = memoryview(page)
-        self._put_new_page(pages, index, data)
+        self._put_new_page(file, pages, index, data)
 
-    def _clear_tail(self, pages: PageMap, length: int) -> None:
-        """Zero the rest of the page that contains `length`."""
-        if pages.get(length >> PAGE_SHIFT):
-            zeros = bytes(PAGE_SIZE - (length & _OFFSET_MASK))
-            self._write_page(pages, length, zeros)
+    def _zero(self, file: File, offset: int, size: int) -> None:
+        """Zero a part of one page, unless that is a hole."""
+        if file.pages is not None and file.pages.get(offset >> PAGE_SHIFT):
+            self._write_page(file, file.pages, offset, bytes(size))
+
+    def _drop_pages(self, file: File, first: int, behind: int) -> None:
+        """Make holes of the pages from `first` on, before `behind`."""
+        if file.pages is None:
+            return
+        claims = self.reservations.claims(file, first, behind)
+        for extent in file.pages.clear(first, behind - first):
+            self._arena.release(extent.pfn, extent.frames)
+            self._space.pages -= extent.frames
+        if not file.pages.count:
+            file.pages = None
+        self.reservations.count_cleared(file, first, behind, claims)

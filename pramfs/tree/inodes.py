@@ -8,6 +8,7 @@ import stat
 from time import clock_gettime_ns
 
 from pramfs.storage import layout
+from pramfs.tree.page_ranges import ReservedPages
 from pramfs.tree.pagemap import PageMap
 
 ROOT_INO = 1
@@ -16,6 +17,7 @@ NAME_MAX_BYTES = 255
 SYMLINK_MAX_BYTES = 4095
 PATH_MAX_BYTES = 4096  # of a path that a system call accepts
 FILE_MAX_BYTES = (1 << 63) - 1
+FILE_MAX_PAGES = 1 << (63 - layout.PAGE_SHIFT)
 XATTR_VALUE_MAX_BYTES = 65536
 NLINK_MAX = (1 << 32) - 1
 
@@ -35,12 +37,13 @@ def now_ns() -> int:
 class Inode:
     """The attributes that all kinds of files have.
 
-    `mode` is st_mode of stat(2); `atime`, `mtime` and `ctime` are nanoseconds since the epoch; `xattrs` maps
-    names to values, and is None if there are none, as for most.
+    `mode` is st_mode of stat(2); `atime`, `mtime`, `ctime` and `born` (when it was made, 0 if unknown) are
+    nanoseconds since the epoch; `xattrs` maps names to values, and is None if there are none, as for most.
     """
 
     __slots__ = (
         "atime",
+        "born",
         "ctime",
         "generation",
         "gid",
@@ -62,7 +65,7 @@ class Inode:
         self.uid = uid
         self.gid = gid
         self.nlink = 1
-        self.atime = self.mtime = self.ctime = now
+        self.atime = self.mtime = self.ctime = self.born = now
         self.xattrs: dict[bytes, bytes] | None = None
         self.refs = 0
 
@@ -88,12 +91,13 @@ class Inode:
 class File(Inode):
     """A regular file of `length` bytes."""
 
-    __slots__ = ("length", "pages")
+    __slots__ = ("length", "pages", "reserved")
 
     def __init__(self, ino: int, generation: int, mode: int, uid: int, gid: int, now: int) -> None:
         super().__init__(ino, generation, mode, uid, gid, now)
         self.length = 0
         self.pages: PageMap | None = None
+        self.reserved: ReservedPages | None = None
 
     @property
     def size(self) -> int:
@@ -101,7 +105,10 @@ class File(Inode):
 
     @property
     def blocks(self) -> int:
-        return self.pages.count * (layout.PAGE_SIZE // 512) if self.pages else 0
+        pages = self.pages.count if self.pages is not None else 0
+        if self.reserved is not None:
+            pages += self.reserved.claims
+        return pages * (layout.PAGE_SIZE // 512)
 
 
 class Directory(Inode):

@@ -8,6 +8,10 @@ from pramfs.storage import layout
 from pramfs.storage.arena import Arena
 from pramfs.storage.layout import PAGE_SIZE
 
+# Pages that were promised room and have frames are changed by copying them: so many frames are kept for
+# that, and as many pages can be changed before a checkpoint has to give the old frames back.
+SPARE_MAX = 128
+
 
 class Space:
     """The counts of one tree. Code that changes or publishes the tree updates them."""
@@ -16,23 +20,41 @@ class Space:
         self.pages = 0  # of data
         self.metadata_bytes = layout.TREE_HEADER.size  # of the records of all inodes with names
         self.relocations = 0  # pages that the next save has to move
-        self.node_frames = 2  # for the node list of the next save
+        self.node_frames = 3  # for the node list of the next save
         self.node_moves = 0  # that the next save takes to move other nodes out of banned frames
         self.saved_frames = 0  # of the last save, besides data: the next one gives them back
+        self.promised = 0  # pages that fallocate(2) has promised room to
+        self.promised_ranges = 0  # that these form
+        self.claimed = 0  # those of them that have no frame yet
         self._arena = arena
 
-    def frames_to_keep_free(self, pages: int = 0, metadata_bytes: int = 0) -> int:
-        """Return the number of frames that must stay free: the next save needs them, or the one after it.
+    @property
+    def spare(self) -> int:
+        """The frames kept for changes of pages that were promised room and have frames."""
+        return min(self.promised, SPARE_MAX)
 
-        `pages` and `metadata_bytes` are what is about to be added. The next save frees the frames of the
-        last one. If these were fewer than it takes, a full tree could be saved, but then not be mounted
-        again, because a mount needs the frames for one more save.
+    def spare_for(self, more: int) -> int:
+        """Return how many more spare frames that many more promised pages need."""
+        return min(self.promised + more, SPARE_MAX) - self.spare
+
+    def frames_to_keep_free(self, pages: int = 0, metadata_bytes: int = 0, ranges: int = 0) -> int:
+        """Return the number of frames that must stay free: for promises, and for the next two saves.
+
+        `pages`, `metadata_bytes` and `ranges` of promised pages are what is about to be added. The next
+        save frees the frames of the last one. If these were fewer than it takes, a full tree could be
+        saved, but then not be mounted again, because a mount needs the frames for one more save.
         """
         metadata = -(-(self.metadata_bytes + metadata_bytes) // PAGE_SIZE)
-        links = link_count(self.pages + pages) + link_count(metadata)
-        lasting = metadata + links + self.node_frames
+        # Of births there is at most one for each inode, that is for each record.
+        more = metadata * layout.BIRTH.size // layout.INODE.size + 1
+        promises = 0
+        if self.promised or ranges:
+            promises = self.claimed + self.spare
+            more += -(-(self.promised_ranges + ranges) * layout.RESERVED.size // PAGE_SIZE)
+        links = link_count(self.pages + self.claimed + pages) + link_count(metadata + more) + 1
+        lasting = metadata + more + links + self.node_frames
         moves = self.relocations + self.node_moves
-        return moves + lasting + max(0, lasting - self.saved_frames)
+        return promises + moves + lasting + max(0, lasting - self.saved_frames)
 
     def require_metadata(self, more_bytes: int) -> None:
         """Raise OSError(ENOSPC) unless saves still fit after adding that much metadata."""

@@ -13,6 +13,7 @@ from pramfs.saves.save import Saver
 from pramfs.storage import layout
 from pramfs.storage.layout import ENTRY, LINK, PAGE_SIZE
 from pramfs.tree.attributes import Changes
+from pramfs.tree.file_calls import KEEP_SIZE
 from pramfs.tree.tree import Owner, Tree
 from tests.support.image_audit import walk
 from tests.support.load_verdict import NAME, TreeState, tree_state
@@ -32,7 +33,7 @@ class SampleImage:
     uuid: bytes
     supers: tuple[int, ...]
     metadata: tuple[int, ...]  # nodes and links
-    stream: tuple[int, ...]  # data pages of the metadata stream
+    stream: tuple[int, ...]  # data pages of the streams of metadata
     data: tuple[int, ...]  # data pages of files
     entries: dict[int, tuple[int, int]]  # data page -> its link, and its entry's place there
 
@@ -93,6 +94,8 @@ def _plant(tree: Tree) -> None:
     sparse = tree.file(tree.create(root, b"sparse", stat.S_IFREG | 0o600, owner).ino)
     tree.write(sparse, 10 * PAGE_SIZE, b"island")
     tree.setattr(sparse, Changes(size=1 << 40, mtime=-5))
+    tree.fallocate(sparse, KEEP_SIZE, 9 * PAGE_SIZE, 3 * PAGE_SIZE)
+    tree.fallocate(sparse, KEEP_SIZE, 1 << 40, 2 * PAGE_SIZE)
     tree.link(sparse, tree.directory(sub.ino), b"twin")
     tree.setxattr(sparse, b"user.comment", b"value")
     tree.create(root, b"link", stat.S_IFLNK | 0o777, owner, target=b"sub/file1")
@@ -127,7 +130,7 @@ def _dissected(content: bytes, newer: TreeState, older: TreeState) -> SampleImag
         save.block.uuid,
         (save.block.pfn, save.block.other_pfn),
         tuple(metadata),
-        tuple(pages[f"{NAME}-meta"]),
+        (*pages[f"{NAME}-meta"], *pages[f"{NAME}-more"]),
         tuple(pages[f"{NAME}-data"]),
         entries,
     )

@@ -193,7 +193,7 @@ def _assert_undamaged(whole: SampleImage, recovered: Verdict, what: str = "") ->
         raise AssertionError(f"{what}: the list is not exact: {recovered.left_out}")
     for path, seen in recovered.tree.items():
         assert seen[-1] == saved[path][-1], f"{what}: {path}"
-        if not recovered.left_out:
+        if not recovered.left_out and not recovered.more_lost:
             assert seen == saved[path], f"{what}: {path}"
 
 

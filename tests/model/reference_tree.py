@@ -9,6 +9,8 @@ import stat
 from dataclasses import dataclass, field
 
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+PAGE = 4096
 
 
 @dataclass
@@ -22,6 +24,7 @@ class Node:
     nlink: int = 1
     refs: int = 0
     data: bytearray = field(default_factory=bytearray)  # of a file
+    promised: set[int] = field(default_factory=set)  # pages of a file that have room reserved
     entries: dict[bytes, int] = field(default_factory=dict)  # of a directory
     parent: int = 0  # of a directory
     target: bytes = b""  # of a symbolic link
@@ -124,8 +127,22 @@ class Reference:
             content.extend(bytes(max(0, offset - len(content))))
             content[offset : offset + len(data)] = data
 
+    def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
+        node, end = self.nodes[ino], offset + length
+        if mode & (PUNCH_HOLE | ZERO_RANGE):
+            inside = node.data[offset:end]
+            node.data[offset:end] = bytes(len(inside))
+        if not mode & KEEP_SIZE:
+            node.data.extend(bytes(max(0, end - len(node.data))))
+        if mode & PUNCH_HOLE:
+            node.promised -= set(range(-(-offset // PAGE), end // PAGE))
+        else:
+            node.promised |= set(range(offset // PAGE, -(-end // PAGE)))
+
     def truncate(self, ino: int, size: int) -> None:
         content = self.nodes[ino].data
+        if size <= len(content):
+            self.nodes[ino].promised -= set(range(-(-size // PAGE), 1000))
         content.extend(bytes(max(0, size - len(content))))
         del content[size:]
 

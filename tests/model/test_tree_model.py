@@ -38,7 +38,16 @@ from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
 from pramfs.tree.tree import Owner
 from tests.conftest import LONG
-from tests.model.reference_tree import EXCHANGE, NOREPLACE, WHITEOUT, Node, Reference
+from tests.model.reference_tree import (
+    EXCHANGE,
+    KEEP_SIZE,
+    NOREPLACE,
+    PUNCH_HOLE,
+    WHITEOUT,
+    ZERO_RANGE,
+    Node,
+    Reference,
+)
 from tests.support.image_audit import check_bans, check_owners, check_pram
 from tests.support.tree_volume import NAME, Facts, Volume, new_tree
 from tests.support.watched_image import WatchedImage, image_of, kernel_with_pages, new_pram, replay
@@ -142,11 +151,33 @@ class TreeMachine(RuleBasedStateMachine):
         if found is None:
             return
         data = bytes((seed, *range(1, 200))) * (size // 200 + 1)
-        before = bytes(self.model.nodes[found].data)
+        node = self.model.nodes[found]
+        before = bytes(node.data)
         self.model.write(found, offset, data[:size])
         try:
             self._tree.write(self._tree.file(found), offset, data[:size])
         except OSError as error:
+            pages = range(offset // PAGE_SIZE, -(-(offset + size) // PAGE_SIZE))
+            assert not node.promised.issuperset(pages), "no room where room was reserved"
+            self._accept_partial_write(found, before, error)
+
+    @rule(
+        ino=which,
+        mode=st.sampled_from([0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE]),
+        offset=offsets,
+        length=st.integers(1, 40_000),
+    )
+    def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
+        found = self._file(ino)
+        if found is None:
+            return
+        node = self.model.nodes[found]
+        before, promised = bytes(node.data), set(node.promised)
+        self.model.fallocate(found, mode, offset, length)
+        try:
+            self._tree.fallocate(self._tree.file(found), mode, offset, length)
+        except OSError as error:
+            node.promised = promised
             self._accept_partial_write(found, before, error)
 
     @rule(ino=which)
@@ -431,6 +462,7 @@ def node_of(volume: Volume, inode: Inode) -> Node:
     node.xattrs = dict(inode.xattrs or {})
     if isinstance(inode, File):
         node.data = bytearray(volume.tree.data.read(inode, 0, inode.length))
+        node.promised = {page for pages in inode.reserved or () for page in range(*pages)}
     elif isinstance(inode, Directory):
         node.entries = {name: child.ino for name, child in inode.entries.items()}
         node.parent = inode.parent.ino

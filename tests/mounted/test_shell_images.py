@@ -187,7 +187,7 @@ def test_a_mount_that_fails_leaves_an_image_that_was_there(
 def test_a_put_that_fails_leaves_no_image(shell: Shell, image: Path) -> None:
     shell.pramfs("put", image, "n" * 300, stdin=b"x").refused(MOUNT_FAILED, "too long")
     assert not image.exists()
-    for name in ("tree-meta", "tree-data"):
+    for name in ("tree-meta", "tree-data", "tree-more"):
         shell.pramfs("put", image, name, stdin=b"x").refused(USAGE, name, "for trees")
     assert not image.exists()
 

@@ -131,6 +131,8 @@ def check_owners(pram: Pram, tree: Tree | None = None) -> None:
     check_table(table)
     owned = _owned(pram, tree)
     used = {pfn for pfn in range(len(table)) if table.state(pfn) in (FRESH, SAVED, PENDING)}
+    if tree is not None:
+        _check_promises(tree)
     assert used == owned, f"nobody owns {sorted(used - owned)}; not in use: {sorted(owned - used)}"
 
 
@@ -190,6 +192,20 @@ def _walk_node(image: Image, uuid: bytes, pfn: int, verify: bool) -> WalkedNode:
         link_pfn = header.link_pfn
     assert (len(links), len(entries)) == (record.links, record.entries)
     return WalkedNode(pfn, record, links, entries)
+
+
+def _check_promises(tree: Tree) -> None:
+    """The tree has counted what it has promised to files, and which of that has no frame yet."""
+    promised = claimed = ranges = 0
+    for file in tree.inodes.values():
+        if isinstance(file, File) and file.reserved is not None:
+            pages = [page for start, end in file.reserved for page in range(start, end)]
+            claims = sum(not (file.pages is not None and file.pages.get(page)) for page in pages)
+            assert file.reserved.claims == claims
+            promised, claimed = promised + len(pages), claimed + claims
+            ranges += len(file.reserved)
+    space = tree.space
+    assert (space.promised, space.claimed, space.promised_ranges) == (promised, claimed, ranges)
 
 
 def _owned(pram: Pram, tree: Tree | None) -> set[int]:

@@ -32,6 +32,7 @@ class Verdict(NamedTuple):
     left_out: list[str]
     refusal: str
     damaged: frozenset[int] = frozenset()  # frames whose pages could not be read, with `lazy`
+    more_lost: str = ""  # why there are no births and no reserved room, with `recover`
 
 
 def load(
@@ -60,10 +61,11 @@ def tree_state(tree: Tree, damaged: set[int] | None = None) -> TreeState:
     while unvisited:
         path, inode = unvisited.pop()
         fields = (inode.ino, inode.generation, inode.mode, inode.uid, inode.gid, inode.nlink)
-        times = (inode.atime, inode.mtime, inode.ctime)
+        times = (inode.atime, inode.mtime, inode.ctime, inode.born)
+        reserved = list(inode.reserved or ()) if isinstance(inode, File) else []
         xattrs = sorted((inode.xattrs or {}).items())
         found[path or "/"] = (
-            *fields, *times, inode.rdev, inode.size, xattrs, _body(tree, inode, damaged)
+            *fields, *times, inode.rdev, inode.size, reserved, xattrs, _body(tree, inode, damaged)
         )  # fmt: skip
         if isinstance(inode, Directory):
             for name, child in inode.entries.items():
@@ -82,8 +84,8 @@ def _load(pram: Pram, image: WatchedImage, *, recover: bool, lazy: bool, save: b
     found = tree_state(tree, damaged if lazy else None)
     if save:
         _save_again(pram, image, tree, found, lazy)
-    left_out = recovered.left_out if recovered else []
-    return Verdict(found, left_out, "", frozenset(damaged))
+    left_out, more_lost = (recovered.left_out, recovered.more_lost) if recovered else ([], "")
+    return Verdict(found, left_out, "", frozenset(damaged), more_lost)
 
 
 def _save_again(pram: Pram, image: WatchedImage, tree: Tree, found: TreeState, lazy: bool) -> None:

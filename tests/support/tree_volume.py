@@ -32,12 +32,13 @@ class Facts(NamedTuple):
     uid: int
     gid: int
     nlink: int
-    times: tuple[int, int, int]
+    times: tuple[int, int, int, int]
     size: int
     rdev: int
     content: bytes  # of a file, its pages; of a symbolic link, its target
     entries: dict[bytes, int]
     xattrs: dict[bytes, bytes]
+    reserved: list[tuple[int, int]]
 
 
 class PatientTree(Tree):
@@ -62,6 +63,9 @@ class PatientTree(Tree):
             return len(data)
 
         return self._wait_for_room(write_on)
+
+    def fallocate(self, *args: Any, **kwargs: Any) -> None:
+        self._wait_for_room(lambda: super(PatientTree, self).fallocate(*args, **kwargs))
 
     def create(self, *args: Any, **kwargs: Any) -> Inode:
         return self._wait_for_room(lambda: super(PatientTree, self).create(*args, **kwargs))
@@ -230,12 +234,13 @@ class Volume:
             inode.uid,
             inode.gid,
             inode.nlink,
-            (inode.atime, inode.mtime, inode.ctime),
+            (inode.atime, inode.mtime, inode.ctime, inode.born),
             inode.size,
             inode.rdev if isinstance(inode, Special) else 0,
             content,
             entries,
             dict(inode.xattrs or {}),
+            list(inode.reserved or ()) if isinstance(inode, File) else [],
         )
 
     def _content_of(self, file: File) -> bytes:

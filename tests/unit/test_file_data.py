@@ -28,7 +28,7 @@ class FixedAccount(Space):
         super().__init__(arena)
         self.keep_free = keep_free
 
-    def frames_to_keep_free(self, pages: int = 0, metadata_bytes: int = 0) -> int:
+    def frames_to_keep_free(self, pages: int = 0, metadata_bytes: int = 0, ranges: int = 0) -> int:
         return self.keep_free
 
 

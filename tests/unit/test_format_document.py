@@ -31,6 +31,9 @@ STRUCTS: dict[str, tuple[Struct, tuple[str, ...], bool]] = {
     "Inode record": (layout.INODE, layout.InodeRecord._fields, False),
     "Directory entry": (layout.DIRENT, ("ino", "name_len"), False),
     "Xattr": (layout.XATTR, ("name_len", "value_len"), False),
+    "More header": (layout.MORE_HEADER, layout.MoreHeader._fields, False),
+    "Birth": (layout.BIRTH, ("ino", "born_ns"), False),
+    "Reserved range": (layout.RESERVED, ("ino", "first", "pages"), False),
 }
 
 
@@ -161,4 +164,5 @@ def test_the_document_gives_the_magics_as_they_are_in_an_image() -> None:
     for magic in (layout.SUPER_MAGIC, layout.NODE_MAGIC, layout.LINK_MAGIC):
         text = magic.to_bytes(4, "little").decode()
         assert f"0x{magic:08X} (the bytes `{text}`)" in DOCUMENT
-    assert f"the bytes `{layout.TREE_MAGIC.decode()}`" in DOCUMENT
+    for name in (layout.TREE_MAGIC, layout.MORE_MAGIC):
+        assert f"the bytes `{name.decode()}`" in DOCUMENT

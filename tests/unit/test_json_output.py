@@ -36,7 +36,12 @@ def told(capsys: pytest.CaptureFixture[str], command: str, *words: object) -> di
 
 def test_info_of_an_image(capsys: pytest.CaptureFixture[str], image: Path) -> None:
     info = told(capsys, "info", image)
-    assert [node["type"] for node in info["nodes"]] == ["byte stream", "byte stream", "page stream"]
+    assert [node["name"] for node in info["nodes"]] == [
+        "note",
+        "pramfs-meta",
+        "pramfs-more",
+        "pramfs-data",
+    ]
     assert info["trees"] == ["pramfs"]
     assert "mount" not in info
 

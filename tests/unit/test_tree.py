@@ -754,7 +754,7 @@ def test_a_full_arena_with_many_other_nodes_can_be_saved(arena: str) -> None:
     fill(volume, volume.create("big"))
     for _ in range(3):
         volume.save()
-    assert len(volume.check().nodes) == 42
+    assert len(volume.check().nodes) == 43
 
 
 def test_a_full_arena_in_which_frames_became_banned_can_be_saved(arena: str) -> None:

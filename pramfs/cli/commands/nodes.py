@@ -40,12 +40,12 @@ def _nodes(args: argparse.Namespace) -> int:
 
 
 def _put(args: argparse.Namespace) -> int:
-    from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
+    from pramfs.saves.tree_nodes import stem_of, tree_names
     from pramfs.storage.layout import BYTE_STREAM
     from pramfs.system.progress import Bar
 
-    if args.name.endswith((DATA_SUFFIX, META_SUFFIX)):
-        raise UsageError(f"'{args.name}': names in {META_SUFFIX} and {DATA_SUFFIX} are for trees")
+    if stem_of(args.name) != args.name:
+        raise UsageError(f"'{args.name}': names in -meta, -data and -more are for trees")
     with _open(args.image, writable=True, create=True) as pram:
         if args.name in tree_names(pram.nodes):
             raise UsageError(f"'{args.name}': a tree has that name")
@@ -94,15 +94,15 @@ def _free(args: argparse.Namespace) -> int:
 
 
 def _named(name: str, pram: "Pram") -> list[str]:
-    """Return the nodes that `name` means: one, or both of a tree. Raises UsageError for one of a tree."""
-    from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
+    """Return the nodes that `name` means: one, or all of a tree. Raises UsageError for one of a tree."""
+    from pramfs.saves.tree_nodes import nodes_of, stem_of, tree_names
 
     trees = tree_names(pram.nodes)
-    stem = name.removesuffix(META_SUFFIX).removesuffix(DATA_SUFFIX)
+    stem = stem_of(name)
     if stem != name and stem in trees:
-        raise UsageError(f"'{name}' is half of the tree '{stem}'; free that")
+        raise UsageError(f"'{name}' is a part of the tree '{stem}'; free that")
     if name in trees and name not in pram.nodes:
-        return [name + META_SUFFIX, name + DATA_SUFFIX]
+        return [node for node in pram.nodes if node in nodes_of(name)]
     return [name]
 
 

@@ -1,0 +1,129 @@
+"""What a tree saves in the node NAME-more: when inodes were born, and for which pages room is reserved.
+
+A reader may do without all of it, and a program that does not know the node leaves it as it is. So it
+names inodes by number, which are never used again, and is still true when the tree was changed meanwhile.
+Everything from an image is checked before it is used; anything else raises ValueError with the reason.
+"""
+
+import itertools
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
+
+from pramfs.storage import layout
+from pramfs.storage.layout import BIRTH, MORE_HEADER, RESERVED, MoreHeader
+from pramfs.tree.inodes import FILE_MAX_PAGES, INO_MAX, ROOT_INO, File, Inode
+from pramfs.tree.reservations import Reservations
+
+if sys.byteorder != "little":
+    raise ImportError("pramfs runs on little-endian machines only")
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """A decoded node: births as parallel arrays, and (ino, first page, pages) of reserved ranges.
+
+    Inodes from the number `inos[n]` on, before the next one, were born at `born[n]`, in nanoseconds since
+    the epoch; 0 is unknown.
+    """
+
+    generation: int  # of the root
+    inos: "array[int]"
+    born: "array[int]"
+    reserved: list[tuple[int, int, int]]
+
+
+def encode_more(next_ino: int, inodes: Mapping[int, Inode]) -> bytes:
+    """Return the contents of the node for all inodes that have a name, b"" if there is nothing to tell."""
+    births = _births(next_ino, inodes.values())
+    reserved = [
+        (inode.ino, first, behind - first)
+        for inode in inodes.values()
+        if type(inode) is File and inode.reserved is not None and inode.nlink
+        for first, behind in inode.reserved
+    ]
+    ranges = array("Q", itertools.chain.from_iterable(sorted(reserved)))
+    if not births and not ranges:
+        return b""
+    counts = len(births) * 8 // BIRTH.size, len(ranges) * 8 // RESERVED.size
+    generation = inodes[ROOT_INO].generation
+    header = MORE_HEADER.pack(layout.MORE_MAGIC, layout.MORE_VERSION, generation, *counts)
+    return header + births.tobytes() + ranges.tobytes()
+
+
+def decode_more(data: bytes, frames: int) -> More:
+    """Decode the contents of the node, which is in an image of `frames` frames. Raises ValueError."""
+    if len(data) < MORE_HEADER.size:
+        raise ValueError("its node for more has no header")
+    header = MoreHeader._make(MORE_HEADER.unpack_from(data))
+    if header.magic != layout.MORE_MAGIC:
+        raise ValueError("its node for more is not a tree's")
+    if header.version != layout.MORE_VERSION:
+        raise ValueError(
+            f"its node for more has version {header.version}, this pramfs reads {layout.MORE_VERSION}"
+        )
+    births_end = MORE_HEADER.size + header.births * BIRTH.size
+    if births_end + header.reserved * RESERVED.size != len(data):
+        raise ValueError(f"{header.births} births and {header.reserved} ranges are not in it")
+    births = array("q", data[MORE_HEADER.size : births_end])
+    inos = births[0::2]
+    if (inos and inos[0] <= 0) or any(ino >= following for ino, following in pairwise(inos)):
+        raise ValueError("births are not in order")
+    reserved = list(RESERVED.iter_unpack(data[births_end:]))
+    _check_ranges(reserved, frames)
+    return More(header.generation, inos, births[1::2], reserved)
+
+
+def apply_more(more: More, inodes: Mapping[int, Inode], reservations: Reservations) -> None:
+    """Give the inodes of a tree that is loaded what was saved of them."""
+    if more.generation != inodes[ROOT_INO].generation:
+        return  # of another tree, which once had the same name
+    _set_births(more, inodes.values())
+    for ino, first, pages in more.reserved:
+        file = inodes.get(ino)
+        if isinstance(file, File):
+            reservations.restore(file, first, first + pages)
+
+
+def _births(next_ino: int, inodes: Iterable[Inode]) -> "array[int]":
+    """Return (ino, born) where that changes, in the order of inodes."""
+    births = array("q")
+    last = previous = 0
+    for inode in inodes:
+        if inode.ino < previous:
+            return _births(next_ino, sorted(inodes, key=attrgetter("ino")))
+        previous = inode.ino
+        if inode.born != last and inode.nlink:
+            last = inode.born
+            births.extend((previous, last))
+    if last and next_ino <= INO_MAX:
+        births.extend((next_ino, 0))
+    return births
+
+
+def _set_births(more: More, inodes: Iterable[Inode]) -> None:
+    inos, times = more.inos, more.born
+    first = behind = born = 0
+    for inode in inodes:
+        ino = inode.ino
+        if not first <= ino < behind:
+            at = bisect_right(inos, ino)
+            first = inos[at - 1] if at else 0
+            born = times[at - 1] if at else 0
+            behind = inos[at] if at < len(inos) else INO_MAX + 1
+        inode.born = born
+
+
+def _check_ranges(reserved: list[tuple[int, int, int]], frames: int) -> None:
+    """Raise ValueError unless the ranges are in order, within files, and have at most `frames` pages."""
+    last = (0, 0)
+    for ino, first, pages in reserved:
+        if not pages or (ino, first) < last or first + pages > FILE_MAX_PAGES:
+            raise ValueError(f"inode {ino} has an impossible range of reserved pages")
+        last = (ino, first + pages + 1)
+    if sum(pages for _, _, pages in reserved) > frames:
+        raise ValueError(f"room is reserved for more than {frames} pages")
