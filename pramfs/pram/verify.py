@@ -19,6 +19,7 @@ from pramfs.pram.links import Chain
 from pramfs.storage.arena import Progress
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.system import oom_score
 from pramfs.system.forked_call import interrupt_held
 
 _PIECE_FRAMES = 64  # small enough to stay in a processor's cache
@@ -197,6 +198,7 @@ class _Helper:
             os.close(write_end)
             return
         try:
+            oom_score.be_like_others()
             with os.fdopen(write_end, "w") as pipe:
                 json.dump(_check(image, chain, queue, progress), pipe)
             os._exit(0)

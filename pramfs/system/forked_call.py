@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from pramfs.errors import PramError, SystemFault, posix_error
+from pramfs.system import oom_score
 
 # What the child writes first: 0 before the answer, an errno, or one of these before the text of an error.
 # No pickled exception: the child may run as a user who can trace it, and the parent may be root.
@@ -85,6 +86,7 @@ def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int)
     answer = b""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # only the parent reports an interrupt
+        oom_score.be_like_others()
         if user is not None:
             uid, gid = user
             os.setgroups([])

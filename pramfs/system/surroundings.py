@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pramfs.system import oom_score
+
 # Where distributions keep mount(8), umount(8) and fusermount3(1), whatever PATH says.
 _PROGRAMS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _FILES_OPEN = (
@@ -49,6 +51,7 @@ def settle_daemon() -> None:
     for limit in _LIMITS_OF_CALLERS:
         with contextlib.suppress(ValueError, OSError):  # it takes root
             resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    oom_score.ask_to_be_spared()
 
 
 def hold_standard_streams() -> None:
