@@ -13,6 +13,7 @@ from typing import Any
 
 from pramfs.storage import layout
 from pramfs.storage.layout import DIRENT, INODE, TREE_HEADER, XATTR, TreeHeader
+from pramfs.tree import file_flags
 from pramfs.tree.hardened_dict import room_for
 from pramfs.tree.inodes import (
     FILE_MAX_BYTES,
@@ -123,7 +124,7 @@ def _encode_inode(inode: Inode) -> bytes:
             size,
             pages,
             len(inode.xattrs or ()),
-            0,
+            inode.flags,
         )
         + body
     )
@@ -165,8 +166,8 @@ class _Decoder:
         self._at += INODE.size
         if self._at > len(self._data):
             raise ValueError("the metadata ends within a record")
-        ino, generation, mode, uid, gid, nlink, *times, size, pages, xattrs, _ = INODE.unpack_from(
-            self._data, record
+        ino, generation, mode, uid, gid, nlink, *times, size, pages, xattrs, flags = (
+            INODE.unpack_from(self._data, record)
         )
         kind = KINDS.get(stat.S_IFMT(mode))
         if kind is None or mode >> 16:
@@ -181,6 +182,7 @@ class _Decoder:
             self._alike = alike
         inode = kind(ino, *self._alike, 0)
         inode.nlink = nlink
+        inode.flags = flags & file_flags.ALL
         _set_times(inode, times)
         self._inodes[ino] = inode
         self._take_body(inode, size, pages)

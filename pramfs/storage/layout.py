@@ -45,7 +45,7 @@ Tree header                     Inode record                    Directory entry
                                  64 u64 size
                                  72 u64 pages
                                  80 u32 xattrs
-                                 84 u32 pad
+                                 84 u32 flags
                                  88 entries or target, then xattrs
 
 What a reader of a tree may do without is another byte stream, see docs/format.md:
@@ -214,7 +214,7 @@ class InodeRecord(NamedTuple):
     size: int  # file: bytes; directory: entries; symlink: target bytes; device: rdev
     pages: int  # data pages of a regular file
     xattrs: int
-    pad: int
+    flags: int  # of chattr(1); version 0.1 writes 0
 
 
 def is_slot(pfn: int) -> bool:

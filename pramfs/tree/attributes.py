@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pramfs.errors import posix_error
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
-from pramfs.tree import acl
+from pramfs.tree import acl, file_flags
 from pramfs.tree.file_data import FileData
 from pramfs.tree.inodes import (
     FILE_MAX_BYTES,
@@ -36,7 +36,8 @@ class Changes:
     """What `Tree.setattr` changes; None leaves an attribute as it is. Times are in nanoseconds.
 
     `drop_setid`: the contents change, and the caller may not keep set-id bits and capabilities. `in_group`:
-    the caller is in the group of the file, or is root.
+    the caller is in the group of the file, or is root. `touch`: the times are those of now, which everybody
+    may set who may write.
     """
 
     mode: int | None = None
@@ -48,6 +49,7 @@ class Changes:
     ctime: int | None = None
     drop_setid: bool = False
     in_group: bool = True
+    touch: bool = False
 
 
 class InodeOperations:
@@ -60,7 +62,9 @@ class InodeOperations:
         self.changed = False  # since the last save
 
     def setattr(self, inode: Inode, changes: Changes) -> None:
-        """Change attributes. Raises EISDIR, EINVAL, EFBIG, ENOSPC for sizes, and changes nothing then."""
+        """Change attributes. Raises EPERM; EISDIR, EINVAL, EFBIG, ENOSPC for sizes. Changes nothing then."""
+        if inode.flags & file_flags.FIXED:
+            _refuse_changes(inode, changes)
         now = now_ns()
         if changes.size is not None:
             self._set_size(inode, changes.size, now)
@@ -87,10 +91,11 @@ class InodeOperations:
         return inode.xattrs[name]
 
     def setxattr(self, inode: Inode, name: bytes, value: bytes, *, in_group: bool = True) -> None:
-        """Set an extended attribute. Raises ENOTSUP, ERANGE, EINVAL, E2BIG, ENOSPC; EACCES for ACLs.
+        """Set an extended attribute. Raises EPERM, ENOTSUP, ERANGE, EINVAL, E2BIG, ENOSPC; EACCES for ACLs.
 
         `in_group`: the caller is in the group of the file, or is root.
         """
+        file_flags.refuse(inode, file_flags.FIXED)
         _check_xattr_name(name)
         if len(name) > NAME_MAX_BYTES:
             raise posix_error(errno.ERANGE)
@@ -107,7 +112,8 @@ class InodeOperations:
         self._put_xattr(inode, name, value)
 
     def removexattr(self, inode: Inode, name: bytes) -> None:
-        """Remove an extended attribute. Raises ENOTSUP, EINVAL; ENODATA, but not for ACLs."""
+        """Remove an extended attribute. Raises EPERM, ENOTSUP, EINVAL; ENODATA, but not for ACLs."""
+        file_flags.refuse(inode, file_flags.FIXED)
         if inode.xattrs is not None and name in inode.xattrs:
             self._put_xattr(inode, name, None)
         elif name not in (acl.ACCESS, acl.DEFAULT):
@@ -121,8 +127,25 @@ class InodeOperations:
         self.touch_atime(inode)
         return inode.target
 
+    def set_flags(self, inode: Inode, flags: int, uid: int) -> None:
+        """Set the flags of an inode, as user `uid` with chattr(1). Raises EPERM, EOPNOTSUPP, ENOTTY.
+
+        Flags that forbid changes are for root, who is taken to have CAP_LINUX_IMMUTABLE.
+        """
+        if not isinstance(inode, (File, Directory)):
+            raise posix_error(errno.ENOTTY)
+        if uid not in (0, inode.uid) or (uid and (flags ^ inode.flags) & file_flags.FIXED):
+            raise posix_error(errno.EPERM)
+        if flags & ~file_flags.ALL:
+            raise posix_error(errno.EOPNOTSUPP)
+        inode.flags = flags
+        inode.ctime = now_ns()
+        self.changed = True
+
     def touch_atime(self, inode: Inode) -> None:
-        """Update atime after a read, as relatime does."""
+        """Update atime after a read, as relatime does, unless the inode has the flag for no such updates."""
+        if inode.flags & file_flags.NOATIME:
+            return
         now = now_ns()
         atime = inode.atime
         if atime <= inode.mtime or atime <= inode.ctime or now - atime >= _RELATIME_NS:
@@ -131,12 +154,14 @@ class InodeOperations:
     def write(
         self, file: File, offset: int, data: bytes | memoryview, *, set_times: bool = True
     ) -> int:
-        """Write all of `data`. Raises OSError(EFBIG, ENOSPC), FramesHeld.
+        """Write all of `data`. Raises OSError(EFBIG, ENOSPC, EPERM), FramesHeld.
 
         With a write-back cache the kernel sets the times later by `setattr`: then `set_times` is false.
         """
         if offset + len(data) > FILE_MAX_BYTES:
             raise posix_error(errno.EFBIG)
+        if file.flags & file_flags.FIXED:
+            self._refuse_write(file, offset, data)
         try:
             self.data.write(file, offset, data)
         finally:
@@ -146,6 +171,16 @@ class InodeOperations:
         return len(data)
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _refuse_write(self, file: File, offset: int, data: bytes | memoryview) -> None:
+        """Raise EPERM for a write that does more than append to a file that allows that.
+
+        The kernel writes whole pages: the first one repeats the bytes that are there.
+        """
+        file_flags.refuse(file, file_flags.IMMUTABLE)
+        there = self.data.read(file, offset, len(data))
+        if offset > file.length or there != data[: len(there)]:
+            raise posix_error(errno.EPERM)
 
     def _set_size(self, inode: Inode, size: int, now: int) -> None:
         if isinstance(inode, Directory):
@@ -201,6 +236,19 @@ class InodeOperations:
             self.space.metadata_bytes += inode.record_bytes() - before_bytes
         inode.ctime = now_ns()
         self.changed = True
+
+
+def _refuse_changes(inode: Inode, changes: Changes) -> None:
+    """Raise EPERM for changes of an inode that may not be changed, or only be appended to.
+
+    After an append, the kernel sets mtime and ctime, but not atime.
+    """
+    forbidden = [changes.mode, changes.uid, changes.gid, changes.size]
+    after_append = changes.ctime is not None and changes.atime is None
+    if inode.flags & file_flags.IMMUTABLE or not (changes.touch or after_append):
+        forbidden += [changes.atime, changes.mtime]
+    if any(value is not None for value in forbidden):
+        raise posix_error(errno.EPERM)
 
 
 def gives_rights(inode: Inode) -> bool:

@@ -9,6 +9,7 @@ import os
 from pramfs.errors import posix_error
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.attributes import InodeOperations
+from pramfs.tree.file_flags import FIXED, IMMUTABLE, refuse
 from pramfs.tree.inodes import FILE_MAX_BYTES, Directory, File, Inode, now_ns
 
 # Modes of fallocate(2), as in linux/falloc.h.
@@ -27,11 +28,12 @@ class FileOperations(InodeOperations):
     ) -> None:
         """Reserve room for a range of a file, punch a hole there, or make it zeros with room reserved.
 
-        Raises EINVAL, EOPNOTSUPP, EISDIR, ENODEV, EFBIG, ENOSPC, FramesHeld. With a write-back
+        Raises EINVAL, EOPNOTSUPP, EISDIR, ENODEV, EFBIG, EPERM, ENOSPC, FramesHeld. With a write-back
         cache the kernel sets the times by `setattr`: then `set_times` is false.
         """
         end = offset + length
         file = _checked(inode, mode, offset, end)
+        refuse(file, IMMUTABLE if not mode & ~KEEP_SIZE else FIXED)
         first, behind = offset >> PAGE_SHIFT, (end + PAGE_SIZE - 1) >> PAGE_SHIFT
         if not mode & PUNCH_HOLE:
             self.data.reservations.add(file, first, behind)

@@ -38,13 +38,15 @@ class Inode:
     """The attributes that all kinds of files have.
 
     `mode` is st_mode of stat(2); `atime`, `mtime`, `ctime` and `born` (when it was made, 0 if unknown) are
-    nanoseconds since the epoch; `xattrs` maps names to values, and is None if there are none, as for most.
+    nanoseconds since the epoch; `flags` are those of chattr(1), see `file_flags`; `xattrs` maps names to
+    values, and is None if there are none, as for most.
     """
 
     __slots__ = (
         "atime",
         "born",
         "ctime",
+        "flags",
         "generation",
         "gid",
         "ino",
@@ -65,6 +67,7 @@ class Inode:
         self.uid = uid
         self.gid = gid
         self.nlink = 1
+        self.flags = 0
         self.atime = self.mtime = self.ctime = self.born = now
         self.xattrs: dict[bytes, bytes] | None = None
         self.refs = 0

@@ -15,6 +15,7 @@ from pramfs.storage import layout
 from pramfs.storage.arena import Arena
 from pramfs.tree.attributes import default_acl_of, inherited_acl_bytes
 from pramfs.tree.file_calls import FileOperations
+from pramfs.tree.file_flags import FIXED, IMMUTABLE, INHERITED, refuse
 from pramfs.tree.hardened_dict import HardenedDict, is_dense
 from pramfs.tree.inodes import (
     INO_MAX,
@@ -138,7 +139,7 @@ class Tree(FileOperations):
         rdev: int = 0,
         target: bytes = b"",
     ) -> Inode:
-        """Create a file of the kind in `mode`. Raises EEXIST, ENOENT, ENAMETOOLONG, EINVAL, ENOSPC."""
+        """Create a file of the kind in `mode`. Raises EEXIST, ENOENT, ENAMETOOLONG, EPERM, EINVAL, ENOSPC."""
         _check_new_name(parent, name)
         if stat.S_IFMT(mode) not in KINDS or mode >> 16 or rdev >> 32:
             raise posix_error(errno.EINVAL)
@@ -160,6 +161,7 @@ class Tree(FileOperations):
         """Give `inode` another name. Raises EPERM, ENOENT, EINVAL, EEXIST, ENAMETOOLONG, EMLINK, ENOSPC."""
         if isinstance(inode, Directory):
             raise posix_error(errno.EPERM)
+        refuse(inode, FIXED)
         if not inode.nlink:
             raise posix_error(errno.ENOENT)
         _check_new_name(parent, name)
@@ -172,17 +174,19 @@ class Tree(FileOperations):
         self._add_entry(parent, name, inode, now)
 
     def unlink(self, parent: Directory, name: bytes) -> None:
-        """Remove a name of a file that is no directory. Raises ENOENT, EISDIR."""
+        """Remove a name of a file that is no directory. Raises ENOENT, EPERM, EISDIR."""
         inode = self.lookup(parent, name)
+        _refuse_removal(parent, inode)
         if isinstance(inode, Directory):
             raise posix_error(errno.EISDIR)
         self._remove_entry(parent, name, now_ns())
 
     def rmdir(self, parent: Directory, name: bytes) -> None:
-        """Remove an empty directory. Raises ENOENT, ENOTDIR, ENOTEMPTY, EINVAL."""
+        """Remove an empty directory. Raises ENOENT, EPERM, ENOTDIR, ENOTEMPTY, EINVAL."""
         if name == b".":
             raise posix_error(errno.EINVAL)
         inode = self.lookup(parent, name)
+        _refuse_removal(parent, inode)
         if not isinstance(inode, Directory):
             raise posix_error(errno.ENOTDIR)
         if inode.entries or name == b"..":
@@ -200,7 +204,7 @@ class Tree(FileOperations):
     ) -> None:
         """Move a name, with the flags of renameat2(2); a whiteout in the old place belongs to `owner`.
 
-        Raises ENOENT, EBUSY, EEXIST, EINVAL, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, ENOSPC.
+        Raises ENOENT, EBUSY, EEXIST, EINVAL, EPERM, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, ENOSPC.
         """
         if flags not in _RENAME_FLAGS:
             raise posix_error(errno.EINVAL)
@@ -213,6 +217,8 @@ class Tree(FileOperations):
                 raise posix_error(errno.ENOENT)
             _refuse_loop(inode, new_parent)
             _refuse_loop(target, parent)
+            _refuse_removal(parent, inode)
+            _refuse_removal(new_parent, target)
             self._exchange(parent, name, inode, new_parent, new_name, target)
             return
         if target is not None and flags & RENAME_NOREPLACE:
@@ -220,9 +226,11 @@ class Tree(FileOperations):
         if target is inode:
             return
         _refuse_loop(inode, new_parent)
+        _refuse_removal(parent, inode)
         if target is None:
             _check_new_name(new_parent, new_name)
         else:
+            _refuse_removal(new_parent, target)
             _check_replaceable(inode, target)
         if len(new_name) > len(name):
             self.space.require_metadata(len(new_name) - len(name))
@@ -259,6 +267,7 @@ class Tree(FileOperations):
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
         inode = self._new_inode(mode, owner)
+        inode.flags = parent.flags & INHERITED
         if not isinstance(inode, Symlink):
             self._inherit_permissions(inode, default_acl, owner.umask)
         return inode
@@ -356,7 +365,7 @@ class Tree(FileOperations):
 
 
 def _check_new_name(parent: Directory, name: bytes) -> None:
-    """Raise EINVAL, EEXIST, ENOENT or ENAMETOOLONG if `parent` cannot have a new file of that name."""
+    """Raise EINVAL, EEXIST, ENOENT, ENAMETOOLONG or EPERM if `parent` cannot have a new file of that name."""
     if not name or b"/" in name or b"\0" in name:
         raise posix_error(errno.EINVAL)
     if name in parent.entries or name in (b".", b".."):
@@ -365,6 +374,13 @@ def _check_new_name(parent: Directory, name: bytes) -> None:
         raise posix_error(errno.ENOENT)  # removed, but still the working directory of a process
     if len(name) > NAME_MAX_BYTES:
         raise posix_error(errno.ENAMETOOLONG)
+    refuse(parent, IMMUTABLE)
+
+
+def _refuse_removal(parent: Directory, inode: Inode) -> None:
+    """Raise EPERM if a name of `inode` may not be removed from `parent`: for flags of either."""
+    if (parent.flags | inode.flags) & FIXED:
+        raise posix_error(errno.EPERM)
 
 
 def _check_target(target: bytes) -> None:

@@ -12,6 +12,7 @@ from crc32c import crc32c
 from pramfs.saves.save import Saver
 from pramfs.storage import layout
 from pramfs.storage.layout import ENTRY, LINK, PAGE_SIZE
+from pramfs.tree import file_flags
 from pramfs.tree.attributes import Changes
 from pramfs.tree.file_calls import KEEP_SIZE
 from pramfs.tree.tree import Owner, Tree
@@ -98,6 +99,8 @@ def _plant(tree: Tree) -> None:
     tree.fallocate(sparse, KEEP_SIZE, 1 << 40, 2 * PAGE_SIZE)
     tree.link(sparse, tree.directory(sub.ino), b"twin")
     tree.setxattr(sparse, b"user.comment", b"value")
+    tree.set_flags(tree.lookup(root, b"file0"), file_flags.ALL, 0)
+    tree.set_flags(sub, file_flags.NODUMP, 0)
     tree.create(root, b"link", stat.S_IFLNK | 0o777, owner, target=b"sub/file1")
     tree.create(root, b"device", stat.S_IFBLK | 0o660, owner, rdev=0x801)
     tree.create(root, b"fifo", stat.S_IFIFO | 0o660, owner)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80
+FIXED = IMMUTABLE | APPEND
 PAGE = 4096
 
 
@@ -30,6 +32,7 @@ class Node:
     target: bytes = b""  # of a symbolic link
     rdev: int = 0
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    flags: int = 0
 
     @property
     def is_directory(self) -> bool:
@@ -56,10 +59,12 @@ class Reference:
     ) -> None:
         directory = self.nodes[parent]
         self._check_new(directory, name)
+        _refuse(directory, IMMUTABLE)
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
             mode |= stat.S_ISGID if stat.S_ISDIR(mode) else 0
         node = Node(self.next_ino, mode, uid, gid, rdev=rdev, target=target)
+        node.flags = directory.flags & (NODUMP | NOATIME)
         self.nodes[node.ino] = node
         self.next_ino += 1
         directory.entries[name] = node.ino
@@ -71,20 +76,26 @@ class Reference:
         node = self.nodes[ino]
         if node.is_directory:
             raise _error(errno.EPERM)
+        _refuse(node, FIXED)
         if not node.nlink:
             raise _error(errno.ENOENT)
         self._check_new(self.nodes[parent], name)
+        _refuse(self.nodes[parent], IMMUTABLE)
         self.nodes[parent].entries[name] = ino
         node.nlink += 1
 
     def unlink(self, parent: int, name: bytes) -> None:
         node = self._lookup(parent, name)
+        _refuse(self.nodes[parent], FIXED)
+        _refuse(node, FIXED)
         if node.is_directory:
             raise _error(errno.EISDIR)
         self._remove(parent, name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         node = self._lookup(parent, name)
+        _refuse(self.nodes[parent], FIXED)
+        _refuse(node, FIXED)
         if not node.is_directory:
             raise _error(errno.ENOTDIR)
         if node.entries:
@@ -107,11 +118,17 @@ class Reference:
             flags == EXCHANGE and other is not None and self._is_below(parent, other)
         ):
             raise _error(errno.EINVAL)
+        _refuse(self.nodes[parent], FIXED)
+        _refuse(node, FIXED)
         if other is None:
             self._check_new(self.nodes[new_parent], new_name)
-        elif flags != EXCHANGE:
-            self._check_replaceable(node, other)
-            self._remove(new_parent, new_name)
+            _refuse(self.nodes[new_parent], IMMUTABLE)
+        else:
+            _refuse(self.nodes[new_parent], FIXED)
+            _refuse(other, FIXED)
+            if flags != EXCHANGE:
+                self._check_replaceable(node, other)
+                self._remove(new_parent, new_name)
         self._place(new_parent, new_name, node)
         if flags == EXCHANGE and other is not None:
             self._place(parent, name, other)
@@ -122,13 +139,18 @@ class Reference:
         self._count_directories()
 
     def write(self, ino: int, offset: int, data: bytes) -> None:
-        content = self.nodes[ino].data
+        content, flags = self.nodes[ino].data, self.nodes[ino].flags
+        there = content[offset : offset + len(data)]
+        appends = offset <= len(content) and data.startswith(bytes(there))
+        if flags & IMMUTABLE or (flags & APPEND and not appends):
+            raise _error(errno.EPERM)
         if data:
             content.extend(bytes(max(0, offset - len(content))))
             content[offset : offset + len(data)] = data
 
     def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         node, end = self.nodes[ino], offset + length
+        _refuse(node, FIXED if mode & ~KEEP_SIZE else IMMUTABLE)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             inside = node.data[offset:end]
             node.data[offset:end] = bytes(len(inside))
@@ -141,6 +163,7 @@ class Reference:
 
     def truncate(self, ino: int, size: int) -> None:
         content = self.nodes[ino].data
+        _refuse(self.nodes[ino], FIXED)
         if size <= len(content):
             self.nodes[ino].promised -= set(range(-(-size // PAGE), 1000))
         content.extend(bytes(max(0, size - len(content))))
@@ -148,16 +171,23 @@ class Reference:
 
     def chmod(self, ino: int, mode: int) -> None:
         node = self.nodes[ino]
+        _refuse(node, FIXED)
         node.mode = stat.S_IFMT(node.mode) | mode
 
     def chown(self, ino: int, uid: int, gid: int) -> None:
         node = self.nodes[ino]
+        _refuse(node, FIXED)
         node.uid, node.gid = uid, gid
         if not node.is_directory:
             node.mode &= ~stat.S_ISUID
             node.mode &= ~stat.S_ISGID if node.mode & stat.S_IXGRP else -1
 
+    def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
+        _refuse(self.nodes[ino], FIXED)
+        self.nodes[ino].xattrs[name] = value
+
     def removexattr(self, ino: int, name: bytes) -> None:
+        _refuse(self.nodes[ino], FIXED)
         if name not in self.nodes[ino].xattrs:
             raise _error(errno.ENODATA)
         del self.nodes[ino].xattrs[name]
@@ -214,6 +244,11 @@ class Reference:
             if node.is_directory and node.nlink:
                 children = [self.nodes[ino] for ino in node.entries.values()]
                 node.nlink = 2 + sum(child.is_directory for child in children)
+
+
+def _refuse(node: Node, flags: int) -> None:
+    if node.flags & flags:
+        raise _error(errno.EPERM)
 
 
 def _error(number: int) -> OSError:

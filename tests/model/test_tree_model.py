@@ -39,8 +39,12 @@ from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
 from pramfs.tree.tree import Owner
 from tests.conftest import LONG
 from tests.model.reference_tree import (
+    APPEND,
     EXCHANGE,
+    IMMUTABLE,
     KEEP_SIZE,
+    NOATIME,
+    NODUMP,
     NOREPLACE,
     PUNCH_HOLE,
     WHITEOUT,
@@ -49,6 +53,7 @@ from tests.model.reference_tree import (
     Reference,
 )
 from tests.support.image_audit import check_bans, check_owners, check_pram
+from tests.support.refusals import refused
 from tests.support.tree_volume import NAME, Facts, Volume, new_tree
 from tests.support.watched_image import WatchedImage, image_of, kernel_with_pages, new_pram, replay
 
@@ -153,7 +158,12 @@ class TreeMachine(RuleBasedStateMachine):
         data = bytes((seed, *range(1, 200))) * (size // 200 + 1)
         node = self.model.nodes[found]
         before = bytes(node.data)
-        self.model.write(found, offset, data[:size])
+        if node.flags & APPEND and seed % 2:
+            offset = len(before)
+        if _errno_of(lambda: self.model.write(found, offset, data[:size])):
+            with refused(errno.EPERM):
+                self._tree.write(self._tree.file(found), offset, data[:size])
+            return
         try:
             self._tree.write(self._tree.file(found), offset, data[:size])
         except OSError as error:
@@ -173,7 +183,10 @@ class TreeMachine(RuleBasedStateMachine):
             return
         node = self.model.nodes[found]
         before, promised = bytes(node.data), set(node.promised)
-        self.model.fallocate(found, mode, offset, length)
+        if _errno_of(lambda: self.model.fallocate(found, mode, offset, length)):
+            with refused(errno.EPERM):
+                self._tree.fallocate(self._tree.file(found), mode, offset, length)
+            return
         try:
             self._tree.fallocate(self._tree.file(found), mode, offset, length)
         except OSError as error:
@@ -253,16 +266,27 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(ino=which, mode=modes, uid=owners, gid=owners)
     def change_attributes(self, ino: int, mode: int, uid: int, gid: int) -> None:
         inode = self._tree.get(self._any(ino))
-        self.model.chown(inode.ino, uid, gid)
-        self._tree.setattr(inode, Changes(uid=uid, gid=gid))
-        self.model.chmod(inode.ino, mode)
-        self._tree.setattr(inode, Changes(mode=mode, mtime=uid - gid))
+        self._both(
+            lambda: self.model.chown(inode.ino, uid, gid),
+            lambda: self._tree.setattr(inode, Changes(uid=uid, gid=gid)),
+        )
+        self._both(
+            lambda: self.model.chmod(inode.ino, mode),
+            lambda: self._tree.setattr(inode, Changes(mode=mode, mtime=uid - gid)),
+        )
+
+    @rule(ino=which, flags=st.sampled_from([0, 0, IMMUTABLE, APPEND, NODUMP | NOATIME]))
+    def chattr(self, ino: int, flags: int) -> None:
+        inode = self._tree.get(self._any(ino))
+        if isinstance(inode, (File, Directory)):
+            self.model.nodes[inode.ino].flags = flags
+            self._tree.set_flags(inode, flags, 0)
 
     @rule(ino=which, name=xattrs, size=sizes)
     def setxattr(self, ino: int, name: bytes, size: int) -> None:
         inode = self._tree.get(self._any(ino))
         self._both(
-            lambda: self.model.nodes[inode.ino].xattrs.update({name: b"v" * size}),
+            lambda: self.model.setxattr(inode.ino, name, b"v" * size),
             lambda: self._tree.setxattr(inode, name, b"v" * size),
         )
 
@@ -459,7 +483,7 @@ def open_with_room(image: WatchedImage, arena: str, banned: Regions, frames: int
 def node_of(volume: Volume, inode: Inode) -> Node:
     """An inode of the tree as the reference would have it."""
     node = Node(inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.refs)
-    node.xattrs = dict(inode.xattrs or {})
+    node.xattrs, node.flags = dict(inode.xattrs or {}), inode.flags
     if isinstance(inode, File):
         node.data = bytearray(volume.tree.data.read(inode, 0, inode.length))
         node.promised = {page for pages in inode.reserved or () for page in range(*pages)}

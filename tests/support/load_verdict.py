@@ -60,7 +60,8 @@ def tree_state(tree: Tree, damaged: set[int] | None = None) -> TreeState:
     unvisited: list[tuple[str, Inode]] = [("", tree.root)]
     while unvisited:
         path, inode = unvisited.pop()
-        fields = (inode.ino, inode.generation, inode.mode, inode.uid, inode.gid, inode.nlink)
+        fields = (inode.ino, inode.generation, inode.mode, inode.uid, inode.gid, inode.nlink,
+                  inode.flags)  # fmt: skip
         times = (inode.atime, inode.mtime, inode.ctime, inode.born)
         reserved = list(inode.reserved or ()) if isinstance(inode, File) else []
         xattrs = sorted((inode.xattrs or {}).items())

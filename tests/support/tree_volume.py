@@ -38,6 +38,7 @@ class Facts(NamedTuple):
     content: bytes  # of a file, its pages; of a symbolic link, its target
     entries: dict[bytes, int]
     xattrs: dict[bytes, bytes]
+    flags: int
     reserved: list[tuple[int, int]]
 
 
@@ -240,6 +241,7 @@ class Volume:
             content,
             entries,
             dict(inode.xattrs or {}),
+            inode.flags,
             list(inode.reserved or ()) if isinstance(inode, File) else [],
         )
 
