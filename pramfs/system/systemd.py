@@ -19,7 +19,7 @@ _UNIT_NAME_MAX = 255
 _UNITS = Path("/run/systemd/system")
 _DROP_IN = "50-pramfs.conf"
 _PLAIN = frozenset((string.ascii_letters + string.digits + ":_.").encode())
-_OWN_UNIT = re.compile(r"^(?:0:|\d+:name=systemd):.*/([^/\n]+\.(?:scope|service))$", re.MULTILINE)
+_OWN_UNIT = re.compile(r"^(?:0:|\d+:name=systemd):(.*/)([^/\n]+\.(?:scope|service))$", re.MULTILINE)
 
 _Property = tuple[str, ...]  # name, type and value as arguments of busctl(1)
 
@@ -97,19 +97,21 @@ def _is_killed_with_others() -> bool:
     """Return whether systemd runs the system, and a session's scope or the likes of cron this process.
 
     Those end without their children, which are killed at the end of a shutdown. A service that is told to be
-    forking, however, may be meant to be this process.
+    forking, however, may be meant to be this process; and a scope that is no part of a session was made to
+    limit what is in it, so it is left at shutdown only, by pramfs-handover.
     """
     try:
         first = Path("/proc/1/comm").read_text()
         groups = Path("/proc/self/cgroup").read_text(errors="replace")
     except OSError:
         return False
-    unit = _OWN_UNIT.search(groups)
-    if first != "systemd\n" or unit is None or unit[1] == "init.scope":
+    found = _OWN_UNIT.search(groups)
+    if first != "systemd\n" or found is None:
         return False
-    if unit[1].endswith(".scope"):
-        return True
-    settings = _ask("systemctl", "show", "--property=KillMode", "--property=Type", unit[1]).split()
+    around, unit = found.groups()
+    if unit.endswith(".scope"):
+        return "/user.slice/" in around
+    settings = _ask("systemctl", "show", "--property=KillMode", "--property=Type", unit).split()
     return "KillMode=process" in settings and "Type=forking" not in settings
 
 

@@ -14,6 +14,7 @@ from tests.vm.shell import run
 
 DISK_RATE = 4 << 20  # bytes per second
 _MOUNT_SECONDS = 120
+_SCOPE = "/sys/fs/cgroup/system.slice/limited.scope"
 _AS_USER = "setpriv --reuid=user --regid=user --clear-groups"
 
 
@@ -53,6 +54,12 @@ WAYS = (
         "systemd-run --user --scope --quiet pramfs mount -o size=$size",
     ),
     Way(
+        "scope",  # which was made to limit what a mount takes
+        "/mnt/scope",
+        "systemd-run --quiet --scope --unit=limited --property=MemoryMax=1G "
+        "pramfs mount -o size=$size /srv/scope.img /mnt/scope",
+    ),
+    Way(
         "cron",  # what cron starts stays when cron ends
         "/mnt/cron",
         "systemd-run --quiet --unit=like-cron --property=KillMode=process "
@@ -76,8 +83,8 @@ class Scale:
         return len(WAYS) * self.file_mib * (1 << 20) / DISK_RATE
 
 
-SHORT = Scale(file_mib=11, image_mib=64, timeout_s=4, memory_mib=1536)
-LONG = Scale(file_mib=230, image_mib=512, timeout_s=None, memory_mib=8192)
+SHORT = Scale(file_mib=10, image_mib=64, timeout_s=4, memory_mib=1536)
+LONG = Scale(file_mib=205, image_mib=512, timeout_s=None, memory_mib=8192)
 
 
 class OrderlyShutdown:
@@ -102,6 +109,7 @@ class OrderlyShutdown:
             machine.run("chmod 1777 /srv")
             self._mount()
             self._write()
+            self.processes_in_scope = machine.run(f"cat {_SCOPE}/cgroup.procs").split()
             self._shorten_timeouts()
             machine.shut_down(f"umount -i /mnt/left; {command}", 300 + 2 * self.scale.save_seconds)
             self.console = machine.console(0)

@@ -7,12 +7,23 @@ import pytest
 from tests.boot.orderly_shutdown import WAYS, OrderlyShutdown, Way
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_everything_written_is_in_the_image(shutdown: OrderlyShutdown, way: Way) -> None:
     assert shutdown.saved(way) == shutdown.written(way)
 
 
 def test_no_unit_of_a_mount_runs_into_its_timeout(shutdown: OrderlyShutdown) -> None:
-    timed_out = re.findall(r"\S+: \w+ timed out", shutdown.console)
+    """A shell that is killed with its session after four seconds is none."""
+    timed_out = re.findall(r"\]: (?!session-)\S+: \w+ timed out", shutdown.console)
     assert timed_out == []
+
+
+def test_the_journal_says_how_much_is_left(shutdown: OrderlyShutdown) -> None:
+    assert re.search(r"saving /srv/fstab\.img: \d+ MiB left", shutdown.console)
+
+
+def test_a_mount_keeps_the_limits_of_the_scope_that_it_was_made_in(
+    shutdown: OrderlyShutdown,
+) -> None:
+    assert shutdown.processes_in_scope
