@@ -277,3 +277,7 @@ class SaveFailed(PramError):
     """save failed: {0}; the previous save (generation {1}) stands"""
 
     errno = errno.EIO
+
+
+class MoveFailed(SaveFailed):
+    """save to {0} failed: {1}; the mount goes on with {2}, where generation {3} stands"""

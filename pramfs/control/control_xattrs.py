@@ -7,6 +7,7 @@
     user.pramfs.pfn         of its super block, hexadecimal
     user.pramfs.frames.N    the states of the frames N*65536..., a byte each, deflated (see `frames`)
     user.pramfs.save        set it to publish a checkpoint
+    user.pramfs.save_to     set it to save to another image and go on there, see `SaveTarget`
 
 They are not listed, so that cp -a and rsync -X ignore them. Every file in the mount has them, because a bind
 mount may show any part of it. This is the daemon's side, without FUSE; `client` asks for them.
@@ -23,6 +24,7 @@ from pramfs.storage.frames import FrameTable
 
 PREFIX = b"user.pramfs."
 SAVE = PREFIX + b"save"
+SAVE_TO = PREFIX + b"save_to"
 FRAMES = PREFIX + b"frames."
 FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an extended attribute
 

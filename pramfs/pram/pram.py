@@ -35,7 +35,7 @@ from pramfs.errors import (
     SystemFault,
 )
 from pramfs.pram.nodes import Node
-from pramfs.pram.publish import Publication, Publisher
+from pramfs.pram.publish import Move, Publication, Publisher
 from pramfs.pram.relocate import frames_to_move
 from pramfs.pram.reserve import chain_of, reserve
 from pramfs.pram.streams import LoadStream, SaveStream, require_type
@@ -60,13 +60,17 @@ class Pram:
     def __init__(
         self, image: Image, arena: Arena, current: SuperBlock, nodes: dict[str, Node], run: bytes
     ) -> None:
-        self.image = image
         self.arena = arena
         self.nodes = nodes
         self.run = run
         self.publisher = Publisher(image, arena, current, nodes, run)
         self._owns_image = False
         self._closed = False
+
+    @property
+    def image(self) -> Image:
+        """The open image."""
+        return self.publisher.image
 
     @property
     def current(self) -> SuperBlock:
@@ -230,6 +234,14 @@ class Pram:
         """
         self._require_writable()
         return self.publisher.begin(flags)
+
+    def begin_move(self, flags: int, image: Image) -> Move:
+        """Begin to publish in another image, which is blank, locked and long enough, and to go on there.
+
+        Every frame keeps its number. The old image stays the caller's to close. Raises as `begin_publish`.
+        """
+        self._require_writable()
+        return self.publisher.begin_move(flags, image)
 
     def mark_changed(self) -> None:
         """Record in the image that this run has changes which are not saved. Raises OSError.

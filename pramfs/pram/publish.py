@@ -13,7 +13,7 @@ from pramfs.pram.relocate import frames_to_move, leave_banned_frames
 from pramfs.storage import superblock
 from pramfs.storage.arena import Arena, Progress
 from pramfs.storage.extents import pfns_of
-from pramfs.storage.frames import FREE, Extent
+from pramfs.storage.frames import FREE, PENDING, SAVED, Extent
 from pramfs.storage.image import Image
 from pramfs.storage.layout import ACCMODE_SAVE, SUPER_PAIR, SuperBlock
 from pramfs.storage.superblock import Published
@@ -43,14 +43,15 @@ class Publisher:
         Raises NodeBusy, NoFrames, SaveFailed, OSError.
         """
         self.resolve_doubt()
-        self._require_complete()
-        self._require_frames()
-        for node in self._nodes.values():
-            leave_banned_frames(self.arena, self.current.uuid, node)
-        slot = self._choose_slot()
-        self._write_node_list()
-        self.arena.table.begin_save()
-        return Publication(self, slot, self._describe(flags))
+        return Publication(self, *self._stage(flags))
+
+    def begin_move(self, flags: int, image: Image) -> "Move":
+        """Build the node list and freeze all frames in use, for a save in another, blank image.
+
+        It must be open, locked and long enough. A save that is in doubt stays so until the move succeeds.
+        Raises as `begin`.
+        """
+        return Move(self, image, *self._stage(flags))
 
     def resolve_doubt(self) -> None:
         """Write again the super block that a failed publish left in doubt; needs no frames.
@@ -67,6 +68,15 @@ class Publisher:
         # Its own pages were durable before. Later writes may be lost, as the super block may have been.
         self.arena.mark_writeback_failed()
 
+    def move_to(self, image: Image, block: SuperBlock) -> None:
+        """Go on in another image, where the save of `block` is durable.
+
+        Raises OSError or PramError, and has then changed nothing.
+        """
+        self.arena.move_to(image)
+        self.image = image
+        self.put_in_force(block)
+
     def put_in_force(self, block: SuperBlock) -> None:
         """Note that the super block is durable, and free what only the previous save held."""
         self._in_doubt = None
@@ -79,8 +89,10 @@ class Publisher:
         self._in_doubt = publication
         self.arena.mark_writeback_failed()
 
-    def doubts(self, publication: "Publication") -> bool:
-        return self._in_doubt is publication
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the super block of a save may or may not be on the medium."""
+        return self._in_doubt is not None
 
     def give_up(self) -> None:
         """Note that no super block was written: the previous save stands."""
@@ -95,6 +107,17 @@ class Publisher:
         extents = [extent for node in nodes for extent in node.owned]
         banned = self.arena.table.banned
         return sum(pfn not in banned for pfn in pfns_of([*self.node_pages, *extents]))
+
+    def _stage(self, flags: int) -> tuple[int, Published]:
+        """Write the node list, freeze all frames in use, and return the next super block and its slot."""
+        self._require_complete()
+        self._require_frames()
+        for node in self._nodes.values():
+            leave_banned_frames(self.arena, self.current.uuid, node)
+        slot = self._choose_slot()
+        self._write_node_list()
+        self.arena.table.begin_save()
+        return slot, self._describe(flags)
 
     def _require_complete(self) -> None:
         busy = next((node for node in self._nodes.values() if node.flags & ACCMODE_SAVE), None)
@@ -155,11 +178,6 @@ class Publication:
         self._slot_written = False
         self._block = publisher.current
 
-    @property
-    def in_doubt(self) -> bool:
-        """Whether the super block may or may not be on the medium: its write or its sync failed."""
-        return self._publisher.doubts(self)
-
     def write(self, progress: Progress) -> OSError | PramError | None:
         """Write everything and make it durable: first the pages, then the super block.
 
@@ -187,11 +205,56 @@ class Publication:
             return SystemFault(f"internal error: {exc!r}")
         return None
 
-    def finish(self, error: OSError | PramError | None) -> None:
-        """Record how the write ended."""
+    def finish(self, error: OSError | PramError | None) -> OSError | PramError | None:
+        """Record how the write ended; return the error."""
         if error is None:
             self._publisher.put_in_force(self._block)
         elif self._slot_written:
             self._publisher.leave_in_doubt(self)
         else:
             self._publisher.give_up()
+        return error
+
+
+class Move:
+    """A save that is being published in another image, in which everything goes on afterwards.
+
+    The old image is only read. `write` may run in another thread; `finish` must not.
+    """
+
+    def __init__(self, publisher: Publisher, image: Image, slot: int, published: Published) -> None:
+        self._publisher = publisher
+        self._image = image
+        self._slot = slot
+        self._published = published
+        self._block = publisher.current
+        # Also those of inodes that have no name any more, and are open.
+        self._extents = list(publisher.arena.table.extents(SAVED, PENDING))
+
+    def write(self, progress: Progress) -> OSError | PramError | None:
+        """Write everything to the other image and make it durable: first the pages, then the super block.
+
+        Returns the error that prevented this, to be passed to `finish`.
+        """
+        image, publisher = self._image, self._publisher
+        try:
+            publisher.arena.copy_to(image, self._extents, progress)
+            image.sync()
+            self._block = superblock.replace(image, publisher.current, self._slot, self._published)
+            image.sync()
+        except (OSError, PramError) as exc:
+            return exc
+        except Exception as exc:  # noqa: BLE001 - after any error the old image is the one in use
+            return SystemFault(f"internal error: {exc!r}")
+        return None
+
+    def finish(self, error: OSError | PramError | None) -> OSError | PramError | None:
+        """Go on in the other image unless there was an error, or is one now; return it."""
+        try:
+            if error is None:
+                self._publisher.move_to(self._image, self._block)
+                return None
+        except (OSError, PramError) as exc:
+            error = exc
+        self._publisher.give_up()
+        return error

@@ -14,12 +14,13 @@ from pramfs.errors import (
     FilesIncomplete,
     LostFiles,
     LostPages,
+    MoveFailed,
     PramError,
     SaveFailed,
     SaveIncomplete,
 )
 from pramfs.pram.pram import Pram
-from pramfs.pram.publish import Publication
+from pramfs.pram.publish import Move, Publication
 from pramfs.saves import codec
 from pramfs.saves.file_paths import listed, paths_of
 from pramfs.saves.more import encode_more
@@ -28,7 +29,8 @@ from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, drop_
 from pramfs.storage import layout
 from pramfs.storage.arena import Progress
 from pramfs.storage.extents import count_up
-from pramfs.storage.frames import FRESH
+from pramfs.storage.frames import FRESH, SAVED
+from pramfs.storage.image import Image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.tree.inodes import ROOT_INO, File
 from pramfs.tree.pagemap import CHUNK_PAGES
@@ -100,10 +102,10 @@ class SaveState(enum.Enum):
 
 _NEXT_STATES = {
     SaveState.PUBLISHED: {SaveState.STAGING},
-    SaveState.STAGING: {SaveState.WRITING, SaveState.FAILED},
+    SaveState.STAGING: {SaveState.WRITING, SaveState.FAILED, SaveState.IN_DOUBT},
     SaveState.WRITING: {SaveState.PUBLISHED, SaveState.FAILED, SaveState.IN_DOUBT},
     SaveState.FAILED: {SaveState.STAGING},
-    SaveState.IN_DOUBT: {SaveState.RESOLVING},
+    SaveState.IN_DOUBT: {SaveState.RESOLVING, SaveState.STAGING},  # the latter for another image
     SaveState.RESOLVING: {SaveState.STAGING, SaveState.IN_DOUBT},
 }
 UNDER_WAY = {SaveState.STAGING, SaveState.WRITING, SaveState.RESOLVING}
@@ -144,6 +146,7 @@ class Saver:
         self._progress: Progress = _quiet
         self._pages_done = self._pages_total = 0
         self._running: _BackgroundWrite | None = None
+        self._target: Image | None = None  # of the save under way, if it is another image
         self._pace = Pace()
         self._update_space()
 
@@ -207,13 +210,14 @@ class Saver:
         """Note what the kernel could not hand over before the next save, "" if nothing."""
         self._complaint = complaint
 
-    def start(self, progress: Progress) -> None:
+    def start(self, progress: Progress, image: Image | None = None) -> None:
         """Begin a checkpoint of the tree as it is now, and write it in a thread. `settle` ends it.
 
-        Raises SaveFailed if it cannot begin.
+        With `image` it is written there, where everything goes on afterwards: see `Pram.begin_move`. Raises
+        SaveFailed if it cannot begin.
         """
         self.settle()
-        publication = self._begin(progress)
+        publication = self._begin(progress, image)
         try:
             self._running = _BackgroundWrite(publication, self._write)
         except RuntimeError:  # no thread could be started
@@ -245,28 +249,34 @@ class Saver:
             return FilesIncomplete(listed(paths), refused.why)
         return SaveIncomplete(self._complaint) if self._complaint else None
 
-    def _begin(self, progress: Progress) -> Publication:
+    def _begin(self, progress: Progress, image: Image | None = None) -> Publication | Move:
         self._progress = progress
+        self._target = image
         self._pages_done, self._pages_total = 0, self.pages
+        if image is not None:
+            self._pages_total += self._pram.arena.table.count(SAVED)
         try:
-            if self.state is SaveState.IN_DOUBT:
+            if self.state is SaveState.IN_DOUBT and image is None:
                 self._enter(SaveState.RESOLVING)
                 self._pram.resolve_doubt()
             self._enter(SaveState.STAGING)
             stage_tree(self._pram, self._name, self._tree, self._count)
             self.incomplete = self.shortfall()
-            publication = self._pram.begin_publish(self._flags())
+            publication = (
+                self._pram.begin_publish(self._flags())
+                if image is None
+                else self._pram.begin_move(self._flags(), image)
+            )
         except Exception as exc:
             # After any error nothing is published, and the next save stages everything again.
-            resolving = self.state is SaveState.RESOLVING
-            self._enter(SaveState.IN_DOUBT if resolving else SaveState.FAILED)
-            self.error = SaveFailed(exc, self._pram.current.generation)
+            self._fail(exc)
+            assert self.error is not None
             raise self.error from exc
         self._tree.changed = False
         self._enter(SaveState.WRITING)
         return publication
 
-    def _write(self, publication: Publication) -> OSError | PramError | None:
+    def _write(self, publication: Publication | Move) -> OSError | PramError | None:
         """Write a publication, and note how fast that was; return the error. Thread-safe."""
         done, start = self._pages_done, time.monotonic()
         error = publication.write(self._count)
@@ -274,8 +284,8 @@ class Saver:
             self._pace.note(self._pages_done - done, time.monotonic() - start)
         return error
 
-    def _finish(self, publication: Publication, error: OSError | PramError | None) -> None:
-        publication.finish(error)
+    def _finish(self, publication: Publication | Move, error: OSError | PramError | None) -> None:
+        error = publication.finish(error)
         if error is None:
             self._enter(SaveState.PUBLISHED)
             self.error = None
@@ -283,11 +293,18 @@ class Saver:
             self.published += 1
             self._update_space()
             return
-        self._enter(SaveState.IN_DOUBT if publication.in_doubt else SaveState.FAILED)
         self._tree.changed = True
-        if isinstance(error, LostPages):
-            error = self._name_files(error)
-        self.error = SaveFailed(error, self._pram.current.generation)
+        self._fail(self._name_files(error) if isinstance(error, LostPages) else error)
+
+    def _fail(self, error: Exception) -> None:
+        in_doubt = self._pram.publisher.in_doubt
+        self._enter(SaveState.IN_DOUBT if in_doubt else SaveState.FAILED)
+        image, generation = self._pram.image, self._pram.current.generation
+        self.error = (
+            SaveFailed(error, generation)
+            if self._target is None
+            else MoveFailed(self._target.path, error, image.path, generation)
+        )
 
     def _enter(self, state: SaveState) -> None:
         if state not in _NEXT_STATES[self.state]:
@@ -330,8 +347,8 @@ class _BackgroundWrite(threading.Thread):
 
     def __init__(
         self,
-        publication: Publication,
-        write: Callable[[Publication], OSError | PramError | None],
+        publication: Publication | Move,
+        write: Callable[[Publication | Move], OSError | PramError | None],
     ) -> None:
         super().__init__(name="pramfs-save")
         self.publication = publication

@@ -56,6 +56,8 @@ class Arena(ABC):
 
     # States of frames for which the image holds nothing.
     _NOT_IN_IMAGE: tuple[int, ...] = (FREE,)
+    # States of frames that are in no save, and in the image all the same.
+    _FRESH_IN_IMAGE: tuple[int, ...] = (FRESH,)
 
     def __init__(self, image: Image, table: FrameTable) -> None:
         self.image = image
@@ -241,7 +243,54 @@ class Arena(ABC):
         if self._holes is not None:
             self._holes.close()
 
+    # --- another image ---------------------------------------------------------------------------
+
+    def copy_to(self, image: Image, extents: Iterable[Extent], progress: Progress) -> None:
+        """Copy frames that do not change to their places in another image. May run in another thread.
+
+        Raises LostPages with all that cannot be read or fail a checksum that is known, and OSError.
+        """
+        lost: list[int] = []
+        out = WriteOut(image, progress)
+        for pfn, count in extents:
+            for start in range(pfn, pfn + count, _COPY_FRAMES):
+                frames = min(_COPY_FRAMES, pfn + count - start)
+                lost += self._copy_frames(image, start, frames)
+                out.add(start, frames)
+        out.finish()
+        if lost:
+            raise LostPages(lost)
+
+    def move_to(self, image: Image) -> None:
+        """Go on in another image, to which the frames of its save have been copied.
+
+        Raises LostPages, OSError or PramError, and has then changed nothing.
+        """
+        for state in self._FRESH_IN_IMAGE:
+            self.copy_to(image, self.table.extents(state), lambda frames: None)
+        mapping, for_holes = image.map(len(self.table)), image.map_for_holes(len(self.table))
+        # Views of the old mapping may be on their way to the kernel: it goes with the last of them.
+        self.image, self._map, self._saved = image, mapping, memoryview(mapping)
+        self._holes = Holes(for_holes, image.page_bytes) if for_holes is not None else None
+        self._unpunched, self._unpunched_frames = [], 0
+
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _copy_frames(self, image: Image, pfn: int, count: int) -> list[int]:
+        """Copy frames to another image; return those that are lost."""
+        try:
+            data = b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
+        except (OSError, PramError):
+            if count == 1:
+                return [pfn]
+            return [lost for one in range(count) for lost in self._copy_frames(image, pfn + one, 1)]
+        image.write(pfn << PAGE_SHIFT, data)
+        csums = self._csums[pfn : pfn + count]
+        return [
+            pfn + at
+            for at, page in enumerate(_pages(data))
+            if csums[at] not in (UNKNOWN_CSUM, crc32c(page))
+        ]
 
     @abstractmethod
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None: ...
@@ -375,6 +424,10 @@ class ImageArena(Arena):
                 out.add(start, min(_COPY_FRAMES, pfn + count - start))
         out.finish()
 
+    def move_to(self, image: Image) -> None:
+        super().move_to(image)
+        self._in_memory = image.in_memory()
+
     def abort_save(self) -> None:
         super().abort_save()
         self.mark_writeback_failed()
@@ -423,6 +476,7 @@ class MemoryArena(Arena):
     """An arena whose fresh frames are in a memfd until a save copies them into the image."""
 
     _NOT_IN_IMAGE = (FREE, FRESH)
+    _FRESH_IN_IMAGE = ()
     _IN_MEMORY = bytes((FRESH, PENDING, DROPPED))
     _NOT_IN_MEMORY = tuple(set(range(len(STATE_NAMES))) - set(_IN_MEMORY))
 

@@ -77,6 +77,7 @@ class FrameTable:
         self._single_hint = 0  # no free frame below it
         self._extent_hint = 0  # where the search for an extent starts
         self._extent_max = frames  # no free extent is longer, as far as is known
+        self._frozen_anew: list[Extent] | None = None  # see `begin_save`
         for base in layout.slot_bases(frames):
             self._states[base : base + 2] = bytes((SUPER,)) * len(self._states[base : base + 2])
         self._counts[SUPER] = self._states.count(SUPER)
@@ -185,7 +186,12 @@ class FrameTable:
     # --- saves -----------------------------------------------------------------------------------
 
     def begin_save(self) -> None:
-        """Freeze all frames in use: the save that begins holds them."""
+        """Freeze all frames in use: the save that begins holds them.
+
+        If a save that is in doubt holds some already, an abort leaves those as they are.
+        """
+        in_doubt = any(self._counts[state] for state in (PENDING, DROPPED, OLD))
+        self._frozen_anew = list(self.extents(FRESH, HELD)) if in_doubt else None
         self._translate(_BEGIN)
 
     def commit_save(self) -> list[Extent]:
@@ -197,7 +203,12 @@ class FrameTable:
 
     def abort_save(self) -> None:
         """Note that the save failed: the previous one stands."""
-        self._translate(_ABORT)
+        if self._frozen_anew is None:
+            self._translate(_ABORT)
+        for pfn, count in self._frozen_anew or ():
+            states = self._states[pfn : pfn + count]
+            self._replace(pfn, states, states.translate(_ABORT))
+        self._frozen_anew = None
         self._ban_free()
 
     # --- helpers ---------------------------------------------------------------------------------

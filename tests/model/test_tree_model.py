@@ -25,13 +25,14 @@ from hypothesis.stateful import (
 
 from pramfs.errors import PramError, SaveFailed
 from pramfs.pram.pram import Pram
-from pramfs.pram.publish import Publication
+from pramfs.pram.publish import Move, Publication
 from pramfs.saves import save
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX
 from pramfs.storage.arena import Progress
 from pramfs.storage.frames import FREE
+from pramfs.storage.image import Image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.storage.regions import Region, Regions
 from pramfs.tree.attributes import Changes
@@ -76,8 +77,8 @@ class LateWrite:
 
     def __init__(
         self,
-        publication: Publication,
-        write: Callable[[Publication], OSError | PramError | None],
+        publication: Publication | Move,
+        write: Callable[[Publication | Move], OSError | PramError | None],
     ) -> None:
         self.publication = publication
         self.error: OSError | PramError | None = None
@@ -99,11 +100,11 @@ class NotedSaver(Saver):
         super().__init__(machine.volume.pram, NAME, machine.volume.tree)
         self._machine = machine
 
-    def _begin(self, progress: Progress) -> Publication:
+    def _begin(self, progress: Progress, image: Image | None = None) -> Publication | Move:
         machine = self._machine
         generation = machine.volume.pram.current.generation + 1
         machine.begun.setdefault(generation, []).append(machine.volume.facts())
-        return super()._begin(progress)
+        return super()._begin(progress, image)
 
 
 class TreeMachine(RuleBasedStateMachine):
