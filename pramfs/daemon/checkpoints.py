@@ -22,7 +22,7 @@ from pramfs.errors import (
     SaveIncomplete,
     words_of,
 )
-from pramfs.fuse.operations import Operations
+from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.saves.save import SaveStatus
 from pramfs.storage.image_name import ImageName
 from pramfs.system import mount_tools
@@ -61,7 +61,7 @@ class Checkpoints:
 
     # --- while the mount is served ---------------------------------------------------------------
 
-    async def publish(self, operations: Operations) -> None:
+    async def publish(self, directories: OpenDirectories) -> None:
         """Make everything written so far durable; does nothing for a read-only mount.
 
         Raises SaveFailed; SaveIncomplete or NotUnderItsName if the save was published all the same.
@@ -69,18 +69,18 @@ class Checkpoints:
         if self._volume.read_only:
             return
         self._serve_on()
-        await self.flush(operations)
+        await self.flush(directories)
         async with self._saving:
             await self._checkpoint()
         for shortcoming in self.shortcomings():
             raise shortcoming
 
-    async def publish_at_intervals(self, operations: Operations, period_s: float) -> None:
+    async def publish_at_intervals(self, directories: OpenDirectories, period_s: float) -> None:
         """Publish a checkpoint every `period_s` seconds if something has changed. Failures are logged."""
         while True:
             await trio.sleep(period_s)
             try:
-                await self.flush(operations)
+                await self.flush(directories)
                 if self._volume.tree.changed:
                     async with self._saving:
                         await self._checkpoint()
@@ -105,18 +105,18 @@ class Checkpoints:
                     return False  # the status has the reason
         return True
 
-    async def flush(self, operations: Operations) -> None:
+    async def flush(self, directories: OpenDirectories) -> None:
         """Have the kernel hand over its dirty pages; the saver records an error.
 
         The tree remembers what it has refused; an error that this explains is not recorded.
         """
         complaint = ""
         for _ in range(mount_tools.flushes_needed()):
-            others = operations.open_directories()
+            others = directories.handles()
             # Also for programs that use a detached mount.
             flushed = await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
             # Not every kernel waits for the requests that it has queued. The RELEASE is queued after them.
-            await operations.closed_by(flushed.pid, but=others)
+            await directories.closed_by(flushed.pid, but=others)
             complaint = complaint or flushed.complaint
         refusals = self._volume.tree.data.refused.count
         self._saver.note_complaint(complaint if refusals == self._refusals else "")

@@ -22,7 +22,7 @@ from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import warn_of_long_saves
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import EXIT_INTERNAL, PramError
-from pramfs.fuse.operations import Operations
+from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
 from pramfs.storage.frames import DROPPED, FRESH, PENDING
@@ -79,16 +79,20 @@ class Daemon:
         for number in self._ending_signals:
             signal.signal(number, lambda number, frame: None)
         volume, options = self._volume, self._options
-        self._operations = Operations(
+        self._engine = Engine(
             volume.tree,
-            direct_io=options.direct_io,
-            noatime=options.noatime,
-            nodiratime=options.noatime or options.nodiratime,
-            status=self._status,
-            publish=lambda: self._checkpoints.publish(self._operations),
-            make_room=self._checkpoints.make_room,
-            on_change=self._checkpoints.note_change,
-            on_internal_error=volume.saver.note_internal_error,
+            Behaviour(
+                direct_io=options.direct_io,
+                noatime=options.noatime,
+                nodiratime=options.nodiratime,
+            ),
+            Surroundings(
+                status=self._status,
+                publish=lambda: self._checkpoints.publish(self._engine.directories),
+                make_room=self._checkpoints.make_room,
+                on_change=self._checkpoints.note_change,
+                on_internal_error=volume.saver.note_internal_error,
+            ),
         )
         words = {_FsName(self._image), "subtype=pramfs"}
         words |= {"default_permissions", *options.mount_flags}
@@ -96,7 +100,7 @@ class Daemon:
         words |= {"allow_other"} if options.allow_other else set()
         self._scope.prepare()
         try:
-            pyfuse3.init(self._operations, str(self._mountpoint), words)
+            pyfuse3.init(self._engine.operations, str(self._mountpoint), words)
         except RuntimeError as exc:
             self._scope.remove()
             # libfuse has printed the reason on stderr.
@@ -146,11 +150,11 @@ class Daemon:
             if self._options.checkpoint:
                 nursery.start_soon(
                     self._checkpoints.publish_at_intervals,
-                    self._operations,
+                    self._engine.directories,
                     self._options.checkpoint,
                 )
             try:
-                await self._session.run()
+                await self._session.run(self._engine.front, self._engine.notices)
             except Exception:  # noqa: BLE001 - an error in pyfuse3 itself
                 self._end_at_once()
             nursery.cancel_scope.cancel()
@@ -192,7 +196,7 @@ class Daemon:
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.
             try:
-                await self._checkpoints.flush(self._operations)
+                await self._checkpoints.flush(self._engine.directories)
                 await trio.to_thread.run_sync(self._detach)
             except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
                 log.error("%s", exc)

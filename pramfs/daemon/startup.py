@@ -135,7 +135,10 @@ def _open_run_directory() -> RunDirectory | None:
 def _import_fuse() -> "type[Daemon]":
     try:
         with interrupt_held():  # or it could be lost, and the processes that verify would go on
-            from pramfs.daemon.service import Daemon  # noqa: PLC0415 - see `_mount`
+            from pramfs.fuse.binding_version import refuse_untested  # noqa: PLC0415 - see `_mount`
+
+            refuse_untested()
+            from pramfs.daemon.service import Daemon  # noqa: PLC0415 - as above
     except ImportError as exc:
         raise PramError(f"FUSE cannot be loaded: {exc}") from exc
     # Importing trio leaves a reference cycle of frames that keeps the callers' variables alive: metadata.

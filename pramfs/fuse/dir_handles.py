@@ -1,8 +1,12 @@
-"""Open directories: listings that stay consistent however the directory changes. Independent of FUSE."""
+"""Open directories: listings that stay consistent however the directory changes."""
 
+import errno
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
+import trio
+
+from pramfs.errors import posix_error
 from pramfs.tree.inodes import Directory, Inode
 
 
@@ -40,3 +44,44 @@ class DirectoryHandle:
             inode = entries.get(name)
             if inode is not None:
                 yield position, name, inode
+
+
+class OpenDirectories:
+    """The handles of all open directories."""
+
+    def __init__(self) -> None:
+        self._by_handle: dict[int, DirectoryHandle] = {}
+        self._closed = trio.Event()  # set when a directory is closed; replaced by the next waiter
+        self._handles = itertools.count(1)
+
+    def __getitem__(self, handle: int) -> DirectoryHandle:
+        """Return an open directory. Raises EBADF."""
+        listing = self._by_handle.get(handle)
+        if listing is None:
+            raise posix_error(errno.EBADF)
+        return listing
+
+    def handles(self) -> Set[int]:
+        """Return the handles of those that are open."""
+        return frozenset(self._by_handle)
+
+    def open(self, directory: Directory, opener: int) -> int:
+        """Return a new handle for the process `opener`."""
+        handle = next(self._handles)
+        self._by_handle[handle] = DirectoryHandle(directory, opener)
+        return handle
+
+    def close(self, handle: int) -> None:
+        """Forget a handle."""
+        self._by_handle.pop(handle, None)
+        self._closed.set()
+
+    async def closed_by(self, pid: int, *, but: Set[int]) -> None:
+        """Wait until process `pid` has no directory open any more, except those in `but`."""
+        while any(
+            listing.opener == pid and handle not in but
+            for handle, listing in self._by_handle.items()
+        ):
+            if self._closed.is_set():
+                self._closed = trio.Event()
+            await self._closed.wait()

@@ -1,20 +1,16 @@
-"""Replace pyfuse3's request loop: adaptive polling, and concurrency while a handler waits.
+"""The loop that serves a session: adaptive polling, and concurrency while a handler waits.
 
-pyfuse3 goes through trio's scheduler before every request, and starts tasks as requests come. Here a single
-task reads all requests. After a request it first polls for the next one without sleeping, about as long as
-a program takes between small requests; then it sleeps in poll(2) for up to a millisecond; and only then does
-it wait in trio. Polling ends by itself when it finds too few requests. docs/performance.md has the
-measurements.
+A single task reads all requests and has the front answer them. After a request it takes the next one at
+once, if there is one; then it polls without sleeping, about as long as a program takes between small
+requests; then it sleeps in poll(2) for up to a millisecond; and only then does it wait in trio. Polling
+ends by itself when it finds too few requests. docs/performance.md has the measurements.
 
-A handler that has to wait calls `serve_on`, and another task reads requests until that handler is done.
-
-pyfuse3 3.5 looks up `_wait_fuse_readable` in its module for each request, so that it can be replaced there.
-A pyfuse3 without that name is run unchanged.
+pyfuse3 looks up `_wait_fuse_readable` in its module for each request that it reads, so that it can be
+replaced there by this loop, which returns when a request has been carried to pyfuse3. A handler of pyfuse3
+that has to wait calls `serve_on`, and another task reads requests until that handler is done.
 """
 
 import contextlib
-import errno
-import logging
 import os
 import select
 import stat
@@ -25,7 +21,10 @@ from typing import Any
 import pyfuse3
 import trio
 
+from pramfs.fuse.front import Front, Outcome
 from pramfs.fuse.handshake import Handshake
+from pramfs.fuse.notices import Notices
+from pramfs.fuse.seam import Seam
 
 _FUSE_DEVICE = os.makedev(10, 229)
 _SPIN_NS = 100_000
@@ -33,18 +32,6 @@ _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
 _SPIN_CREDIT_AT_FIRST = 4
 _SPIN_CREDIT_MAX = 8
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a log record of pyfuse3 matters: not an ENOENT for the reply to RELEASE.
-
-    When a mount with open files is unmounted, the kernel drops the request before it is answered.
-    """
-    late = (os.strerror(errno.ENOENT),)
-    return not (record.msg == "fuse_release(): fuse_reply_* failed with %s" and record.args == late)
-
-
-logging.getLogger("pyfuse3").addFilter(_is_news)
 
 
 class Session:
@@ -60,36 +47,35 @@ class Session:
         self._handshake: Handshake | None = None
         self._greeted = False
         self._poll = select.poll()
-        self._fd = -1
         self._foreign = _fuse_descriptors()  # inherited
         self._closing = False
         self._reading = False  # a task is waiting for the next request
         self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
         self._others_ran_ns = 0
-        self._is_replaceable = hasattr(pyfuse3, "_wait_fuse_readable") and hasattr(
-            pyfuse3, "_session_loop"
-        )
 
-    async def run(self) -> None:
+    async def run(self, front: Front, notices: Notices) -> None:
         """Serve requests until the file system is unmounted or `finish` is called."""
-        if not self._is_replaceable:
-            self._on_ready()
-            await pyfuse3.main()
-            return
-        (self._fd,) = _fuse_descriptors() - self._foreign  # pyfuse3 does not expose it
-        self._handshake = Handshake(self._fd)
+        (session_fd,) = _fuse_descriptors() - self._foreign  # pyfuse3 does not expose it
+        self._seam = seam = Seam(session_fd)
+        self._front = front
+        self._fd = seam.kernel
         self._poll.register(self._fd, select.POLLIN)
         module: Any = pyfuse3
         original = module._wait_fuse_readable
-        module._wait_fuse_readable = self._wait_readable
+        module._wait_fuse_readable = self._serve_until_carried
         try:
-            await pyfuse3.main(0, 0)  # no tasks except the first and those that serve_on starts
+            async with trio.open_nursery() as nursery:
+                notices.open(seam)
+                front.open(seam, nursery.start_soon)
+                self._handshake = Handshake(seam)
+                await pyfuse3.main(0, 0)  # no tasks except the first and those that serve_on starts
         finally:
             module._wait_fuse_readable = original
+            seam.close()
 
     def serve_on(self) -> None:
         """Let another task read requests, because the calling handler is about to wait."""
-        if self._is_replaceable and not self._reading:
+        if not self._reading:
             nursery = trio.lowlevel.current_task().parent_nursery
             assert nursery is not None
             module: Any = pyfuse3
@@ -98,15 +84,10 @@ class Session:
     def finish(self) -> None:
         """End `run` after the requests that have arrived are served; later ones fail."""
         self._closing = True
-        if self._is_replaceable:
-            trio.lowlevel.notify_closing(self._fd)
-        else:
-            pyfuse3.terminate()
+        trio.lowlevel.notify_closing(self._fd)
 
-    async def _wait_readable(self) -> bool:
-        """Wait for a request; return False to end the calling task."""
-        if self._reading:
-            return False  # another task took over while the handler of this one was waiting
+    async def _serve_until_carried(self) -> bool:
+        """Serve until a request has been carried to pyfuse3; return False to end the calling task."""
         if self._handshake is not None and not self._greeted:
             self._greeted = True
             return True  # the first request has arrived already
@@ -114,35 +95,49 @@ class Session:
             self._handshake.finish()  # FUSE_INIT has been answered
             self._handshake = None
             self._on_ready()
+        self._seam.carry_back()
+        if self._reading:
+            return False  # another task took over while the handler of this one was waiting
         self._reading = True
         try:
-            return await self._next_request()
-        except trio.ClosedResourceError:
-            return self._is_readable()  # woken by `finish`
+            return await self._serve()
         finally:
             self._reading = False
 
-    async def _next_request(self) -> bool:
-        await self._let_others_run()
-        while not self._is_readable():
-            # Before polling: else a save after a burst of small files has to compute all checksums itself.
-            if not self._idle_work():
-                break
+    async def _serve(self) -> bool:
+        serve_next = self._front.serve_next
+        while True:
             await self._let_others_run()
-        else:
-            return True
-        if self._spin() or self._poll_briefly():
+            outcome = serve_next()
+            if outcome is Outcome.CARRIED:
+                return True
+            if outcome is Outcome.UNMOUNTED:
+                return False
+            if outcome is Outcome.NOTHING and not await self._next_request():
+                return False
+
+    async def _next_request(self) -> bool:
+        """Wait for a request; return False if there is to be none."""
+        # Before polling: else a save after a burst of small files has to compute all checksums itself.
+        while self._idle_work():
+            await self._let_others_run()
+            if self._is_readable():
+                return True
+        if not self._front.awaited and (self._spin() or self._poll_briefly()):
             return True
         if self._closing:
-            return False  # `finish` may have been called while other tasks ran, and would not wake this one
-        await trio.lowlevel.wait_readable(self._fd)
+            return self._is_readable()  # `finish` may have been called while other tasks ran
+        try:
+            await trio.lowlevel.wait_readable(self._fd)
+        except trio.ClosedResourceError:
+            return self._is_readable()  # woken by `finish`
         self._others_ran_ns = time.monotonic_ns()
         return True
 
     async def _let_others_run(self) -> None:
         """Let other trio tasks run, unless they ran recently: it costs a trip through the scheduler."""
         now = time.monotonic_ns()
-        if now - self._others_ran_ns > _LET_OTHERS_RUN_NS:
+        if now - self._others_ran_ns > _LET_OTHERS_RUN_NS or self._front.awaited:
             await trio.lowlevel.checkpoint()
             self._others_ran_ns = now
 

@@ -29,13 +29,17 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 _MAP_AND_DIE = """
 import mmap, os, signal, sys
-fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR | FLAGS)
 os.ftruncate(fd, 24 << 20)
 memory = mmap.mmap(fd, 24 << 20)
 for at in range(0, 24 << 20, 4096):
     memory[at] = 120
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+_MAP_DIRECT_AND_DIE = _MAP_AND_DIE.replace("FLAGS", "os.O_DIRECT")
+_MAP_AND_DIE = _MAP_AND_DIE.replace("FLAGS", "0")
 
 
 def write_and_die(program: str, *paths: Path) -> None:
@@ -60,9 +64,19 @@ def refused_umount(volume: Volume, *words: str) -> None:
     assert volume.info()["generation"] > generation
 
 
-@pytest.mark.parametrize("program", [_WRITE_AND_DIE, _MAP_AND_DIE], ids=["write", "mmap"])
-def test_umount_tells_of_a_writer_who_has_died(small: Volume, program: str) -> None:
-    root = small.mount()
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        pytest.param(_WRITE_AND_DIE, [], id="write"),
+        pytest.param(_MAP_AND_DIE, [], id="mmap"),
+        pytest.param(_MAP_DIRECT_AND_DIE, [], id="mmap of an O_DIRECT descriptor"),
+        pytest.param(_MAP_AND_DIE, ["direct_io"], id="mmap under direct_io"),
+    ],
+)
+def test_umount_tells_of_a_writer_who_has_died(
+    small: Volume, program: str, options: Sequence[str]
+) -> None:
+    root = small.mount(*options)
     write_and_die(program, root / "lost")
     refused_umount(small, "/lost", "No space left")
 

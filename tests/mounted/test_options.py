@@ -97,6 +97,14 @@ def test_without_fuse_nothing_is_made(volume: Volume) -> None:
     assert not volume.image.exists()
 
 
+@pytest.mark.parametrize("arena", ["image"], indirect=True)
+def test_with_an_untested_pyfuse3_nothing_is_made(volume: Volume) -> None:
+    (volume.home / "pyfuse3.py").write_text("__version__ = '3.99'")
+    outcome = pramfs("mount", volume.image, volume.root, cwd=volume.home)
+    outcome.refused(MOUNT_FAILED, "pyfuse3 3.99", "works with 3.5.0")
+    assert not volume.image.exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -11,7 +11,14 @@ import pramfs
 
 FUSE_PACKAGES = {"pyfuse3", "trio"}
 FUSE_MODULES = {
+    "pramfs.fuse.dir_handles",
+    "pramfs.fuse.directory_requests",
+    "pramfs.fuse.engine",
+    "pramfs.fuse.notices",
     "pramfs.fuse.operations",
+    "pramfs.fuse.page_cache",
+    "pramfs.fuse.file_requests",
+    "pramfs.fuse.binding_version",
     "pramfs.fuse.session",
     "pramfs.daemon.stack_dump",
     "pramfs.daemon.checkpoints",

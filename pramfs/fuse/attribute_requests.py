@@ -1,0 +1,113 @@
+"""Requests for attributes: GETATTR, SETATTR, GETXATTR, READLINK."""
+
+import errno
+
+from pramfs.control import control_xattrs
+from pramfs.control.control_xattrs import ControlAttributes
+from pramfs.errors import posix_error
+from pramfs.fuse.attributes_out import attributes
+from pramfs.fuse.callers import in_group
+from pramfs.fuse.front import Handler
+from pramfs.fuse.protocol import (
+    FATTR_ATIME,
+    FATTR_ATIME_NOW,
+    FATTR_CTIME,
+    FATTR_GID,
+    FATTR_MODE,
+    FATTR_MTIME,
+    FATTR_MTIME_NOW,
+    FATTR_SIZE,
+    FATTR_UID,
+    GETXATTR_IN,
+    GETXATTR_OUT,
+    SETATTR_IN,
+    Opcode,
+)
+from pramfs.fuse.request import Request
+from pramfs.tree.attributes import Changes
+from pramfs.tree.inodes import now_ns
+from pramfs.tree.tree import Tree
+
+_NS = 10**9
+_ANY = (
+    FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE
+    | FATTR_ATIME | FATTR_ATIME_NOW | FATTR_MTIME | FATTR_MTIME_NOW
+)  # fmt: skip
+
+
+class AttributeRequests:
+    """Answers requests for the attributes of a tree's inodes, and the control attributes."""
+
+    def __init__(
+        self, tree: Tree, control: ControlAttributes, *, cached_writes: bool, noatime: bool
+    ) -> None:
+        self._tree = tree
+        self._control = control
+        self._cached_writes = cached_writes
+        self._noatime = noatime
+
+    def handlers(self) -> dict[Opcode, Handler]:
+        """Return what answers each opcode."""
+        return {
+            Opcode.GETATTR: self.getattr,
+            Opcode.SETATTR: self.setattr,
+            Opcode.GETXATTR: self.getxattr,
+            Opcode.READLINK: self.readlink,
+        }
+
+    def getattr(self, request: Request) -> bytes:
+        return attributes(self._tree.get(request.nodeid))
+
+    def setattr(self, request: Request) -> bytes:
+        (
+            valid, _, _, size, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
+            mode, _, uid, gid, _,
+        ) = request.fields(SETATTR_IN)  # fmt: skip
+        inode = self._tree.get(request.nodeid)
+        changes = Changes(
+            mode=mode if valid & FATTR_MODE else None,
+            uid=uid if valid & FATTR_UID else None,
+            gid=gid if valid & FATTR_GID else None,
+            size=size if valid & FATTR_SIZE else None,
+            atime=_time(valid, FATTR_ATIME, FATTR_ATIME_NOW, atime * _NS + atime_ns),
+            mtime=_time(valid, FATTR_MTIME, FATTR_MTIME_NOW, mtime * _NS + mtime_ns),
+            ctime=ctime * _NS + ctime_ns if valid & FATTR_CTIME else None,
+        )
+        if self._cached_writes and changes.size is not None and changes.mtime is None:
+            # The kernel keeps these two times, and found that nothing changed.
+            changes.mtime, changes.ctime = inode.mtime, inode.ctime
+        # The kernel requests an empty change when a process writes that may not keep set-id bits.
+        changes.drop_setid = request.uid != 0 if valid & FATTR_SIZE else not valid & _ANY
+        changes.in_group = in_group(request.uid, request.gid, request.pid, inode)
+        self._tree.setattr(inode, changes)
+        return attributes(inode)
+
+    def getxattr(self, request: Request) -> bytes:
+        room, _ = request.fields(GETXATTR_IN)
+        value = self.value(request.nodeid, request.name(GETXATTR_IN))
+        if not room:
+            return GETXATTR_OUT.pack(len(value), 0)
+        if len(value) > room:
+            raise posix_error(errno.ERANGE)
+        return value
+
+    def value(self, ino: int, name: bytes) -> bytes:
+        """Return the value of an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
+        if name.startswith(control_xattrs.PREFIX):
+            return self._control.read(name)
+        return self._tree.getxattr(self._tree.get(ino), name)
+
+    def readlink(self, request: Request) -> bytes:
+        link = self._tree.get(request.nodeid)
+        atime = link.atime
+        target = self._tree.readlink(link)
+        if self._noatime:
+            link.atime = atime
+        return target
+
+
+def _time(valid: int, given: int, now: int, value_ns: int) -> int | None:
+    """Return the time that SETATTR sets, None if it does not set it."""
+    if valid & now:
+        return now_ns()
+    return value_ns if valid & given else None

@@ -1,0 +1,51 @@
+"""Inodes as the kernel is told of them: struct fuse_attr, and what contains it."""
+
+from pramfs.fuse.protocol import ATTR_OUT, DIRENT, ENTRY_OUT
+from pramfs.storage.layout import PAGE_SIZE
+from pramfs.tree.inodes import Inode
+
+# Only the daemon changes the tree, so the kernel may cache names and attributes for ever.
+FOREVER_S = 1 << 30
+
+_NS = 10**9
+_DIRENT_ALIGNMENT = 8
+
+# Lets the kernel cache that a name does not exist.
+NO_ENTRY = ENTRY_OUT.pack(0, 0, FOREVER_S, *[0] * 19)
+
+
+def attributes(inode: Inode) -> bytes:
+    """Return the reply to GETATTR."""
+    atime, mtime, ctime = (
+        divmod(inode.atime, _NS),
+        divmod(inode.mtime, _NS),
+        divmod(inode.ctime, _NS),
+    )
+    return ATTR_OUT.pack(
+        FOREVER_S, 0, 0,
+        inode.ino, inode.size, inode.blocks,
+        atime[0], mtime[0], ctime[0], atime[1], mtime[1], ctime[1],
+        inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, PAGE_SIZE, 0,
+    )  # fmt: skip
+
+
+def entry(inode: Inode) -> bytes:
+    """Return what says that a name means this inode, with its attributes."""
+    atime, mtime, ctime = (
+        divmod(inode.atime, _NS),
+        divmod(inode.mtime, _NS),
+        divmod(inode.ctime, _NS),
+    )
+    ino = inode.ino
+    return ENTRY_OUT.pack(
+        ino, inode.generation, FOREVER_S, FOREVER_S, 0, 0,
+        ino, inode.size, inode.blocks,
+        atime[0], mtime[0], ctime[0], atime[1], mtime[1], ctime[1],
+        inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, PAGE_SIZE, 0,
+    )  # fmt: skip
+
+
+def listed_entry(name: bytes, inode: Inode, next_position: int) -> bytes:
+    """Return one entry of the reply to READDIRPLUS."""
+    dirent = DIRENT.pack(inode.ino, next_position, len(name), inode.mode >> 12)
+    return entry(inode) + dirent + name + bytes(-len(name) % _DIRENT_ALIGNMENT)

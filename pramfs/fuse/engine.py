@@ -1,0 +1,88 @@
+"""What answers the requests of one mount: the front with its handlers, and pyfuse3's operations beside it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from pramfs.control.control_xattrs import ControlAttributes
+from pramfs.control.status import MountStatus
+from pramfs.fuse.attribute_requests import AttributeRequests
+from pramfs.fuse.dir_handles import OpenDirectories
+from pramfs.fuse.directory_requests import DirectoryRequests
+from pramfs.fuse.file_requests import FileRequests
+from pramfs.fuse.front import Front
+from pramfs.fuse.name_requests import NameRequests
+from pramfs.fuse.notices import Notices
+from pramfs.fuse.operations import CARRIED, Operations
+from pramfs.fuse.protocol import Opcode
+from pramfs.tree.tree import Tree
+
+# What the kernel is told once not to ask again. After FLUSH and FSYNC of a file programs then see success:
+# what they wrote is in the tree already, and becomes durable with the whole tree only, see
+# docs/guarantees.md.
+UNSUPPORTED = frozenset({
+    Opcode.FLUSH, Opcode.FSYNC,
+    Opcode.ACCESS, Opcode.BMAP, Opcode.POLL, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW,
+    Opcode.IOCTL, Opcode.FALLOCATE, Opcode.LSEEK, Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64,
+    Opcode.TMPFILE, Opcode.STATX, Opcode.SYNCFS,
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The mount options that change answers."""
+
+    direct_io: bool
+    noatime: bool
+    nodiratime: bool
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the engine needs of the daemon: the state of the mount, and saves."""
+
+    status: Callable[[], MountStatus]
+    publish: Callable[[], Awaitable[None]]
+    make_room: Callable[[], Awaitable[bool]]  # returns whether there was a save
+    on_change: Callable[[], bool]  # returns whether the change is recorded
+    on_internal_error: Callable[[], None]
+
+
+class Engine:
+    """Answers all requests for one tree, each opcode in one place."""
+
+    def __init__(self, tree: Tree, behaviour: Behaviour, daemon: Surroundings) -> None:
+        self._tree = tree
+        self._on_change: Callable[[], bool] | None = daemon.on_change
+        self.directories = OpenDirectories()
+        self.notices = Notices()
+        direct_io, noatime = behaviour.direct_io, behaviour.noatime
+        files = FileRequests(tree, self.notices, direct_io=direct_io, noatime=noatime)
+        names = NameRequests(tree, files.opened, files.forgotten)
+        control = ControlAttributes(daemon.status, tree.arena.table)
+        attributes = AttributeRequests(tree, control, cached_writes=not direct_io, noatime=noatime)
+        listings = DirectoryRequests(
+            tree, self.directories, nodiratime=noatime or behaviour.nodiratime
+        )
+        self.front = Front(
+            files.handlers() | names.handlers() | attributes.handlers() | listings.handlers(),
+            CARRIED,
+            UNSUPPORTED,
+            make_room=daemon.make_room,
+            note_change=self._note_change,
+            on_internal_error=daemon.on_internal_error,
+        )
+        self.operations = Operations(
+            tree,
+            self.directories,
+            cached_writes=not direct_io,
+            getxattr=attributes.value,
+            publish=daemon.publish,
+            make_room=daemon.make_room,
+            note_change=self._note_change,
+            on_internal_error=daemon.on_internal_error,
+        )
+
+    def _note_change(self) -> None:
+        """After the first request that changes the tree, and before it is answered: call `on_change`."""
+        if self._on_change is not None and self._tree.changed and self._on_change():
+            self._on_change = None

@@ -1,0 +1,128 @@
+"""Requests for the data of files: OPEN, READ, WRITE, RELEASE.
+
+With the page cache of the kernel there are three ways to read and write: through it, past it (O_DIRECT, the
+mount option direct_io), and out of it or into it, which is when READ and WRITE come for the first.
+"""
+
+import os
+
+from pramfs.errors import FramesHeld, words_of
+from pramfs.fuse.callers import in_group
+from pramfs.fuse.front import Handler, Later
+from pramfs.fuse.notices import Notices
+from pramfs.fuse.page_cache import PageCache
+from pramfs.fuse.protocol import (
+    FOPEN_DIRECT_IO,
+    FOPEN_KEEP_CACHE,
+    OPEN_IN,
+    OPEN_OUT,
+    READ_IN,
+    READ_LOCKOWNER,
+    WRITE_CACHE,
+    WRITE_IN,
+    WRITE_KILL_SUIDGID,
+    WRITE_LOCKOWNER,
+    WRITE_OUT,
+    Opcode,
+)
+from pramfs.fuse.request import OddRequestError, Request
+from pramfs.tree.attributes import Changes, gives_rights
+from pramfs.tree.inodes import File, Inode
+from pramfs.tree.tree import Tree
+
+
+class FileRequests:
+    """Answers requests for the data of a tree's files."""
+
+    def __init__(self, tree: Tree, notices: Notices, *, direct_io: bool, noatime: bool) -> None:
+        self._tree = tree
+        self._notices = notices
+        self._direct_io = direct_io
+        self._noatime_flags = os.O_NOATIME if noatime else 0
+        self._open_flags = FOPEN_KEEP_CACHE | (FOPEN_DIRECT_IO if direct_io else 0)
+        self._cache = PageCache(notices)
+        self.forgotten = self._cache.forgotten
+
+    def handlers(self) -> dict[Opcode, Handler]:
+        """Return what answers each opcode."""
+        return {
+            Opcode.OPEN: self.open,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
+            Opcode.RELEASE: self.release,
+        }
+
+    def open(self, request: Request) -> bytes:
+        flags, _ = request.fields(OPEN_IN)
+        file = self._tree.file(request.nodeid)
+        if flags & os.O_TRUNC:
+            group = in_group(request.uid, request.gid, request.pid, file)
+            self._tree.setattr(file, Changes(size=0, drop_setid=request.uid != 0, in_group=group))
+            self._notices.drop_attributes(file.ino)  # the reply cannot say what changed
+        return self.opened(file)
+
+    def opened(self, file: Inode) -> bytes:
+        """Count a handle of a file; return what a reply says of it. Requests come with the inode."""
+        file.refs += 1
+        return OPEN_OUT.pack(0, self._open_flags, 0)
+
+    def read(self, request: Request) -> bytes | memoryview:
+        _, offset, size, read_flags, _, flags, _ = request.fields(READ_IN)
+        file = self._tree.file(request.nodeid)
+        if not (flags | self._noatime_flags) & os.O_NOATIME:
+            self._tree.touch_atime(file)
+        if not read_flags & READ_LOCKOWNER:
+            self._cache.filled(file.ino, offset, offset + size)
+        return self._tree.data.read(file, offset, size)
+
+    def write(self, request: Request) -> bytes | Later:
+        _, offset, size, write_flags, _, _, _ = request.fields(WRITE_IN)
+        file = self._tree.file(request.nodeid)
+        data = request.body[WRITE_IN.size :]
+        if len(data) != size:
+            raise OddRequestError(f"{len(data)} bytes to write, not {size}")
+        if write_flags & WRITE_KILL_SUIDGID and gives_rights(file):
+            self._drop_setid(request, file)
+        self._write(request, file, offset, data, from_cache=bool(write_flags & WRITE_CACHE))
+        answer = WRITE_OUT.pack(size, 0)
+        if write_flags & WRITE_LOCKOWNER:
+            return self._cache.overwritten(file.ino, offset, offset + size, answer)
+        self._cache.filled(file.ino, offset, offset + size)
+        return answer
+
+    def release(self, request: Request) -> bytes:
+        self._tree.forget(self._tree.get(request.nodeid))
+        return b""
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        request: Request,
+        file: File,
+        offset: int,
+        data: bytes | memoryview,
+        *,
+        from_cache: bool,
+    ) -> None:
+        """Write what is not written yet. From the cache it is taken, as its program knows: note a refusal."""
+        # Where the kernel caches writes, it sets the times itself.
+        set_times = self._direct_io
+        try:
+            self._tree.write(
+                file, offset + request.taken, data[request.taken :], set_times=set_times
+            )
+        except BaseException as exc:
+            if isinstance(exc, FramesHeld):
+                request.taken += exc.written
+                request.so_far = WRITE_OUT.pack(request.taken, 0) if request.taken else b""
+                if request.may_wait:
+                    raise
+            if from_cache:
+                self._tree.data.refused.add(file, offset, offset + len(data), words_of(exc))
+            raise
+
+    def _drop_setid(self, request: Request, file: File) -> None:
+        group = in_group(request.uid, request.gid, request.pid, file)
+        self._tree.setattr(file, Changes(drop_setid=True, in_group=group))
+        self._notices.drop_attributes(file.ino)

@@ -1,0 +1,209 @@
+"""The front on /dev/fuse: reads each request, and answers it or has pyfuse3 do so.
+
+Which opcode is answered where is in docs/design.md. Whatever a handler raises, the mount goes on. A request
+that must wait (for room, for a notice) is answered by a task of its own, and others are served meanwhile.
+"""
+
+import enum
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Set
+from typing import Any
+
+from pramfs.errors import FramesHeld
+from pramfs.fuse.failures import errno_of
+from pramfs.fuse.protocol import (
+    IN_HEADER,
+    INTERRUPT_IN,
+    OUT_HEADER,
+    REQUEST_MAX_BYTES,
+    Opcode,
+)
+from pramfs.fuse.request import OddRequestError, Request, error_reply, reply
+from pramfs.fuse.seam import Seam
+
+log = logging.getLogger("pramfs")
+
+# The most saves that one request waits for: frames that a save holds are freed by the next one.
+SAVES_FOR_ROOM = 4
+
+_WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
+
+Later = Callable[[], Awaitable[bytes]]
+Handler = Callable[[Request], bytes | memoryview | Later | None]
+"""Returns the reply, what to wait for until there is one, or None where the kernel waits for none."""
+
+
+class Outcome(enum.Enum):
+    """What became of the attempt to read a request."""
+
+    ANSWERED = enum.auto()  # or will be
+    CARRIED = enum.auto()  # to pyfuse3
+    NOTHING = enum.auto()  # there is none at present
+    UNMOUNTED = enum.auto()
+
+
+class Front:
+    """Answers requests by opcode.
+
+    `carried`: what pyfuse3 answers; `unsupported`: what is answered ENOSYS without a word. `make_room` waits
+    for a save that may have made room, and returns whether there was one. `note_change` is called before
+    each reply.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[Opcode, Handler],
+        carried: Set[Opcode],
+        unsupported: Set[Opcode],
+        *,
+        make_room: Callable[[], Awaitable[bool]],
+        note_change: Callable[[], None],
+        on_internal_error: Callable[[], None],
+    ) -> None:
+        own = {Opcode.INTERRUPT: self._interrupt}
+        self._handlers: dict[int, Handler] = {int(op): handlers[op] for op in handlers}
+        self._handlers |= {int(op): own[op] for op in own}
+        self._carried = frozenset(int(opcode) for opcode in carried)
+        self._unsupported = frozenset(int(opcode) for opcode in unsupported)
+        self._make_room = make_room
+        self._note_change = note_change
+        self._on_internal_error = on_internal_error
+        self._buffer = bytearray(REQUEST_MAX_BYTES)
+        self._buffers = [self._buffer]
+        self._view = memoryview(self._buffer)
+        self._waiting: dict[int, Request] = {}  # by `unique`
+        self._told: set[tuple[int, str]] = set()
+        self.awaited = 0  # tasks that wait for something that takes no longer than a request
+
+    def open(self, seam: Seam, spawn: Callable[..., None]) -> None:
+        """Begin to serve at that seam; `spawn` starts a task."""
+        self._seam = seam
+        self._kernel = seam.kernel
+        self._spawn = spawn
+
+    def serve_next(self) -> Outcome:
+        """Read a request, if there is one, and answer it or carry it on."""
+        try:
+            size = os.readv(self._kernel, self._buffers)
+        except BlockingIOError:
+            return Outcome.NOTHING
+        except OSError as exc:
+            if exc.errno == errno.ENODEV:
+                return Outcome.UNMOUNTED
+            if exc.errno in _WITHDRAWN:
+                return Outcome.ANSWERED
+            raise
+        return self.serve(self._view[:size])
+
+    def serve(self, message: memoryview) -> Outcome:
+        """Answer a request or carry it on."""
+        if len(message) < IN_HEADER.size:
+            self._tell_once(0, f"{len(message)} bytes")  # there is nobody to answer
+            return Outcome.ANSWERED
+        request = Request(message)
+        if request.length != len(message):
+            self._tell_once(request.opcode, f"{len(message)} bytes of {request.length}")
+            self._seam.tell(error_reply(request.unique, errno.EIO))
+            return Outcome.ANSWERED
+        handler = self._handlers.get(request.opcode)
+        if handler is not None:
+            if not self._attempt(request, handler):
+                self._wait(request, self._once_there_is_room, handler)
+            return Outcome.ANSWERED
+        if request.opcode in self._carried:
+            self._seam.carry(message)
+            return Outcome.CARRIED
+        if request.opcode not in self._unsupported:
+            self._tell_once(request.opcode, "unknown")
+        self._seam.tell(error_reply(request.unique, errno.ENOSYS))
+        return Outcome.ANSWERED
+
+    # --- replies ---------------------------------------------------------------------------------
+
+    def _attempt(self, request: Request, handler: Handler) -> bool:
+        """Call the handler and reply; return False if the request must wait for room."""
+        try:
+            answer = handler(request)
+            self._note_change()
+        except FramesHeld as exc:
+            if request.may_wait:
+                return False
+            self._refuse(request, exc, handler)
+        except Exception as exc:  # noqa: BLE001 - the mount goes on
+            self._refuse(request, exc, handler)
+        else:
+            self._reply(request, answer)
+        return True
+
+    def _reply(self, request: Request, answer: bytes | memoryview | Later | None) -> None:
+        unique = request.unique
+        if isinstance(answer, bytes):
+            self._seam.tell(reply(unique, answer))
+        elif isinstance(answer, memoryview):
+            self._seam.tell(OUT_HEADER.pack(OUT_HEADER.size + len(answer), 0, unique), answer)
+        elif answer is not None:
+            self.awaited += 1
+            self._wait(request, self._answer_later, answer)
+
+    def _refuse(self, request: Request, exc: Exception, handler: Any) -> None:
+        """Reply with the errno of an exception."""
+        if isinstance(exc, OddRequestError):
+            self._tell_once(request.opcode, str(exc))
+            number = errno.EIO
+        else:
+            number = errno_of(exc, getattr(handler, "__name__", "a call"), self._on_internal_error)
+        self._seam.tell(error_reply(request.unique, number))
+
+    def _tell_once(self, opcode: int, what: str) -> None:
+        """Log what is odd about requests of a kind; once, since it may come often."""
+        if (opcode, what) not in self._told:
+            self._told.add((opcode, what))
+            log.warning("odd request of the kernel, opcode %d: %s", opcode, what)
+
+    # --- those that wait -------------------------------------------------------------------------
+
+    def _wait(self, request: Request, task: Callable[..., Awaitable[None]], what: object) -> None:
+        request.keep()
+        self._waiting[request.unique] = request
+        self._spawn(task, request, what)
+
+    async def _once_there_is_room(self, request: Request, handler: Handler) -> None:
+        """Call the handler after each save that may have made room; ENOSPC when there is none."""
+        try:
+            for _ in range(SAVES_FOR_ROOM):
+                if not await self._make_room() or request.unique not in self._waiting:
+                    break
+                if self._attempt(request, handler):
+                    return
+        except Exception as exc:  # noqa: BLE001 - as above
+            self._refuse(request, exc, handler)
+        else:
+            request.may_wait = False
+            if request.unique in self._waiting:
+                self._attempt(request, handler)
+        finally:
+            self._waiting.pop(request.unique, None)
+
+    async def _answer_later(self, request: Request, later: Later) -> None:
+        try:
+            answer = await later()
+            if request.unique in self._waiting:
+                self._seam.tell(reply(request.unique, answer))
+        except Exception as exc:  # noqa: BLE001 - as above
+            self._refuse(request, exc, later)
+        finally:
+            self.awaited -= 1
+            self._waiting.pop(request.unique, None)
+
+    def _interrupt(self, request: Request) -> None:
+        """End the wait of a request, whose caller has got a signal."""
+        (unique,) = request.fields(INTERRUPT_IN)
+        waiting = self._waiting.pop(unique, None)
+        if waiting is None:
+            return  # it has been answered, or pyfuse3 has it, which ends no wait
+        if waiting.so_far:
+            self._seam.tell(reply(unique, waiting.so_far))
+        else:
+            self._seam.tell(error_reply(unique, errno.EINTR))

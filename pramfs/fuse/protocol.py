@@ -1,0 +1,149 @@
+"""What is said on /dev/fuse: the opcodes, flags and structs of <linux/fuse.h>, and no logic.
+
+A request is an `IN_HEADER`, one struct, and names that end with a zero byte each, or data. A reply is an
+`OUT_HEADER` and one struct or data. All integers have the byte order of the machine.
+"""
+
+import enum
+from struct import Struct
+
+
+class Opcode(enum.IntEnum):
+    """enum fuse_opcode."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    SETATTR = 4
+    READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    STATFS = 17
+    RELEASE = 18
+    FSYNC = 20
+    SETXATTR = 21
+    GETXATTR = 22
+    LISTXATTR = 23
+    REMOVEXATTR = 24
+    FLUSH = 25
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    FSYNCDIR = 30
+    GETLK = 31
+    SETLK = 32
+    SETLKW = 33
+    ACCESS = 34
+    CREATE = 35
+    INTERRUPT = 36
+    BMAP = 37
+    DESTROY = 38
+    IOCTL = 39
+    POLL = 40
+    NOTIFY_REPLY = 41
+    BATCH_FORGET = 42
+    FALLOCATE = 43
+    READDIRPLUS = 44
+    RENAME2 = 45
+    LSEEK = 46
+    COPY_FILE_RANGE = 47
+    SETUPMAPPING = 48
+    REMOVEMAPPING = 49
+    SYNCFS = 50
+    TMPFILE = 51
+    STATX = 52
+    COPY_FILE_RANGE_64 = 53
+
+
+# The largest request: max_write of libfuse (1 MiB) and what the kernel requires for a header.
+REQUEST_MAX_BYTES = (1 << 20) + 4096
+
+# --- headers -------------------------------------------------------------------------------------
+
+IN_HEADER = Struct(
+    "=IIQQIIIHH"
+)  # len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
+OUT_HEADER = Struct("=IiQ")  # len, error (a negative errno), unique
+
+# --- attributes ----------------------------------------------------------------------------------
+
+# ino, size, blocks, atime, mtime, ctime; the nanoseconds of these three, mode, nlink, uid, gid, rdev,
+# blksize, flags
+_ATTR = "QQQqqqIIIIIIIIII"
+ATTR_OUT = Struct(f"=QII{_ATTR}")  # attr_valid, attr_valid_nsec, dummy, attr
+# nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec, attr
+ENTRY_OUT = Struct(f"=QQQQII{_ATTR}")
+
+# valid, padding, fh, size, lock_owner, atime, mtime, ctime; the nanoseconds of these three, mode, unused,
+# uid, gid, unused
+SETATTR_IN = Struct("=IIQQQqqqIIIIIIII")
+FATTR_MODE = 1 << 0
+FATTR_UID = 1 << 1
+FATTR_GID = 1 << 2
+FATTR_SIZE = 1 << 3
+FATTR_ATIME = 1 << 4
+FATTR_MTIME = 1 << 5
+FATTR_ATIME_NOW = 1 << 7
+FATTR_MTIME_NOW = 1 << 8
+FATTR_CTIME = 1 << 10
+
+GETXATTR_IN = Struct("=II")  # size, padding; name
+GETXATTR_OUT = Struct("=II")  # size, padding
+
+# --- names ---------------------------------------------------------------------------------------
+
+FORGET_IN = Struct("=Q")  # nlookup
+BATCH_FORGET_IN = Struct("=II")  # count, dummy
+FORGET_ONE = Struct("=QQ")  # nodeid, nlookup
+MKNOD_IN = Struct("=IIII")  # mode, rdev, umask, padding; name
+MKDIR_IN = Struct("=II")  # mode, umask; name
+RENAME_IN = Struct("=Q")  # newdir; name, new name
+RENAME2_IN = Struct("=QII")  # newdir, flags, padding; name, new name
+CREATE_IN = Struct("=IIII")  # flags, mode, umask, open_flags; name
+
+# --- open files ----------------------------------------------------------------------------------
+
+OPEN_IN = Struct("=II")  # flags, open_flags
+OPEN_OUT = Struct("=QII")  # fh, open_flags, padding
+FOPEN_DIRECT_IO = 1 << 0
+FOPEN_KEEP_CACHE = 1 << 1
+
+RELEASE_IN = Struct("=QIIQ")  # fh, flags, release_flags, lock_owner
+READ_IN = Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding
+READ_LOCKOWNER = 1 << 1  # as the kernel has it: set for a read past its page cache, and only there
+WRITE_IN = Struct("=QQIIQII")  # fh, offset, size, write_flags, lock_owner, flags, padding; data
+WRITE_OUT = Struct("=II")  # size, padding
+WRITE_CACHE = 1 << 0  # what a program has written before, from the page cache; fh is a guess
+WRITE_LOCKOWNER = 1 << 1  # set for a write past the page cache, and only there
+WRITE_KILL_SUIDGID = 1 << 2
+
+DIRENT = Struct("=QQII")  # ino, off, namelen, type; name, padded to 8 bytes
+
+# --- of the session ------------------------------------------------------------------------------
+
+INTERRUPT_IN = Struct("=Q")  # unique
+
+# INIT: of both structs only what is changed on the way. The upper flags are at other places in them.
+INIT_FLAGS_OFFSET = 12
+INIT_FLAGS = Struct("=I")
+INIT_IN_FLAGS2_OFFSET = 16
+INIT_OUT_FLAGS2_OFFSET = 32
+DONT_MASK = 1 << 6
+HANDLE_KILLPRIV = 1 << 19
+HANDLE_KILLPRIV_V2 = 1 << 28
+INIT_EXT = 1 << 30  # there are upper flags
+DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32)
+
+# --- to the kernel, without a request ------------------------------------------------------------
+
+NOTIFY_INVAL_INODE = 2  # instead of the error, with unique 0
+INVAL_INODE_OUT = Struct("=Qqq")  # ino, off, len; a negative off: only attributes

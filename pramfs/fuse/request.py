@@ -1,0 +1,71 @@
+"""One request of the kernel, taken apart, and the replies to it. Independent of what is asked."""
+
+from struct import Struct
+from typing import Any
+
+from pramfs.fuse.protocol import IN_HEADER, OUT_HEADER
+
+
+class OddRequestError(Exception):
+    """A request that is not as <linux/fuse.h> has it."""
+
+
+class Request:
+    """A request; `body` is what follows its header, in a buffer that the next request overwrites.
+
+    `length`: of the message, by its header. `may_wait`: there may be room after a save. `taken`: bytes of a
+    write that were written before it had to wait for room; `so_far`: the reply that says so.
+    """
+
+    __slots__ = ("body", "gid", "length", "may_wait", "nodeid", "opcode", "pid", "so_far", "taken", "uid",
+                 "unique")  # fmt: skip
+
+    def __init__(self, message: memoryview) -> None:
+        """Take a message apart that is at least as long as a header."""
+        (
+            self.length,
+            self.opcode,
+            self.unique,
+            self.nodeid,
+            self.uid,
+            self.gid,
+            self.pid,
+            _,
+            _,
+        ) = IN_HEADER.unpack_from(message)
+        self.body: memoryview | bytes = message[IN_HEADER.size :]
+        self.may_wait = True
+        self.taken = 0
+        self.so_far = b""
+
+    def keep(self) -> None:
+        """Copy the body, because the request is answered after the next one is read."""
+        self.body = bytes(self.body)
+
+    def fields(self, struct: Struct) -> tuple[Any, ...]:
+        """Return the fields of the struct that the body begins with. Raises OddRequestError."""
+        if len(self.body) < struct.size:
+            raise OddRequestError(f"{len(self.body)} bytes where {struct.size} are needed")
+        return struct.unpack_from(self.body)
+
+    def name(self, struct: Struct | None = None) -> bytes:
+        """Return the name behind that struct. Raises OddRequestError."""
+        return self.names(1, struct)[0]
+
+    def names(self, count: int, struct: Struct | None = None) -> list[bytes]:
+        """Return the names behind that struct. Raises OddRequestError."""
+        body = self.body if struct is None else self.body[struct.size :]
+        names = bytes(body).split(b"\0", count)
+        if len(names) <= count:
+            raise OddRequestError("a name without an end")
+        return names[:count]
+
+
+def reply(unique: int, payload: bytes = b"") -> bytes:
+    """Return the message that answers a request."""
+    return OUT_HEADER.pack(OUT_HEADER.size + len(payload), 0, unique) + payload
+
+
+def error_reply(unique: int, number: int) -> bytes:
+    """Return the message that answers a request with an errno."""
+    return OUT_HEADER.pack(OUT_HEADER.size, -number, unique)

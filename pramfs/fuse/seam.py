@@ -1,0 +1,67 @@
+"""The seam between the kernel and pyfuse3, at which requests are answered or carried on.
+
+The session's descriptor, which pyfuse3 reads, is one end of a socket here; the other end and the real
+descriptor are ours. Each request that nobody else answers is carried to pyfuse3, and what pyfuse3 writes,
+replies and notices, is carried to the kernel.
+"""
+
+import errno
+import logging
+import os
+import socket
+
+from pramfs.fuse.protocol import REQUEST_MAX_BYTES
+
+log = logging.getLogger("pramfs")
+
+# The mount is gone, the request was withdrawn, an inode is not cached.
+_UNWANTED = (errno.ENODEV, errno.ENOENT)
+
+
+class Seam:
+    """The seam in a session that has been mounted; `kernel` is the descriptor of /dev/fuse, not blocking."""
+
+    def __init__(self, session_fd: int) -> None:
+        self._session_fd = session_fd
+        self.kernel = os.dup(session_fd)
+        os.set_blocking(self.kernel, False)
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            os.dup2(theirs.fileno(), session_fd, inheritable=False)
+        self._carried = memoryview(bytearray(REQUEST_MAX_BYTES))
+
+    def carry(self, request: bytes | bytearray | memoryview) -> None:
+        """Carry a request to pyfuse3."""
+        self._ours.send(request)
+
+    def receive(self) -> bytearray:
+        """Wait for what pyfuse3 writes, and return it."""
+        return bytearray(self._carried[: self._ours.recv_into(self._carried)])
+
+    def carry_back(self) -> None:
+        """Carry what pyfuse3 has written to the kernel."""
+        while True:
+            try:
+                size = self._ours.recv_into(self._carried, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            self.tell(self._carried[:size])
+
+    def tell(self, *message: bytes | bytearray | memoryview) -> None:
+        """Send a reply or a notice to the kernel, in pieces; it may not want it any more.
+
+        A notice may wait for pages that are being read or written, so send it from a thread, unless it is
+        about attributes only.
+        """
+        try:
+            os.writev(self.kernel, message)
+        except OSError as exc:
+            if exc.errno not in _UNWANTED:
+                # For a reply the kernel has told the caller EIO; EFAULT is a page that cannot be read.
+                log.error("the kernel cannot take a reply: %s", exc.strerror)
+
+    def close(self) -> None:
+        """Give pyfuse3 the real descriptor back."""
+        os.dup2(self.kernel, self._session_fd, inheritable=False)
+        os.close(self.kernel)
+        self._ours.close()

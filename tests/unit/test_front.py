@@ -1,0 +1,342 @@
+"""The front: every request gets one reply, whatever it is and whatever its handler does."""
+
+import errno
+import stat
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pramfs.control.status import MountStatus
+from pramfs.errors import FramesHeld, PramError
+from pramfs.fuse.engine import Behaviour, Engine, Surroundings
+from pramfs.fuse.front import Front, Handler, Outcome
+from pramfs.fuse.protocol import (
+    INTERRUPT_IN,
+    OUT_HEADER,
+    WRITE_CACHE,
+    WRITE_IN,
+    WRITE_KILL_SUIDGID,
+    WRITE_LOCKOWNER,
+    WRITE_OUT,
+    Opcode,
+)
+from pramfs.fuse.request import Request
+from pramfs.tree.tree import Owner, Tree
+from tests.support.tree_volume import USER
+from tests.support.watched_image import new_pram
+from tests.unit.test_protocol import message
+
+NO_REPLY = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
+
+
+class Kernel:
+    """A seam that remembers what was said at it."""
+
+    kernel = -1
+
+    def __init__(self) -> None:
+        self.replies: list[tuple[int, int, bytes]] = []  # unique, errno, payload
+        self.carried: list[bytes] = []
+
+    def tell(self, *pieces: bytes) -> None:
+        told = b"".join(pieces)
+        length, error, unique = OUT_HEADER.unpack_from(told)
+        assert length == len(told)
+        self.replies.append((unique, -error, told[OUT_HEADER.size :]))
+
+    def carry(self, request: memoryview) -> None:
+        self.carried.append(bytes(request))
+
+
+class Bench:
+    """A front with one handler, for LOOKUP; what waits is started by hand."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.kernel = Kernel()
+        self.tasks: list[Callable[[], Awaitable[None]]] = []
+        self.saves: list[bool] = []  # whether each that is waited for succeeds
+        self.internal_errors = 0
+        self.front = Front(
+            {Opcode.LOOKUP: handler},
+            {Opcode.SYMLINK},
+            {Opcode.BMAP},
+            make_room=self.make_room,
+            note_change=lambda: None,
+            on_internal_error=self.note_internal_error,
+        )
+        seam: Any = self.kernel
+        self.front.open(seam, lambda task, *args: self.tasks.append(lambda: task(*args)))
+
+    async def make_room(self) -> bool:
+        return self.saves.pop(0)
+
+    def note_internal_error(self) -> None:
+        self.internal_errors += 1
+
+    def serve(self, body: bytes = b"", opcode: int = Opcode.LOOKUP, unique: int = 2) -> Outcome:
+        return self.front.serve(message(body, opcode, unique))
+
+    def run_tasks(self) -> None:
+        for task in self.tasks:
+            trio.run(task)
+
+    @property
+    def errnos(self) -> list[int]:
+        return [number for _, number, _ in self.kernel.replies]
+
+
+def failing(exc: Exception) -> Bench:
+    """A front whose handler raises this."""
+
+    def handler(request: Request) -> bytes:
+        raise exc
+
+    return Bench(handler)
+
+
+# --- kinds of requests ---------------------------------------------------------------------------
+
+
+def test_a_reply_goes_to_the_request_that_asked() -> None:
+    bench = Bench(lambda request: bytes(request.body) * 2)
+    bench.serve(b"one", unique=1)
+    bench.serve(b"two", unique=1 << 63)
+    assert bench.kernel.replies == [(1, 0, b"oneone"), (1 << 63, 0, b"twotwo")]
+
+
+def test_data_are_told_without_a_copy() -> None:
+    data = memoryview(b"data")
+    bench = Bench(lambda request: data)
+    bench.serve()
+    assert bench.kernel.replies == [(2, 0, b"data")]
+
+
+def test_what_is_rare_is_carried_whole() -> None:
+    bench = Bench(lambda request: b"")
+    assert bench.serve(b"target", Opcode.SYMLINK) is Outcome.CARRIED
+    assert bench.kernel.carried == [bytes(message(b"target", Opcode.SYMLINK))]
+    assert not bench.kernel.replies
+
+
+def test_what_nobody_answers_is_enosys_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(lambda request: b"")
+    for opcode in (4000, 4000, 4001, Opcode.BMAP):
+        bench.serve(opcode=opcode)
+    assert bench.errnos == [errno.ENOSYS] * 4
+    assert [word in caplog.text for word in ("4000", "4001", f" {Opcode.BMAP}:")] == [1, 1, 0]
+    assert len(caplog.messages) == 2
+
+
+def test_an_odd_request_is_eio_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(lambda request: request.name())
+    for _ in range(3):
+        bench.serve(b"a name without an end")
+    assert bench.errnos == [errno.EIO] * 3
+    assert len(caplog.messages) == 1
+    assert not bench.internal_errors
+
+
+def test_a_request_of_another_length_than_it_says_is_eio() -> None:
+    bench = Bench(lambda request: b"")
+    bench.front.serve(message(b"cut off")[:-1])
+    assert bench.errnos == [errno.EIO]
+
+
+def test_less_than_a_header_has_nobody_to_answer(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(lambda request: b"")
+    for size in (0, 1, 39):
+        bench.front.serve(message(b"")[:size])
+    assert not bench.kernel.replies
+    assert caplog.messages
+
+
+# --- exceptions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exc", "number", "is_internal"),
+    [
+        (OSError(errno.ENOTEMPTY, ""), errno.ENOTEMPTY, False),
+        (PramError("damaged"), errno.EIO, False),
+        (MemoryError(), errno.ENOMEM, True),
+        (KeyError("bug"), errno.EIO, True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_exception_is_answered_and_the_front_goes_on(
+    exc: Exception, number: int, is_internal: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = failing(exc)
+    for _ in range(2):
+        assert bench.serve() is Outcome.ANSWERED
+    assert bench.errnos == [number] * 2
+    assert bool(bench.internal_errors) == is_internal
+    assert bool(caplog.messages) == (not isinstance(exc, OSError))
+
+
+# --- waiting -------------------------------------------------------------------------------------
+
+
+class Narrow:
+    """A handler that has room only after some saves, and remembers with what it was called."""
+
+    def __init__(self, saves_needed: int) -> None:
+        self._saves_needed = saves_needed
+        self.bodies: list[bytes] = []
+
+    def __call__(self, request: Request) -> bytes:
+        self.bodies.append(bytes(request.body))
+        if len(self.bodies) <= self._saves_needed:
+            raise FramesHeld
+        return b"done"
+
+
+def test_a_request_without_room_waits_for_a_save_and_keeps_its_body() -> None:
+    handler = Narrow(2)
+    bench = Bench(handler)
+    body = bytearray(b"body")
+    bench.front.serve(memoryview(bytearray(message(bytes(body)))))
+    assert not bench.kernel.replies
+    bench.saves = [True, True]
+    bench.run_tasks()
+    assert bench.kernel.replies == [(2, 0, b"done")]
+    assert handler.bodies == [b"body"] * 3
+
+
+@pytest.mark.parametrize("saves", [[False], [True] * 4])
+def test_without_room_in_the_end_it_is_enospc(saves: list[bool]) -> None:
+    bench = Bench(Narrow(100))
+    bench.serve()
+    bench.saves = saves
+    bench.run_tasks()
+    assert bench.errnos == [errno.ENOSPC]
+
+
+def test_an_interrupt_ends_the_wait_and_nothing_is_answered_twice() -> None:
+    handler = Narrow(1)
+    bench = Bench(handler)
+    bench.serve(unique=8)
+    bench.serve(INTERRUPT_IN.pack(8), Opcode.INTERRUPT, unique=9)
+    assert bench.kernel.replies == [(8, errno.EINTR, b"")]
+    bench.saves = [True]
+    bench.run_tasks()
+    assert len(bench.kernel.replies) == 1
+    assert len(handler.bodies) == 1
+
+
+def test_an_interrupt_of_what_has_been_answered_is_nothing() -> None:
+    bench = Bench(lambda request: b"")
+    bench.serve(unique=8)
+    bench.serve(INTERRUPT_IN.pack(8), Opcode.INTERRUPT, unique=9)
+    assert bench.kernel.replies == [(8, 0, b"")]
+
+
+def test_a_later_answer_comes_when_it_is_there_and_a_failed_one_is_eio() -> None:
+    async def answer() -> bytes:
+        return b"late"
+
+    async def fail() -> bytes:
+        raise KeyError
+
+    bench = Bench(lambda request: fail if request.unique == 3 else answer)
+    bench.serve(unique=2)
+    bench.serve(unique=3)
+    assert (bench.front.awaited, bench.kernel.replies) == (2, [])
+    bench.run_tasks()
+    assert bench.front.awaited == 0
+    assert bench.kernel.replies == [(2, 0, b"late"), (3, errno.EIO, b"")]
+    assert bench.internal_errors == 1
+
+
+# --- the real handlers ---------------------------------------------------------------------------
+
+
+class Mount:
+    """All handlers, over a tree with a directory and a file."""
+
+    def __init__(self, frames: int = 256) -> None:
+        self.pram = new_pram(frames)
+        self.tree = Tree(self.pram.arena, inodes_max=frames, generation=1)
+        root = self.tree.make_root(0o755, Owner(0, 0))
+        self.file = self.tree.create(root, b"file", stat.S_IFREG | 0o644, USER)
+        self.internal_errors = 0
+        self.kernel = Kernel()
+        self.engine = Engine(
+            self.tree,
+            Behaviour(direct_io=False, noatime=False, nodiratime=False),
+            Surroundings(
+                status=self._status,
+                publish=self._nothing,
+                make_room=self._no_room,
+                on_change=lambda: True,
+                on_internal_error=self._note_internal_error,
+            ),
+        )
+        seam: Any = self.kernel
+        self.engine.front.open(seam, lambda *task: None)
+
+    def _status(self) -> MountStatus:
+        raise NotImplementedError
+
+    async def _nothing(self) -> None:
+        pass
+
+    async def _no_room(self) -> bool:
+        return False
+
+    def _note_internal_error(self) -> None:
+        self.internal_errors += 1
+
+    def serve(self, opcode: int, body: bytes, nodeid: int = 1, unique: int = 5) -> Outcome:
+        return self.engine.front.serve(message(body, opcode, unique, nodeid))
+
+
+@pytest.fixture
+def mount() -> Mount:
+    return Mount()
+
+
+PIECES = [b"file\0", b"new\0", b".\0", b"..\0", bytes(8), b"\1" + bytes(7)]
+opcodes = st.one_of(st.sampled_from(list(Opcode)), st.integers(0, (1 << 32) - 1))
+words = st.integers(0, 40).map(lambda n: n.to_bytes(4, "little"))
+bodies = st.one_of(
+    st.binary(max_size=128),
+    st.lists(words, max_size=24).map(b"".join),
+    st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join),
+)
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@given(st.lists(st.tuples(opcodes, st.integers(0, 4), bodies), min_size=1, max_size=30))
+def test_whatever_the_kernel_says_is_answered_once(requests: list[tuple[int, int, bytes]]) -> None:
+    mount = Mount()
+    for unique, (opcode, nodeid, body) in enumerate(requests, 1):
+        outcome = mount.serve(opcode, body, nodeid, unique)
+        answered = [told for told in mount.kernel.replies if told[0] == unique]
+        silent = outcome is Outcome.CARRIED or (opcode in NO_REPLY and not answered)
+        assert len(answered) == (not silent)
+
+
+def write_in(data: bytes, flags: int, offset: int = 0) -> bytes:
+    return WRITE_IN.pack(0, offset, len(data), flags, 0, 0, 0) + data
+
+
+def test_a_refused_write_out_of_the_cache_is_remembered_and_a_direct_one_is_not() -> None:
+    for flags, remembered in ((WRITE_CACHE, True), (WRITE_LOCKOWNER, False)):
+        mount = Mount(frames=32)
+        request = write_in(bytes(1 << 19), flags)
+        mount.serve(Opcode.WRITE, request, mount.file.ino)
+        assert mount.kernel.replies[-1][1] == errno.ENOSPC
+        assert bool(mount.tree.data.refused.files()) == remembered
+
+
+def test_a_write_that_may_not_keep_rights_drops_them(mount: Mount) -> None:
+    for flags, mode in ((WRITE_LOCKOWNER, 0o104755), (WRITE_KILL_SUIDGID, 0o100755)):
+        mount.file.mode = 0o104755
+        mount.serve(Opcode.WRITE, write_in(b"x", flags), mount.file.ino)
+        assert (5, 0, WRITE_OUT.pack(1, 0)) in mount.kernel.replies
+        assert mount.file.mode == mode
