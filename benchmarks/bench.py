@@ -136,7 +136,7 @@ class Bench:
 
     def floors(self, file_size_bytes: int, *, plain: bool = True) -> list[peers.Peer]:
         """Return the constant-answer file systems: with pramfs's own request loop, and *plain*."""
-        names = [peers.FLOOR_WAITING, peers.FLOOR][: 2 if plain and self.scale.thorough else 1]
+        names = [peers.RAW_LOOP, peers.FLOOR][: 2 if plain and self.scale.thorough else 1]
         return [peers.floor(name, self.work, self.python, file_size_bytes) for name in names]
 
     def module(self, name: str, *args: int) -> float:

@@ -1,18 +1,16 @@
 """The floor: a pyfuse3 file system whose handlers answer at once with constants.
 
-What it costs is what Python and pyfuse3 cost; nothing that pramfs does can be faster under the same
-waiting. One flat directory; files have names and inode numbers (the kernel needs those), and
-everything else about them is the same constant. Not a file system: what is written is gone.
+What it costs is what Python and pyfuse3 cost. One flat directory; files have names and inode
+numbers (the kernel needs those), and everything else about them is the same constant. Not a file
+system: what is written is gone.
 
-Run as `python -m benchmarks.floor MOUNTPOINT FILE_SIZE_BYTES plain|waiting`, in the foreground;
-"waiting" gives it the request loop of pramfs.
+Run as `python -m benchmarks.floor MOUNTPOINT FILE_SIZE_BYTES`, in the foreground.
 """
 
 import errno
 import itertools
 import stat
 import sys
-from collections.abc import Awaitable, Callable
 
 import pyfuse3
 import trio
@@ -155,22 +153,13 @@ class Floor(pyfuse3.Operations):
         return self._status
 
 
-def _session(waiting: str) -> Callable[[], Awaitable[None]]:
-    if waiting == "plain":
-        return pyfuse3.main
-    from pramfs.fuse.session import Session  # noqa: PLC0415 - the plain floor must not need pramfs
-
-    return Session(idle_work=lambda: False, on_ready=lambda: None).run
-
-
 def main() -> None:
     """Serve MOUNTPOINT until it is unmounted."""
-    mountpoint, file_size_bytes, waiting = sys.argv[1:]
-    session = _session(waiting)  # before there is a mount that would hang if this failed
+    mountpoint, file_size_bytes = sys.argv[1:]
     options = set(pyfuse3.default_options) | {"fsname=floor"}
     pyfuse3.init(Floor(int(file_size_bytes)), mountpoint, options)
     try:
-        trio.run(session)
+        trio.run(pyfuse3.main)
     finally:
         pyfuse3.close()
 

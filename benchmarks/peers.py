@@ -26,7 +26,7 @@ PASSTHROUGH_XATTR = "passthrough_ll, xattr"
 PASSTHROUGH_NO_WRITEBACK = "passthrough_ll, no writeback"
 BINDFS = "bindfs"
 FLOOR = "pyfuse3"
-FLOOR_WAITING = "pyfuse3, waiting"
+RAW_LOOP = "raw loop"
 
 # The first caches as pramfs does and is the one that targets name. Without `xattr` it has no extended
 # attributes, which spares it the kernel's question for security.capability before every write.
@@ -268,10 +268,10 @@ def bindfs(work: Path) -> Foreground:
 
 def floor(name: str, work: Path, python: str, file_size_bytes: int) -> Foreground:
     """Return the constant-answer file system, in which every file has the same size."""
-    waiting = "waiting" if name == FLOOR_WAITING else "plain"
+    program = "raw_loop" if name == RAW_LOOP else "floor"
 
     def command(store: Path, mountpoint: Path) -> list[str]:
-        module = [python, "-m", "benchmarks.floor", str(mountpoint), str(file_size_bytes), waiting]
+        module = [python, "-m", f"benchmarks.{program}", str(mountpoint), str(file_size_bytes)]
         return ["env", f"PYTHONPATH={_CHECKOUT}", *module]
 
     return Foreground(name, work, command)

@@ -48,8 +48,8 @@ def _all(bench: Bench) -> dict[str, Costs]:
     if program is not None:
         passthrough = peers.passthrough(peers.PASSTHROUGH, bench.work, program)
         costs[peers.PASSTHROUGH] = lambda gib: _of_peer(bench, gib, passthrough)
-    costs[peers.FLOOR_WAITING] = lambda gib: _of_peer(
-        bench, gib, peers.floor(peers.FLOOR_WAITING, bench.work, bench.python, gib * GIB)
+    costs[peers.RAW_LOOP] = lambda gib: _of_peer(
+        bench, gib, peers.floor(peers.RAW_LOOP, bench.work, bench.python, gib * GIB)
     )
     return costs
 
