@@ -89,7 +89,7 @@ def _pidfd(status: MountStatus) -> int | None:
     """Return a pidfd, which is readable when the daemon has ended; None if it cannot be seen from here."""
     if status.pid_namespace not in (0, pid_namespace()):
         return None
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):  # it is gone, or a sandbox knows no such call
         return os.pidfd_open(status.pid)
     return None
 

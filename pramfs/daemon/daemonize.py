@@ -16,8 +16,9 @@ from pramfs.errors import EXIT_INTERRUPTED, EXIT_SYSTEM
 from pramfs.system.forked_call import require_single_thread
 from pramfs.system.surroundings import put_null
 
-# They mean: unmount, save, exit. SIGHUP, too: a terminal that is gone is no reason to lose data.
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# They mean: unmount, save, exit. SIGHUP, too: a terminal that is gone is no reason to lose data. SIGXCPU
+# comes in time before a limit of processor time, where SIGKILL follows.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 
 
 class WaitingParent:

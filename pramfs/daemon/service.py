@@ -56,11 +56,12 @@ class Daemon:
         self._manager = manager
         self._parent = parent
         self._scope = DaemonScope(self._image, self._mountpoint)
-        # One that was ignored when this began stays so, as nohup has it; SIGTERM always works.
+        # One that was ignored when this began stays so, as nohup has it; these two always work.
         self._ending_signals = [
             number
             for number in ENDING_SIGNALS
-            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
+            if number in {signal.SIGTERM, signal.SIGXCPU}
+            or signal.getsignal(number) is not signal.SIG_IGN
         ]
         self._device = ""  # MAJOR:MINOR of the file system
         self._first_request = trio.Event()

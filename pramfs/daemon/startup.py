@@ -22,7 +22,7 @@ from pramfs.daemon.stack_dump import StackDumps
 from pramfs.errors import PramError, SystemFault
 from pramfs.options import MountOptions
 from pramfs.saves.save import Saver
-from pramfs.system import mountinfo, surroundings
+from pramfs.system import limits, mountinfo, surroundings
 from pramfs.system.forked_call import interrupt_held, require_single_thread
 
 if TYPE_CHECKING:
@@ -49,7 +49,12 @@ def start_mount(
     surroundings.settle_daemon()
     if foreground:
         return _mount_and_serve(image, mountpoint, options, manager, None)
-    parent = fork_daemon()
+    try:
+        with limits.named():
+            parent = fork_daemon()
+    except SystemFault as exc:
+        log.error("%s", exc)
+        return exc.exit_code
     if isinstance(parent, WaitingParent):
         # The daemon is not the service's main process: the manager expects reports from that one.
         nobody = ServiceManager()
@@ -66,7 +71,8 @@ def _mount_and_serve(
 ) -> int:
     """Mount the image, serve it until it is unmounted and saved, and return the exit code."""
     try:
-        daemon = _mount(image_path, mountpoint, options, manager, parent)
+        with limits.named():
+            daemon = _mount(image_path, mountpoint, options, manager, parent)
     except PramError as exc:
         log.error("%s", exc)
         return exc.exit_code

@@ -313,7 +313,8 @@ class Arena(ABC):
         if self._viewed_frames > _VIEWED_FRAMES_MAX:
             self._viewed_frames = 0
             for mapping in self._viewed_mappings():
-                mapping.madvise(mmap.MADV_DONTNEED)  # it is shared: no content is lost
+                with contextlib.suppress(OSError):  # a sandbox may refuse it
+                    mapping.madvise(mmap.MADV_DONTNEED)  # it is shared: no content is lost
 
     def _viewed_mappings(self) -> list[mmap.mmap]:
         return [self._map]

@@ -7,25 +7,15 @@ process that serves a mount. The rest of pramfs relies on it.
 import contextlib
 import io
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pramfs.system import oom_score
+from pramfs.system import limits, oom_score
 
 # Where distributions keep mount(8), umount(8) and fusermount3(1), whatever PATH says.
 _PROGRAMS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
-_FILES_OPEN = (
-    4096  # are more than ever needed; as many as there may be would cost those who count to it
-)
-_LIMITS = (
-    *(resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_DATA),
-    *(resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE),
-)
-# What these limits end is the mount, and what was not saved with it.
-_LIMITS_OF_CALLERS = (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU)
 
 
 def settle() -> None:
@@ -35,8 +25,7 @@ def settle() -> None:
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for limit in _LIMITS:
-        _raise_to_hard_limit(limit)
+    limits.raise_all()
     _set_path(*_path(), *_PROGRAMS)
 
 
@@ -48,9 +37,7 @@ def settle_daemon() -> None:
         *_PROGRAMS, *_path()
     )  # not to call a script of the caller's that happens to be called sync
     os.chdir("/")  # keep no directory busy
-    for limit in _LIMITS_OF_CALLERS:
-        with contextlib.suppress(ValueError, OSError):  # it takes root
-            resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    limits.lift_for_daemon()
     oom_score.ask_to_be_spared()
 
 
@@ -105,14 +92,3 @@ def _read_names_as_utf8() -> None:
     with contextlib.suppress(OSError):
         argv: Sequence[bytes] = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
         os.execv(sys.executable, [argv[0], b"-X", b"utf8", *argv[1:]])
-
-
-def _raise_to_hard_limit(limit: int) -> None:
-    soft, hard = resource.getrlimit(limit)
-    wanted = hard
-    if limit == resource.RLIMIT_NOFILE:
-        wanted = _FILES_OPEN if hard == resource.RLIM_INFINITY else min(hard, _FILES_OPEN)
-        if soft == resource.RLIM_INFINITY or soft >= wanted:
-            return
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(limit, (wanted, hard))
