@@ -44,7 +44,7 @@ def limited(shell: Shell) -> Limited:
 
 
 def test_no_more_is_taken_than_limits_leave(shell: Shell, limited: Limited) -> None:
-    """facebook/sapling #353, metwork-framework/log_proxy #5: hard limits as a service or a container has them."""
+    """facebook/sapling #353, metwork-framework/log_proxy #5: hard limits as services and containers have."""
     caller = limited.caller(NOFILE=64, MEMLOCK=0, CORE=0, STACK=MIB, SIGPENDING=8, MSGQUEUE=0)
     image, root = limited.image, limited.root
     for command in (["mount", "-o", "size=64M", str(image), str(root)], ["save", str(root)]):

@@ -14,6 +14,7 @@ SOURCES = "\n".join(path.read_text() for path in sorted((CHECKOUT / "pramfs").rg
 OF_OTHERS = {
     "Transport endpoint is not connected",
     "No space left on device",
+    "Resource temporarily unavailable",
     "umount: …: target is busy.",
     "Unmounting timed out. Terminating.",
     "Stopping timed out. Killing.",
