@@ -8,24 +8,33 @@ import shutil
 
 import pytest
 
-from tests.boot.orderly_shutdown import LONG, SHORT, OrderlyShutdown
+from tests.boot.guest_systemd import DEBIAN_12, DEBIAN_13
+from tests.boot.orderly_shutdown import LONG_SCALE, SHORT_SCALE, OrderlyShutdown
+from tests.conftest import LONG
 
 TOOLS = (
     *("qemu-system-x86_64", "debootstrap", "modprobe", "mke2fs", "debugfs", "e2fsck"),
     *("setpriv", "unshare"),
 )
 
+# Debian 13 takes as long again, so it has its turn in the long form only.
+ENDS = [(DEBIAN_12, "reboot"), *([(DEBIAN_13, "poweroff")] if LONG else [])]
 
-@pytest.fixture(scope="session")
-def shutdown(long: bool, tmp_path_factory: pytest.TempPathFactory) -> OrderlyShutdown:
+
+@pytest.fixture(scope="session", params=ENDS, ids=lambda end: f"{end[0].debian.suite}-{end[1]}")
+def shutdown(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> OrderlyShutdown:
     """A system that was shut down with much that was not saved."""
+    recipe, command = request.param
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}; run scripts/setup --dev")
     if os.geteuid() != 0:
         pytest.skip("building the guest takes root")
-    shutdown = OrderlyShutdown(LONG if long else SHORT, tmp_path_factory.mktemp("shutdown"))
-    shutdown.run("systemctl reboot")
+    scale = LONG_SCALE if LONG else SHORT_SCALE
+    shutdown = OrderlyShutdown(recipe, scale, tmp_path_factory.mktemp("shutdown"))
+    shutdown.run(f"systemctl {command}")
     return shutdown
 
 

@@ -1,4 +1,4 @@
-"""The guest that boots systemd: Debian 12, with pramfs as scripts/install-helpers puts it in place."""
+"""The guests that boot systemd: Debian 12 and 13, with pramfs as scripts/install-helpers puts it in place."""
 
 from pathlib import Path
 
@@ -8,22 +8,29 @@ from tests.vm.hardware import AMD64
 
 _FILES = Path(__file__).parent / "files"
 
-RECIPE = Recipe(
-    name="boot",
-    debian=Debian(
-        suite="bookworm",
-        architecture="amd64",
-        kernel="linux-image-amd64",
-        packages=(
-            *("busybox-static", "dbus", "e2fsprogs", "fuse3", "iproute2", "kmod"),
-            *("libpam-systemd", "procps", "python3", "systemd-sysv", "udev"),
+
+def recipe(name: str, suite: str) -> Recipe:
+    """A guest of this name with that release of Debian."""
+    return Recipe(
+        name=name,
+        debian=Debian(
+            suite=suite,
+            architecture="amd64",
+            kernel="linux-image-amd64",
+            packages=(
+                *("busybox-static", "dbus", "e2fsprogs", "fuse3", "iproute2", "kmod"),
+                *("libpam-systemd", "procps", "python3", "systemd-sysv", "udev"),
+            ),
+            modules=("fuse", "autofs4"),
         ),
-        modules=("fuse", "autofs4"),
-    ),
-    hardware=AMD64,
-    files=tuple(sorted(_FILES.iterdir())),
-    parts=("scripts/install-helpers", "share"),
-)
+        hardware=AMD64,
+        files=tuple(sorted(_FILES.iterdir())),
+        parts=("scripts/install-helpers", "share"),
+    )
+
+
+DEBIAN_12 = recipe("boot", "bookworm")  # systemd 252
+DEBIAN_13 = recipe("boot-trixie", "trixie")  # systemd 257
 
 
 def command_line(image_size: str) -> str:

@@ -7,8 +7,9 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.boot.guest_systemd import RECIPE, command_line
+from tests.boot.guest_systemd import command_line
 from tests.support.checkout import PRAMFS
+from tests.vm.guest import Recipe
 from tests.vm.machine import Machine
 from tests.vm.shell import run
 
@@ -83,20 +84,20 @@ class Scale:
         return len(WAYS) * self.file_mib * (1 << 20) / DISK_RATE
 
 
-SHORT = Scale(file_mib=10, image_mib=64, timeout_s=4, memory_mib=1536)
-LONG = Scale(file_mib=205, image_mib=512, timeout_s=None, memory_mib=8192)
+SHORT_SCALE = Scale(file_mib=10, image_mib=64, timeout_s=4, memory_mib=1536)
+LONG_SCALE = Scale(file_mib=205, image_mib=512, timeout_s=None, memory_mib=8192)
 
 
 class OrderlyShutdown:
     """A system that is set up, shut down and looked at from outside."""
 
-    def __init__(self, scale: Scale, directory: Path) -> None:
+    def __init__(self, recipe: Recipe, scale: Scale, directory: Path) -> None:
         self.scale = scale
         self._directory = directory
         self._written: dict[str, str] = {}
-        hardware = replace(RECIPE.hardware, memory_mib=scale.memory_mib)
+        hardware = replace(recipe.hardware, memory_mib=scale.memory_mib)
         self.machine = Machine(
-            replace(RECIPE, hardware=hardware).prepare(),
+            replace(recipe, hardware=hardware).prepare(),
             directory,
             disk_mib=len(WAYS) * scale.image_mib + 64,
             disk_rate=DISK_RATE,

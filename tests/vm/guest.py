@@ -87,7 +87,8 @@ class Recipe:
             target = tree / "packages" / source.relative_to(CHECKOUT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
-        if not self.debian.is_foreign:
+        compiled_here = packages.fits_our_python(self.debian)
+        if compiled_here:
             # Compiled here, since the guest's disks are read-only and its processor is slow.
             compiler = (packages.PYTHON, "-m", "compileall", "-q")
             run(*compiler, "-s", tree, "-p", "/opt", tree / "packages")
@@ -101,8 +102,8 @@ class Recipe:
         (tree / "environment").write_text(
             f"AGENT_PORT={self.hardware.agent_port}\n"
             # Else compiled once in each boot.
-            f"PYTHONPYCACHEPREFIX={'/run/python' if self.debian.is_foreign else ''}\n"
-            f"PYTHONDONTWRITEBYTECODE={'' if self.debian.is_foreign else '1'}\n"
+            f"PYTHONPYCACHEPREFIX={'' if compiled_here else '/run/python'}\n"
+            f"PYTHONDONTWRITEBYTECODE={'1' if compiled_here else ''}\n"
         )
         debian.make_disk(tree, result / "pramfs.ext4")
 

@@ -19,8 +19,14 @@ INPUTS = (Path(__file__), Path(archive.__file__), _BUILD, _RUNTIME)
 
 # The architectures and Pythons for which a guest was made, and what they are called elsewhere.
 _PYTHONS = {"trixie": "3.13"}
-_TRIPLETS = {"arm64": "aarch64-linux-gnu"}
-_WHEEL_PLATFORMS = {"arm64": "manylinux2014_aarch64"}
+_TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+_WHEEL_PLATFORMS = {"amd64": "manylinux2014_x86_64", "arm64": "manylinux2014_aarch64"}
+
+
+def fits_our_python(debian: Debian) -> bool:
+    """Return whether what this machine's Python compiles fits the guest's."""
+    ours = platform.freedesktop_os_release().get("VERSION_CODENAME")
+    return not debian.is_foreign and debian.suite == ours
 
 
 def install(debian: Debian, result: Path) -> None:
@@ -31,19 +37,17 @@ def install(debian: Debian, result: Path) -> None:
     pip = [str(environment / "bin/python"), "-m", "pip", "--quiet", "--no-input"]
     # What builds is the build's own environment: no isolation.
     run(*pip, "install", "--require-hashes", "--requirement", _BUILD)
-    if debian.is_foreign:
-        _install_foreign(debian, pip, result)
+    if not fits_our_python(debian):
+        _install_for_another(debian, pip, result)
         return
-    if platform.freedesktop_os_release().get("VERSION_CODENAME") != debian.suite:
-        raise FailureError(
-            f"the guest gets packages for this system's Python: {debian.suite} is needed"
-        )
     locked = ("--require-hashes", "--no-build-isolation", "--requirement", _RUNTIME)
     run(*pip, "install", *locked, "--target", result)
 
 
-def _install_foreign(debian: Debian, pip: list[str], result: Path) -> None:
-    """Install wheels of the other architecture, and pyfuse3, which has none, by the cross-compiler."""
+def _install_for_another(debian: Debian, pip: list[str], result: Path) -> None:
+    """Install wheels for another Python or architecture, and pyfuse3, which has none, by its compiler."""
+    if debian.suite not in _PYTHONS:
+        raise FailureError(f"which Python {debian.suite} has is not known here")
     work = result.parent
     ours, others = work / "pyfuse3.lock", work / "others.lock"
     with ours.open("w") as one, others.open("w") as rest:
@@ -68,6 +72,8 @@ def _compile_pyfuse3(debian: Debian, source: Path, result: Path) -> None:
     system = result.parent / "system"
     archive = Archive(debian.suite, debian.architecture, result.parent / "archive")
     unpack(archive.download("libfuse3-dev", f"libpython{python}-dev"), system)
+    if not (system / "lib64").exists():  # as with lib: the linker looks there, on amd64
+        (system / "lib64").symlink_to("usr/lib64")
     package = result / "pyfuse3"
     package.mkdir()
     module = package / f"__init__.cpython-{python.replace('.', '')}-{triplet}.so"
