@@ -208,6 +208,13 @@ class Arena(ABC):
         for pfn, count in extents:
             self._unverified[pfn : pfn + count] = b"\1" * count
 
+    def verify(self, extents: Iterable[Extent]) -> None:
+        """Verify those of these frames that may be damaged. Raises DamagedPage."""
+        if self._unverified is not None:
+            for extent in extents:
+                if self._is_doubtful(*extent):
+                    self.read(*extent)
+
     # --- saves -----------------------------------------------------------------------------------
 
     def leave_out_orphan(self, pfn: int, count: int) -> None:

@@ -149,6 +149,15 @@ class FileData:
                         if banned.overlaps(pfn + at):
                             pfns[index - start + at] = self._arena.relocate(pfn + at)
 
+    def verify(self, file: File) -> None:
+        """Verify the pages of a file that saves have left out so far. Raises DamagedPage."""
+        self._arena.verify(
+            Extent(pfn, count)
+            for start, pfns in (file.pages.chunks() if file.pages is not None else ())
+            for _, pfn, count in file_extents_of(start, pfns)
+            if pfn
+        )
+
     def leave_out_orphan(self, file: File) -> None:
         """Leave the pages of an orphan inode out of saves, so that none fails because of them."""
         for start, pfns in file.pages.chunks() if file.pages else ():

@@ -64,6 +64,7 @@ class Tree(FileOperations):
         self.inodes_max = inodes_max
         self.generation = generation  # of inodes made from now on
         self._orphans = 0  # inodes without a name that are still open
+        self._unnamed: set[Inode] = set()  # those of them that were made so, and may get a name
 
     def make_root(self, mode: int, owner: Owner) -> Directory:
         """Make the root directory of an empty tree."""
@@ -157,17 +158,39 @@ class Tree(FileOperations):
         self._add_entry(parent, name, inode, inode.ctime)
         return inode
 
+    def create_unnamed(self, parent: Directory, mode: int, owner: Owner) -> Inode:
+        """Create a file that has no name until `link` gives it one, as O_TMPFILE does in `parent`.
+
+        It goes with its last reference, so the caller takes one. Raises EPERM, ENOENT, EINVAL, ENOSPC.
+        """
+        refuse(parent, IMMUTABLE)
+        if not parent.nlink:
+            raise posix_error(errno.ENOENT)
+        inode = self._make(parent, stat.S_IFREG | stat.S_IMODE(mode), owner, more_bytes=0)
+        inode.nlink = 0
+        self.space.metadata_bytes -= inode.record_bytes()
+        self._orphans += 1
+        self._unnamed.add(inode)
+        return inode
+
     def link(self, inode: Inode, parent: Directory, name: bytes) -> None:
-        """Give `inode` another name. Raises EPERM, ENOENT, EINVAL, EEXIST, ENAMETOOLONG, EMLINK, ENOSPC."""
+        """Give `inode` another name, or its first one if it was made without.
+
+        Raises EPERM, ENOENT, EINVAL, EEXIST, ENAMETOOLONG, EMLINK, ENOSPC; DamagedPage if the medium has lost
+        what was written to a file without a name.
+        """
         if isinstance(inode, Directory):
             raise posix_error(errno.EPERM)
         refuse(inode, FIXED)
-        if not inode.nlink:
+        if not inode.nlink and inode not in self._unnamed:
             raise posix_error(errno.ENOENT)
         _check_new_name(parent, name)
         if inode.nlink >= NLINK_MAX:
             raise posix_error(errno.EMLINK)
-        self.space.require_metadata(layout.DIRENT.size + len(name))
+        record_bytes = 0 if inode.nlink else inode.record_bytes()
+        self.space.require_metadata(record_bytes + layout.DIRENT.size + len(name))
+        if not inode.nlink:
+            self._take_in(inode)
         now = now_ns()
         inode.nlink += 1
         inode.ctime = now
@@ -284,6 +307,16 @@ class Tree(FileOperations):
         self.space.metadata_bytes += layout.INODE.size
         return inode
 
+    def _take_in(self, inode: Inode) -> None:
+        """Make an inode without a name one that saves hold. Raises ENOSPC, DamagedPage."""
+        if self.named_inodes() >= self.inodes_max:
+            raise posix_error(errno.ENOSPC)
+        if isinstance(inode, File):
+            self.data.verify(inode)
+        self._unnamed.remove(inode)
+        self._orphans -= 1
+        self.space.metadata_bytes += inode.record_bytes()
+
     def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
         parent.entries[name] = inode
         parent.mtime = parent.ctime = now
@@ -317,6 +350,7 @@ class Tree(FileOperations):
     def _delete(self, inode: Inode) -> None:
         if isinstance(inode, File):
             self.data.discard(inode)
+        self._unnamed.discard(inode)
         del self.inodes[inode.ino]
 
     def _move(

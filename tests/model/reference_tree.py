@@ -33,6 +33,7 @@ class Node:
     rdev: int = 0
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     flags: int = 0
+    unnamed: bool = False  # made without a name
 
     @property
     def is_directory(self) -> bool:
@@ -72,15 +73,22 @@ class Reference:
             node.nlink, node.parent = 2, parent
             directory.nlink += 1
 
+    def create_unnamed(self, parent: int, mode: int, uid: int, gid: int) -> None:
+        """Create a file without a name, and open it."""
+        self.create(parent, b"unnamed", stat.S_IFREG | mode, uid, gid, 0, b"")
+        node = self.nodes[self.nodes[parent].entries.pop(b"unnamed")]
+        node.nlink, node.refs, node.unnamed = 0, 1, True
+
     def link(self, ino: int, parent: int, name: bytes) -> None:
         node = self.nodes[ino]
         if node.is_directory:
             raise _error(errno.EPERM)
         _refuse(node, FIXED)
-        if not node.nlink:
+        if not node.nlink and not node.unnamed:
             raise _error(errno.ENOENT)
         self._check_new(self.nodes[parent], name)
         _refuse(self.nodes[parent], IMMUTABLE)
+        node.unnamed = False
         self.nodes[parent].entries[name] = ino
         node.nlink += 1
 

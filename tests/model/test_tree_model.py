@@ -151,6 +151,21 @@ class TreeMachine(RuleBasedStateMachine):
             ),
         )
 
+    @rule(parent=which, mode=modes, uid=owners, gid=owners)
+    def create_unnamed(self, parent: int, mode: int, uid: int, gid: int) -> None:
+        parent = self._directory(parent)
+
+        def on_tree() -> None:
+            inode = self._tree.create_unnamed(self._dir(parent), mode, Owner(uid, gid))
+            inode.refs = 1
+
+        self._both(lambda: self.model.create_unnamed(parent, mode, uid, gid), on_tree)
+        if self._tree.next_ino - 1 in self.model.nodes:
+            newest = self.model.nodes[self._tree.next_ino - 1]
+            if newest.unnamed and newest.ino not in self.opened:
+                self.opened.append(newest.ino)
+        self._note_orphans()
+
     @rule(ino=which, offset=offsets, size=sizes, seed=st.integers(1, 255))
     def write(self, ino: int, offset: int, size: int, seed: int) -> None:
         found = self._file(ino)
@@ -485,6 +500,7 @@ def node_of(volume: Volume, inode: Inode) -> Node:
     """An inode of the tree as the reference would have it."""
     node = Node(inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.refs)
     node.xattrs, node.flags = dict(inode.xattrs or {}), inode.flags
+    node.unnamed = inode in volume.tree._unnamed
     if isinstance(inode, File):
         node.data = bytearray(volume.tree.data.read(inode, 0, inode.length))
         node.promised = {page for pages in inode.reserved or () for page in range(*pages)}

@@ -71,6 +71,9 @@ class PatientTree(Tree):
     def create(self, *args: Any, **kwargs: Any) -> Inode:
         return self._wait_for_room(lambda: super(PatientTree, self).create(*args, **kwargs))
 
+    def create_unnamed(self, *args: Any) -> Inode:
+        return self._wait_for_room(lambda: super(PatientTree, self).create_unnamed(*args))
+
     def link(self, *args: Any) -> None:
         self._wait_for_room(lambda: super(PatientTree, self).link(*args))
 
