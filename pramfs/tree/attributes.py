@@ -178,7 +178,7 @@ class InodeOperations:
         The kernel writes whole pages: the first one repeats the bytes that are there.
         """
         file_flags.refuse(file, file_flags.IMMUTABLE)
-        there = self.data.read(file, offset, len(data))
+        there = self.data.copy_of(file, offset, len(data))
         if offset > file.length or there != data[: len(there)]:
             raise posix_error(errno.EPERM)
 

@@ -1,4 +1,4 @@
-"""The calls on regular files beyond reading and writing: fallocate(2), and lseek(2) for data and holes.
+"""The calls on regular files beyond reading and writing: fallocate, copy_file_range, lseek for holes.
 
 Errors are OSErrors with the errno that the system call has on tmpfs, or on ext4 where tmpfs has not got it.
 """
@@ -6,7 +6,7 @@ Errors are OSErrors with the errno that the system call has on tmpfs, or on ext4
 import errno
 import os
 
-from pramfs.errors import posix_error
+from pramfs.errors import FramesHeld, posix_error
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.attributes import InodeOperations
 from pramfs.tree.file_flags import FIXED, IMMUTABLE, refuse
@@ -16,6 +16,9 @@ from pramfs.tree.inodes import FILE_MAX_BYTES, Directory, File, Inode, now_ns
 KEEP_SIZE = 1
 PUNCH_HOLE = 2
 ZERO_RANGE = 16
+
+# What one call of `copy_range` copies at most, so that other calls come in between. Holes do not count.
+COPY_BYTES = 1 << 22
 
 _FALLOCATE_MODES = (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE)
 
@@ -48,6 +51,41 @@ class FileOperations(InodeOperations):
         if set_times:
             file.mtime = file.ctime = now_ns()
 
+    def copy_range(
+        self,
+        source: Inode,
+        offset: int,
+        target: Inode,
+        target_offset: int,
+        length: int,
+        *,
+        set_times: bool = True,
+    ) -> int:
+        """Copy from one file to another or the same as copy_file_range(2) does; return the number of bytes.
+
+        There may be fewer than asked for, but there is one unless `offset` is at the end of the source: the
+        caller calls again for the rest. Holes stay holes. Raises EISDIR, EINVAL, EPERM, EFBIG; ENOSPC or
+        FramesHeld if nothing was copied.
+        """
+        file = _regular(source)
+        copy = _regular(target)
+        refuse(copy, FIXED)
+        if min(offset, target_offset, length) < 0:
+            raise posix_error(errno.EINVAL)
+        length = min(length, file.length - offset)
+        if length <= 0:
+            return 0
+        if target_offset + length > FILE_MAX_BYTES:
+            raise posix_error(errno.EFBIG)
+        if file is copy and abs(offset - target_offset) < length:
+            raise posix_error(errno.EINVAL)
+        self.touch_atime(file)
+        self.changed = True
+        copied = self._copy(file, offset, copy, target_offset, length)
+        if set_times:
+            copy.mtime = copy.ctime = now_ns()
+        return copied
+
     def seek(self, file: File, offset: int, whence: int) -> int:
         """Return the offset that lseek(2) with SEEK_DATA or SEEK_HOLE finds. Raises ENXIO, EINVAL.
 
@@ -63,6 +101,41 @@ class FileOperations(InodeOperations):
         if found is None:
             raise posix_error(errno.ENXIO)
         return found
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _copy(self, file: File, offset: int, copy: File, target_offset: int, length: int) -> int:
+        """Copy COPY_BYTES of data at most, and the holes before, between and after them."""
+        copied, left = 0, COPY_BYTES
+        while copied < length:
+            at, to = offset + copied, target_offset + copied
+            found = self.data.next_data(file, at)
+            try:
+                if found == at:
+                    end = min(self.data.next_hole(file, at) - offset, length)
+                    size = min(end - copied, left)
+                    if not size:
+                        break
+                    self.data.write(copy, to, self.data.copy_of(file, at, size))
+                    left -= size
+                else:
+                    size = length - copied if found is None else min(found - at, length - copied)
+                    self.data.clear(copy, to, to + size)
+                    copy.length = max(copy.length, to + size)
+            except OSError as error:
+                copied += error.written if isinstance(error, FramesHeld) else 0
+                if not copied:
+                    raise
+                break
+            copied += size
+        return copied
+
+
+def _regular(inode: Inode) -> File:
+    """Return a file that can be copied from and to. Raises EISDIR, EINVAL."""
+    if isinstance(inode, File):
+        return inode
+    raise posix_error(errno.EISDIR if isinstance(inode, Directory) else errno.EINVAL)
 
 
 def _checked(inode: Inode, mode: int, offset: int, end: int) -> File:

@@ -4,13 +4,15 @@ A frame of the last save is never written: a page that changes is copied to a ne
 page of a file always holds zeros after the end of the file.
 """
 
+from collections.abc import Iterable
+
 from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import FREE, Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.inodes import FILE_MAX_BYTES, FILE_MAX_PAGES, File
-from pramfs.tree.pagemap import CHUNK_PAGES, PageMap, file_extents_of
+from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, file_extents_of
 from pramfs.tree.refused_writes import RefusedWrites
 from pramfs.tree.reservations import Reservations
 from pramfs.tree.space import Space
@@ -48,11 +50,17 @@ class FileData:
                 return bytes(size)
             return self._arena.view(file_extents[0].pfn, count)[skip : skip + size]
         # Not views: joining them would access mapped memory, see the docstring of `arena`.
-        pieces = [
-            self._arena.read(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
-            for _, pfn, count in file_extents
-        ]
-        return memoryview(b"".join(pieces))[skip : skip + size]
+        return memoryview(self._joined(file_extents))[skip : skip + size]
+
+    def copy_of(self, file: File, offset: int, size: int) -> memoryview:
+        """Return what `read` does, but never a view of mapped memory: for this process to look at."""
+        size = max(0, min(size, file.length - offset))
+        first = offset >> PAGE_SHIFT
+        count = ((offset + size + PAGE_SIZE - 1) >> PAGE_SHIFT) - first
+        skip = offset & _OFFSET_MASK
+        if file.pages is None:
+            return memoryview(bytes(size))
+        return memoryview(self._joined(file.pages.file_extents(first, count)))[skip : skip + size]
 
     def write(self, file: File, offset: int, data: bytes | memoryview) -> int:
         """Write all of `data` at `offset`.
@@ -166,6 +174,12 @@ class FileData:
                     self._arena.leave_out_orphan(pfn, count)
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _joined(self, file_extents: Iterable[FileExtent]) -> bytes:
+        return b"".join(
+            self._arena.read(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
+            for _, pfn, count in file_extents
+        )
 
     def _write_some(self, file: File, pages: PageMap, offset: int, data: memoryview) -> int:
         """Write the first part of `data`, as much as goes in one step; return its size in bytes."""

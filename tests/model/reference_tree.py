@@ -169,6 +169,13 @@ class Reference:
         else:
             node.promised |= set(range(offset // PAGE, -(-end // PAGE)))
 
+    def copy_range(self, ino: int, offset: int, target: int, at: int, length: int) -> None:
+        data = self.nodes[ino].data[offset : offset + length]
+        _refuse(self.nodes[target], FIXED)
+        if ino == target and abs(offset - at) < len(data):
+            raise _error(errno.EINVAL)
+        self.write(target, at, bytes(data))
+
     def truncate(self, ino: int, size: int) -> None:
         content = self.nodes[ino].data
         _refuse(self.nodes[ino], FIXED)

@@ -209,6 +209,27 @@ class TreeMachine(RuleBasedStateMachine):
             node.promised = promised
             self._accept_partial_write(found, before, error)
 
+    @rule(ino=which, offset=offsets, other=which, at=offsets, length=sizes)
+    def copy_range(self, ino: int, offset: int, other: int, at: int, length: int) -> None:
+        found, goal = self._file(ino), self._file(other)
+        if found is None or goal is None:
+            return
+        source, copy = self._tree.file(found), self._tree.file(goal)
+        before = bytes(self.model.nodes[goal].data)
+        expected = _errno_of(lambda: self.model.copy_range(found, offset, goal, at, length))
+        if expected:
+            with refused(expected):
+                self._tree.copy_range(source, offset, copy, at, length)
+            return
+        length = max(0, min(length, source.length - offset))
+        try:
+            while length:
+                done = self._tree.copy_range(source, offset, copy, at, length)
+                assert done > 0
+                offset, at, length = offset + done, at + done, length - done
+        except OSError as error:
+            self._accept_partial_write(goal, before, error)
+
     @rule(ino=which)
     def seek(self, ino: int) -> None:
         """What is in a hole reads as zeros, and all that is not zeros is found."""

@@ -68,6 +68,9 @@ class PatientTree(Tree):
     def fallocate(self, *args: Any, **kwargs: Any) -> None:
         self._wait_for_room(lambda: super(PatientTree, self).fallocate(*args, **kwargs))
 
+    def copy_range(self, *args: Any, **kwargs: Any) -> int:
+        return self._wait_for_room(lambda: super(PatientTree, self).copy_range(*args, **kwargs))
+
     def create(self, *args: Any, **kwargs: Any) -> Inode:
         return self._wait_for_room(lambda: super(PatientTree, self).create(*args, **kwargs))
 
