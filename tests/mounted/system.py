@@ -141,3 +141,13 @@ def control_group(
     finally:
         wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty")
         group.rmdir()
+
+
+def memory_limit(pid: int, size_bytes: int) -> contextlib.AbstractContextManager[None]:
+    """Let a process take that much memory from now on, and no swap, and be killed when it wants more."""
+    return control_group(
+        pid,
+        "memory",
+        version_1={"memory.limit_in_bytes": size_bytes, "memory.swappiness": 0},
+        version_2={"memory.max": size_bytes, "memory.swap.max": 0},
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, PAGE, Volume
+from tests.mounted.system import memory_limit, syncfs
 
 GROWTH_MAX_BYTES = 64 * MIB
 
@@ -46,3 +47,24 @@ def test_what_is_read_through_the_mount_does_not_become_memory_of_the_daemon(
             assert os.pread(file.fileno(), len(block), at) == block
             os.posix_fadvise(file.fileno(), at, len(block), os.POSIX_FADV_DONTNEED)
     assert peak_bytes(volume.pid) - before < GROWTH_MAX_BYTES
+
+
+def test_a_save_needs_little_memory_and_finishes_when_there_is_no_more(volume: Volume) -> None:
+    """As docs/limits.md has it. The group is empty at first: it is charged only what comes then."""
+    data_mib, files = 256, 10_000
+    may_take = (16 + 24 * data_mib // 1024 + 10 * files // 100_000) * MIB
+    volume.size = "512M"
+    root = volume.mount()
+    for number in range(files):
+        (root / f"{number}").touch()
+    block = sample_trees.noise(8 * MIB)
+    with (root / "file").open("wb") as file:
+        for _ in range(data_mib // 8):
+            file.write(block)
+    syncfs(root)
+    with memory_limit(volume.pid, may_take):
+        volume.save()
+        (root / "file").write_bytes(block)
+        volume.umount()
+    assert (volume.mount() / "file").read_bytes() == block
+    volume.umount()

@@ -3,7 +3,6 @@
 Address space is limited for a process; its memory by a control group, whose out-of-memory killer ends it.
 """
 
-import contextlib
 import os
 import re
 import resource
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, Volume, detach, run
-from tests.mounted.system import control_group
+from tests.mounted.system import memory_limit
 
 EXIT_INTERNAL = 4
 
@@ -73,13 +72,3 @@ def test_a_daemon_that_the_kernel_kills_for_memory_leaves_the_last_save(volume: 
     volume.mount("size=256M")
     sample_trees.assert_same(sample_trees.snapshot(root), saved)
     volume.umount()
-
-
-def memory_limit(pid: int, size_bytes: int) -> contextlib.AbstractContextManager[None]:
-    """Let a process take that much memory from now on, and no swap, and be killed when it wants more."""
-    return control_group(
-        pid,
-        "memory",
-        version_1={"memory.limit_in_bytes": size_bytes, "memory.swappiness": 0},
-        version_2={"memory.max": size_bytes, "memory.swap.max": 0},
-    )
