@@ -22,7 +22,8 @@ from pramfs.storage.superblock import Published
 class Publisher:
     """Publishes the nodes of one image, save after save; one at a time.
 
-    `current` is the super block in force, `node_pages` are the frames of the node list written last.
+    `current` is the super block in force, `node_pages` are the frames of the node list written last. `frames`
+    is the length of the image that the next super block tells.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Publisher:
         self.node_pages = [Extent(node.pfn, 1) for node in nodes.values()]
         self.image = image
         self.arena = arena
+        self.frames = len(arena.table)
         self._nodes = nodes
         self._run = run
         self._slot = current.other_pfn  # where the next super block goes
@@ -161,7 +163,7 @@ class Publisher:
         return Published(
             node_pfn=next(iter(nodes)).pfn if nodes else 0,
             nodes=len(nodes),
-            frames=len(self.arena.table),
+            frames=self.frames,
             frames_used=2 + sum(1 + node.links + node.entries for node in nodes),
             flags=flags | (0 if self.current.pfn in self.arena.table.banned else SUPER_PAIR),
             run=self._run,

@@ -61,6 +61,10 @@ class Image:
         """The number of whole frames in the image as it is now."""
         return self.size_bytes >> PAGE_SHIFT
 
+    def fileno(self) -> int:
+        """Return the descriptor of the file or device."""
+        return self._fd
+
     @property
     def is_block_device(self) -> bool:
         """Whether the image is a block device, and not a regular file."""
@@ -173,6 +177,11 @@ class Image:
             raise PramError(
                 f"{self.path}: cannot grow to {size_bytes} bytes: {exc.strerror}"
             ) from exc
+        self.size_bytes = size_bytes
+
+    def cut(self, size_bytes: int) -> None:
+        """Make a file that was longer before as long as that. Raises OSError."""
+        os.ftruncate(self._fd, size_bytes)
         self.size_bytes = size_bytes
 
     def data_ranges(self) -> Iterator[tuple[int, bytes]]:

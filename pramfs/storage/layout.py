@@ -233,6 +233,11 @@ def slot_bases(frames: int) -> Iterator[int]:
     yield from range(SLOT_SPACING, frames, SLOT_SPACING)
 
 
+def slots_below(frames: int) -> int:
+    """Return the number of slots among the first `frames` frames."""
+    return sum(min(2, frames - base) for base in slot_bases(frames))
+
+
 def page_csum(uuid: bytes, pfn: int, page: bytes | bytearray | memoryview) -> int:
     """Return the csum that the metadata page `page` (4,096 bytes) must have at `pfn` of image `uuid`."""
     return crc32c(memoryview(page)[8:PAGE_SIZE], crc32c(_SALT.pack(uuid, pfn)))

@@ -1,0 +1,48 @@
+"""Make an image as short as what it holds, and as long as it was again.
+
+Shortening bans all frames above and saves, so that the pages there move down.
+"""
+
+from pramfs.pram.pram import Pram
+from pramfs.storage import layout
+from pramfs.storage.frames import SAVED
+from pramfs.storage.image import Image
+from pramfs.storage.regions import Region, Regions
+
+_LASTING_FLAGS = layout.SUPER_FINAL | layout.SUPER_SUSPECT | layout.SUPER_INCOMPLETE
+
+
+def shorten(image: Image) -> None:
+    """Cut off what the image, a locked file, has beyond its save and the room for one more node list.
+
+    Raises PramError; then the save in force is as it was, and the length too.
+    """
+    with Pram.open(image) as pram:
+        frames, wanted = len(pram.arena.table), _shortest(pram)
+    if wanted >= frames:
+        return
+    above = Regions([Region(wanted, frames - 1)])
+    with Pram.open(image, banned=above) as pram:
+        pram.publisher.frames = wanted
+        # Twice, because each super block tells the length: an older one in force again would be truncated.
+        for _ in range(2):
+            pram.publish(flags=pram.current.flags & _LASTING_FLAGS)
+    image.cut(wanted << layout.PAGE_SHIFT)
+
+
+def lengthen(image: Image, frames: int) -> None:
+    """Give the image `frames` frames again, if it has fewer. Raises PramError."""
+    if image.frames >= frames:
+        return
+    with Pram.open(image, frames=frames) as pram:
+        pram.publish(flags=pram.current.flags & _LASTING_FLAGS)
+
+
+def _shortest(pram: Pram) -> int:
+    """Return the number of frames that hold the save, and beside it new links and a new node list."""
+    nodes = pram.nodes.values()
+    needed = pram.arena.table.count(SAVED) + sum(node.links for node in nodes) + len(nodes)
+    frames = needed
+    while frames - layout.slots_below(frames) < needed:
+        frames = needed + layout.slots_below(frames)
+    return frames

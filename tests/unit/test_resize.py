@@ -1,0 +1,111 @@
+"""Images made as short as what they hold, and as long again."""
+
+from pathlib import Path
+
+import pytest
+
+from pramfs.errors import PramError
+from pramfs.offline.check import check_image
+from pramfs.offline.reader import files_at, open_tree
+from pramfs.pram import resize
+from pramfs.pram.pram import Pram
+from pramfs.storage import superblock
+from pramfs.storage.image import Image, open_image
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
+from tests.support.image_files import BIG, flip, frames_of, make_image
+
+FRAMES = 4096
+
+
+def spread_image(path: Path) -> Path:
+    """An image of 16 MiB with much at its end: what was below that is gone."""
+    content = bytes(range(250)) * 8 * PAGE_SIZE
+    make_image(path, frames=FRAMES)
+    with Pram.open(path) as pram:
+        for name in ("gone", "kept"):
+            with pram.prepare_save(name, BYTE_STREAM) as stream:
+                stream.write(content if name == "kept" else bytes(1500 * PAGE_SIZE))
+        pram.publish()
+        pram.free("gone")
+        pram.publish()
+    return path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    return open_image(spread_image(tmp_path / "image"), writable=True)
+
+
+def content_of(path: Path) -> bytes:
+    with open_tree(path) as reader:
+        ((_, file),) = files_at(reader, ["/big"])
+        return b"".join(reader.bytes_of(file))
+
+
+def stream_of(image: Image, name: str) -> bytes:
+    with Pram.open(image) as pram:
+        stream = pram.prepare_load(name, BYTE_STREAM)
+        stream.keep()
+        return stream.read(1 << 30)
+
+
+def test_an_image_gets_as_short_as_what_it_holds(image: Image) -> None:
+    before = stream_of(image, "kept")
+    used = superblock.require(image).frames_used
+    resize.shorten(image)
+    block = superblock.require(image)
+    assert used <= block.frames <= used * 1.05
+    assert image.path.stat().st_size == block.frames * PAGE_SIZE
+    assert check_image(image).clean
+    assert stream_of(image, "kept") == before
+
+
+def test_both_super_blocks_know_the_new_length(image: Image) -> None:
+    resize.shorten(image)
+    block = superblock.require(image)
+    image.write(block.pfn * PAGE_SIZE, bytes(PAGE_SIZE))
+    assert superblock.require(image).frames == block.frames
+
+
+def test_it_gets_as_long_again_and_takes_new_nodes(image: Image) -> None:
+    resize.shorten(image)
+    resize.lengthen(image, FRAMES)
+    assert superblock.require(image).frames == FRAMES
+    assert check_image(image).clean
+    with Pram.open(image) as pram:
+        with pram.prepare_save("more", BYTE_STREAM) as stream:
+            stream.write(bytes(1500 * PAGE_SIZE))
+        pram.publish()
+    assert check_image(image).clean
+
+
+def test_shortening_twice_changes_nothing_more(image: Image) -> None:
+    resize.shorten(image)
+    frames = image.frames
+    resize.shorten(image)
+    assert frames * 0.99 <= image.frames <= frames
+
+
+def test_a_tree_comes_along(tmp_path: Path) -> None:
+    path = make_image(tmp_path / "image")
+    with open_image(path, writable=True) as image:
+        resize.shorten(image)
+        assert image.frames < 512
+        assert check_image(image).clean
+    assert content_of(path) == BIG
+
+
+def test_a_damaged_page_stays_damaged_and_is_named(tmp_path: Path) -> None:
+    path = make_image(tmp_path / "image")
+    flip(path, frames_of(path, "big")[7])
+    with open_image(path, writable=True) as image:
+        resize.shorten(image)
+        assert any("/big" in line for line in check_image(image).damage)
+
+
+def test_what_is_no_image_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(b"x" * 8 * PAGE_SIZE)
+    with open_image(path, writable=True) as image, pytest.raises(PramError, match="not a pram"):
+        resize.shorten(image)
+    assert path.read_bytes() == b"x" * 8 * PAGE_SIZE
