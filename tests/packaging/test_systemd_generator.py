@@ -54,3 +54,25 @@ def test_one_line_that_makes_no_sense_hides_no_other(tmp_path: Path) -> None:
 def test_without_fstab_there_is_nothing_to_do(tmp_path: Path) -> None:
     run(GENERATOR, tmp_path, env={"SYSTEMD_FSTAB": str(tmp_path / "fstab")}).succeeded()
     assert not list(tmp_path.glob("*.mount.d"))
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        ("/dev/shm/a.img", "/proc/self/root/dev/shm/a.img"),
+        (r"/dev/shm/100%\040a.img", "/proc/self/root/dev/shm/100%% a.img"),
+    ],
+)
+@pytest.mark.parametrize("options", ["size=1G", "x-systemd.mount-timeout=5min"])
+def test_an_image_below_dev_is_not_taken_for_a_device(
+    image: str, what: str, options: str, tmp_path: Path
+) -> None:
+    patient_units(f"{image} /mnt/a pramfs {options} 0 0\n", tmp_path)
+    drop_in = tmp_path / "units/mnt-a.mount.d/50-pramfs-image.conf"
+    assert drop_in.read_text() == f"[Mount]\nWhat={what}\n"
+
+
+@pytest.mark.parametrize("image", ["/srv/a.img", "/dev/pmem0", "/dev/shmem"])
+def test_the_path_of_other_images_stays(image: str, tmp_path: Path) -> None:
+    patient_units(f"{image} /mnt/a pramfs size=1G 0 0\n", tmp_path)
+    assert not (tmp_path / "units/mnt-a.mount.d/50-pramfs-image.conf").exists()
