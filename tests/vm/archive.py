@@ -8,6 +8,7 @@ _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _SOURCES = """\
 deb [signed-by={keys}] http://deb.debian.org/debian {suite} main
 deb [signed-by={keys}] http://deb.debian.org/debian-security {suite}-security main
+deb [signed-by={keys}] http://deb.debian.org/debian {suite}-backports main
 """
 _CONFIGURATION = """\
 Dir::Etc::sourcelist "{place}/sources.list";
@@ -46,8 +47,12 @@ class Archive:
         """Download the kernel that a metapackage depends on, and nothing else."""
         depends = self._apt("apt-cache", "depends", metapackage).split()
         package = next(word for word in depends if word.startswith("linux-image-6"))
+        return self.download_only(package)
+
+    def download_only(self, package: str) -> Path:
+        """Download this package, and nothing that it depends on."""
         self._apt("apt-get", "download", package)
-        return next(self._place.glob("linux-image-*.deb"))
+        return next(self._place.glob(f"{package}_*.deb"))
 
     def _apt(self, *command: str) -> str:
         configured = f"APT_CONFIG={self._place}/configuration"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.vm import archive
 from tests.vm.archive import Archive, unpack
+from tests.vm.kernel import Kernel
 from tests.vm.shell import FailureError, run
 
 NATIVE = "amd64"
@@ -28,13 +29,16 @@ INPUTS = (Path(__file__), Path(archive.__file__), _INIT)
 
 @dataclass(frozen=True)
 class Debian:
-    """A release of Debian, what is installed of it, and the modules that the running guest loads."""
+    """A release of Debian, what is installed of it, and the modules that the running guest loads.
+
+    Its kernel is that of a package, or one that was built for it, which needs no modules.
+    """
 
     suite: str
     architecture: str
-    kernel: str
+    kernel: str | Kernel
     packages: tuple[str, ...]
-    modules: tuple[str, ...]
+    modules: tuple[str, ...] = ()
 
     @property
     def is_foreign(self) -> bool:
@@ -58,15 +62,21 @@ def build(debian: Debian, result: Path) -> None:
         include = f"--include={','.join(debian.packages)}"
         run("debootstrap", "--variant=minbase", include, debian.suite, tree, confined=True)
     kernel = work / "kernel"
-    unpack([source.download_kernel(debian.kernel)], kernel)
-    release = next((kernel / "lib/modules").iterdir()).name
-    run("depmod", "--basedir", kernel, release)
+    if isinstance(debian.kernel, Kernel):
+        release = debian.kernel.install(kernel)
+        disk_modules: tuple[str, ...] = ()
+    else:
+        unpack([source.download_kernel(debian.kernel)], kernel)
+        release = next((kernel / "lib/modules").iterdir()).name
+        run("depmod", "--basedir", kernel, release)
+        disk_modules = _DISK_MODULES
     for name in _NOT_NEEDED:
         shutil.rmtree(tree / name, ignore_errors=True)
     for name in _MOUNTPOINTS:
         (tree / name).mkdir(exist_ok=True)
     shutil.copy(kernel / f"boot/vmlinuz-{release}", result / "vmlinuz")
-    _make_initrd(kernel, release, tree / "bin/busybox", work / "initramfs", result / "initrd")
+    initramfs = work / "initramfs"
+    _make_initrd(kernel, release, disk_modules, tree / "bin/busybox", initramfs, result / "initrd")
     shutil.copy(result / "vmlinuz", tree / f"boot/vmlinuz-{release}")
     shutil.copy(result / "initrd", tree / f"boot/initrd.img-{release}")
     (tree / "lib/modules" / release).mkdir(parents=True)
@@ -89,12 +99,14 @@ def _unpack_system(source: Archive, packages: tuple[str, ...], tree: Path) -> No
         shutil.copy(tree / f"usr/share/base-passwd/{name}.master", tree / f"etc/{name}")
 
 
-def _make_initrd(kernel: Path, release: str, busybox: Path, tree: Path, initrd: Path) -> None:
+def _make_initrd(
+    kernel: Path, release: str, modules: tuple[str, ...], busybox: Path, tree: Path, initrd: Path
+) -> None:
     for name in ("bin", "dev", "proc", "sys", "root"):
         (tree / name).mkdir(parents=True)
     shutil.copy(busybox, tree / "bin/busybox")
     shutil.copy(_INIT, tree / "init")
-    order = _copy_modules(kernel, release, _DISK_MODULES, tree)
+    order = _copy_modules(kernel, release, modules, tree)
     (tree / "modules").write_text("".join(f"/{path}\n" for path in order))
     names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
     archive = tree.with_name("initramfs.cpio")

@@ -12,10 +12,18 @@ from pathlib import Path
 from tests.vm import cache, debian, packages, shell
 from tests.vm.debian import Debian
 from tests.vm.hardware import Hardware
+from tests.vm.kernel import Kernel
 from tests.vm.shell import run
 
 CHECKOUT = Path(__file__).parents[2]
 _FILES = Path(__file__).parent / "files"
+# By the guest's own Python, and where the guest has the files. Arguments: root disk, a directory, the tree.
+_COMPILE = """\
+mkdir "$1/system"
+mount -o loop,ro "$0" "$1/system"
+mount --bind "$2" "$1/system/opt"
+chroot "$1/system" python3 -m compileall -q /opt/packages
+"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,9 @@ class Recipe:
                 raise
         inputs = [*self.debian_inputs(), *self.package_inputs(), *self.pramfs_inputs()]
         pramfs = cache.artefact(
-            f"{self.name}-pramfs", inputs, lambda result: self._build_pramfs(installed, result)
+            f"{self.name}-pramfs",
+            inputs,
+            lambda result: self._build_pramfs(installed, system / "root.ext4", result),
         )
         return Guest(
             self.hardware,
@@ -59,7 +69,9 @@ class Recipe:
 
     def debian_inputs(self) -> list[Path | str]:
         """What decides what is on the root disk."""
-        return [repr(self.debian), *debian.INPUTS]
+        kernel = self.debian.kernel
+        built = kernel.inputs() if isinstance(kernel, Kernel) else []
+        return [repr(self.debian), *debian.INPUTS, *built]
 
     def package_inputs(self) -> list[Path | str]:
         """What decides which Python packages are installed, and how."""
@@ -80,18 +92,17 @@ class Recipe:
     def _build_packages(self, result: Path) -> None:
         packages.install(self.debian, result)
 
-    def _build_pramfs(self, installed: Path, result: Path) -> None:
+    def _build_pramfs(self, installed: Path, root: Path, result: Path) -> None:
         tree = result.parent / "tree"
         shutil.copytree(installed, tree / "packages")
         for source in _sources():
             target = tree / "packages" / source.relative_to(CHECKOUT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
-        compiled_here = packages.fits_our_python(self.debian)
-        if compiled_here:
+        compiled = not self.debian.is_foreign
+        if compiled:
             # Compiled here, since the guest's disks are read-only and its processor is slow.
-            compiler = (packages.PYTHON, "-m", "compileall", "-q")
-            run(*compiler, "-s", tree, "-p", "/opt", tree / "packages")
+            run("sh", "-euc", _COMPILE, root, result.parent, tree, confined=True)
         for file in self._files():
             shutil.copy(file, tree / file.name)
         for source in self._parts():
@@ -102,8 +113,8 @@ class Recipe:
         (tree / "environment").write_text(
             f"AGENT_PORT={self.hardware.agent_port}\n"
             # Else compiled once in each boot.
-            f"PYTHONPYCACHEPREFIX={'' if compiled_here else '/run/python'}\n"
-            f"PYTHONDONTWRITEBYTECODE={'1' if compiled_here else ''}\n"
+            f"PYTHONPYCACHEPREFIX={'' if compiled else '/run/python'}\n"
+            f"PYTHONDONTWRITEBYTECODE={'1' if compiled else ''}\n"
         )
         debian.make_disk(tree, result / "pramfs.ext4")
 

@@ -14,6 +14,7 @@ from tests.vm import cache
 from tests.vm.debian import Debian
 from tests.vm.guest import Recipe
 from tests.vm.hardware import AMD64
+from tests.vm.kernel import Kernel
 
 
 class Workshop:
@@ -174,6 +175,29 @@ def test_all_that_goes_into_the_guest_is_an_input_of_it(tmp_path: Path) -> None:
     }
     assert inputs >= {CHECKOUT / "requirements/build.lock", CHECKOUT / "requirements/runtime.lock"}
     assert inputs >= {repr(debian), AMD64.agent_port}
+
+
+def test_the_options_of_a_kernel_are_inputs_of_it_and_of_the_guest(tmp_path: Path) -> None:
+    options = tmp_path / "options"
+    options.write_text("CONFIG_ONE=y\n")
+    kernel = Kernel("trixie", "linux-source-7.3", options)
+    recipe = Recipe("any", Debian("trixie", "amd64", kernel, ()), AMD64)
+    before = cache.digest(kernel.inputs()), cache.digest(recipe.debian_inputs())
+    options.write_text("CONFIG_TWO=y\n")
+    after = cache.digest(kernel.inputs()), cache.digest(recipe.debian_inputs())
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+
+
+def test_a_guest_is_the_same_wherever_the_checkout_is(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "options").touch()
+        kernel = Kernel("trixie", "linux-source-7.3", tmp_path / name / "options")
+        recipe = Recipe("any", Debian("trixie", "amd64", kernel, ()), AMD64)
+        digests.add(cache.digest(recipe.debian_inputs()))
+    assert len(digests) == 1
 
 
 def test_the_cache_is_outside_of_the_checkout(
