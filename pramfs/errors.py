@@ -146,6 +146,30 @@ class NoPhysicalRange(PramError):
     errno = errno.ENODEV
 
 
+class LiveUpdateRefused(PramError):
+    """/dev/liveupdate: {0}"""
+
+    errno = errno.EOPNOTSUPP
+
+
+class NotClaimed(PramError):
+    """{0}: was handed over by the last kernel and is not claimed yet; first: pramfs claim"""
+
+    errno = errno.EBUSY
+
+
+class HandedOver(PramError):
+    """{0}: handed over to the next kernel; to take it back: pramfs kexec --undo"""
+
+    errno = errno.EBUSY
+
+
+class KeptElsewhere(PramError):
+    """{0}: process {1} keeps it, because {2}; see: pramfs claim --list"""
+
+    errno = errno.EBUSY
+
+
 # --- reservation (as in the 2013 file system: invalid, corrupted, busy, in this order) ----------
 
 

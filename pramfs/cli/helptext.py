@@ -100,11 +100,20 @@ Write a node to standard output and leave it in the image. Every page is verifie
 Free a node, or a tree; without a name all of them. The image must not be mounted.
 """,
     "kexec": """\
-Load a kernel and start it with kexec(8), so that the memory under the device is left alone: memmap= is
-passed on, and nothing is loaded into the range. Unmount first.
+Load a kernel and start it with kexec(8), so that images outlive it. Unmount first. The memory under a device
+is left alone: memmap= is passed on, and nothing is loaded into the range. A file on a tmpfs is handed over by
+Linux's live update, and put back in the new kernel by pramfs claim.
 
   pramfs kexec --load-only /dev/pmem0
   systemctl kexec
+""",
+    "claim": """\
+Put the images that the last kernel has handed over back under their names, with owner and mode, and verify
+them on the way. One that cannot be put back (its path is taken, there is no room) is kept; claim it again, or
+elsewhere.
+
+  pramfs claim --list
+  pramfs claim --to /srv/keep.pram /dev/shm/keep.pram
 """,
 }
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pramfs.control import run_state
+from pramfs.control import kept, run_state
 from pramfs.control.holder import holder_of, refuse_if_mounted
 from pramfs.control.last_run import ended_badly
 from pramfs.control.run_state import RunDirectory
@@ -70,7 +70,10 @@ def open_and_lock(path: Path, options: MountOptions) -> Image:
 
     The mount table decides whether the image is mounted: a daemon learns of an unmount later than the
     caller of umount(2), and marks itself as serving only after it has loaded.
+
+    Raises HandedOver, NotClaimed or KeptElsewhere if the image is on its way between two kernels.
     """
+    kept.refuse_if_kept(path)
     for tries in itertools.count():
         image, taken = _try_to_take(path, options)
         if taken:

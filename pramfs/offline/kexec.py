@@ -1,28 +1,35 @@
-"""Start another kernel with kexec, without touching the memory of an image, and pass its place on.
+"""Start another kernel with kexec, without touching the memory of images, and tell it where they are.
 
-kexec_file_load(2) puts the new kernel only into System RAM, so an image elsewhere is safe until the new
-kernel runs; `memmap=` then keeps that kernel out of it, too. kexec_load(2) guarantees nothing: it goes by
+kexec_file_load(2) puts the new kernel only into System RAM, so an image on a memory device is safe until the
+new kernel runs; `memmap=` then keeps that kernel out of it, too. kexec_load(2) guarantees nothing: it goes by
 the memory map of the firmware, in which the range is System RAM. It is never used.
+
+An image that is a file on a tmpfs is in System RAM. The kernel carries it, see the package `liveupdate`;
+here is only what the new kernel's command line says of it.
 """
 
 import os
 import re
 import shlex
+import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pramfs.errors import ImageInUse, PramError, SystemFault, UsageError
+from pramfs.control import kept
+from pramfs.errors import ImageInUse, NotClaimed, PramError, SystemFault, UsageError
 from pramfs.storage import superblock
 from pramfs.storage.image import Image, open_image
-from pramfs.system import mountinfo, physmem
+from pramfs.system import luo, mountinfo, physmem
+from pramfs.system.mountinfo import filesystem_type
 from pramfs.system.physmem import LEGACY, SYSTEM_RAM, Resource, Span
 
 COMMAND_LINE_MAX = 2047  # bytes: COMMAND_LINE_SIZE of x86, less the NUL
 
 _BOOT = Path("/boot")
+_BUSY = "a daemon that is still saving, or another program; try again when it has ended"
 _DYNAMIC_DEBUG = Path("/proc/dynamic_debug/control")
 _KERNEL_LOG = Path("/dev/kmsg")
 _LOADED = Path("/sys/kernel/kexec_loaded")
@@ -32,17 +39,32 @@ _SEGMENT = re.compile(r"\bsegment[ \[]\d+\]?: .*\bmem=0x([0-9a-f]+) memsz=0x([0-
 _WORD = re.compile(r'(?:[^\s"]|"[^"]*")+')
 # The words by which a boot loader describes the kernel that it loaded are wrong for the next one.
 _OF_THE_LOADER = ("BOOT_IMAGE=", "initrd=")
-_READ_HERE = ("memmap=", "pram=", *_OF_THE_LOADER)
+_OF_IMAGES = ("pram=", kept.WORD)  # of those of this kexec only
+_READ_HERE = ("memmap=", "kho=", "liveupdate=", *_OF_IMAGES, *_OF_THE_LOADER)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The physical memory of an image on a device."""
+
+    device: Path
+    generation: int
+    span: Span
+    use: str  # in the words of /proc/iomem
+    pfn: int  # of the super block
+
+    def lines(self) -> Iterator[str]:
+        """Yield what is to be known of it as lines of text."""
+        yield f"image:    {self.device}, generation {self.generation}"
+        yield f"memory:   {self.span} ({self.use})"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The plan of a kexec."""
 
-    device: Path
-    generation: int
-    span: Span
-    use: str  # of the range, in the words of /proc/iomem
+    ranges: Sequence[Range]
+    carried: Sequence[Image]  # files on a tmpfs
     kernel: Path
     initrd: Path
     command_line: str
@@ -56,34 +78,44 @@ class Plan:
 
     def lines(self) -> Iterator[str]:
         """Yield the plan as lines of text."""
-        yield f"image:    {self.device}, generation {self.generation}"
-        yield f"memory:   {self.span} ({self.use})"
+        for range_ in self.ranges:
+            yield from range_.lines()
+        for image in self.carried:
+            block = superblock.require(image)
+            yield f"image:    {image.path}, generation {block.generation}"
+            yield f"memory:   {block.frames_used << 2} KiB, carried by live update"
         yield f"kernel:   {self.kernel}"
         yield f"initrd:   {self.initrd}"
         yield f"command:  {shlex.join(self.load)}"
 
 
 @contextmanager
-def prepared(device: Path, kernel: Path | None, initrd: Path | None, append: str) -> Iterator[Plan]:
-    """Yield the plan for a kexec that preserves the image on `device`, which is locked meanwhile.
+def prepared(
+    paths: Sequence[Path], kernel: Path | None, initrd: Path | None, append: str
+) -> Iterator[Plan]:
+    """Yield the plan for a kexec that preserves these images, which are locked meanwhile.
 
-    Raises PramError for anything that would lose the image: it is in use, unsaved, or not out of reach.
+    Raises PramError for anything that would lose one: it is in use, unsaved, or not out of reach.
     """
     if os.geteuid() != 0:
         raise UsageError("kexec: root is needed")
-    span = physmem.span_of_device(device)
-    use = use_of_range(physmem.read_iomem(), span)
     kernel = kernel or _BOOT / f"vmlinuz-{os.uname().release}"
     initrd = initrd or initrd_of(kernel)
     for path, option in ((kernel, "--kernel"), (initrd, "--initrd")):
         if not path.is_file():
             raise UsageError(f"{path}: no such file; name another with {option}")
     current = Path("/proc/cmdline").read_text(encoding="utf-8", errors="surrogateescape")
-    with _claimed(device) as image:
-        block = superblock.require(image)
-        image.sync()
-        line = next_command_line(current, append, span, use, block.pfn)
-        yield Plan(device, block.generation, span, use, kernel, initrd, line)
+    ranges, carried = [], []
+    with ExitStack() as images:
+        for path in paths:
+            if _is_on_tmpfs(path):
+                _require_live_update(path)
+                carried.append(images.enter_context(_claimed(path)))
+                superblock.require(carried[-1])
+            else:
+                ranges.append(images.enter_context(_range_of(path)))
+        line = next_command_line(current, append, ranges, [image.path for image in carried])
+        yield Plan(ranges, carried, kernel, initrd, line)
 
 
 def load(plan: Plan) -> str:
@@ -96,10 +128,11 @@ def load(plan: Plan) -> str:
         try:
             _run(plan.load)
             segments = segments_of()
-            require_out_of_reach(segments, plan.span)
+            for range_ in plan.ranges:
+                require_out_of_reach(segments, range_.span)
         except BaseException:
             # Also after an interrupt: an unchecked kernel must not be started later.
-            _unload()
+            unload()
             raise
     return ", ".join(str(segment) for segment in segments)
 
@@ -133,20 +166,28 @@ def use_of_range(resources: Sequence[Resource], span: Span) -> str:
     raise PramError(f"{span} is not persistent memory, says /proc/iomem")
 
 
-def next_command_line(current: str, append: str, span: Span, use: str, pfn: int) -> str:
-    """Return the command line of the new kernel: the present one, `append`, and the place of the image.
+def next_command_line(
+    current: str, append: str, ranges: Sequence[Range], carried: Sequence[Path]
+) -> str:
+    """Return the command line of the new kernel: the present one, `append`, and the places of the images.
 
-    It has `pram=` once, and `memmap=` for the range once if that parameter made the range. Raises PramError
-    if another `memmap=` conflicts with the range, UsageError if the line gets too long.
+    It has `memmap=` for each range once if that parameter made the range, and `pram=` if there is one range.
+    If images are carried, it has the words that enable live update, once, and the images' paths. Raises
+    PramError if another `memmap=` conflicts with a range, UsageError if the line gets too long.
     """
     ours, rest = _split(current)
     added, added_rest = _split(append)
     ours = [word for word in ours if word not in added and not word.startswith(_OF_THE_LOADER)]
-    words = physmem.without_reserved([*ours, *added], span)
-    words = [word for word in words if not word.startswith("pram=")]
-    if use == LEGACY:
-        words.append(span.memmap)
-    words.append(f"pram={pfn:x}")
+    words = [word for word in (*ours, *added) if not word.startswith(_OF_IMAGES)]
+    for range_ in ranges:
+        words = physmem.without_reserved(words, range_.span)
+    words += [range_.span.memmap for range_ in ranges if range_.use == LEGACY]
+    if len(ranges) == 1:
+        words.append(f"pram={ranges[0].pfn:x}")
+    if carried:
+        names = tuple(word.partition("=")[0] + "=" for word in luo.WORDS)
+        words = [word for word in words if not word.startswith(names)]
+        words += [*luo.WORDS, *kept.words_for(Path(os.path.realpath(path)) for path in carried)]
     of_init = added_rest or rest
     line = " ".join([*words, *(["--", *of_init] if of_init else [])])
     if len(line.encode(errors="surrogateescape")) > COMMAND_LINE_MAX:
@@ -183,6 +224,34 @@ def initrd_of(kernel: Path) -> Path:
     return kernel.with_name(kernel.name.replace("vmlinuz", "initrd.img", 1))
 
 
+def _is_on_tmpfs(path: Path) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and filesystem_type(status.st_dev) == "tmpfs"
+
+
+def _require_live_update(path: Path) -> None:
+    """Raise PramError unless the image can be handed over, as far as that is known before."""
+    kept.refuse_if_kept(path)
+    waiting = kept.unclaimed()
+    if waiting:
+        raise NotClaimed(waiting[0])
+    luo.require()
+
+
+@contextmanager
+def _range_of(device: Path) -> Iterator[Range]:
+    """Yield the range of the image on a device, which is locked meanwhile."""
+    span = physmem.span_of_device(device)
+    use = use_of_range(physmem.read_iomem(), span)
+    with _claimed(device) as image:
+        block = superblock.require(image)
+        image.sync()
+        yield Range(device, block.generation, span, use, block.pfn)
+
+
 @contextmanager
 def _claimed(device: Path) -> Iterator[Image]:
     """Yield the image on `device`, locked. Raises ImageInUse if it is mounted or being saved."""
@@ -193,9 +262,10 @@ def _claimed(device: Path) -> Iterator[Image]:
     try:
         image = open_image(device, writable=True)
     except ImageInUse as exc:
-        words = "a daemon that is still saving, or another program; try again when it has ended"
-        raise ImageInUse(device, words) from exc
+        raise ImageInUse(device, _BUSY) from exc
     with image:
+        if not image.is_block_device and not image.try_lock():
+            raise ImageInUse(device, _BUSY)
         yield image
 
 
@@ -247,7 +317,7 @@ def parse_segments(records: Iterable[str]) -> Iterator[Span]:
             yield Span(start, start + size)
 
 
-def _unload() -> None:
+def unload() -> None:
     """Unload the loaded kernel. Raises PramError if that fails."""
     if _LOADED.exists() and _LOADED.read_text(encoding="ascii").strip() != "0":
         _run(["kexec", "-s", "-u"])

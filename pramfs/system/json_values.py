@@ -11,7 +11,7 @@ def from_json(kind: type[T], text: bytes | str) -> T:
     """Return the dataclass `kind` of a JSON object in `text`.
 
     Keys that are no fields are ignored, as a newer version may have more. A missing one takes the default
-    of its field. Fields may be bool, int, str, a tuple of strings, or a dataclass of such fields. Raises
+    of its field. Fields may be bool, int, str, a dataclass of such fields, or a tuple of these. Raises
     ValueError, which names the field, if one without a default is missing or has another type.
     """
     try:
@@ -41,8 +41,8 @@ def _checked(expected: Any, value: object, name: str) -> object:
         return _dataclass(expected, value, name)
     if get_origin(expected) is tuple:
         (item, _) = get_args(expected)
-        if isinstance(value, list) and all(type(one) is item for one in value):
-            return tuple(value)
+        if isinstance(value, list):
+            return tuple(_checked(item, one, name) for one in value)
     elif type(value) is expected:
         return value
     raise ValueError(f"'{name}' has another type")

@@ -58,15 +58,7 @@ class DaemonScope:
         if not self._wanted:
             return
         around = mountinfo.mountpoint_around(self._image, device)
-        properties = _properties(self._mountpoint, around)
-        _ask(
-            *("busctl", "--quiet", f"--timeout={_TIMEOUT_S}", "call", "org.freedesktop.systemd1"),
-            *("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
-            *("StartTransientUnit", "ssa(sv)a(sa(sv))", f"pramfs-{os.getpid()}.scope", "fail"),
-            str(len(properties)),
-            *(word for entry in properties for word in entry),
-            "0",
-        )
+        _start_scope(f"pramfs-{os.getpid()}", _properties(self._mountpoint, around))
 
     def remove(self) -> None:
         """Leave nothing to the next mount at this place, which may be of another kind."""
@@ -74,6 +66,34 @@ class DaemonScope:
             with contextlib.suppress(OSError):
                 self._drop_in.unlink()
                 self._drop_in.parent.rmdir()
+
+
+def enter_lasting_scope(name: str, description: str) -> None:
+    """Move this process, of a session or a service, into a scope of its own, which a shutdown does not stop.
+
+    Does nothing where systemd does not run the system, cannot be reached or refuses.
+    """
+    if os.geteuid() != 0 or not _UNITS.is_dir():
+        return
+    _start_scope(
+        name,
+        [
+            ("Description", "s", description),
+            ("PIDs", "au", "1", str(os.getpid())),
+            ("DefaultDependencies", "b", "false"),
+        ],
+    )
+
+
+def _start_scope(name: str, properties: list[_Property]) -> None:
+    _ask(
+        *("busctl", "--quiet", f"--timeout={_TIMEOUT_S}", "call", "org.freedesktop.systemd1"),
+        *("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
+        *("StartTransientUnit", "ssa(sv)a(sa(sv))", f"{name}.scope", "fail"),
+        str(len(properties)),
+        *(word for entry in properties for word in entry),
+        "0",
+    )
 
 
 def mount_unit(mountpoint: Path) -> str:

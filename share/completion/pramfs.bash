@@ -6,7 +6,7 @@ _pramfs() {
     read -ra given <<<"${line%"$typed"}"
     COMPREPLY=()
     if ((${#given[@]} == 1)); then
-        words="mount umount save status info check map dump ls cat extract nodes put get free kexec -h --help --version"
+        words="mount umount save status info check map dump ls cat extract nodes put get free kexec claim -h --help --version"
     elif [[ ${given[1]} == mount &&
         ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
         words="size= nr_inodes= mode= uid= gid= banned= name= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= ro rw allow_other noatime nodiratime direct_io"
@@ -34,7 +34,8 @@ _pramfs() {
             put) words="-h --help" ;;
             get) words="-h --help" ;;
             free) words="-h --help" ;;
-            kexec) words="-h --help --load-only --dry-run --kernel --initrd --append" ;;
+            kexec) words="-h --help --load-only --dry-run --kernel --initrd --append --undo" ;;
+            claim) words="-h --help --list --to" ;;
         esac
     elif [[ ${given[1]} =~ ^(umount|save|status)$ ]]; then
         compopt -o dirnames

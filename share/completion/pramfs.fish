@@ -44,7 +44,8 @@ complete -c pramfs -n __fish_use_subcommand -a nodes -d 'list the nodes of an im
 complete -c pramfs -n __fish_use_subcommand -a put -d 'store standard input as a node'
 complete -c pramfs -n __fish_use_subcommand -a get -d 'write a node to standard output'
 complete -c pramfs -n __fish_use_subcommand -a free -d 'free a node or tree, or all of them'
-complete -c pramfs -n __fish_use_subcommand -a kexec -d 'start another kernel, and keep what a device holds'
+complete -c pramfs -n __fish_use_subcommand -a kexec -d 'start another kernel, and keep images over it'
+complete -c pramfs -n __fish_use_subcommand -a claim -d 'put back the images that the last kernel has handed over'
 complete -c pramfs -n '__fish_seen_subcommand_from mount' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from mount' -s f -l foreground -d 'stay in the foreground'
 complete -c pramfs -n '__fish_seen_subcommand_from mount' -s o -l options -x -a '(__pramfs_mount_options)' -d 'see below; may be given several times'
@@ -101,4 +102,9 @@ complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l dry-run -d 'check, 
 complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l kernel -r -F -d 'default: the one that runs'
 complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l initrd -r -F -d 'default: the kernel'\''s'
 complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l append -x -d 'for its command line, after the present one'
+complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l undo -d 'take back what --load-only has handed over'
 complete -c pramfs -n '__fish_seen_subcommand_from kexec' -F
+complete -c pramfs -n '__fish_seen_subcommand_from claim' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from claim' -l list -d 'say which are not in their places, why'
+complete -c pramfs -n '__fish_seen_subcommand_from claim' -l to -r -F -d 'put the image there instead'
+complete -c pramfs -n '__fish_seen_subcommand_from claim' -F

@@ -48,6 +48,14 @@ ELSEWHERE = {
     ),
     "pramfs kexec --dry-run /dev/pmem0": Elsewhere("tests/kexec/test_dangers.py::--dry-run"),
     "pramfs kexec --load-only /dev/pmem0": Elsewhere("tests/kexec/test_dangers.py::--load-only"),
+    "pramfs kexec --load-only /dev/shm/keep.pram": Elsewhere(
+        "tests/kexec/test_live_update.py::pramfs kexec --load-only /dev/shm/keep.pram"
+    ),
+    "pramfs claim": Elsewhere('tests/kexec/test_live_update.py::"pramfs claim"'),
+    "pramfs claim --list": Elsewhere('tests/kexec/test_live_update.py::"pramfs claim --list"'),
+    "pramfs claim --to /srv/keep.pram /dev/shm/keep.pram": Elsewhere(
+        "tests/kexec/test_live_update.py::pramfs claim --to /tmp/keep.pram {IMAGE}"
+    ),
     "systemctl kexec": Elsewhere('tests/kexec/test_dangers.py::machine.kexec("kexec -e")'),
     "sudo scripts/bench": _BENCH,
     "sudo scripts/bench --quick": _BENCH,

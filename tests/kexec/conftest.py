@@ -9,22 +9,45 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kexec.recipe import RECIPE
-from tests.kexec.session import COMMAND_LINE, Session
+from tests.kexec.recipe import LIVE_UPDATE, RECIPE
+from tests.kexec.session import COMMAND_LINE, LiveSession, Session
 from tests.vm.guest import Guest
 from tests.vm.machine import Machine
 
 TOOLS = ("qemu-system-x86_64", "cpio", "debootstrap", "modprobe", "mke2fs", "setpriv", "unshare")
 
 
-@pytest.fixture(scope="session")
-def guest_files() -> Guest:
+def _require_tools() -> None:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}; run scripts/setup --dev")
     if os.geteuid() != 0:
         pytest.skip("building the guest takes root")
+
+
+@pytest.fixture(scope="session")
+def guest_files() -> Guest:
+    _require_tools()
     return RECIPE.prepare()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """The machine with live update, on or off."""
+    _require_tools()
+    with Machine(LIVE_UPDATE.prepare(), tmp_path_factory.mktemp("live")) as machine:
+        yield machine
+
+
+@pytest.fixture
+def live_session(live: Machine, request: pytest.FixtureRequest) -> Iterator[LiveSession]:
+    """The machine with live update, on, with no image and nothing handed over. A test may leave it off."""
+    if not live.is_on:
+        live.boot(LiveSession.command_line)
+    failed = request.session.testsfailed
+    yield LiveSession(live)
+    if request.session.testsfailed > failed:
+        live.cut_power()  # its state after a failed test is unknown
 
 
 @pytest.fixture(scope="session")

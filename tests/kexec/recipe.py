@@ -1,10 +1,21 @@
-"""The guest that goes from kernel to kernel: Debian 12, whose CRIU fits its kernel."""
+"""The guests that go from kernel to kernel.
 
+One has a range of memory that is kept free, and is Debian 12, whose CRIU fits its kernel. The other has live
+update, and is Debian 13 with a kernel that has the options, which Debian's own has not.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 from tests.vm.debian import Debian
 from tests.vm.guest import Recipe
 from tests.vm.hardware import AMD64
+from tests.vm.kernel import Kernel
+
+_PACKAGES = (
+    *("attr", "busybox-static", "criu", "e2fsprogs", "fuse3", "iproute2", "kexec-tools"),
+    *("kmod", "procps", "python3"),
+)
 
 RECIPE = Recipe(
     name="kexec",
@@ -12,10 +23,7 @@ RECIPE = Recipe(
         suite="bookworm",
         architecture="amd64",
         kernel="linux-image-amd64",
-        packages=(
-            *("attr", "busybox-static", "criu", "e2fsprogs", "fuse3", "iproute2", "kexec-tools"),
-            *("kmod", "procps", "python3"),
-        ),
+        packages=_PACKAGES,
         # The memory device, FUSE, what criu asks of the kernel, RAM disks.
         modules=(
             *("nd_e820", "nd_pmem", "fuse", "tun", "brd", "nfnetlink", "nf_tables"),
@@ -24,4 +32,23 @@ RECIPE = Recipe(
     ),
     hardware=AMD64,
     files=(Path(__file__).parent / "workload.py",),
+)
+
+LIVE_UPDATE = Recipe(
+    name="live-update",
+    debian=Debian(
+        suite="trixie",
+        architecture="amd64",
+        kernel=Kernel(
+            "trixie", "linux-source-7.3", Path(__file__).parent / "files/live-update.config"
+        ),
+        packages=(*_PACKAGES, "dbus", "systemd-sysv", "udev"),
+    ),
+    hardware=replace(AMD64, memory_mib=1024),
+    files=(
+        Path(__file__).parent / "workload.py",
+        Path(__file__).parent / "files/live-boot",
+        Path(__file__).parents[1] / "boot/files/commands.service",
+    ),
+    parts=("scripts/install-helpers", "share"),
 )

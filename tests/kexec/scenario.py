@@ -1,34 +1,22 @@
 """The scenario for which PRAM was proposed: dump, unmount, kexec, mount, restore; three kexecs in a row."""
 
-import re
-
 from examples.criu_dump.story import Step, Story
-from tests.kexec.session import (
-    BANNED,
-    COMMAND_LINE,
-    PERSISTENT,
-    WORKLOADS,
-    Reports,
-    Session,
-    require_same,
-)
-from tests.vm.machine import Machine
-from tests.vm.shell import FailureError
+from tests.kexec.session import PERSISTENT, WORKLOADS, Reports, Session, require_same
 
 KEXECS = 3
 _SHOWN_DIGITS = 16
-_PLACE = re.compile(r"\bpram=[0-9a-f]+")
 
 ReportsByName = dict[str, Reports]
 
 
-def run(story: Story, machine: Machine) -> None:
+def run(story: Story, session: Session) -> None:
     """Run the scenario, from a boot of the machine on; leaves it on. Raises FailureError when it fails."""
-    session = Session(machine)
-    _boot(story, session)
-    with story.step("Mount pramfs on the memory, and keep out of a part of it") as step:
+    with story.step(session.boot_title) as step:
+        session.boot(step)
+        session.command(step, "mount", "/dev/vdc", PERSISTENT)
+    with story.step(session.mount_title) as step:
         session.mount(step)
-        session.command(step, "sh", "-c", "grep -h -A9 banned /run/pramfs/*.log")
+        session.show_mount(step)
     reports = _start(story, session)
     for number in range(1, KEXECS + 1):
         _dump(story, session)
@@ -36,15 +24,6 @@ def run(story: Story, machine: Machine) -> None:
         reports = _restore(story, session, reports)
     with story.step("Unmount") as step:
         session.umount(step)
-
-
-def _boot(story: Story, session: Session) -> None:
-    with story.step("Boot with a range of memory kept out of the kernel") as step:
-        session.machine.boot(COMMAND_LINE)
-        session.command(step, "uname", "-sr")
-        session.command(step, "cat", "/proc/cmdline")
-        session.command(step, "grep", "Persistent", "/proc/iomem")
-        session.command(step, "mount", "/dev/vdc", PERSISTENT)
 
 
 def _start(story: Story, session: Session) -> ReportsByName:
@@ -67,13 +46,8 @@ def _kexec(story: Story, session: Session, number: int) -> None:
     with story.step(f"Kexec {number} of {KEXECS}") as step:
         line = session.kexec(step)
         step.say(f"another kernel runs: {line.strip()}")
-        places = _PLACE.findall(line)
-        if not line.count("memmap=") == line.count("pram=") == len(places) == 1:
-            raise FailureError("memmap= and pram= should be there once")
-    with story.step(
-        "Mount in the new kernel, where its command line says that the image is"
-    ) as step:
-        session.mount(step, f"banned={BANNED},{places[0]}")
+    with story.step(session.mount_again_title) as step:
+        session.mount_again(step, line)
         session.command(step, "mount", "/dev/vdc", PERSISTENT)
 
 

@@ -4,6 +4,7 @@ Each function shows its commands and what they print in a step of the story, if 
 """
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ PERSISTENT = "/srv"
 RANGE = "192M!1G"
 BANNED = "0-16M"
 COMMAND_LINE = f"console=ttyS0 panic=-1 quiet loglevel=4 memmap={RANGE}"
+
+_PLACE = re.compile(r"\bpram=[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,15 @@ Reports = dict[int, Report]  # by pid: of a process and its children
 
 
 class Session:
-    """A shell in the guest."""
+    """A shell in the guest: one with a range of memory kept out of the kernel, and an image there."""
+
+    title = "pramfs: processes go on in another kernel, their memory kept in place over kexec"
+    boot_title = "Boot with a range of memory kept out of the kernel"
+    mount_title = "Mount pramfs on the memory, and keep out of a part of it"
+    mount_again_title = "Mount in the new kernel, where its command line says that the image is"
+    command_line = COMMAND_LINE
+    image = DEVICE
+    options = f"banned={BANNED}"
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -65,9 +76,31 @@ class Session:
             step.output(output)
         return output
 
-    def mount(self, step: Step | None = None, options: str = f"banned={BANNED}") -> None:
-        """Mount pramfs from the memory device."""
-        self.command(step, "pramfs", "mount", "-o", options, DEVICE, MOUNTPOINT)
+    def boot(self, step: Step) -> None:
+        """Switch the machine on, and show what is special about it."""
+        self.machine.boot(self.command_line)
+        self.command(step, "uname", "-sr")
+        self.command(step, "cat", "/proc/cmdline")
+        self.show_place(step)
+
+    def show_place(self, step: Step) -> None:
+        """Show where the image is, or will be."""
+        self.command(step, "grep", "Persistent", "/proc/iomem")
+
+    def mount(self, step: Step | None = None, options: str = "") -> None:
+        """Mount pramfs from the image."""
+        self.command(step, "pramfs", "mount", "-o", options or self.options, self.image, MOUNTPOINT)
+
+    def show_mount(self, step: Step) -> None:
+        """Show what is special about the mount."""
+        self.command(step, "sh", "-c", "grep -h -A9 banned /run/pramfs/*.log")
+
+    def mount_again(self, step: Step, line: str) -> None:
+        """Mount after a kexec, with what the kernel's command line says of the image."""
+        places = _PLACE.findall(line)
+        if not line.count("memmap=") == line.count("pram=") == len(places) == 1:
+            raise FailureError("memmap= and pram= should be there once")
+        self.mount(step, f"{self.options},{places[0]}")
 
     def umount(self, step: Step | None = None) -> None:
         """Unmount it; what it holds is safe when this returns."""
@@ -112,7 +145,7 @@ class Session:
 
     def kexec(self, step: Step | None = None) -> str:
         """Go on in another kernel; returns the command line that it was given."""
-        words = ("pramfs", "kexec", DEVICE)
+        words = ("pramfs", "kexec", self.image)
         if step is not None:
             step.command(words)
             step.output(self.machine.run(shlex.join([*words, "--dry-run"])))
@@ -129,6 +162,33 @@ class Session:
         wait = f"for n in $(seq 600); do [ -e {path} ] && break; sleep 0.1; done; cat {path}"
         report: Report = json.loads(self.machine.run(wait))
         return report
+
+
+class LiveSession(Session):
+    """A shell in the guest with live update, in which nothing is reserved, and an image in /dev/shm."""
+
+    title = "pramfs: processes go on in another kernel, with no memory set aside for it"
+    boot_title = "Boot with live update, and nothing else"
+    mount_title = "Mount pramfs on a file in /dev/shm"
+    mount_again_title = "Claim the image in the new kernel, and mount it"
+    command_line = "console=ttyS0 panic=-1 quiet loglevel=4 kho=on liveupdate=on"
+    image = "/dev/shm/keep.pram"
+    options = "size=256M"
+
+    def show_place(self, step: Step) -> None:
+        self.command(step, "ls", "-l", "/dev/liveupdate")
+
+    def show_mount(self, step: Step) -> None:
+        self.command(step, "ls", "-l", self.image)
+
+    def mount_again(self, step: Step, line: str) -> None:
+        words = line.split()
+        once = ("kho=on", "liveupdate=on", f"pramfs.claim={self.image}")
+        if "memmap=" in line or any(words.count(word) != 1 for word in once):
+            raise FailureError(f"{once} should be there once, and no memmap=")
+        self.command(step, "pramfs", "claim")
+        self.command(step, "ls", "-l", self.image)
+        self.mount(step)
 
 
 def differences(before: Reports, after: Reports) -> Iterator[str]:

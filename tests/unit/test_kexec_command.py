@@ -49,7 +49,40 @@ RESOURCES = list(physmem.parse_iomem(IOMEM))
 
 
 def next_line(current: str, append: str = "", use: str = LEGACY) -> str:
-    return kexec.next_command_line(current, append, RANGE, use, 0x1000)
+    range_ = kexec.Range(Path("/dev/pmem0"), 1, RANGE, use, 0x1000)
+    return kexec.next_command_line(current, append, [range_], [])
+
+
+# --- images that are carried ----------------------------------------------------------------------
+
+
+def carrying_line(current: str, *paths: str) -> str:
+    return kexec.next_command_line(current, "", [], [Path(path) for path in paths])
+
+
+def test_live_update_is_enabled_once_and_the_images_are_named() -> None:
+    line = carrying_line("quiet kho=on liveupdate=on", "/one", "/two words")
+    assert line == "quiet kho=on liveupdate=on pramfs.claim=/one pramfs.claim=/two%20words"
+
+
+@pytest.mark.parametrize("before", ["kho=off", "liveupdate=0 kho=on", "kho=on kho=off", ""])
+def test_live_update_is_enabled_whatever_was_said_before(before: str) -> None:
+    assert carrying_line(before, "/one").split() == ["kho=on", "liveupdate=on", "pramfs.claim=/one"]
+
+
+def test_what_the_last_kexec_has_carried_is_not_named_again() -> None:
+    assert "/old" not in carrying_line("kho=on liveupdate=on pramfs.claim=/old", "/new")
+    assert "/old" not in next_line("quiet pramfs.claim=/old")
+
+
+def test_devices_and_carried_images_go_together() -> None:
+    ranges = [
+        kexec.Range(Path("/dev/pmem0"), 1, RANGE, LEGACY, 0x1000),
+        kexec.Range(Path("/dev/pmem1"), 1, Span(2 << 30, 3 << 30), LEGACY, 0x1000),
+    ]
+    line = kexec.next_command_line("memmap=192M!1G pram=1000", "", ranges, [Path("/one")])
+    # Of several devices none has the place that pram= would tell.
+    assert line == "memmap=192M!1G memmap=1G!2G kho=on liveupdate=on pramfs.claim=/one"
 
 
 # --- where the device lies ------------------------------------------------------------------------
@@ -237,7 +270,8 @@ class Kernel:
 
 def make_plan() -> kexec.Plan:
     kernel, initrd = Path("/boot/vmlinuz-1"), Path("/boot/initrd.img-1")
-    return kexec.Plan(Path("/dev/pmem0"), 1, RANGE, LEGACY, kernel, initrd, "quiet")
+    range_ = kexec.Range(Path("/dev/pmem0"), 1, RANGE, LEGACY, 0x1000)
+    return kexec.Plan([range_], [], kernel, initrd, "quiet")
 
 
 def test_a_kernel_that_lies_elsewhere_stays_loaded(
@@ -413,7 +447,7 @@ def of_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuse_to_prepare(device: Path, kernel: Path, initrd: Path | None) -> None:
-    with kexec.prepared(device, kernel, initrd, ""):
+    with kexec.prepared([device], kernel, initrd, ""):
         pytest.fail("it was prepared")
 
 

@@ -1,0 +1,374 @@
+"""Images handed over by live update and claimed again, with a double in place of the kernel's part."""
+
+import errno
+import fcntl
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pramfs.cli.main import main
+from pramfs.control import kept
+from pramfs.daemon import loader
+from pramfs.errors import HandedOver, LiveUpdateRefused, NotClaimed, PramError
+from pramfs.liveupdate import claim, handover
+from pramfs.liveupdate.claim import Claim
+from pramfs.liveupdate.handover import HandOver
+from pramfs.offline import kexec
+from pramfs.offline.check import check_image
+from pramfs.options import parse_options
+from pramfs.storage.image import Image, open_image
+from pramfs.system import luo
+from tests.support.image_files import flip, frames_of, make_image
+from tests.support.luo_double import LiveUpdate
+
+FRAMES = 4096
+
+
+@pytest.fixture
+def tmpfs() -> Iterator[Path]:
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("takes a tmpfs")
+    with tempfile.TemporaryDirectory(prefix="pramfs-test.", dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(autouse=True)
+def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(kept, "DIRECTORY", tmp_path / "kept")
+    monkeypatch.setattr(kept, "_COMMAND_LINE", tmp_path / "cmdline")
+    (tmp_path / "cmdline").write_text("quiet kho=on liveupdate=on\n")
+    monkeypatch.setattr(luo, "_COMMAND_LINE", tmp_path / "cmdline")
+    monkeypatch.setattr(kexec, "_LOADED", tmp_path / "none")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LiveUpdate:
+    return LiveUpdate(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def image(tmpfs: Path) -> Iterator[Image]:
+    path = make_image(tmpfs / "image", frames=FRAMES)
+    path.chmod(0o640)
+    os.setxattr(path, "user.note", b"\0kept\xff")
+    with open_image(path, writable=True) as image:
+        assert image.try_lock()
+        yield image
+
+
+def carried_over(kernel: LiveUpdate, image: Image) -> Claim:
+    """The image in the next kernel, where it has no name yet."""
+    HandOver([image]).take()
+    image.path.unlink()
+    kernel.kexec()
+    session = luo.retrieve_session(handover.SESSION)
+    assert session is not None
+    return Claim(session)
+
+
+def is_clean(path: Path) -> bool:
+    with open_image(path, writable=False) as image:
+        return check_image(image).clean
+
+
+# --- there and back -------------------------------------------------------------------------------
+
+
+def test_an_image_comes_back_with_its_name_length_mode_and_xattrs(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    path = image.path
+    outcome = carried_over(kernel, image).place(None, None)
+    assert outcome.placed == (f"{path}: clean",)
+    assert not outcome.damaged + outcome.kept
+    assert path.stat().st_size == FRAMES << 12
+    assert path.stat().st_mode & 0o7777 == 0o640
+    assert os.getxattr(path, "user.note") == b"\0kept\xff"
+    assert is_clean(path)
+
+
+def test_what_is_handed_over_is_as_short_as_what_the_image_holds(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    (line,) = HandOver([image]).take()
+    assert line.startswith(f"{image.path}, {image.size_bytes >> 10} KiB, ")
+    assert image.frames < FRAMES / 8
+
+
+@pytest.mark.parametrize("available", [0, 1 << 40])
+def test_what_was_handed_over_can_be_taken_back(
+    kernel: LiveUpdate, image: Image, available: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "_available_bytes", lambda: available)
+    hand_over = HandOver([image])
+    hand_over.take()
+    is_moved = not image.path.read_bytes().strip(b"\0")
+    assert is_moved == (not available)
+    hand_over.take_back()
+    assert image.path.stat().st_size == FRAMES << 12
+    assert is_clean(image.path)
+
+
+@pytest.mark.parametrize("available", [0, 1 << 40])
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EFBIG, "too large"),
+        (errno.ENOMEM, "out of memory"),
+        (errno.ENOENT, "does not carry memory files"),
+    ],
+)
+def test_a_refusal_of_the_kernel_is_told_and_undone(
+    kernel: LiveUpdate,
+    image: Image,
+    number: int,
+    told: str,
+    available: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handover, "_available_bytes", lambda: available)
+    kernel.fail(luo._PRESERVE_FD, number)
+    with pytest.raises(PramError, match=told), handover.handed_over([image]):
+        pytest.fail("it was handed over")
+    assert image.path.stat().st_size == FRAMES << 12
+    assert is_clean(image.path)
+    assert not kept.is_kept()
+
+
+# --- what cannot be put back ----------------------------------------------------------------------
+
+
+def test_an_image_whose_path_is_taken_is_kept_and_can_go_elsewhere(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    path = image.path
+    claim = carried_over(kernel, image)
+    path.write_text("another")
+    (line,) = claim.place(None, None).kept
+    assert line == f"{path}: kept, because {path} is there already"
+    assert path.read_text() == "another"
+    other = path.with_name("other")
+    assert claim.place(str(path), str(other)).placed == (f"{other}: clean",)
+    assert is_clean(other)
+    assert claim.items == []
+
+
+def test_an_image_whose_directory_is_not_there_comes_back_once_it_is(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    path, gone = image.path, image.path.parent.with_name(f"{image.path.parent.name}.gone")
+    claim = carried_over(kernel, image)
+    path.parent.rename(gone)
+    try:
+        (line,) = claim.place(None, None).kept
+        assert "No such file or directory" in line
+    finally:
+        gone.rename(path.parent)
+    assert claim.place(None, None).placed == (f"{path}: clean",)
+
+
+def test_an_image_does_not_come_back_to_a_disk_unless_it_is_asked_for(
+    kernel: LiveUpdate, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = carried_over(kernel, image)
+    with monkeypatch.context() as patch:
+        patch.setattr("pramfs.liveupdate.claim.filesystem_type", lambda device: "ext4")
+        (line,) = claim.place(None, None).kept
+        assert "is not a tmpfs" in line
+        there = tmp_path / "there"
+        assert claim.place(str(image.path), str(there)).placed
+    assert is_clean(there)
+
+
+def test_an_image_for_which_there_is_no_room_is_kept_whole(
+    kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room runs out half-way: what was moved goes back."""
+    claim = carried_over(kernel, image)
+    with monkeypatch.context() as patch:
+        patch.setattr("pramfs.liveupdate.transfer.CHUNK_BYTES", 64 << 10)
+        real, calls = os.pwrite, iter(range(1000))
+
+        def write(descriptor: int, data: bytes, offset: int) -> int:
+            if next(calls) == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(descriptor, data, offset)
+
+        patch.setattr("pramfs.storage.image.os.pwrite", write)
+        (line,) = claim.place(None, None).kept
+        assert "No space left on device" in line
+    assert not image.path.exists()
+    assert claim.place(None, None).placed == (f"{image.path}: clean",)
+
+
+def test_a_damaged_image_is_put_back_and_the_damage_is_told(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    path = image.path
+    flip(path, frames_of(path, "big")[7])
+    outcome = carried_over(kernel, image).place(None, None)
+    assert not outcome.placed
+    (line,) = outcome.damaged
+    assert line.startswith(f"{path}: damaged: ")
+    assert "/big" in line
+    assert path.exists()
+
+
+# --- commands and keepers -------------------------------------------------------------------------
+
+
+def test_a_keeper_has_the_image_until_it_is_told_to_give_it_back(
+    kernel: LiveUpdate, image: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with handover.handed_over([image]):
+        pass
+    try:
+        with pytest.raises(HandedOver, match="kexec --undo"):
+            loader.open_and_lock(image.path, parse_options(["ro"]))
+        assert main(["claim"]) != 0
+        assert "handed over to the next kernel" in capsys.readouterr().err
+    finally:
+        assert main(["kexec", "--undo"]) == 0
+    assert capsys.readouterr().out == f"{image.path}: taken back\n"
+    assert is_clean(image.path)
+    assert image.path.stat().st_size == FRAMES << 12
+    fcntl.flock(image.fileno(), fcntl.LOCK_UN)
+    loader.open_and_lock(image.path, parse_options(["ro"])).close()
+
+
+def test_the_image_is_given_back_when_loading_fails(kernel: LiveUpdate, image: Image) -> None:
+    with pytest.raises(PramError, match="no kernel"), handover.handed_over([image]):
+        raise PramError("no kernel")
+    assert not kept.is_kept()
+    assert image.path.stat().st_size == FRAMES << 12
+
+
+def test_a_command_that_is_killed_before_the_kernel_is_loaded_leaves_nothing_behind(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    child = os.fork()
+    if not child:
+        with handover.handed_over([image]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    while kept.is_kept():
+        pass
+    assert image.path.stat().st_size == FRAMES << 12
+    assert is_clean(image.path)
+
+
+def test_claiming_is_done_by_a_keeper_which_ends_when_all_is_in_its_place(
+    kernel: LiveUpdate, image: Image, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = image.path
+    HandOver([image]).take()
+    (word,) = kept.words_for([path])
+    kernel.kexec()
+    (tmp_path / "cmdline").write_text(f"quiet {word}\n")
+    assert main(["claim", "--list"]) == 0
+    assert "not claimed yet" in capsys.readouterr().out
+    with pytest.raises(NotClaimed, match="first: pramfs claim"):
+        loader.open_and_lock(path, parse_options([]))
+
+    assert main(["claim"]) == 32  # the old file is still there
+    assert f"{path}: kept, because {path} is there already" in capsys.readouterr().err
+    assert main(["claim", "--list"]) == 0
+    assert f"{path} is there already" in capsys.readouterr().out
+    with pytest.raises(PramError, match="see: pramfs claim --list"):
+        loader.open_and_lock(path, parse_options([]))
+
+    path.unlink()
+    assert main(["claim", "--to", "elsewhere"]) == 1
+    assert main(["claim", str(path.with_name("other"))]) == 32
+    assert "no image of that path is kept" in capsys.readouterr().err
+    assert main(["claim"]) == 0
+    assert capsys.readouterr().out == f"{path}: clean\n"
+    while kept.is_kept():
+        pass
+    assert main(["claim", "--list"]) == 0
+    assert capsys.readouterr().out == ""
+    loader.open_and_lock(path, parse_options([])).close()
+
+
+def test_nothing_to_claim_is_no_error(kernel: LiveUpdate) -> None:
+    assert main(["claim"]) == 0
+
+
+def test_images_that_have_not_come_over_are_named_and_their_paths_are_free_again(
+    kernel: LiveUpdate, tmpfs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmpfs / "image with blanks, and commas"
+    (tmp_path / "cmdline").write_text(f"quiet {' '.join(kept.words_for([path]))}\n")
+    assert main(["claim"]) == 32
+    told = capsys.readouterr().err
+    assert f"nothing came over from the last kernel; lost: {path}" in told
+    assert kept.unclaimed() == []
+    kept.refuse_if_kept(path)
+
+
+def test_a_device_that_is_in_use_leaves_the_images_to_be_claimed_later(
+    kernel: LiveUpdate, tmpfs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmpfs / "image"
+    (tmp_path / "cmdline").write_text(f"quiet {' '.join(kept.words_for([path]))}\n")
+    kernel.fail(luo._RETRIEVE_SESSION, errno.EBUSY)
+    assert main(["claim"]) == 32
+    assert capsys.readouterr().err.count("in use by another program") == 1
+    with pytest.raises(NotClaimed):
+        kept.refuse_if_kept(path)
+
+
+@pytest.mark.parametrize("words", [["claim"], ["kexec", "--undo"]])
+def test_only_root_may(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main(words) == 1
+    assert "root is needed" in capsys.readouterr().err
+
+
+# --- what the kernel refuses ----------------------------------------------------------------------
+
+
+def test_a_kernel_without_live_update_and_one_where_it_is_off_are_told_apart(
+    kernel: LiveUpdate, tmp_path: Path
+) -> None:
+    luo.DEVICE.unlink()
+    with pytest.raises(LiveUpdateRefused, match="CONFIG_LIVEUPDATE"):
+        luo.require()
+    (tmp_path / "cmdline").write_text("quiet kho=on\n")
+    with pytest.raises(LiveUpdateRefused, match="start the kernel with kho=on liveupdate=on"):
+        luo.require()
+
+
+def test_a_session_that_is_there_already_is_refused(kernel: LiveUpdate) -> None:
+    os.close(luo.create_session("one"))
+    with pytest.raises(LiveUpdateRefused, match="there is a session 'one' already"):
+        luo.create_session("one")
+
+
+def test_a_session_can_be_retrieved_once(kernel: LiveUpdate) -> None:
+    os.close(luo.create_session("one"))
+    kernel.kexec()
+    assert luo.retrieve_session("two") is None
+    session = luo.retrieve_session("one")
+    assert session is not None
+    os.close(session)
+    with pytest.raises(LiveUpdateRefused, match="retrieved before"):
+        luo.retrieve_session("one")
+
+
+def test_the_claim_of_a_session_that_another_has_had_says_so(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    HandOver([image]).take()
+    kernel.kexec()
+    assert luo.retrieve_session(handover.SESSION) is not None
+    with pytest.raises(PramError, match="retrieved before"):
+        claim.claim(None, None)
