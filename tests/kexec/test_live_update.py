@@ -1,9 +1,5 @@
 """Images that the kernel itself carries over a kexec, with nothing set aside; and what can go wrong there."""
 
-import json
-import mmap
-import shlex
-
 import pytest
 
 from examples.criu_dump.story import Story
@@ -18,7 +14,6 @@ KEXEC = f"pramfs kexec {IMAGE}"
 LOAD = "pramfs kexec --load-only /dev/shm/keep.pram"
 LOADED = "cat /sys/kernel/kexec_loaded"
 GONE = f"rm -f {IMAGE}"
-BOOT_KERNEL = "/boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r)"
 
 
 def fill(session: LiveSession, mebibytes: int = 8) -> str:
@@ -82,22 +77,6 @@ def test_a_mounted_image_is_refused(live_session: LiveSession) -> None:
     live_session.umount()
 
 
-def test_what_is_handed_over_is_not_mounted_and_can_be_taken_back(
-    live_session: LiveSession,
-) -> None:
-    machine = live_session.machine
-    digest = fill(live_session)
-    used = json.loads(machine.run(f"pramfs info --json {IMAGE}"))["frames"]["used"]
-    machine.run(LOAD)
-    assert int(machine.run(f"stat -c %s {IMAGE}")) <= used * 4096 * 1.05
-    said = refusal(machine, f"pramfs mount {IMAGE} {MOUNTPOINT}")
-    assert "handed over to the next kernel; to take it back: pramfs kexec --undo" in said
-    assert "handed over" in refusal(machine, KEXEC)
-    assert machine.run("pramfs kexec --undo") == f"{IMAGE}: taken back\n"
-    assert machine.run(LOADED) == "0\n"
-    assert mounted_hash(live_session) == digest
-
-
 def test_a_kexec_that_fails_to_load_undoes_everything(live_session: LiveSession) -> None:
     machine = live_session.machine
     digest = fill(live_session)
@@ -116,141 +95,6 @@ def test_a_device_that_is_in_use_is_told_and_undone(live_session: LiveSession) -
     assert said.code == 32
     assert "/dev/liveupdate: it is in use by another program" in said.output
     assert mounted_hash(live_session) == digest
-
-
-def test_an_image_that_was_moved_comes_over_too(live_session: LiveSession) -> None:
-    """60 % of the machine's memory: there is no room for a second copy."""
-    machine = live_session.machine
-    machine.run("mount -o remount,size=95% /dev/shm")
-    machine.run(GONE)
-    live_session.mount(options="size=700M")
-    machine.run(f"dd if=/dev/urandom of={MOUNTPOINT}/data bs=1M count=600")
-    digest = hash_of(machine)
-    live_session.umount()
-    output = machine.run(LOAD)
-    assert f"{IMAGE}, " in output
-    assert ", moved\n" in output
-    machine.run("pramfs kexec --undo")
-    assert mounted_hash(live_session) == digest
-    live_session.kexec()
-    # Half of the memory is too little for it.
-    said = refusal(machine, "pramfs claim")
-    assert f"{IMAGE}: kept, because No space left on device" in said
-    assert "No space left" in machine.run("pramfs claim --list")
-    machine.run("mount -o remount,size=95% /dev/shm")
-    assert machine.run("pramfs claim") == f"{IMAGE}: clean\n"
-    assert mounted_hash(live_session) == digest
-    machine.run(GONE)
-    machine.run("mount -o remount,size=50% /dev/shm")
-
-
-@pytest.mark.parametrize("moment", ["handed", "loaded"])
-def test_a_command_that_is_killed_leaves_all_or_nothing(
-    live_session: LiveSession, moment: str
-) -> None:
-    """Killed when it has said that the image is handed over, or that the new kernel is loaded."""
-    machine = live_session.machine
-    digest = fill(live_session)
-    # It stands still at the pipe, which nobody reads any further.
-    machine.run(
-        f"mkfifo /tmp/pipe; {KEXEC} --load-only >/tmp/pipe & command=$!; exec 5</tmp/pipe; "
-        f"while read -r line <&5; do case $line in {moment}:*) break ;; esac; done; "
-        "kill -KILL $command; wait; rm /tmp/pipe"
-    )
-    if machine.run(LOADED) == "1\n" and machine.attempt("pramfs kexec --undo").code == 0:
-        pass  # it was handed over already
-    machine.run(
-        "for n in $(seq 100); do flock -n /run/pramfs-kept/lock true && break; sleep 0.1; done"
-    )
-    assert machine.run(LOADED) == "0\n"
-    assert mounted_hash(live_session) == digest
-
-
-def test_a_claim_that_is_killed_is_finished_by_the_keeper(live_session: LiveSession) -> None:
-    machine = live_session.machine
-    digest = fill(live_session, mebibytes=100)
-    live_session.kexec()
-    machine.run(
-        "pramfs claim & command=$!; "
-        "for n in $(seq 600); do [ -e /run/pramfs-kept/state ] && break; sleep 0.02; done; "
-        "kill -KILL $command; wait"
-    )
-    machine.attempt("pramfs claim")
-    machine.run(f"for n in $(seq 300); do [ -e {IMAGE} ] && break; sleep 0.1; done")
-    assert machine.run("pramfs claim --list") == ""
-    assert mounted_hash(live_session) == digest
-
-
-def test_an_image_whose_path_is_taken_can_be_claimed_elsewhere(live_session: LiveSession) -> None:
-    machine = live_session.machine
-    digest = fill(live_session)
-    live_session.kexec()
-    machine.run(f"echo mine >{IMAGE}")
-    assert f"kept, because {IMAGE} is there already" in refusal(machine, "pramfs claim")
-    said = machine.run(f"pramfs claim --to /tmp/keep.pram {IMAGE}")
-    assert said == "/tmp/keep.pram: clean\n"
-    assert machine.run(f"cat {IMAGE}") == "mine\n"
-    machine.run(f"mv /tmp/keep.pram {IMAGE}")
-    assert mounted_hash(live_session) == digest
-
-
-def test_a_page_that_was_damaged_in_memory_is_named(live_session: LiveSession) -> None:
-    machine = live_session.machine
-    fill(live_session)
-    live_session.mount()
-    words = machine.run(
-        f"dd if={MOUNTPOINT}/data bs=4096 skip=700 count=1 2>/dev/null | od -An -v -tx1"
-    )
-    live_session.umount()
-    live_session.kexec()
-    flip_all(machine, bytes.fromhex(words))
-    said = refusal(machine, "pramfs claim")
-    assert f"{IMAGE}: damaged: " in said
-    assert "/data" in said
-    assert "/data" in refusal(machine, f"pramfs mount {IMAGE} {MOUNTPOINT}")
-    machine.run(GONE)
-
-
-def flip_all(machine: Machine, page: bytes) -> None:
-    """Damage, from outside, every copy of this page in the machine's memory."""
-    with machine.memory.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        at, found = memory.find(page), 0
-        while at >= 0:
-            memory[at + 100] ^= 1
-            found += 1
-            at = memory.find(page, at + 1)
-        assert found
-
-
-def test_without_live_update_in_the_second_kernel_the_claim_says_what_is_lost(
-    live_session: LiveSession,
-) -> None:
-    machine = live_session.machine
-    fill(live_session)
-    machine.run(LOAD)
-    line = f"console=ttyS0 panic=-1 quiet loglevel=4 kho=on pramfs.claim={IMAGE}"
-    machine.run(f"kexec -s -l {BOOT_KERNEL} --append={shlex.quote(line)}")
-    machine.kexec("kexec -e")
-    said = refusal(machine, "pramfs claim")
-    assert "live update is not enabled: start the kernel with kho=on liveupdate=on" in said
-    assert f"lost: {IMAGE}" in said
-    live_session.mount()  # a new image
-    live_session.umount()
-    assert "not enabled" in refusal(machine, KEXEC)
-    machine.cut_power()
-
-
-def test_after_a_power_cut_there_is_nothing_to_claim(live_session: LiveSession) -> None:
-    machine = live_session.machine
-    fill(live_session)
-    machine.run(LOAD)
-    machine.cut_power()
-    machine.boot(LiveSession.command_line)
-    assert machine.run("pramfs claim") == ""
-    assert machine.attempt(f"ls {IMAGE}").code != 0
-    live_session.mount()
-    live_session.umount()
-    machine.run(GONE)
 
 
 def test_systemd_carries_the_image_of_a_line_in_fstab_over(live_session: LiveSession) -> None:
