@@ -1,5 +1,8 @@
 """Images that the kernel itself carries over a kexec, with nothing set aside; and what can go wrong there."""
 
+import mmap
+import shlex
+
 import pytest
 
 from examples.criu_dump.story import Story
@@ -14,6 +17,7 @@ KEXEC = f"pramfs kexec {IMAGE}"
 LOAD = "pramfs kexec --load-only /dev/shm/keep.pram"
 LOADED = "cat /sys/kernel/kexec_loaded"
 GONE = f"rm -f {IMAGE}"
+BOOT_KERNEL = "/boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r)"
 
 
 def fill(session: LiveSession, mebibytes: int = 8) -> str:
@@ -95,6 +99,78 @@ def test_a_device_that_is_in_use_is_told_and_undone(live_session: LiveSession) -
     assert said.code == 32
     assert "/dev/liveupdate: it is in use by another program" in said.output
     assert mounted_hash(live_session) == digest
+
+
+def test_an_image_whose_path_is_taken_can_be_claimed_elsewhere(live_session: LiveSession) -> None:
+    machine = live_session.machine
+    digest = fill(live_session)
+    live_session.kexec()
+    machine.run(f"echo mine >{IMAGE}")
+    assert f"kept, because {IMAGE} is there already" in refusal(machine, "pramfs claim")
+    said = machine.run(f"pramfs claim --to /tmp/keep.pram {IMAGE}")
+    assert said == "/tmp/keep.pram: clean\n"
+    assert machine.run(f"cat {IMAGE}") == "mine\n"
+    machine.run(f"mv /tmp/keep.pram {IMAGE}")
+    assert mounted_hash(live_session) == digest
+
+
+def test_a_page_that_was_damaged_in_memory_is_named(live_session: LiveSession) -> None:
+    machine = live_session.machine
+    fill(live_session)
+    live_session.mount()
+    words = machine.run(
+        f"dd if={MOUNTPOINT}/data bs=4096 skip=700 count=1 2>/dev/null | od -An -v -tx1"
+    )
+    live_session.umount()
+    live_session.kexec()
+    flip_all(machine, bytes.fromhex(words))
+    said = refusal(machine, "pramfs claim")
+    assert f"{IMAGE}: damaged: " in said
+    assert "/data" in said
+    assert "/data" in refusal(machine, f"pramfs mount {IMAGE} {MOUNTPOINT}")
+    machine.run(GONE)
+
+
+def flip_all(machine: Machine, page: bytes) -> None:
+    """Damage, from outside, every copy of this page in the machine's memory."""
+    with machine.memory.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        at, found = memory.find(page), 0
+        while at >= 0:
+            memory[at + 100] ^= 1
+            found += 1
+            at = memory.find(page, at + 1)
+        assert found
+
+
+def test_without_live_update_in_the_second_kernel_the_claim_says_what_is_lost(
+    live_session: LiveSession,
+) -> None:
+    machine = live_session.machine
+    fill(live_session)
+    machine.run(LOAD)
+    line = f"console=ttyS0 panic=-1 quiet loglevel=4 kho=on pramfs.claim={IMAGE}"
+    machine.run(f"kexec -s -l {BOOT_KERNEL} --append={shlex.quote(line)}")
+    machine.kexec("kexec -e")
+    said = refusal(machine, "pramfs claim")
+    assert "live update is not enabled: start the kernel with kho=on liveupdate=on" in said
+    assert f"lost: {IMAGE}" in said
+    live_session.mount()  # a new image
+    live_session.umount()
+    assert "not enabled" in refusal(machine, KEXEC)
+    machine.cut_power()
+
+
+def test_after_a_power_cut_there_is_nothing_to_claim(live_session: LiveSession) -> None:
+    machine = live_session.machine
+    fill(live_session)
+    machine.run(LOAD)
+    machine.cut_power()
+    machine.boot(LiveSession.command_line)
+    assert machine.run("pramfs claim") == ""
+    assert machine.attempt(f"ls {IMAGE}").code != 0
+    live_session.mount()
+    live_session.umount()
+    machine.run(GONE)
 
 
 def test_systemd_carries_the_image_of_a_line_in_fstab_over(live_session: LiveSession) -> None:
