@@ -6,6 +6,7 @@ import pytest
 
 from tests.mounted.harness import run
 from tests.packaging.conftest import System
+from tests.support.checkout import CHECKOUT, VENV
 
 
 def test_every_link_leads_to_a_file(system: System) -> None:
@@ -49,6 +50,24 @@ def test_systemd_finds_the_generator_where_only_the_root_file_system_is_mounted(
         "usr/local/lib/systemd/system-generators/pramfs-generator",
     }
     assert all((system.root / copy).stat().st_mode & 0o111 for copy in system.copies)
+
+
+def test_the_generator_names_the_script_that_is_installed_with_it(
+    system: System, tmp_path: Path
+) -> None:
+    directory = system.root / "usr/local/lib/systemd"
+    run(directory / "system-generators/pramfs-generator", tmp_path).succeeded()
+    unit = (tmp_path / "pramfs-handover.service").read_text()
+    assert f"\nExecStop={directory}/pramfs-handover\n" in unit
+
+
+def test_where_the_debian_package_is_installed_nothing_is_done(tmp_path: Path) -> None:
+    (tmp_path / "usr/lib/pramfs/pramfs").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    environment = {"DESTDIR": str(tmp_path), "PRAMFS_VENV": str(VENV)}
+    outcome = run(CHECKOUT / "scripts/install-helpers", env=environment)
+    outcome.refused(1, "the Debian package pramfs is installed", "apt-get remove pramfs")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_is_not_a_link_to_pramfs_is_left_alone(system: System, tmp_path: Path) -> None:
