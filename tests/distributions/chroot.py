@@ -15,7 +15,7 @@ from tests.vm import cache
 from tests.vm.shell import FailureError, run
 
 SUITE = "trixie"
-_ENTER = Path(__file__).parent / "enter"
+ENTER = Path(__file__).parent / "enter"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -32,34 +32,40 @@ class Debian:
 
         What it changes elsewhere is gone afterwards.
         """
-        return run(_ENTER, self.tree, self.checkout, self.tmp, *command, confined=True)
+        return run(ENTER, self.tree, self.checkout, self.tmp, *command, confined=True)
 
     def change(self, *command: str) -> None:
         """Run a command that changes the tree itself. Raises FailureError."""
-        run(_ENTER, "--change", self.tree, self.checkout, self.tmp, *command, confined=True)
+        run(ENTER, "--change", self.tree, self.checkout, self.tmp, *command, confined=True)
 
 
 def prepare(place: Path) -> Debian:
     """Debian with a copy of this checkout, which is kept below `place`. Takes root. Raises FailureError."""
     tree = cache.artefact("debian13", inputs(), _build) / "root"
-    return _with_checkout(tree, place)
+    return with_checkout(tree, place)
 
 
 def inputs() -> Iterator[Path]:
     """The files that decide what is in the tree."""
-    yield from (Path(__file__), _ENTER, CHECKOUT / "scripts/setup")
+    yield from (Path(__file__), ENTER, CHECKOUT / "scripts/setup")
     yield from sorted((CHECKOUT / "requirements").glob("*.lock"))
 
 
 def _build(result: Path) -> None:
     tree = result / "root"
+    bootstrap(SUITE, tree)
+    with_checkout(tree, result.parent / "place").change("scripts/setup", "--dev")
+
+
+def bootstrap(suite: str, tree: Path) -> None:
+    """Make a minimal Debian of this suite. Takes root. Raises FailureError."""
     include = "--include=ca-certificates"
-    run("debootstrap", "--variant=minbase", include, SUITE, tree, _mirror(), confined=True)
+    run("debootstrap", "--variant=minbase", include, suite, tree, _mirror(), confined=True)
     # An interrupted build is thrown away, so nothing need be safe on the disk meanwhile.
     (tree / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
     if _CERTIFICATES.exists():  # a proxy that this machine is behind may need its own
         shutil.copy(_CERTIFICATES, tree / _CERTIFICATES.relative_to("/"))
-    _with_checkout(tree, result.parent / "place").change("scripts/setup", "--dev")
+        (tree / "etc/pip.conf").write_text(f"[global]\ncert = {_CERTIFICATES}\n")
 
 
 def _mirror() -> str:
@@ -73,7 +79,8 @@ def _mirror() -> str:
     raise FailureError(f"apt has no source for the component main of {codename}")
 
 
-def _with_checkout(tree: Path, place: Path) -> Debian:
+def with_checkout(tree: Path, place: Path) -> Debian:
+    """The tree with a copy of this checkout, which is made below `place`."""
     debian = Debian(tree, place / "checkout", place / "tmp")
     copy_checkout(debian.checkout)
     debian.tmp.mkdir()
