@@ -26,6 +26,10 @@ _BENCH = Elsewhere("tests/docs/run_elsewhere.py::--quick --only overhead")
 
 ELSEWHERE = {
     "scripts/test": Elsewhere(".ci/run::exec scripts/test"),
+    "apt install ./pramfs_*~deb12_amd64.deb": Elsewhere(
+        "tests/debian_package/test_debian_package.py::apt install --no-install-recommends"
+    ),
+    "sudo scripts/build-deb": Elsewhere("scripts/build-deb::-m tests.debian_package.build"),
     "scripts/setup --dev": Elsewhere("scripts/test::scripts/setup --dev"),
     "apt-get install fuse3 gcc libc6-dev libfuse3-dev pkg-config python3-dev pipx": Elsewhere(
         "scripts/setup::apt-get install"
