@@ -34,6 +34,12 @@ save however long it takes; interrupting it does not stop the save. Also clears 
 """,
     "save": """\
 Publish a checkpoint: returns 0 when everything that was written before is durable. The mount goes on.
+
+With --to everything is saved to a new image, and the mount goes on there: for an image that was removed or
+replaced, whose file system was unmounted, or whose disk fails. PATH is a new file, one that is empty or holds
+only zeros, or a block device. When that fails, the mount goes on with the image that it had.
+
+  pramfs save --to /srv/keep.pram /mnt/keep
 """,
     "status": """\
 Ask the daemon of a mount how it does: image, process, log, age and generation of the last save, pages that

@@ -1,12 +1,14 @@
 """Ask a running mount for its status, or to save. Needs no FUSE; the daemon's side is `control_xattrs`."""
 
 import contextlib
+import errno
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE
+from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE, SAVE_TO
+from pramfs.control.save_target import opened_target
 from pramfs.control.status import MountStatus, parse_status
 from pramfs.errors import PramError
 from pramfs.storage.frames import FrameCounts
@@ -65,11 +67,39 @@ def request_save(
     lacks something. `wait` is called with the running call, and may wait for it in its own way.
     """
     mount = _mount_to_ask(mountpoint)
-    call = ForkedCall(lambda: _save(mount), mount.access_credentials)
+    _request(mountpoint, mount, lambda: _save(mount), wait)
+
+
+def request_save_to(
+    mountpoint: Path, path: Path, wait: Callable[[ForkedCall], object] = lambda call: None
+) -> None:
+    """Save to a new image at `path`, where the mount goes on, and return when that is durable.
+
+    `path` is opened here, with the rights of this process. Raises as `request_save`, and for a path that
+    cannot be used; the mount then goes on where it was.
+    """
+    mount = _mount_to_ask(mountpoint)
+    status = read_status(mountpoint)
+    with opened_target(path, status) as target:
+
+        def save() -> bytes:
+            os.setxattr(mount.mountpoint, SAVE_TO, target.to_json())
+            return b""
+
+        _request(mountpoint, mount, save, wait)
+
+
+def _request(
+    mountpoint: Path, mount: Mount, act: Callable[[], bytes], wait: Callable[[ForkedCall], object]
+) -> None:
+    call = ForkedCall(act, mount.access_credentials)
     wait(call)
     try:
         call.result()
     except PermissionError as exc:
+        if exc.errno == errno.EACCES:
+            told = "its daemon is of an older version, and cannot save to another image"
+            raise PramError(f"{mountpoint}: {told}") from exc
         raise PramError(f"{mountpoint}: only {mount.allowed_users} may ask it to save") from exc
     except OSError as exc:
         why = read_status(mountpoint).error or f"save failed: {exc.strerror}"

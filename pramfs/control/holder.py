@@ -4,12 +4,13 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pramfs.control import run_state
+from pramfs.control import client, run_state
 from pramfs.control.run_state import State
 from pramfs.errors import ImageInUse, PramError
 from pramfs.storage import superblock
 from pramfs.storage.image import Image, open_image
 from pramfs.system import mountinfo
+from pramfs.system.mountinfo import Mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,25 @@ def refuse_if_mounted(image: Image) -> None:
     if pid <= 0:
         raise ImageInUse(image.path, "a mount in another pid namespace")
     with contextlib.suppress(FileNotFoundError):  # the process has just ended
-        for mount in mountinfo.pramfs_mounts(pid):
-            if _same_image(mount.image, image):
-                raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
+        mounts = mountinfo.pramfs_mounts(pid)
+        for is_its in (_is_named, _is_served):
+            for mount in mounts:
+                if is_its(mount, image):
+                    raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
 
 
-def _same_image(name: str, image: Image) -> bool:
+def _is_named(mount: Mount, image: Image) -> bool:
+    """Return whether the mount table has that image for it."""
     with (
         contextlib.suppress(OSError, PramError),
-        open_image(Path(name), writable=False) as mounted,
+        open_image(Path(mount.image), writable=False) as mounted,
     ):
         return mounted.is_same_as(image)
+    return False
+
+
+def _is_served(mount: Mount, image: Image) -> bool:
+    """Return whether its daemon says so: the image was renamed, or the mount has gone on in it."""
+    with contextlib.suppress(PramError):
+        return client.read_status(mount.mountpoint).identity == image.identity
     return False

@@ -5,6 +5,8 @@ from pramfs.storage import superblock
 from pramfs.storage.image import Image
 from pramfs.storage.layout import SUPER_FINAL, SUPER_INCOMPLETE, SuperBlock
 
+_ENDS = (run_state.SAVED, run_state.FAILED, run_state.MOVED)
+
 
 def ended_badly(image: Image, current: SuperBlock) -> str:
     """Return the message about a last run that has lost something, "" if it has not.
@@ -16,7 +18,7 @@ def ended_badly(image: Image, current: SuperBlock) -> str:
     lost_something = changed_by is not None or not current.flags & SUPER_FINAL
     if state is not None and state.run == (changed_by or current.run).hex():
         # A daemon may be killed after its final save, and before it has recorded that in its state.
-        if lost_something or state.phase in (run_state.SAVED, run_state.FAILED):
+        if lost_something or state.phase in _ENDS:
             return state.ended_badly
     elif state is not None and not lost_something and state.generation >= current.generation:
         return state.ended_badly  # of a run that has changed nothing

@@ -23,6 +23,7 @@ SERVING = "serving"  # mounted; if the process is gone, it ended without a final
 SAVING = "saving"  # the final save is under way; if the process is gone, it ended during the save
 SAVED = "saved"
 FAILED = "failed"
+MOVED = "moved"  # the run goes on in another image
 
 _SUFFIXES = (".state", ".log", ".new")
 GONE_KEPT = 20  # images that are gone whose logs and states are kept
@@ -44,6 +45,7 @@ class State:
     pages_total: int = 0  # 0 = no save is being written
     incomplete: str = ""  # what the save lacks that is in force, "" if nothing
     misplaced: str = ""  # why it is not in the image under its name, "" if it is
+    moved_to: str = ""  # the path of the other image
 
     @property
     def is_running(self) -> bool:
@@ -65,6 +67,11 @@ class State:
             return f"the last run's {self.error}"
         if self.phase == SAVED and self.incomplete:
             return f"the last run's {self.incomplete}"
+        if self.phase == MOVED:
+            return (
+                f"process {self.pid} went on in {self.moved_to}: "
+                f"any change since generation {self.generation} is there, not here"
+            )
         if self.phase == SAVING:
             return f"the last daemon (process {self.pid}) ended while it saved; {self._lost()}"
         if self.phase == SERVING:

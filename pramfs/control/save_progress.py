@@ -47,14 +47,22 @@ def _saves(status: MountStatus, image: Image | None) -> bool:
     return state is None or (state.run, state.phase) == (status.run, run_state.SAVING)
 
 
-def save(mountpoint: Path) -> MountStatus:
-    """Publish a checkpoint, showing its progress; return the status after it. Raises PramError."""
+def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
+    """Publish a checkpoint, showing its progress; return the status after it. Raises PramError.
+
+    With `to` it goes to a new image at that path, where the mount goes on.
+    """
     status = client.read_status(mountpoint)
     if status.read_only:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
-    client.request_save(
-        mountpoint, lambda call: _show(status, lambda timeout_s: _is_readable(call, timeout_s))
-    )
+
+    def show(call: ForkedCall) -> None:
+        _show(status, lambda timeout_s: _is_readable(call, timeout_s))
+
+    if to is None:
+        client.request_save(mountpoint, show)
+    else:
+        client.request_save_to(mountpoint, to, show)
     return client.read_status(mountpoint)
 
 

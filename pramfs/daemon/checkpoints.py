@@ -3,14 +3,19 @@
 Their state belongs to the saver. This module reports it to the run directory and the service manager.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from pramfs.control import run_state
+from pramfs.control.run_state import RunDirectory, State
+from pramfs.control.save_target import SaveTarget, give_back, parse_target, take_over
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import LongSave
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
@@ -18,12 +23,15 @@ from pramfs.errors import (
     EXIT_FAILED,
     NotUnderItsName,
     PramError,
+    ReadOnlyImage,
     SaveFailed,
     SaveIncomplete,
+    posix_error,
     words_of,
 )
 from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.saves.save import SaveStatus
+from pramfs.storage.image import Image
 from pramfs.storage.image_name import ImageName
 from pramfs.system import mount_tools
 from pramfs.system.progress import Bar, Heartbeat
@@ -59,6 +67,15 @@ class Checkpoints:
         self._serve_on = serve_on
         self._saving = trio.Lock()
 
+    @property
+    def image(self) -> Path:
+        """The path of the image, without symbolic links."""
+        return self._name.path
+
+    def mounted_as(self, device: str) -> None:
+        """Note the number of the file system, MAJOR:MINOR."""
+        self._name.own_device = device
+
     # --- while the mount is served ---------------------------------------------------------------
 
     async def publish(self, directories: OpenDirectories) -> None:
@@ -74,6 +91,53 @@ class Checkpoints:
             await self._checkpoint()
         for shortcoming in self.shortcomings():
             raise shortcoming
+
+    async def publish_to(self, directories: OpenDirectories, pid: int, request: bytes) -> None:
+        """Save to the image that process `pid` asks for (see save_target), and go on there.
+
+        Raises OSError(EINVAL) for a request that is none, and SaveFailed: the mount goes on where it was.
+        """
+        try:
+            target = parse_target(request)
+        except ValueError:
+            raise posix_error(errno.EINVAL) from None
+        if self._volume.read_only:
+            raise ReadOnlyImage
+        self._serve_on()
+        frames = len(self._volume.pram.arena.table)
+        async with self._saving:
+            # A save that has begun ends in one image or the other, even if the mount ends meanwhile.
+            with trio.CancelScope(shield=True):
+                await self._move(directories, target, pid, frames)
+        for shortcoming in self.shortcomings():
+            raise shortcoming
+
+    async def _move(
+        self, directories: OpenDirectories, target: SaveTarget, pid: int, frames: int
+    ) -> None:
+        try:
+            image = await trio.to_thread.run_sync(take_over, target, pid, frames)
+        except (OSError, RuntimeError, PramError) as exc:
+            raise self._saver.refuse(target.path, exc) from exc
+        try:
+            await self.flush(directories)
+            await self._checkpoint(image)
+        except BaseException:
+            await trio.to_thread.run_sync(give_back, image, target)
+            raise
+        self._go_on_in(image)
+
+    def _go_on_in(self, image: Image) -> None:
+        """Say wherever it is said that the mount is of another image now, and close the old one."""
+        old, device = self._name, self._name.own_device
+        self._name = ImageName(image)
+        self._name.own_device = device
+        image.mark_serving()
+        self.report()
+        log.info("going on in %s, generation %d", image.path, self._volume.pram.current.generation)
+        self._leave_word(old.image)
+        old.image.close()
+        old.close()
 
     async def publish_at_intervals(self, directories: OpenDirectories, period_s: float) -> None:
         """Publish a checkpoint every `period_s` seconds if something has changed. Failures are logged."""
@@ -122,12 +186,15 @@ class Checkpoints:
         self._saver.note_complaint(complaint if refusals == self._refusals else "")
         self._refusals = refusals
 
-    async def _checkpoint(self) -> None:
-        """Publish a checkpoint; the caller must hold the lock. Raises SaveFailed."""
+    async def _checkpoint(self, image: Image | None = None) -> None:
+        """Publish a checkpoint, in another image if one is given; the caller must hold the lock.
+
+        Raises SaveFailed.
+        """
         saver = self._saver
         bar = Bar("saving", saver.pages)
         with Heartbeat(_STATE_PERIOD_S, self.report):
-            saver.start(bar)
+            saver.start(bar, image)
             await trio.to_thread.run_sync(saver.wait)
         saver.settle()
         self.report()
@@ -208,14 +275,10 @@ class Checkpoints:
 
     def report(self) -> None:
         """Write the state for the umount helper, the next mount, and `pramfs info`. Thread-safe."""
-        volume, status = self._volume, self._saver.status
-        directory = volume.run_directory
-        if volume.read_only or directory is None:
+        if self._volume.read_only or self._volume.run_directory is None:
             return
-        state = run_state.State(
-            run=volume.pram.run.hex(),
-            image=str(self._name.path),
-            pid=os.getpid(),
+        status = self._saver.status
+        state = self._state(
             phase=_phase(status),
             generation=status.generation,
             error=status.error,
@@ -224,8 +287,26 @@ class Checkpoints:
             incomplete=status.incomplete,
             misplaced=str(self._name.lost() or "") if status.over else "",
         )
+        self._write_state(self._volume.run_directory, self._volume.image, state)
+
+    def _leave_word(self, old: Image) -> None:
+        """Write to the state of the image that this run has left where it is now."""
+        if self._volume.run_directory is not None:
+            state = self._state(
+                phase=run_state.MOVED,
+                generation=self._volume.pram.current.generation - 1,
+                moved_to=str(self._name.path),
+            )
+            self._write_state(self._volume.run_directory, old, replace(state, image=str(old.path)))
+
+    def _state(self, **values: Any) -> State:
+        run, path = self._volume.pram.run.hex(), str(self._name.path)
+        return State(run=run, image=path, pid=os.getpid(), **values)
+
+    def _write_state(self, directory: RunDirectory, image: Image, state: State) -> None:
+        uuid = self._volume.pram.current.uuid
         try:
-            directory.write_state(volume.state_name, state)
+            directory.write_state(run_state.state_name(image, uuid), state)
             self._logged_errno = None
         except OSError as exc:
             if self._logged_errno != exc.errno:  # once, and not five times a second

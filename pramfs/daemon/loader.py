@@ -49,13 +49,17 @@ _TRIES_UNTOLD = 4  # before a wait is reported: most processes lock an image onl
 class Volume:
     """An open image with one of its trees loaded."""
 
-    image: Image
     pram: Pram
     tree: Tree
     saver: Saver
     read_only: bool
     run_directory: RunDirectory | None  # None where there can be none
     log_path: Path | None  # None if the log is not a file
+
+    @property
+    def image(self) -> Image:
+        """The open image, another one after a save to another."""
+        return self.pram.image
 
     @property
     def state_name(self) -> str:

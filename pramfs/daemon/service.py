@@ -90,6 +90,7 @@ class Daemon:
             Surroundings(
                 status=self._status,
                 publish=lambda: self._checkpoints.publish(self._engine.directories),
+                publish_to=self._publish_to,
                 make_room=self._checkpoints.make_room,
                 on_change=self._checkpoints.note_change,
                 on_internal_error=volume.saver.note_internal_error,
@@ -111,6 +112,7 @@ class Daemon:
             pyfuse3.close(unmount=True)
             raise PramError(f"{self._mountpoint}: cannot mount (it is not in the mount table)")
         self._device = mount.device
+        self._checkpoints.mounted_as(mount.device)
         volume.image.mark_serving()
         self._checkpoints.report()
 
@@ -210,6 +212,9 @@ class Daemon:
             except PramError as exc:
                 log.info("%s", exc)  # another process has unmounted it
 
+    async def _publish_to(self, pid: int, request: bytes) -> None:
+        await self._checkpoints.publish_to(self._engine.directories, pid, request)
+
     def _place(self) -> Path | None:
         """Return a place where the mount is visible, None if it is detached."""
         return next(iter(mountinfo.places_of(self._device)), None)
@@ -226,7 +231,7 @@ class Daemon:
             pid=os.getpid(),
             pid_namespace=pid_namespace(),
             identity=volume.image.identity,
-            image=str(self._image),
+            image=str(self._checkpoints.image),
             mountpoint=str(self._mountpoint),
             name=self._options.name,
             options=tuple(self._options.words),

@@ -111,7 +111,6 @@ def _mount(
             service_class = _import_fuse()
             tree = load()
         volume = Volume(
-            image=image,
             pram=pram,
             tree=tree,
             saver=Saver(pram, options.name, tree),

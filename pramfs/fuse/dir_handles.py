@@ -13,9 +13,10 @@ from pramfs.tree.inodes import Directory, Inode
 class DirectoryHandle:
     """An open directory: a snapshot of its names from when reading began, so that each comes once."""
 
-    def __init__(self, directory: Directory, opener: int) -> None:
+    def __init__(self, directory: Directory, opener: int, uid: int) -> None:
         self.directory = directory
         self.opener = opener  # pid of the process that opened it
+        self.uid = uid  # its user
         self._names: list[bytes] = []
 
     def rewind(self) -> None:
@@ -65,10 +66,10 @@ class OpenDirectories:
         """Return the handles of those that are open."""
         return frozenset(self._by_handle)
 
-    def open(self, directory: Directory, opener: int) -> int:
-        """Return a new handle for the process `opener`."""
+    def open(self, directory: Directory, opener: int, uid: int) -> int:
+        """Return a new handle for the process `opener` of the user `uid`."""
         handle = next(self._handles)
-        self._by_handle[handle] = DirectoryHandle(directory, opener)
+        self._by_handle[handle] = DirectoryHandle(directory, opener, uid)
         return handle
 
     def close(self, handle: int) -> None:

@@ -26,7 +26,8 @@ class DirectoryRequests:
 
     def opendir(self, request: Request) -> bytes:
         directory = self._tree.directory(request.nodeid)
-        return OPEN_OUT.pack(self._directories.open(directory, request.pid), 0, 0)
+        handle = self._directories.open(directory, request.pid, request.uid)
+        return OPEN_OUT.pack(handle, 0, 0)
 
     def readdirplus(self, request: Request) -> bytes:
         handle, start, size, _, _, _, _ = request.fields(READ_IN)

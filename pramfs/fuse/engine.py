@@ -42,6 +42,7 @@ class Surroundings:
 
     status: Callable[[], MountStatus]
     publish: Callable[[], Awaitable[None]]
+    publish_to: Callable[[int, bytes], Awaitable[None]]  # see save_target
     make_room: Callable[[], Awaitable[bool]]  # returns whether there was a save
     on_change: Callable[[], bool]  # returns whether the change is recorded
     on_internal_error: Callable[[], None]
@@ -77,6 +78,7 @@ class Engine:
             cached_writes=not direct_io,
             getxattr=attributes.value,
             publish=daemon.publish,
+            publish_to=daemon.publish_to,
             make_room=daemon.make_room,
             note_change=self._note_change,
             on_internal_error=daemon.on_internal_error,

@@ -95,6 +95,7 @@ class Operations(pyfuse3.Operations):
         cached_writes: bool,
         getxattr: Callable[[int, bytes], bytes],
         publish: Callable[[], Awaitable[None]],
+        publish_to: Callable[[int, bytes], Awaitable[None]],
         make_room: Callable[[], Awaitable[bool]],
         note_change: Callable[[], None],
         on_internal_error: Callable[[], None],
@@ -107,6 +108,7 @@ class Operations(pyfuse3.Operations):
         self._directories = directories
         self._getxattr = getxattr
         self._publish = publish
+        self._publish_to = publish_to
         self._make_room = make_room
 
     # --- names -----------------------------------------------------------------------------------
@@ -136,10 +138,13 @@ class Operations(pyfuse3.Operations):
     @_async_errno_guard
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if name.startswith(control_xattrs.PREFIX):
-            self._require_control(ctx)
-            if name != control_xattrs.SAVE:
+            self._require_control(ctx.uid)
+            if name == control_xattrs.SAVE:
+                await self._publish()
+            elif name == control_xattrs.SAVE_TO:
+                await self._publish_to(ctx.pid, value)
+            else:
                 raise FUSEError(errno.EACCES)
-            await self._publish()
             return
         target = self._tree.get(inode)
         group = in_group(ctx.uid, ctx.gid, ctx.pid, target)
@@ -157,7 +162,7 @@ class Operations(pyfuse3.Operations):
     @_errno_guard
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         if name.startswith(control_xattrs.PREFIX):
-            self._require_control(ctx)
+            self._require_control(ctx.uid)
             raise FUSEError(errno.EACCES)
         self._tree.removexattr(self._tree.get(inode), name)
 
@@ -179,7 +184,9 @@ class Operations(pyfuse3.Operations):
 
     @_async_errno_guard
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        if self._directories[fh].directory is self._tree.root:
+        listing = self._directories[fh]
+        if listing.directory is self._tree.root:
+            self._require_control(listing.uid)
             await self._publish()
 
     # --- helpers ---------------------------------------------------------------------------------
@@ -205,9 +212,9 @@ class Operations(pyfuse3.Operations):
         inode.refs += 1
         return _attributes(inode)
 
-    def _require_control(self, ctx: RequestContext) -> None:
-        """Raise EPERM unless the caller may set control attributes."""
-        if not control_xattrs.may_control(ctx.uid, self._tree.root.uid):
+    def _require_control(self, uid: int) -> None:
+        """Raise EPERM unless the user may set control attributes."""
+        if not control_xattrs.may_control(uid, self._tree.root.uid):
             raise FUSEError(errno.EPERM)
 
 

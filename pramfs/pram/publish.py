@@ -5,6 +5,7 @@ before it writes the super block changes nothing. If writing the super block fai
 has reached the medium; the next publish has to resolve this doubt first.
 """
 
+import contextlib
 from collections.abc import Collection
 
 from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, SystemFault
@@ -15,7 +16,7 @@ from pramfs.storage.arena import Arena, Progress
 from pramfs.storage.extents import pfns_of
 from pramfs.storage.frames import FREE, PENDING, SAVED, Extent
 from pramfs.storage.image import Image
-from pramfs.storage.layout import ACCMODE_SAVE, SUPER_PAIR, SuperBlock
+from pramfs.storage.layout import ACCMODE_SAVE, PAGE_SHIFT, PAGE_SIZE, SUPER_PAIR, SuperBlock
 from pramfs.storage.superblock import Published
 
 
@@ -258,5 +259,12 @@ class Move:
                 return None
         except (OSError, PramError) as exc:
             error = exc
+        self._wipe()
         self._publisher.give_up()
         return error
+
+    def _wipe(self) -> None:
+        """Leave nothing in the other image that could be taken for a save."""
+        with contextlib.suppress(OSError):
+            self._image.write(self._slot << PAGE_SHIFT, bytes(PAGE_SIZE))
+            self._image.sync()

@@ -223,6 +223,12 @@ class Saver:
         except RuntimeError:  # no thread could be started
             self._finish(publication, self._write(publication))
 
+    def refuse(self, path: str, why: Exception) -> MoveFailed:
+        """Record and return that a save to the image at `path` could not begin."""
+        error = MoveFailed(path, why, self._pram.image.path, self._pram.current.generation)
+        self.error = error
+        return error
+
     def wait(self) -> None:
         """Wait for the thread of a checkpoint, without changing anything. Thread-safe."""
         running = self._running

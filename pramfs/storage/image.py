@@ -50,7 +50,7 @@ class Image:
         self.path = path
         self.writable = writable
         self.page_bytes = page_bytes  # of the kernel, see holes
-        self._made = made
+        self.made = made  # opening it created it
         self._fd = fd
         self._status = os.fstat(fd)
         self._guard = _open_guard(self._status, fd) if self.is_block_device else fd
@@ -85,6 +85,11 @@ class Image:
         """Whether the file has no name any more; of a loop device the file that it lies in."""
         status = os.fstat(self._guard)
         return stat.S_ISREG(status.st_mode) and not status.st_nlink
+
+    @property
+    def filesystems(self) -> set[int]:
+        """The st_dev of the file system it is on; of a loop device also that of the file that it lies in."""
+        return {self._status.st_dev, os.fstat(self._guard).st_dev}
 
     @property
     def known_as(self) -> str:
@@ -262,7 +267,7 @@ class Image:
 
     def unmake(self) -> None:
         """Remove the file if opening it created it: the mount or command that wanted it has failed."""
-        if self._made:
+        if self.made:
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:

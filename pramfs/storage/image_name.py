@@ -18,15 +18,19 @@ class ImageName:
 
     def __init__(self, image: Image) -> None:
         self.path = image.path.resolve()
-        self._image = image
+        self.image = image
+        self.own_device = ""  # MAJOR:MINOR of what is mounted from the image, which may hide it
         self._directory = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._mount_id = _mount_id(self._directory)
         self._is_listed = mountinfo.has_mount(self._mount_id)  # not where a chroot hides it
+        self._location = mountinfo.location(self.path)
 
     def lost(self) -> NotUnderItsName | None:
         """Return why a save into the image is not one under its name; None as long as it is."""
         if self._is_listed and not mountinfo.has_mount(self._mount_id):
             return NotUnderItsName(self.path, "its file system has been unmounted")
+        if mountinfo.location(self.path, but=self.own_device) != self._location:
+            return NotUnderItsName(self.path, "another file system is mounted over it")
         try:
             if self._is_there():
                 return None
@@ -34,18 +38,22 @@ class ImageName:
         except OSError as exc:  # its medium has failed
             return NotUnderItsName(self.path, f"it cannot be looked up: {exc.strerror}")
 
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self._directory)
+
     def _is_there(self) -> bool:
         if os.readlink(f"/proc/self/fd/{self._directory}") != str(self.path.parent):
             return False
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(self.path.name, dir_fd=self._directory, follow_symlinks=False)
-            return identity_of(status) == self._image.identity and not self._image.is_removed
+            return identity_of(status) == self.image.identity and not self.image.is_removed
         return False
 
     def _what_became_of_it(self) -> str:
-        if self._image.is_removed:
+        if self.image.is_removed:
             return "the file has been removed, and goes with the mount"
-        now = self._image.known_as
+        now = self.image.known_as
         return f"the file is called {now} now" if now else "the file has only other names now"
 
 

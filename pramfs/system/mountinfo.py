@@ -117,6 +117,17 @@ def filesystem_type(device: int) -> str:
     return next((mount.fstype for mount in _table() if mount.device == wanted), "")
 
 
+def location(path: Path, *, but: str = "") -> tuple[str, Path] | None:
+    """Return device and place in its file system of a path without links, were `but` not mounted.
+
+    None if it is on a mount that this process cannot see.
+    """
+    way = _way_to([mount for mount in _table() if mount.device != but], path)
+    if not way:
+        return None
+    return way[-1].device, Path(way[-1].part) / path.relative_to(way[-1].mountpoint)
+
+
 def mountpoint_around(path: Path, device: str) -> Path:
     """Return where the file system of a path without links is mounted, were `device` not mounted."""
     way = _way_to([mount for mount in _table() if mount.device != device], path)

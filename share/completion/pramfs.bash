@@ -21,7 +21,7 @@ _pramfs() {
         case ${given[1]} in
             mount) words="-h --help -f --foreground -o --options" ;;
             umount) words="-h --help" ;;
-            save) words="-h --help" ;;
+            save) words="-h --help --to" ;;
             status) words="-h --help --json" ;;
             info) words="-h --help --json" ;;
             check) words="-h --help --json" ;;

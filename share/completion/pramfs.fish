@@ -53,6 +53,7 @@ complete -c pramfs -n '__fish_seen_subcommand_from mount' -F
 complete -c pramfs -n '__fish_seen_subcommand_from umount' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from umount' -a '(__fish_complete_directories)'
 complete -c pramfs -n '__fish_seen_subcommand_from save' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from save' -l to -r -F -d 'save everything to a new image at PATH, and let the mount go on there'
 complete -c pramfs -n '__fish_seen_subcommand_from save' -a '(__fish_complete_directories)'
 complete -c pramfs -n '__fish_seen_subcommand_from status' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from status' -l json -d 'for programs'
@@ -66,7 +67,7 @@ complete -c pramfs -n '__fish_seen_subcommand_from check' -F
 complete -c pramfs -n '__fish_seen_subcommand_from map' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from map' -l json -d 'for programs'
 complete -c pramfs -n '__fish_seen_subcommand_from map' -l svg -r -F -d 'write the picture there instead'
-complete -c pramfs -n '__fish_seen_subcommand_from map' -l file -x -d 'show the frames of this file of the tree'
+complete -c pramfs -n '__fish_seen_subcommand_from map' -l file -r -F -d 'show the frames of this file of the tree'
 complete -c pramfs -n '__fish_seen_subcommand_from map' -l name -x -d 'which tree it is in (default: pramfs)'
 complete -c pramfs -n '__fish_seen_subcommand_from map' -l node -x -d 'show the frames of this node'
 complete -c pramfs -n '__fish_seen_subcommand_from map' -F

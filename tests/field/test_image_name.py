@@ -109,6 +109,37 @@ def test_a_file_system_that_was_unmounted_lazily(elsewhere: Volume) -> None:
     elsewhere.ended(MOUNT_FAILED)
 
 
+def test_a_mount_over_the_directory_hides_the_image(elsewhere: Volume) -> None:
+    root = elsewhere.mount()
+    run("mount", "-t", "tmpfs", "tmpfs", elsewhere.image.parent).succeeded()
+    pramfs("save", root).refused(
+        MOUNT_FAILED, WRONG_PLACE, "another file system is mounted over it"
+    )
+    assert "mounted over it" in elsewhere.status()["error"]
+    run("umount", elsewhere.image.parent).succeeded()
+    elsewhere.save()
+    run("mount", "--bind", elsewhere.image.parent, elsewhere.image.parent).succeeded()
+    elsewhere.save()  # the same under another mount
+    run("umount", elsewhere.image.parent).succeeded()
+    elsewhere.umount()
+
+
+@pytest.mark.parametrize("lose", [remove, replace])
+def test_a_save_to_a_new_image_keeps_everything(
+    elsewhere: Volume, lose: Callable[[Path], str]
+) -> None:
+    root = elsewhere.mount()
+    (root / "file").write_bytes(b"kept")
+    lose(elsewhere.image)
+    pramfs("save", root).refused(MOUNT_FAILED, WRONG_PLACE)
+    elsewhere.image = elsewhere.home / "rescued"
+    pramfs("save", "--to", elsewhere.image, root).succeeded()
+    assert not elsewhere.status()["error"]
+    elsewhere.damaged = False
+    elsewhere.remount()
+    assert (root / "file").read_bytes() == b"kept"
+
+
 def test_a_read_only_mount_has_nothing_to_say(elsewhere: Volume) -> None:
     elsewhere.mount()
     elsewhere.umount()

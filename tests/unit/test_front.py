@@ -271,6 +271,7 @@ class Mount:
             Surroundings(
                 status=self._status,
                 publish=self._nothing,
+                publish_to=self._nothing,
                 make_room=self._no_room,
                 on_change=lambda: True,
                 on_internal_error=self._note_internal_error,
@@ -282,7 +283,7 @@ class Mount:
     def _status(self) -> MountStatus:
         raise NotImplementedError
 
-    async def _nothing(self) -> None:
+    async def _nothing(self, *request: object) -> None:
         pass
 
     async def _no_room(self) -> bool:

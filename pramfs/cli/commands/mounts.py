@@ -35,6 +35,12 @@ def add_commands(commands: Commands) -> None:
     mount.add_argument("image", metavar="IMAGE", type=a_path)
     umount = add_command(commands, "umount", _umount, "unmount and wait until the save is durable")
     save = add_command(commands, "save", _save, "publish a checkpoint of a mount now")
+    save.add_argument(
+        "--to",
+        metavar="PATH",
+        type=a_path,
+        help="save everything to a new image at PATH, and let the mount go on there",
+    )
     status = add_command(commands, "status", _status, "say how a running mount does")
     status.add_argument("--json", action="store_true", help="for programs")
     for command in (mount, umount, save):
@@ -60,7 +66,7 @@ def _umount(args: argparse.Namespace) -> int:
 def _save(args: argparse.Namespace) -> int:
     from pramfs.control import save_progress
 
-    status = save_progress.save(args.mountpoint)
+    status = save_progress.save(args.mountpoint, args.to)
     say(f"{args.mountpoint}: saved to {status.image}, generation {status.generation}")
     return 0
 
