@@ -28,3 +28,9 @@ def test_a_mount_keeps_the_limits_of_the_scope_that_it_was_made_in(
     shutdown: OrderlyShutdown,
 ) -> None:
     assert shutdown.processes_in_scope
+
+
+def test_a_daemon_is_out_of_such_a_scope_before_it_is_stopped(shutdown: OrderlyShutdown) -> None:
+    """Else it has as long as all units have: by chance that may do."""
+    assert "Stopped limited.scope" in shutdown.console
+    assert "Stopping limited.scope" not in shutdown.console
