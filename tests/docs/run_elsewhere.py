@@ -58,7 +58,7 @@ ELSEWHERE = {
     "pramfs claim": Elsewhere('tests/kexec/test_live_update.py::"pramfs claim"'),
     "pramfs claim --list": Elsewhere('tests/unit/test_handover.py::["claim", "--list"]'),
     "pramfs claim --to /srv/keep.pram /dev/shm/keep.pram": Elsewhere(
-        "tests/unit/test_handover.py::claim.place(str(path), str(other))"
+        "tests/kexec/test_live_update.py::pramfs claim --to /tmp/keep.pram {IMAGE}"
     ),
     "systemctl kexec": Elsewhere('tests/kexec/test_dangers.py::machine.kexec("kexec -e")'),
     "sudo scripts/bench": _BENCH,

@@ -1,5 +1,6 @@
 """Images that the kernel itself carries over a kexec, with nothing set aside; and what can go wrong there."""
 
+import json
 import mmap
 import shlex
 
@@ -79,6 +80,22 @@ def test_a_mounted_image_is_refused(live_session: LiveSession) -> None:
     said = refusal(live_session.machine, KEXEC)
     assert f"in use by the mount at {MOUNTPOINT}; first: pramfs umount {MOUNTPOINT}" in said
     live_session.umount()
+
+
+def test_what_is_handed_over_is_not_mounted_and_can_be_taken_back(
+    live_session: LiveSession,
+) -> None:
+    machine = live_session.machine
+    digest = fill(live_session)
+    used = json.loads(machine.run(f"pramfs info --json {IMAGE}"))["frames"]["used"]
+    machine.run(LOAD)
+    assert int(machine.run(f"stat -c %s {IMAGE}")) <= used * 4096 * 1.05
+    said = refusal(machine, f"pramfs mount {IMAGE} {MOUNTPOINT}")
+    assert "handed over to the next kernel; to take it back: pramfs kexec --undo" in said
+    assert "handed over" in refusal(machine, KEXEC)
+    assert machine.run("pramfs kexec --undo") == f"{IMAGE}: taken back\n"
+    assert machine.run(LOADED) == "0\n"
+    assert mounted_hash(live_session) == digest
 
 
 def test_a_kexec_that_fails_to_load_undoes_everything(live_session: LiveSession) -> None:
