@@ -1,13 +1,14 @@
-"""Requests for attributes: GETATTR, SETATTR, GETXATTR, READLINK."""
+"""Requests for attributes: GETATTR, STATX, SETATTR, GETXATTR, READLINK; IOCTL for flags of chattr(1)."""
 
 import errno
 
 from pramfs.control import control_xattrs
 from pramfs.control.control_xattrs import ControlAttributes
 from pramfs.errors import posix_error
-from pramfs.fuse.attributes_out import attributes
+from pramfs.fuse.attributes_out import attributes, birth
 from pramfs.fuse.callers import in_group
 from pramfs.fuse.front import Handler
+from pramfs.fuse.notices import Notices
 from pramfs.fuse.protocol import (
     FATTR_ATIME,
     FATTR_ATIME_NOW,
@@ -18,17 +19,27 @@ from pramfs.fuse.protocol import (
     FATTR_MTIME_NOW,
     FATTR_SIZE,
     FATTR_UID,
+    FS_IOC_FSGETXATTR,
+    FS_IOC_FSSETXATTR,
+    FS_IOC_GETFLAGS,
+    FS_IOC_SETFLAGS,
+    FSXATTR,
     GETXATTR_IN,
     GETXATTR_OUT,
+    IOC_FLAGS,
+    IOCTL_IN,
+    IOCTL_OUT,
     SETATTR_IN,
     Opcode,
 )
 from pramfs.fuse.request import Request
+from pramfs.tree import file_flags
 from pramfs.tree.attributes import Changes
-from pramfs.tree.inodes import now_ns
+from pramfs.tree.inodes import Directory, File, Inode, now_ns
 from pramfs.tree.tree import Tree
 
 _NS = 10**9
+_IOCTL_DONE = IOCTL_OUT.pack(0, 0, 0, 0)
 _ANY = (
     FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE
     | FATTR_ATIME | FATTR_ATIME_NOW | FATTR_MTIME | FATTR_MTIME_NOW
@@ -39,9 +50,16 @@ class AttributeRequests:
     """Answers requests for the attributes of a tree's inodes, and the control attributes."""
 
     def __init__(
-        self, tree: Tree, control: ControlAttributes, *, cached_writes: bool, noatime: bool
+        self,
+        tree: Tree,
+        control: ControlAttributes,
+        notices: Notices,
+        *,
+        cached_writes: bool,
+        noatime: bool,
     ) -> None:
         self._tree = tree
+        self._notices = notices
         self._control = control
         self._cached_writes = cached_writes
         self._noatime = noatime
@@ -50,13 +68,18 @@ class AttributeRequests:
         """Return what answers each opcode."""
         return {
             Opcode.GETATTR: self.getattr,
+            Opcode.STATX: self.statx,
             Opcode.SETATTR: self.setattr,
+            Opcode.IOCTL: self.ioctl,
             Opcode.GETXATTR: self.getxattr,
             Opcode.READLINK: self.readlink,
         }
 
     def getattr(self, request: Request) -> bytes:
         return attributes(self._tree.get(request.nodeid))
+
+    def statx(self, request: Request) -> bytes:
+        return birth(self._tree.get(request.nodeid))
 
     def setattr(self, request: Request) -> bytes:
         (
@@ -78,6 +101,7 @@ class AttributeRequests:
             changes.mtime, changes.ctime = inode.mtime, inode.ctime
         # The kernel requests an empty change when a process writes that may not keep set-id bits.
         changes.drop_setid = request.uid != 0 if valid & FATTR_SIZE else not valid & _ANY
+        changes.touch = bool(valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW))
         changes.in_group = in_group(request.uid, request.gid, request.pid, inode)
         self._tree.setattr(inode, changes)
         return attributes(inode)
@@ -96,6 +120,30 @@ class AttributeRequests:
         if name.startswith(control_xattrs.PREFIX):
             return self._control.read(name)
         return self._tree.getxattr(self._tree.get(ino), name)
+
+    def ioctl(self, request: Request) -> bytes:
+        _, _, command, _, _, _ = request.fields(IOCTL_IN)
+        inode = self._tree.get(request.nodeid)
+        data = request.body[IOCTL_IN.size :]
+        if command == FS_IOC_GETFLAGS:
+            return _IOCTL_DONE + IOC_FLAGS.pack(self._flags(inode))
+        if command == FS_IOC_FSGETXATTR:
+            return _IOCTL_DONE + FSXATTR.pack(file_flags.to_xflags(self._flags(inode)))
+        if command == FS_IOC_SETFLAGS and len(data) >= IOC_FLAGS.size:
+            (flags,) = IOC_FLAGS.unpack_from(data)
+        elif command == FS_IOC_FSSETXATTR and len(data) >= FSXATTR.size:
+            flags = file_flags.from_xflags(*FSXATTR.unpack_from(data))
+        else:
+            raise posix_error(errno.ENOTTY)
+        self._tree.set_flags(inode, flags, request.uid)
+        self._notices.drop_attributes(inode.ino)
+        return _IOCTL_DONE
+
+    def _flags(self, inode: Inode) -> int:
+        """Return the flags of a file or directory. Raises ENOTTY for others."""
+        if not isinstance(inode, (File, Directory)):
+            raise posix_error(errno.ENOTTY)
+        return inode.flags
 
     def readlink(self, request: Request) -> bytes:
         link = self._tree.get(request.nodeid)

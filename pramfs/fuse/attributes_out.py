@@ -1,6 +1,15 @@
 """Inodes as the kernel is told of them: struct fuse_attr, and what contains it."""
 
-from pramfs.fuse.protocol import ATTR_OUT, DIRENT, ENTRY_OUT
+import os
+
+from pramfs.fuse.protocol import (
+    ATTR_OUT,
+    DIRENT,
+    ENTRY_OUT,
+    STATX_BASIC_STATS,
+    STATX_BTIME,
+    STATX_OUT,
+)
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.inodes import Inode
 
@@ -26,6 +35,19 @@ def attributes(inode: Inode) -> bytes:
         inode.ino, inode.size, inode.blocks,
         atime[0], mtime[0], ctime[0], atime[1], mtime[1], ctime[1],
         inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, PAGE_SIZE, 0,
+    )  # fmt: skip
+
+
+def birth(inode: Inode) -> bytes:
+    """Return the reply to STATX: the attributes, and when the inode was born."""
+    times = [divmod(time, _NS) for time in (inode.atime, inode.born, inode.ctime, inode.mtime)]
+    return STATX_OUT.pack(
+        FOREVER_S, 0, 0,
+        STATX_BASIC_STATS | (STATX_BTIME if inode.born else 0), PAGE_SIZE, 0,
+        inode.nlink, inode.uid, inode.gid, inode.mode, 0,
+        inode.ino, inode.size, inode.blocks, 0,
+        *(field for seconds, ns in times for field in (seconds, ns, 0)),
+        os.major(inode.rdev), os.minor(inode.rdev), 0, 0,
     )  # fmt: skip
 
 

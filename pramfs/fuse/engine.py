@@ -12,8 +12,10 @@ from pramfs.fuse.file_requests import FileRequests
 from pramfs.fuse.front import Front
 from pramfs.fuse.name_requests import NameRequests
 from pramfs.fuse.notices import Notices
+from pramfs.fuse.open_files import OpenFiles
 from pramfs.fuse.operations import CARRIED, Operations
 from pramfs.fuse.protocol import Opcode
+from pramfs.fuse.range_requests import RangeRequests
 from pramfs.tree.tree import Tree
 
 # What the kernel is told once not to ask again. After FLUSH and FSYNC of a file programs then see success:
@@ -22,8 +24,7 @@ from pramfs.tree.tree import Tree
 UNSUPPORTED = frozenset({
     Opcode.FLUSH, Opcode.FSYNC,
     Opcode.ACCESS, Opcode.BMAP, Opcode.POLL, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW,
-    Opcode.IOCTL, Opcode.FALLOCATE, Opcode.LSEEK, Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64,
-    Opcode.TMPFILE, Opcode.STATX, Opcode.SYNCFS,
+    Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64, Opcode.TMPFILE, Opcode.SYNCFS,
 })  # fmt: skip
 
 
@@ -57,15 +58,24 @@ class Engine:
         self.directories = OpenDirectories()
         self.notices = Notices()
         direct_io, noatime = behaviour.direct_io, behaviour.noatime
-        files = FileRequests(tree, self.notices, direct_io=direct_io, noatime=noatime)
-        names = NameRequests(tree, files.opened, files.forgotten)
-        control = ControlAttributes(daemon.status, tree.arena.table)
-        attributes = AttributeRequests(tree, control, cached_writes=not direct_io, noatime=noatime)
-        listings = DirectoryRequests(
-            tree, self.directories, nodiratime=noatime or behaviour.nodiratime
+        files = OpenFiles(tree, direct_io=direct_io)
+        data = FileRequests(tree, files, self.notices, direct_io=direct_io, noatime=noatime)
+        attributes = AttributeRequests(
+            tree,
+            ControlAttributes(daemon.status, tree.arena.table),
+            self.notices,
+            cached_writes=not direct_io,
+            noatime=noatime,
+        )
+        kinds = (
+            data,
+            NameRequests(tree, files, data.forgotten),
+            attributes,
+            DirectoryRequests(tree, self.directories, nodiratime=noatime or behaviour.nodiratime),
+            RangeRequests(tree, files, self.notices, cached_writes=not direct_io),
         )
         self.front = Front(
-            files.handlers() | names.handlers() | attributes.handlers() | listings.handlers(),
+            {opcode: handler for kind in kinds for opcode, handler in kind.handlers().items()},
             CARRIED,
             UNSUPPORTED,
             make_room=daemon.make_room,

@@ -10,14 +10,13 @@ from pramfs.errors import FramesHeld, words_of
 from pramfs.fuse.callers import in_group
 from pramfs.fuse.front import Handler, Later
 from pramfs.fuse.notices import Notices
+from pramfs.fuse.open_files import OpenFiles, refuse_writers
 from pramfs.fuse.page_cache import PageCache
 from pramfs.fuse.protocol import (
-    FOPEN_DIRECT_IO,
-    FOPEN_KEEP_CACHE,
     OPEN_IN,
-    OPEN_OUT,
     READ_IN,
     READ_LOCKOWNER,
+    RELEASE_IN,
     WRITE_CACHE,
     WRITE_IN,
     WRITE_KILL_SUIDGID,
@@ -26,20 +25,22 @@ from pramfs.fuse.protocol import (
     Opcode,
 )
 from pramfs.fuse.request import OddRequestError, Request
-from pramfs.tree.attributes import Changes, gives_rights
-from pramfs.tree.inodes import File, Inode
+from pramfs.tree.attributes import CAPABILITY, Changes, gives_rights
+from pramfs.tree.inodes import File
 from pramfs.tree.tree import Tree
 
 
 class FileRequests:
     """Answers requests for the data of a tree's files."""
 
-    def __init__(self, tree: Tree, notices: Notices, *, direct_io: bool, noatime: bool) -> None:
+    def __init__(
+        self, tree: Tree, files: OpenFiles, notices: Notices, *, direct_io: bool, noatime: bool
+    ) -> None:
         self._tree = tree
+        self._files = files
         self._notices = notices
         self._direct_io = direct_io
         self._noatime_flags = os.O_NOATIME if noatime else 0
-        self._open_flags = FOPEN_KEEP_CACHE | (FOPEN_DIRECT_IO if direct_io else 0)
         self._cache = PageCache(notices)
         self.forgotten = self._cache.forgotten
 
@@ -55,16 +56,12 @@ class FileRequests:
     def open(self, request: Request) -> bytes:
         flags, _ = request.fields(OPEN_IN)
         file = self._tree.file(request.nodeid)
+        refuse_writers(file, flags)
         if flags & os.O_TRUNC:
             group = in_group(request.uid, request.gid, request.pid, file)
             self._tree.setattr(file, Changes(size=0, drop_setid=request.uid != 0, in_group=group))
             self._notices.drop_attributes(file.ino)  # the reply cannot say what changed
-        return self.opened(file)
-
-    def opened(self, file: Inode) -> bytes:
-        """Count a handle of a file; return what a reply says of it. Requests come with the inode."""
-        file.refs += 1
-        return OPEN_OUT.pack(0, self._open_flags, 0)
+        return self._files.open(file, flags)
 
     def read(self, request: Request) -> bytes | memoryview:
         _, offset, size, read_flags, _, flags, _ = request.fields(READ_IN)
@@ -81,8 +78,8 @@ class FileRequests:
         data = request.body[WRITE_IN.size :]
         if len(data) != size:
             raise OddRequestError(f"{len(data)} bytes to write, not {size}")
-        if write_flags & WRITE_KILL_SUIDGID and gives_rights(file):
-            self._drop_setid(request, file)
+        if not write_flags & WRITE_CACHE and gives_rights(file):
+            self._drop_rights(request, file, kill_setid=bool(write_flags & WRITE_KILL_SUIDGID))
         self._write(request, file, offset, data, from_cache=bool(write_flags & WRITE_CACHE))
         answer = WRITE_OUT.pack(size, 0)
         if write_flags & WRITE_LOCKOWNER:
@@ -91,7 +88,8 @@ class FileRequests:
         return answer
 
     def release(self, request: Request) -> bytes:
-        self._tree.forget(self._tree.get(request.nodeid))
+        _, flags, _, _ = request.fields(RELEASE_IN)
+        self._files.close(self._tree.get(request.nodeid), flags)
         return b""
 
     # --- helpers ---------------------------------------------------------------------------------
@@ -118,11 +116,17 @@ class FileRequests:
                 request.so_far = WRITE_OUT.pack(request.taken, 0) if request.taken else b""
                 if request.may_wait:
                     raise
-            if from_cache:
+            if from_cache and not isinstance(exc, PermissionError):  # chattr(1) has forbidden it
                 self._tree.data.refused.add(file, offset, offset + len(data), words_of(exc))
             raise
 
-    def _drop_setid(self, request: Request, file: File) -> None:
-        group = in_group(request.uid, request.gid, request.pid, file)
-        self._tree.setattr(file, Changes(drop_setid=True, in_group=group))
+    def _drop_rights(self, request: Request, file: File, *, kill_setid: bool) -> None:
+        """Drop what a write ends: capabilities; set-id bits, unless the writer may keep them."""
+        if kill_setid:
+            group = in_group(request.uid, request.gid, request.pid, file)
+            self._tree.setattr(file, Changes(drop_setid=True, in_group=group))
+        elif CAPABILITY in (file.xattrs or {}):
+            self._tree.removexattr(file, CAPABILITY)
+        else:
+            return
         self._notices.drop_attributes(file.ino)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from pramfs.fuse.attributes_out import NO_ENTRY, entry
 from pramfs.fuse.front import Handler
+from pramfs.fuse.open_files import OpenFiles
 from pramfs.fuse.protocol import (
     BATCH_FORGET_IN,
     CREATE_IN,
@@ -24,15 +25,12 @@ from pramfs.tree.tree import Owner, Tree
 class NameRequests:
     """Answers requests for the names in a tree.
 
-    `opened` counts a handle of a new file and returns what a reply says of it; `forgotten` is told of each
-    inode that the kernel has dropped.
+    `forgotten` is told of each inode that the kernel has dropped.
     """
 
-    def __init__(
-        self, tree: Tree, opened: Callable[[Inode], bytes], forgotten: Callable[[int], None]
-    ) -> None:
+    def __init__(self, tree: Tree, files: OpenFiles, forgotten: Callable[[int], None]) -> None:
         self._tree = tree
-        self._opened = opened
+        self._files = files
         self._forgotten = forgotten
 
     def handlers(self) -> dict[Opcode, Handler]:
@@ -91,12 +89,12 @@ class NameRequests:
         return _entry(self._tree.create(parent, request.name(MKDIR_IN), mode, owner))
 
     def create(self, request: Request) -> bytes:
-        _, mode, umask, _ = request.fields(CREATE_IN)
+        flags, mode, umask, _ = request.fields(CREATE_IN)
         parent = self._tree.directory(request.nodeid)
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         owner = _owner(request, umask)
         file = self._tree.create(parent, request.name(CREATE_IN), mode, owner)
-        return _entry(file) + self._opened(file)
+        return _entry(file) + self._files.open(file, flags)
 
     # --- moving and removing ---------------------------------------------------------------------
 

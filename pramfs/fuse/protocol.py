@@ -96,6 +96,25 @@ FATTR_ATIME_NOW = 1 << 7
 FATTR_MTIME_NOW = 1 << 8
 FATTR_CTIME = 1 << 10
 
+# getattr_flags, reserved, fh, sx_flags, sx_mask
+STATX_IN = Struct("=IIQII")
+# attr_valid and so on as above, and spare bytes; then mask, blksize, attributes, nlink, uid, gid, mode,
+# spare, ino, size, blocks, attributes_mask; then atime, btime, ctime, mtime with nanoseconds; then rdev and
+# dev, major and minor each, and spare bytes.
+STATX_OUT = Struct("=QII16xIIQIIIHHQQQQqIiqIiqIiqIiIIII112x")
+STATX_BASIC_STATS = 0x7FF
+STATX_BTIME = 0x800
+
+# IOCTL: only those of linux/fs.h for the flags of inodes.
+IOCTL_IN = Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size; data
+IOCTL_OUT = Struct("=iIII")  # result, flags, in_iovs, out_iovs; data
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_IOC_FSGETXATTR = 0x801C581F
+FS_IOC_FSSETXATTR = 0x401C5820
+IOC_FLAGS = Struct("=I")
+FSXATTR = Struct("=I24x")  # xflags; extsize, nextents, projid, cowextsize, pad
+
 GETXATTR_IN = Struct("=II")  # size, padding; name
 GETXATTR_OUT = Struct("=II")  # size, padding
 
@@ -125,6 +144,10 @@ WRITE_OUT = Struct("=II")  # size, padding
 WRITE_CACHE = 1 << 0  # what a program has written before, from the page cache; fh is a guess
 WRITE_LOCKOWNER = 1 << 1  # set for a write past the page cache, and only there
 WRITE_KILL_SUIDGID = 1 << 2
+
+FALLOCATE_IN = Struct("=QQQII")  # fh, offset, length, mode, padding
+LSEEK_IN = Struct("=QQII")  # fh, offset, whence, padding
+LSEEK_OUT = Struct("=Q")  # offset
 
 DIRENT = Struct("=QQII")  # ino, off, namelen, type; name, padded to 8 bytes
 

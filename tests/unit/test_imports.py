@@ -17,6 +17,8 @@ FUSE_MODULES = {
     "pramfs.fuse.notices",
     "pramfs.fuse.operations",
     "pramfs.fuse.page_cache",
+    "pramfs.fuse.attribute_requests",
+    "pramfs.fuse.range_requests",
     "pramfs.fuse.file_requests",
     "pramfs.fuse.binding_version",
     "pramfs.fuse.session",

@@ -1,6 +1,5 @@
 """One of everything that a directory can hold, under fixed names, and the means to act on it as anybody."""
 
-import ctypes
 import errno
 import mmap
 import os
@@ -79,14 +78,6 @@ def write_direct(path: Path) -> None:
     with mmap.mmap(-1, 4096) as aligned:
         os.write(fd, aligned)
     os.close(fd)
-
-
-def fallocate(path: Path, mode: int, size_bytes: int) -> None:
-    """The system call, from the start of a file: os.posix_fallocate falls back on writing."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with path.open("r+b") as file:
-        if libc.fallocate(file.fileno(), mode, ctypes.c_long(0), ctypes.c_long(size_bytes)) < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def run_as(user: User, call: Callable[[], _R], *, umask: int = 0o022) -> _R:

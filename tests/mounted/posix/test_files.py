@@ -1,6 +1,5 @@
 """The content of files: appends, holes, mappings, direct and synchronous I/O, files without a name."""
 
-import fcntl
 import mmap
 import os
 import random
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import KIB, MIB, PAGE, run, wait_until
-from tests.mounted.posix.scene import ROOT, errno_of, fallocate, open_close, run_as
+from tests.mounted.posix.scene import ROOT, errno_of, open_close, run_as
 from tests.mounted.system import syncfs
 
 FS_IOC_GETFLAGS = 0x80086601
@@ -357,21 +356,13 @@ def _seek_to_end(directory: Path) -> None:
 # What never reaches the daemon, or not whole: what tmpfs answers, and pramfs. "" = it works.
 UNSUPPORTED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "O_TMPFILE": (lambda d: open_close(d, os.O_TMPFILE | os.O_RDWR), "", "ENOTSUP"),
-    "fallocate": (lambda d: fallocate(d / "file", 0, MIB), "", "ENOTSUP"),
-    "FALLOC_FL_PUNCH_HOLE": (lambda d: fallocate(d / "file", 3, PAGE), "", "ENOTSUP"),
-    "FS_IOC_GETFLAGS": (
-        lambda d: _with(d, lambda fd: fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8))),
-        "",
-        "ENOTTY",
-    ),
     "setxattr with XATTR_CREATE and XATTR_REPLACE of what is missing": (
         lambda d: os.setxattr(d / "file", "user.x", b"", os.XATTR_CREATE | os.XATTR_REPLACE),
         "ENODATA",
         "",
     ),
     "lseek to the end of a directory": (_seek_to_end, "EINVAL", ""),
-    # The C library and the kernel do these by reading and writing.
-    "posix_fallocate": (lambda d: _with(d, lambda fd: os.posix_fallocate(fd, 0, MIB)), "", ""),
+    # The kernel does this by reading and writing.
     "copy_file_range": (lambda d: _with(d, lambda fd: os.copy_file_range(fd, fd, 1, 0, 5)), "", ""),
 }
 
@@ -384,16 +375,6 @@ def test_what_a_pramfs_does_instead(
 ) -> None:
     (fs / "file").write_bytes(b"content")
     assert errno_of(lambda: call(fs)) == (on_tmpfs if kind == "tmpfs" else on_pramfs)
-
-
-def test_seek_data_shows_a_pramfs_without_holes(kind: str, fs: Path) -> None:
-    (fs / "file").touch()
-    os.truncate(fs / "file", MIB)
-    with (fs / "file").open("r+b", buffering=0) as file:
-        os.pwrite(file.fileno(), b"x", 512 * KIB)
-        os.fsync(file.fileno())
-        found = os.lseek(file.fileno(), 0, os.SEEK_DATA)
-    assert found == (512 * KIB if kind == "tmpfs" else 0)
 
 
 def _with(directory: Path, call: Callable[[int], object]) -> None:

@@ -1,0 +1,75 @@
+"""Requests for ranges of files: FALLOCATE, LSEEK for data and holes."""
+
+import errno
+import functools
+import os
+
+from pramfs.fuse.front import Handler, Later
+from pramfs.fuse.notices import Notices
+from pramfs.fuse.open_files import OpenFiles
+from pramfs.fuse.protocol import FALLOCATE_IN, LSEEK_IN, LSEEK_OUT, Opcode
+from pramfs.fuse.request import Request
+from pramfs.tree.inodes import File
+from pramfs.tree.tree import Tree
+
+_LOOKS_MAX = 16  # at a file into which somebody writes all the time
+_TO_THE_END = 0
+
+
+class RangeRequests:
+    """Answers requests for ranges of a tree's files."""
+
+    def __init__(
+        self, tree: Tree, files: OpenFiles, notices: Notices, *, cached_writes: bool
+    ) -> None:
+        self._tree = tree
+        self._files = files
+        self._notices = notices
+        self._cached_writes = cached_writes
+
+    def handlers(self) -> dict[Opcode, Handler]:
+        """Return what answers each opcode."""
+        return {Opcode.FALLOCATE: self.fallocate, Opcode.LSEEK: self.lseek}
+
+    def fallocate(self, request: Request) -> bytes:
+        _, offset, length, mode, _ = request.fields(FALLOCATE_IN)
+        inode = self._tree.get(request.nodeid)
+        # Where the kernel caches writes, it sets the times itself.
+        self._tree.fallocate(inode, mode, offset, length, set_times=not self._cached_writes)
+        return b""
+
+    def lseek(self, request: Request) -> bytes | Later:
+        _, offset, whence, _ = request.fields(LSEEK_IN)
+        file = self._tree.file(request.nodeid)
+        if self._files.has_writers(file):
+            return functools.partial(self._seek_written, file, offset, whence)
+        return LSEEK_OUT.pack(self._tree.seek(file, offset, whence))
+
+    async def _seek_written(self, file: File, offset: int, whence: int) -> bytes:
+        """Seek in a file of which the kernel may have data that it has not handed over.
+
+        Before a range is called a hole, the kernel is made to hand over what it has there.
+        """
+        for _ in range(_LOOKS_MAX):
+            found = self._seek(file, offset, whence)
+            if whence == os.SEEK_DATA:
+                start, end = offset, found
+            else:
+                start = offset if found is None else found
+                end = self._seek(file, start, os.SEEK_DATA)
+            if start == end:
+                break
+            size = _TO_THE_END if end is None else end - start
+            await self._notices.hand_over(file.ino, start, size)
+            if self._seek(file, offset, whence) == found:
+                break
+        return LSEEK_OUT.pack(self._tree.seek(file, offset, whence))
+
+    def _seek(self, file: File, offset: int, whence: int) -> int | None:
+        """Return what is found, None if the rest of the file is one hole. Raises EINVAL."""
+        try:
+            return self._tree.seek(file, offset, whence)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return None
