@@ -56,7 +56,7 @@ ELSEWHERE = {
         "tests/kexec/test_live_update.py::pramfs kexec --load-only /dev/shm/keep.pram"
     ),
     "pramfs claim": Elsewhere('tests/kexec/test_live_update.py::"pramfs claim"'),
-    "pramfs claim --list": Elsewhere('tests/unit/test_handover.py::["claim", "--list"]'),
+    "pramfs claim --list": Elsewhere('tests/kexec/test_live_update.py::"pramfs claim --list"'),
     "pramfs claim --to /srv/keep.pram /dev/shm/keep.pram": Elsewhere(
         "tests/kexec/test_live_update.py::pramfs claim --to /tmp/keep.pram {IMAGE}"
     ),

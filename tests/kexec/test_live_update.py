@@ -118,6 +118,43 @@ def test_a_device_that_is_in_use_is_told_and_undone(live_session: LiveSession) -
     assert mounted_hash(live_session) == digest
 
 
+@pytest.mark.parametrize("moment", ["handed", "loaded"])
+def test_a_command_that_is_killed_leaves_all_or_nothing(
+    live_session: LiveSession, moment: str
+) -> None:
+    """Killed when it has said that the image is handed over, or that the new kernel is loaded."""
+    machine = live_session.machine
+    digest = fill(live_session)
+    # It stands still at the pipe, which nobody reads any further.
+    machine.run(
+        f"mkfifo /tmp/pipe; {KEXEC} --load-only >/tmp/pipe & command=$!; exec 5</tmp/pipe; "
+        f"while read -r line <&5; do case $line in {moment}:*) break ;; esac; done; "
+        "kill -KILL $command; wait; rm /tmp/pipe"
+    )
+    if machine.run(LOADED) == "1\n" and machine.attempt("pramfs kexec --undo").code == 0:
+        pass  # it was handed over already
+    machine.run(
+        "for n in $(seq 100); do flock -n /run/pramfs-kept/lock true && break; sleep 0.1; done"
+    )
+    assert machine.run(LOADED) == "0\n"
+    assert mounted_hash(live_session) == digest
+
+
+def test_a_claim_that_is_killed_is_finished_by_the_keeper(live_session: LiveSession) -> None:
+    machine = live_session.machine
+    digest = fill(live_session, mebibytes=100)
+    live_session.kexec()
+    machine.run(
+        "pramfs claim & command=$!; "
+        "for n in $(seq 600); do [ -e /run/pramfs-kept/state ] && break; sleep 0.02; done; "
+        "kill -KILL $command; wait"
+    )
+    machine.attempt("pramfs claim")
+    machine.run(f"for n in $(seq 300); do [ -e {IMAGE} ] && break; sleep 0.1; done")
+    assert machine.run("pramfs claim --list") == ""
+    assert mounted_hash(live_session) == digest
+
+
 def test_an_image_whose_path_is_taken_can_be_claimed_elsewhere(live_session: LiveSession) -> None:
     machine = live_session.machine
     digest = fill(live_session)
