@@ -3,19 +3,26 @@
 import contextlib
 import errno
 import os
+import select
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE, SAVE_TO
 from pramfs.control.save_target import opened_target
 from pramfs.control.status import MountStatus, parse_status
-from pramfs.errors import PramError
+from pramfs.errors import NotMounted, PramError
+from pramfs.storage import superblock
 from pramfs.storage.frames import FrameCounts
+from pramfs.storage.image import open_image
+from pramfs.system import mountinfo
 from pramfs.system.forked_call import ForkedCall
 from pramfs.system.mountinfo import Mount, pramfs_mounts, require_alive, views_of
 
 __all__ = ["FrameCounts", "Mount", "MountStatus", "read_status", "request_save", "running_mounts"]
+
+_ANSWER_S = 6.0
 
 
 def read_status(mountpoint: Path) -> MountStatus:
@@ -38,8 +45,71 @@ def read_status(mountpoint: Path) -> MountStatus:
 def running_mounts() -> list[tuple[Mount, MountStatus | PramError]]:
     """Return every mount that is visible here, oldest first, with its status or why it has none."""
     devices = dict.fromkeys(mount.device for mount in pramfs_mounts())
-    views = [views_of(device)[:1] for device in devices]
-    return [(view, _status_or_error(view)) for (view,) in filter(None, views)]
+    views = [view for device in devices for view in views_of(device)[:1]]
+    silent = _silent(views)
+    told = [
+        (view, _no_answer(view) if view in silent else _status_or_error(view)) for view in views
+    ]
+    # Some may have been unmounted meanwhile.
+    return [(view, status) for view, status in told if not isinstance(status, NotMounted)]
+
+
+def require_answer(mount: Mount) -> None:
+    """Raise PramError, with what is known all the same, if the daemon does not answer within some seconds.
+
+    It may be stopped. Any access to the mount would then wait for ever.
+    """
+    if _silent([mount]):
+        raise _no_answer(mount)
+
+
+def _silent(mounts: Sequence[Mount]) -> list[Mount]:
+    """Return those whose daemons answer nothing for _ANSWER_S seconds. All are asked at the same time."""
+
+    def ask(mount: Mount) -> ForkedCall:
+        return ForkedCall(lambda: _probe(mount), mount.access_credentials)
+
+    waiting = {ask(mount): mount for mount in mounts}
+    end_s = time.monotonic() + _ANSWER_S
+    while waiting:
+        answered = select.select([*waiting], [], [], max(0.0, end_s - time.monotonic()))[0]
+        if not answered:
+            break
+        for call in answered:
+            del waiting[call]
+            with contextlib.suppress(OSError, PramError):  # an error is an answer
+                call.result()
+    for call in waiting:
+        call.abandon()
+    return list(waiting.values())
+
+
+def _probe(mount: Mount) -> bytes:
+    os.statvfs(mount.mountpoint)  # not stat: the kernel answers that from its cache
+    return b""
+
+
+def _no_answer(mount: Mount) -> PramError:
+    told = [f"{mount.mountpoint}: the daemon does not answer"]
+    # What the image tells needs no daemon. After a save to another image the mount table has the old one.
+    with (
+        contextlib.suppress(PramError, OSError),
+        open_image(Path(mount.image), writable=False) as image,
+    ):
+        pid = image.serving_pid()
+        if pid is not None:
+            if pid > 0 and _is_stopped(pid):
+                told.append(f"process {pid} is stopped, kill -CONT {pid} lets it go on")
+            elif pid > 0:
+                told.append(f"process {pid} is busy or hangs")
+            generation = superblock.require(image).generation
+            told.append(f"generation {generation} is saved in {image.path}")
+    return PramError("; ".join(told))
+
+
+def _is_stopped(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    return status.rpartition(")")[2].split()[0] in {"T", "t"}
 
 
 def _status_or_error(mount: Mount) -> MountStatus | PramError:
@@ -108,6 +178,9 @@ def _request(
 
 def _mount_to_ask(mountpoint: Path) -> Mount:
     """Return the mount through which to access the daemon: one of the root, if there is one."""
+    seen = mountinfo.mount_at(mountpoint)
+    if seen is not None:
+        require_answer(seen)
     mount = require_alive(mountpoint)
     return (*views_of(mount.device), mount)[0]
 

@@ -26,6 +26,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
     mount = mountinfo.require_mount(mountpoint)
     if os.geteuid() not in (0, mount.user):
         return _umount_of_another_user(mountpoint, mount, flags)
+    client.require_answer(mount)
     if mountinfo.is_dead(mountpoint):
         mount_tools.unmount(mount.mountpoint, *flags)
         raise PramError(

@@ -61,6 +61,11 @@ class ForkedCall:
         """Return the descriptor that becomes readable when the child is done."""
         return self._pipe
 
+    def abandon(self) -> None:
+        """Kill the child and forget it, without waiting: it may be held up in the kernel."""
+        os.kill(self._child, signal.SIGKILL)
+        os.close(self._pipe)
+
     def result(self) -> bytes:
         """Return what `act` returned.
 
