@@ -4,6 +4,7 @@ It knows no commands by itself: each group adds its own with `add_command`.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -23,11 +24,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         settings |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
         super().__init__(**settings)
+        self._words: list[str] = []
 
     def parse_known_args(  # type: ignore[override] # the overloads are about `namespace`
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Refuse unknown arguments here, where the options of the command are known, not in the parent."""
+        self._words = list(sys.argv[1:] if args is None else args)
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -35,6 +38,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         options = [word for action in self._actions for word in action.option_strings]
+        if message.startswith("the following arguments are required"):
+            # What is wrong comes before what is missing.
+            given = (word for word in self._words if word.startswith("--") and word != "--")
+            wrong = next((word for word in given if word.partition("=")[0] not in options), None)
+            message = f"unrecognized arguments: {wrong}" if wrong is not None else message
         message = helptext.corrected(message, self.commands(), options)
         self.exit(self.usage_code, f"{self.prog}: {message}; see {self.prog} --help\n")
 
