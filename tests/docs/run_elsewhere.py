@@ -36,8 +36,8 @@ ELSEWHERE = {
     ),
     ".venv/bin/pip wheel --no-deps --wheel-dir dist .": _WHEEL,
     "pipx install dist/pramfs-*.whl": _WHEEL._replace(
-        instead="mkdir -p ~/.local/pipx/venvs; "
-        'ln -s "$(realpath "${PRAMFS_VENV:-.venv}")" ~/.local/pipx/venvs/pramfs'
+        instead="venvs=$(pipx environment --value PIPX_LOCAL_VENVS); mkdir -p $venvs; "
+        'ln -s "$(realpath "${PRAMFS_VENV:-.venv}")" $venvs/pramfs'
     ),
     "scripts/api-reference": Elsewhere(
         "tests/packaging/test_api_reference.py::scripts/api-reference"

@@ -69,7 +69,8 @@ def installed(
     env = {"PIPX_HOME": f"{folder}/home", "PIPX_BIN_DIR": f"{folder}/bin"}
     pip_args = ["--pip-args", " ".join(only_these)]
     run("pipx", "install", "--python", PYTHON, *pip_args, wheel, env=env)
-    return Installed(folder / "home/venvs/pramfs", folder / "bin")
+    venvs = run("pipx", "environment", "--value", "PIPX_LOCAL_VENVS", env=env).strip()
+    return Installed(Path(venvs) / "pramfs", folder / "bin")
 
 
 @pytest.fixture
