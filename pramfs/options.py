@@ -38,6 +38,7 @@ class MountOptions:
     verify: str = "full"
     recover: bool = False
     checkpoint: int = 0
+    writeback: int = 30
     ro: bool = False
     allow_other: bool = False
     noatime: bool = False
@@ -283,6 +284,13 @@ OPTIONS = (
         "SECONDS",
         "publish a save by itself whenever something changed that long ago (default: 0, never)",
         _set("checkpoint", _number(0, 1 << 31)),
+    ),
+    Option(
+        "writeback",
+        "SECONDS",
+        "on a disk, write pages out before a save when there are more than it can write in that time "
+        "(default: 30; 0: leave it alone until a save, unless memory runs short)",
+        _set("writeback", _number(0, 1 << 31)),
     ),
     Option("ro", "", "mount read-only; nothing is saved", _flag("ro")),
     Option("rw", "", "mount writable (the default)", _writable),

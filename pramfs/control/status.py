@@ -30,6 +30,7 @@ class MountStatus:
     saved_ns: int  # when it was published, nanoseconds since the epoch
     changed: bool  # since the last save
     unpublished_pages: int  # frames that were filled since the last save
+    unwritten_pages: int = -1  # of them, those that are in memory only; -1: not known
     save_seconds: int = -1  # that a save would take now, at the pace of the last; -1: not known
     suspect: bool = False  # the daemon has met an internal error
     error: str = ""  # why the last save is not in force, or what it lacks; "" if all is well

@@ -155,12 +155,14 @@ class Checkpoints:
                 log.error("no checkpoint: %s", exc)
 
     async def make_room(self) -> bool:
-        """Wait for a save that frees what the last one held; return whether there was one.
+        """Wait for a save that frees what the last one held, or for memory; return whether that was had.
 
         A save that is already running will do, because it may free enough.
         """
         published = self._saver.published
         self._serve_on()
+        if self._volume.write_backs.memory_is_short:
+            return await self._make_memory()
         async with self._saving:
             if self._saver.published == published:
                 try:
@@ -168,6 +170,31 @@ class Checkpoints:
                 except SaveFailed:
                     return False  # the status has the reason
         return True
+
+    async def write_back(self, *, for_memory: bool = False) -> bool:
+        """Write some pages back, if that is needed (see WriteBacks); return whether that was done.
+
+        Not beside a save: that writes the same frames, and a sync tells of an error only once.
+        """
+        backs = self._volume.write_backs
+        async with self._saving:
+            pages = backs.pages_wanted(for_memory=for_memory)
+            if not pages:
+                return False
+            back = backs.begin(pages)
+            try:
+                await trio.to_thread.run_sync(backs.write, back)
+            finally:
+                error = backs.settle()
+        if error is not None:
+            log.warning("cannot write pages back to the image before a save: %s", words_of(error))
+        return error is None
+
+    async def _make_memory(self) -> bool:
+        """Write pages back until there is memory for those who wait; return whether there is."""
+        while await self.write_back(for_memory=True):
+            pass
+        return not self._volume.write_backs.memory_is_short
 
     async def flush(self, directories: OpenDirectories) -> None:
         """Have the kernel hand over its dirty pages; the saver records an error.
@@ -210,6 +237,7 @@ class Checkpoints:
         if volume.read_only:
             return 0
         bar = Bar("saving", saver.pages)
+        volume.write_backs.settle()  # one may be under way when the session ends by an error
         saver.begin_final()
         self.report()
         volume.image.unmark_serving()

@@ -33,6 +33,7 @@ from pramfs.pram.pram import Pram
 from pramfs.saves.load import Recovered, TreeLoad
 from pramfs.saves.save import Saver
 from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
+from pramfs.saves.write_back import WriteBacks
 from pramfs.storage import superblock
 from pramfs.storage.frames import BANNED, FREE
 from pramfs.storage.image import Image, open_image
@@ -52,6 +53,7 @@ class Volume:
     pram: Pram
     tree: Tree
     saver: Saver
+    write_backs: WriteBacks
     read_only: bool
     run_directory: RunDirectory | None  # None where there can be none
     log_path: Path | None  # None if the log is not a file

@@ -25,7 +25,7 @@ from pramfs.errors import EXIT_INTERNAL, PramError
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
-from pramfs.storage.frames import DROPPED, FRESH, PENDING
+from pramfs.storage.frames import FRESH, UNPUBLISHED, UNWRITTEN
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.namespaces import pid_namespace
 from pramfs.system.systemd import DaemonScope
@@ -34,6 +34,8 @@ log = logging.getLogger("pramfs")
 
 _CONVENIENCE_S = 10.0
 _MEMORY_RESERVE_BYTES = 32 << 20
+_WRITE_BACK_PERIOD_S = 1  # of looking whether pages should be written back
+_IDLE_PERIOD_S = 5
 
 
 class Daemon:
@@ -150,6 +152,7 @@ class Daemon:
             nursery.start_soon(self._announce)
             if not self._volume.read_only:
                 nursery.start_soon(warn_of_long_saves, self._volume.saver)
+                nursery.start_soon(self._write_back_as_needed)
             if self._options.checkpoint:
                 nursery.start_soon(
                     self._checkpoints.publish_at_intervals,
@@ -161,6 +164,20 @@ class Daemon:
             except Exception:  # noqa: BLE001 - an error in pyfuse3 itself
                 self._end_at_once()
             nursery.cancel_scope.cancel()
+
+    async def _write_back_as_needed(self) -> None:
+        table = self._volume.pram.arena.table
+        while True:
+            await trio.sleep(_WRITE_BACK_PERIOD_S if table.count(FRESH) else _IDLE_PERIOD_S)
+            while await self._try_write_back():
+                pass
+
+    async def _try_write_back(self) -> bool:
+        try:
+            return await self._checkpoints.write_back()
+        except RuntimeError as exc:  # no thread can be started at present
+            log.error("nothing written back: %s", exc)
+            return False
 
     async def _announce(self) -> None:
         """Report that the mount is usable, after the first request of the kernel."""
@@ -241,7 +258,8 @@ class Daemon:
             pfn=f"{current.pfn:x}",
             saved_ns=current.saved_ns,
             changed=volume.tree.changed,
-            unpublished_pages=sum(table.count(state) for state in (FRESH, PENDING, DROPPED)),
+            unpublished_pages=table.count_all(UNPUBLISHED),
+            unwritten_pages=table.count_all(UNWRITTEN),
             save_seconds=volume.saver.seconds_to_save(),
             suspect=saves.suspect,
             error=self._checkpoints.trouble(),

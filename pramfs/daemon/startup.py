@@ -22,6 +22,7 @@ from pramfs.daemon.stack_dump import StackDumps
 from pramfs.errors import PramError, SystemFault
 from pramfs.options import MountOptions
 from pramfs.saves.save import Saver
+from pramfs.saves.write_back import WriteBacks
 from pramfs.system import limits, mountinfo, surroundings
 from pramfs.system.forked_call import interrupt_held, require_single_thread
 
@@ -110,10 +111,12 @@ def _mount(
         with loader.verify(pram, options, manager) as load:
             service_class = _import_fuse()
             tree = load()
+        saver = Saver(pram, options.name, tree)
         volume = Volume(
             pram=pram,
             tree=tree,
-            saver=Saver(pram, options.name, tree),
+            saver=saver,
+            write_backs=WriteBacks(pram.arena, saver.pace, options.writeback),
             read_only=options.ro,
             run_directory=run_directory,
             log_path=log_file.path,

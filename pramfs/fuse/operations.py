@@ -21,7 +21,7 @@ from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.fuse.failures import errno_of
 from pramfs.fuse.front import SAVES_FOR_ROOM
 from pramfs.fuse.protocol import Opcode
-from pramfs.storage.frames import BANNED, DROPPED, FREE, HELD, OLD, SUPER
+from pramfs.storage.frames import BANNED, FREE_IN_TIME, SUPER
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.inodes import NAME_MAX_BYTES, Inode
 from pramfs.tree.tree import Owner, Tree
@@ -169,7 +169,7 @@ class Operations(pyfuse3.Operations):
     @_errno_guard
     def statfs(self, ctx: RequestContext) -> StatvfsData:
         tree, table = self._tree, self._tree.arena.table
-        free = sum(table.count(state) for state in (FREE, HELD, OLD, DROPPED)) - tree.space.claimed
+        free = table.count_all(FREE_IN_TIME) - tree.space.claimed
         stats = StatvfsData()
         stats.f_bsize = stats.f_frsize = PAGE_SIZE
         stats.f_blocks = len(table) - table.count(BANNED) - table.count(SUPER)

@@ -40,7 +40,8 @@ from pramfs.pram.relocate import frames_to_move
 from pramfs.pram.reserve import chain_of, reserve
 from pramfs.pram.streams import LoadStream, SaveStream, require_type
 from pramfs.storage import layout, superblock
-from pramfs.storage.arena import Arena, Progress, open_arena
+from pramfs.storage.arena import Arena, Progress
+from pramfs.storage.arenas import open_arena
 from pramfs.storage.frames import FREE, FrameTable
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import ACCMODE_LOAD, ACCMODE_SAVE, SuperBlock

@@ -14,7 +14,7 @@ from pramfs.pram.relocate import frames_to_move, leave_banned_frames
 from pramfs.storage import superblock
 from pramfs.storage.arena import Arena, Progress
 from pramfs.storage.extents import pfns_of
-from pramfs.storage.frames import FREE, PENDING, SAVED, Extent
+from pramfs.storage.frames import FREE, PENDING, SAVED, WRITTEN_PENDING, Extent
 from pramfs.storage.image import Image
 from pramfs.storage.layout import ACCMODE_SAVE, PAGE_SHIFT, PAGE_SIZE, SUPER_PAIR, SuperBlock
 from pramfs.storage.superblock import Published
@@ -232,7 +232,7 @@ class Move:
         self._published = published
         self._block = publisher.current
         # Also those of inodes that have no name any more, and are open.
-        self._extents = list(publisher.arena.table.extents(SAVED, PENDING))
+        self._extents = list(publisher.arena.table.extents(SAVED, PENDING, WRITTEN_PENDING))
 
     def write(self, progress: Progress) -> OSError | PramError | None:
         """Write everything to the other image and make it durable: first the pages, then the super block.

@@ -137,6 +137,7 @@ class Saver:
         self.error: PramError | None = None  # of the last save
         self.incomplete: SaveIncomplete | None = None  # what the last save lacks
         self.published = 0  # saves of this run
+        self.pace = Pace()  # of the medium
         self._pram = pram
         self._name = name
         self._tree = tree
@@ -147,7 +148,6 @@ class Saver:
         self._pages_done = self._pages_total = 0
         self._running: _BackgroundWrite | None = None
         self._target: Image | None = None  # of the save under way, if it is another image
-        self._pace = Pace()
         self._update_space()
 
     @property
@@ -244,7 +244,7 @@ class Saver:
 
     def seconds_to_save(self) -> int:
         """Return how long a save would take now, by the pace of the last one; -1 if that is not known."""
-        return self._pace.seconds_for(self._pram.arena.table.count(FRESH))
+        return self.pace.seconds_for(self._pram.arena.table.count(FRESH))
 
     def shortfall(self) -> SaveIncomplete | None:
         """Return which data the kernel has taken from programs that is not in the tree, if any."""
@@ -287,7 +287,7 @@ class Saver:
         done, start = self._pages_done, time.monotonic()
         error = publication.write(self._count)
         if error is None:
-            self._pace.note(self._pages_done - done, time.monotonic() - start)
+            self.pace.note(self._pages_done - done, time.monotonic() - start)
         return error
 
     def _finish(self, publication: Publication | Move, error: OSError | PramError | None) -> None:

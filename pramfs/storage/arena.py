@@ -1,9 +1,7 @@
 """Frames as memory: allocate, write, read and checksum them, whatever they hold.
 
-There are two places for fresh frames (`arena=`). ImageArena writes them directly to their place in the
-image, for images that are memory already. MemoryArena keeps them in a memfd, at the same offset, until a
-save copies them to the image, which is not written before. Both read frames of the last save from the
-image in place.
+There are two places for fresh frames (`arena=`): ImageArena writes them directly to their place in the
+image, MemoryArena keeps them in memory. Both read frames of the last save from the image in place.
 
 Python accesses pages with pread and pwrite only, so that a failing medium, or an image that was truncated
 meanwhile, is an error of one call and not a SIGBUS. The views are for the kernel to copy from.
@@ -12,7 +10,6 @@ meanwhile, is an error of one call and not a SIGBUS. The views are for the kerne
 import contextlib
 import errno
 import mmap
-import os
 from abc import ABC, abstractmethod
 from array import array
 from collections import deque
@@ -25,23 +22,23 @@ from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import (
     DROPPED,
     FREE,
+    FREE_IN_TIME,
     FRESH,
-    HELD,
-    OLD,
-    PENDING,
-    STATE_NAMES,
+    GOING,
+    WRITTEN,
+    WRITTEN_DROPPED,
     Extent,
     FrameTable,
 )
 from pramfs.storage.holes import Holes
-from pramfs.storage.image import Image, write_all
+from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.storage.write_out import WriteOut
 
 UNKNOWN_CSUM = 0  # a page whose checksum really is 0 is merely summed again
 _UNKNOWN_BYTES = bytes(4)
 
-_COPY_FRAMES = 1024
+COPY_FRAMES = 1024
 _SUM_FRAMES = 16  # at a time while idle: few, because a request that arrives has to wait for them
 _VIEWED_FRAMES_MAX = 6144  # that may be mapped at a time: 24 MiB
 _MAPPED_AROUND_FRAMES = 16  # that a fault maps, as fault_around_bytes has it
@@ -79,9 +76,10 @@ class Arena(ABC):
     def allocate(self, count: int, keep_free: int = 0) -> list[Extent]:
         """Allocate `count` frames, leaving `keep_free` free for the next save.
 
-        Raises FramesHeld, or OSError(ENOSPC), as `require_free` does.
+        Raises FramesHeld, or OSError(ENOSPC), as `require_free` does, and when memory is short.
         """
         self.require_free(count + keep_free)
+        self._require_memory(count)
         return self.table.allocate(count)
 
     def require_free(self, count: int) -> None:
@@ -90,7 +88,7 @@ class Arena(ABC):
         free = table.count(FREE)
         if free >= count:
             return
-        if free + table.count(HELD) + table.count(OLD) + table.count(DROPPED) < count:
+        if table.count_all(FREE_IN_TIME) < count:
             raise posix_error(errno.ENOSPC)
         raise FramesHeld()
 
@@ -157,13 +155,14 @@ class Arena(ABC):
     def release(self, pfn: int, count: int) -> None:
         """Release frames; the system gets their memory back once no save needs them."""
         table = self.table
-        if table.writable(pfn, count):
-            fresh = [Extent(pfn, count)]
-        else:
-            fresh = list(table.extents(FRESH, first=pfn, count=count))
+        fresh = list(table.extents(FRESH, GOING, first=pfn, count=count))
+        written = []
+        if table.count(WRITTEN):
+            written = list(table.extents(WRITTEN, first=pfn, count=count))
         table.release(pfn, count)
         for extent in fresh:
             self._discard(extent)
+        self._punch_later(written)
 
     def release_extents(self, extents: Iterable[Extent]) -> None:
         """Release every frame of `extents`."""
@@ -235,9 +234,11 @@ class Arena(ABC):
     def abort_save(self) -> None:
         """Abort the save that failed: see FrameTable.abort_save."""
         dropped = list(self.table.extents(DROPPED))
+        written = list(self.table.extents(WRITTEN_DROPPED))
         self.table.abort_save()
         for extent in dropped:
             self._discard(extent)
+        self._punch_later(written)
 
     @abstractmethod
     def mark_writeback_failed(self) -> None:
@@ -260,8 +261,8 @@ class Arena(ABC):
         lost: list[int] = []
         out = WriteOut(image, progress)
         for pfn, count in extents:
-            for start in range(pfn, pfn + count, _COPY_FRAMES):
-                frames = min(_COPY_FRAMES, pfn + count - start)
+            for start in range(pfn, pfn + count, COPY_FRAMES):
+                frames = min(COPY_FRAMES, pfn + count - start)
                 lost += self._copy_frames(image, start, frames)
                 out.add(start, frames)
         out.finish()
@@ -295,9 +296,13 @@ class Arena(ABC):
         csums = self._csums[pfn : pfn + count]
         return [
             pfn + at
-            for at, page in enumerate(_pages(data))
+            for at, page in enumerate(pages_of(data))
             if csums[at] not in (UNKNOWN_CSUM, crc32c(page))
         ]
+
+    @abstractmethod
+    def _require_memory(self, count: int) -> None:
+        """Raise FramesHeld or OSError(ENOSPC) unless there is memory for that many more frames."""
 
     @abstractmethod
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None: ...
@@ -372,16 +377,16 @@ class Arena(ABC):
         Reads no other page, so that an unreadable page whose checksum is known does not fail the save.
         """
         csums = self._csums
-        for start in range(pfn, pfn + count, _COPY_FRAMES):
+        for start in range(pfn, pfn + count, COPY_FRAMES):
             unknown = [
                 one
-                for one in range(start, min(start + _COPY_FRAMES, pfn + count))
+                for one in range(start, min(start + COPY_FRAMES, pfn + count))
                 # A page that was never verified may be damaged: it keeps the checksum of the last save.
                 if csums[one] == UNKNOWN_CSUM and not self._is_unverified(one)
             ]
             for extent in extents_of(unknown):
                 data = b"".join(self._load(part) for part in self._uniform_extents(*extent))
-                for at, page in enumerate(_pages(data)):
+                for at, page in enumerate(pages_of(data)):
                     csums[extent.pfn + at] = crc32c(page)
 
     def _is_unverified(self, pfn: int) -> bool:
@@ -393,7 +398,7 @@ class Arena(ABC):
         return self._writeback_failed or self._unverified.find(1, pfn, pfn + count) >= 0
 
     def _verify(self, pfn: int, data: bytes, unverified: bytearray) -> None:
-        for at, page in enumerate(_pages(data)):
+        for at, page in enumerate(pages_of(data)):
             csum = self._csums[pfn + at]
             lost = self._writeback_failed and csum != UNKNOWN_CSUM
             if (unverified[pfn + at] or lost) and csum != crc32c(page):
@@ -402,166 +407,8 @@ class Arena(ABC):
             unverified[pfn + at] = 0
 
 
-class ImageArena(Arena):
-    """An arena whose fresh frames are written to their place in the image at once.
-
-    After a write-back error the kernel marks the pages clean although they were not written: it may drop
-    them, and the next sync succeeds. So from then on, until a save has succeeded, fresh frames are verified
-    whenever they are read.
-    """
-
-    def __init__(self, image: Image, table: FrameTable) -> None:
-        super().__init__(image, table)
-        self._in_memory = image.in_memory()
-
-    def write_back(self, progress: Progress) -> None:
-        if self._writeback_failed:
-            lost = [
-                pfn
-                for extent in self.table.extents(PENDING, DROPPED)
-                for pfn in self._write_again(extent)
-            ]
-            if lost:
-                raise LostPages(lost)
-        if self._in_memory:
-            progress(self.table.count(PENDING))
-            return
-        out = WriteOut(self.image, progress)
-        for pfn, count in self.table.extents(PENDING):
-            for start in range(pfn, pfn + count, _COPY_FRAMES):
-                out.add(start, min(_COPY_FRAMES, pfn + count - start))
-        out.finish()
-
-    def move_to(self, image: Image) -> None:
-        super().move_to(image)
-        self._in_memory = image.in_memory()
-
-    def abort_save(self) -> None:
-        super().abort_save()
-        self.mark_writeback_failed()
-
-    def commit_save(self) -> None:
-        super().commit_save()
-        self._writeback_failed = False
-
-    def mark_writeback_failed(self) -> None:
-        self.verify_on_first_read(())
-        self._writeback_failed = True
-        # Frames written while the save ran: sum them now, while the kernel has not dropped them yet.
-        for extent in self.table.extents(FRESH):
-            with contextlib.suppress(OSError, PramError):
-                self.csums(extent.pfn, extent.frames)
-
-    def _write_again(self, extent: Extent) -> Iterator[int]:
-        """Write pages to the medium once more; yield the frames that have lost what was written there."""
-        for start in range(extent.pfn, extent.pfn + extent.frames, _COPY_FRAMES):
-            count = min(_COPY_FRAMES, extent.pfn + extent.frames - start)
-            data = self.image.read(start, count)
-            for at, page in enumerate(_pages(data)):
-                csum = self._csums[start + at]
-                known = csum != UNKNOWN_CSUM and not self._is_unverified(start + at)
-                if known and csum != crc32c(page):
-                    yield start + at
-            self.image.write(start << PAGE_SHIFT, data)
-
-    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
-        self.image.write(start_bytes, data)
-
-    def _load(self, extent: Extent) -> bytes:
-        return self.image.read(extent.pfn, extent.frames)
-
-    def _mapping(self, pfn: int) -> memoryview:
-        return self._saved
-
-    def _same_store(self, pfn: int, count: int) -> bool:
-        return True
-
-    def _discard(self, extent: Extent) -> None:
-        self._punch_later([extent])
-
-
-class MemoryArena(Arena):
-    """An arena whose fresh frames are in a memfd until a save copies them into the image."""
-
-    _NOT_IN_IMAGE = (FREE, FRESH)
-    _FRESH_IN_IMAGE = ()
-    _IN_MEMORY = bytes((FRESH, PENDING, DROPPED))
-    _NOT_IN_MEMORY = tuple(set(range(len(STATE_NAMES))) - set(_IN_MEMORY))
-
-    def __init__(self, image: Image, table: FrameTable) -> None:
-        super().__init__(image, table)
-        self._fd = os.memfd_create("pramfs-arena", os.MFD_CLOEXEC)
-        os.ftruncate(self._fd, len(table) << PAGE_SHIFT)
-        self._memory = mmap.mmap(self._fd, len(table) << PAGE_SHIFT)
-        self._fresh = memoryview(self._memory)
-        self._unused = Holes(self._memory, image.page_bytes)
-
-    def write_back(self, progress: Progress) -> None:
-        out = WriteOut(self.image, progress)
-        for pfn, count in self.table.extents(PENDING, DROPPED):
-            for start in range(pfn, pfn + count, _COPY_FRAMES):
-                end = min(start + _COPY_FRAMES, pfn + count)
-                # Released at once: a traceback could keep the view alive, and `close` would then fail.
-                self._count_viewed(end - start)
-                with self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT] as data:
-                    self.image.write(start << PAGE_SHIFT, data)
-                out.add(start, end - start)
-        out.finish()
-
-    def commit_save(self) -> None:
-        copied = list(self.table.extents(PENDING, DROPPED))
-        super().commit_save()
-        for extent in copied:
-            self._discard(extent)
-
-    def abort_save(self) -> None:
-        copied = list(self.table.extents(PENDING, DROPPED))
-        super().abort_save()
-        # The disk may be full: give back what was copied so far, or it stays full because of that.
-        if self._holes is not None:
-            self._holes.give_back(self.table, self._NOT_IN_IMAGE, copied)
-
-    def mark_writeback_failed(self) -> None:
-        """Do nothing: fresh frames are still in memory, and the next save writes them again."""
-
-    def close(self) -> None:
-        self._fresh.release()
-        self._unused.close()
-        os.close(self._fd)
-        super().close()
-
-    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
-        write_all(self._fd, start_bytes, data)
-
-    def _load(self, extent: Extent) -> bytes:
-        if self._waits_in_memory(extent.pfn):
-            return os.pread(self._fd, extent.frames << PAGE_SHIFT, extent.pfn << PAGE_SHIFT)
-        return self.image.read(extent.pfn, extent.frames)
-
-    def _mapping(self, pfn: int) -> memoryview:
-        return self._fresh if self._waits_in_memory(pfn) else self._saved
-
-    def _viewed_mappings(self) -> list[mmap.mmap]:
-        return [self._map, self._memory]
-
-    def _waits_in_memory(self, pfn: int) -> bool:
-        return self.table.state(pfn) in self._IN_MEMORY
-
-    def _same_store(self, pfn: int, count: int) -> bool:
-        return count == 1 or self.table.uniform(pfn, count)
-
-    def _discard(self, extent: Extent) -> None:
-        self._unused.give_back(self.table, self._NOT_IN_MEMORY, [extent])
-
-
-def open_arena(kind: str, image: Image, table: FrameTable) -> Arena:
-    """Return the arena for `arena=`: "image", "memory", or "auto" to choose by the kind of image."""
-    if kind == "auto":
-        kind = "image" if image.in_memory() else "memory"
-    return ImageArena(image, table) if kind == "image" else MemoryArena(image, table)
-
-
-def _pages(data: bytes) -> Iterator[memoryview]:
+def pages_of(data: bytes) -> Iterator[memoryview]:
+    """Yield the pages of `data`, one by one."""
     view = memoryview(data)
     for start in range(0, len(view), PAGE_SIZE):
         yield view[start : start + PAGE_SIZE]

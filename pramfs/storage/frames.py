@@ -12,6 +12,13 @@ publishing a save is one translate() of the table. The states:
     OLD       not in the save that is being written: was HELD when that began
     BANNED    unused, and may hold nothing persistent
     SUPER     a slot: only a super block may lie there, see layout
+
+A page in memory may be written back to the image before a save (see write_back); the frame is then
+
+    GOING            FRESH, and on its way to the image; FRESH again if it is written meanwhile
+    WRITTEN          FRESH, but in the image instead of memory; FRESH again if it is written
+    WRITTEN_PENDING  PENDING, and WRITTEN before
+    WRITTEN_DROPPED  WRITTEN_PENDING, and released since
 """
 
 import re
@@ -24,7 +31,19 @@ from pramfs.storage import layout
 from pramfs.storage.regions import Regions
 
 FREE, FRESH, SAVED, HELD, PENDING, DROPPED, OLD, BANNED, SUPER = range(9)
-STATE_NAMES = ("free", "fresh", "saved", "held", "pending", "dropped", "old", "banned", "super")
+GOING, WRITTEN, WRITTEN_PENDING, WRITTEN_DROPPED = range(9, 13)
+STATE_NAMES = (
+    *("free", "fresh", "saved", "held", "pending", "dropped", "old", "banned", "super"),
+    *("going", "written", "written_pending", "written_dropped"),
+)
+UNWRITTEN = (
+    FRESH,
+    GOING,
+    PENDING,
+    DROPPED,
+)  # in use by a save or its successor, and in memory only
+FREE_IN_TIME = (FREE, HELD, OLD, DROPPED, WRITTEN_DROPPED)  # at once, or after one or two saves
+UNPUBLISHED = (*UNWRITTEN, WRITTEN, WRITTEN_PENDING, WRITTEN_DROPPED)
 
 # Freeing an extent shorter than this does not move the start of the next search down to it.
 _EXTENT_WORTH_A_RESCAN = 16
@@ -56,14 +75,26 @@ def _transition(**changes: int) -> bytes:
     return bytes(table)
 
 
-_BEGIN = _transition(fresh=PENDING, held=OLD)
-_COMMIT = _transition(pending=SAVED, dropped=HELD, old=FREE)
-_ABORT = _transition(pending=FRESH, dropped=FREE, old=HELD)
+_BEGIN = _transition(fresh=PENDING, written=WRITTEN_PENDING, held=OLD)
+_COMMIT = _transition(
+    pending=SAVED, dropped=HELD, written_pending=SAVED, written_dropped=HELD, old=FREE
+)
+_ABORT = _transition(
+    pending=FRESH, dropped=FREE, written_pending=WRITTEN, written_dropped=FREE, old=HELD
+)
 _BAN = _transition(free=BANNED, super=BANNED)
 
 # What becomes of a frame when its owner releases it.
-_RELEASE = _transition(fresh=FREE, saved=HELD, pending=DROPPED)
-_OWNED = bytes((FRESH, SAVED, PENDING))
+_RELEASE = _transition(
+    fresh=FREE,
+    saved=HELD,
+    pending=DROPPED,
+    going=FREE,
+    written=FREE,
+    written_pending=WRITTEN_DROPPED,
+)
+_OWNED = bytes((FRESH, SAVED, PENDING, GOING, WRITTEN, WRITTEN_PENDING))
+_WRITABLE = bytes((FRESH, GOING, WRITTEN))
 
 
 class FrameTable:
@@ -90,15 +121,19 @@ class FrameTable:
         """Return the number of frames in `state`."""
         return self._counts[state]
 
+    def count_all(self, states: Iterable[int]) -> int:
+        """Return the number of frames in any of `states`."""
+        return sum(self._counts[state] for state in states)
+
     def summary(self) -> FrameCounts:
         """Return the numbers of frames that users see."""
         count = self._counts
         return FrameCounts(
             total=len(self._states),
-            used=count[FRESH] + count[SAVED] + count[PENDING],
+            used=sum(count[state] for state in _OWNED),
             free=count[FREE],
             banned=count[BANNED],
-            reserved=count[HELD] + count[OLD] + count[DROPPED] + count[SUPER],
+            reserved=self.count_all((HELD, OLD, DROPPED, WRITTEN_DROPPED, SUPER)),
         )
 
     def state(self, pfn: int) -> int:
@@ -115,7 +150,10 @@ class FrameTable:
 
     def writable(self, pfn: int, count: int = 1) -> bool:
         """Return whether all `count` frames from `pfn` may be written in place."""
-        return self._states.count(FRESH, pfn, pfn + count) == count
+        states = self._states
+        if states.count(FRESH, pfn, pfn + count) == count:
+            return True
+        return not states[pfn : pfn + count].translate(None, _WRITABLE)
 
     def extents(self, *states: int, first: int = 0, count: int | None = None) -> Iterator[Extent]:
         """Yield the extents in any of `states`, in order, among all or `count` frames from `first`."""
@@ -183,15 +221,47 @@ class FrameTable:
         self.banned = banned
         self._ban_free()
 
+    # --- write-back ------------------------------------------------------------------------------
+
+    def begin_write_back(self, count: int, first: int) -> list[Extent]:
+        """Make up to `count` FRESH frames GOING, the first from `first` on; return their extents.
+
+        Begins again at frame 0 when there are too few behind `first`.
+        """
+        extents: list[Extent] = []
+        for start, end in ((first, len(self._states)), (0, first)):
+            for extent in self.extents(FRESH, first=start, count=end - start):
+                frames = min(extent.frames, count)
+                if not frames:
+                    return extents
+                extents.append(Extent(extent.pfn, frames))
+                self._set(extent.pfn, frames, GOING)
+                count -= frames
+        return extents
+
+    def end_write_back(self, extent: Extent, *, written: bool) -> list[Extent]:
+        """Make what is still GOING of an extent WRITTEN, or FRESH again; return that part of it."""
+        going = list(self.extents(GOING, first=extent.pfn, count=extent.frames))
+        for pfn, count in going:
+            self._set(pfn, count, WRITTEN if written else FRESH)
+        return going
+
+    def renew(self, pfn: int, count: int, state: int) -> None:
+        """Make those of these frames that are in `state`, GOING or WRITTEN, FRESH: they are written."""
+        for extent in list(self.extents(state, first=pfn, count=count)):
+            self._set(extent.pfn, extent.frames, FRESH)
+
     # --- saves -----------------------------------------------------------------------------------
 
     def begin_save(self) -> None:
-        """Freeze all frames in use: the save that begins holds them.
+        """Freeze all frames in use: the save that begins holds them. Not during a write-back.
 
         If a save that is in doubt holds some already, an abort leaves those as they are.
         """
-        in_doubt = any(self._counts[state] for state in (PENDING, DROPPED, OLD))
-        self._frozen_anew = list(self.extents(FRESH, HELD)) if in_doubt else None
+        if self._counts[GOING]:
+            raise AssertionError("a save begins before a write-back has ended")
+        in_doubt = self.count_all((PENDING, DROPPED, WRITTEN_PENDING, WRITTEN_DROPPED, OLD))
+        self._frozen_anew = list(self.extents(FRESH, WRITTEN, HELD)) if in_doubt else None
         self._translate(_BEGIN)
 
     def commit_save(self) -> list[Extent]:
@@ -236,6 +306,12 @@ class FrameTable:
         self._counts[FREE] -= count
         self._counts[FRESH] += count
         return Extent(pfn, count)
+
+    def _set(self, pfn: int, count: int, state: int) -> None:
+        """Change the state of frames in use that are all in the same one."""
+        self._counts[self._states[pfn]] -= count
+        self._counts[state] += count
+        self._states[pfn : pfn + count] = bytes((state,)) * count
 
     def _replace(self, pfn: int, before: bytes | bytearray, after: bytes | bytearray) -> None:
         """Change the states from `pfn` on, and keep counts, hints and bans up to date."""

@@ -19,6 +19,7 @@ function __pramfs_mount_options
         "$before"verify=lazy 'check every page before the mount is ready, or each when it is read first (default: full)' \
         "$before"recover 'mount what is whole of a damaged tree, and list the rest' \
         "$before"checkpoint= 'publish a save by itself whenever something changed that long ago (default: 0, never)' \
+        "$before"writeback= 'on a disk, write pages out before a save when there are more than it can write in that time (default: 30; 0: leave it alone until a save, unless memory runs short)' \
         "$before"ro 'mount read-only; nothing is saved' \
         "$before"rw 'mount writable (the default)' \
         "$before"allow_other 'let other users in, as far as the permissions let them' \

@@ -34,6 +34,7 @@ from pramfs.storage.arena import Progress
 from pramfs.storage.frames import FREE
 from pramfs.storage.image import Image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
+from pramfs.storage.memory_arena import MemoryArena, WriteBack
 from pramfs.storage.regions import Region, Regions
 from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
@@ -102,6 +103,7 @@ class NotedSaver(Saver):
 
     def _begin(self, progress: Progress, image: Image | None = None) -> Publication | Move:
         machine = self._machine
+        machine.end_write_back(late=False)  # the lock of a mount's saves sees to that
         generation = machine.volume.pram.current.generation + 1
         machine.begun.setdefault(generation, []).append(machine.volume.facts())
         return super()._begin(progress, image)
@@ -117,6 +119,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.begun: dict[int, list[dict[int, Facts]]] = {}
         self.opened: list[int] = []
         self.had_orphans = False
+        self._back: WriteBack | None = None
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(save, "_BackgroundWrite", LateWrite)
 
@@ -371,6 +374,32 @@ class TreeMachine(RuleBasedStateMachine):
         assert self.volume.saver.error is None
         self._check_save()
 
+    @precondition(lambda self: self.arena == "memory")
+    @rule(frames=st.integers(1, 100), step=st.sampled_from([None, 0, 1, 99]))
+    def begin_write_back(self, frames: int, step: int | None) -> None:
+        """Write pages back, at once or late; what is done before the end happens while they are on their way.
+
+        A step that is reached fails.
+        """
+        self.end_write_back(late=False)
+        if self.volume.saver._running is not None:
+            return
+        arena = self.volume.pram.arena
+        assert isinstance(arena, MemoryArena)
+        self._back = arena.begin_write_back(frames)
+        if step is not None:
+            with self.volume.image.failing(step, torn_bytes=512):
+                self._back.write()
+
+    @rule(late=st.booleans())
+    def end_write_back(self, late: bool) -> None:
+        """End it, and fail it if it was not begun and is not `late`."""
+        if self._back is not None:
+            if late:
+                self._back.write()
+            back, self._back = self._back, None
+            back.finish()
+
     @rule(step=st.integers(0, 8), torn_bytes=st.sampled_from([0, 512, 1 << 30]))
     def save_to_a_failing_medium(self, step: int, torn_bytes: int) -> None:
         self.volume.saver.settle()
@@ -402,6 +431,7 @@ class TreeMachine(RuleBasedStateMachine):
         journal = self.volume.image.journal
         steps = journal[: round(where * len(journal))]
         current = self.volume.pram.current.generation
+        self._back = None
         self._load(image_of(bytes(replay(self._content, steps))), Regions(), 0, lazy=False)
         generation = self.volume.pram.current.generation
         assert generation >= self._first_generation

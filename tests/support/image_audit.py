@@ -14,11 +14,14 @@ from pramfs.storage.frames import (
     BANNED,
     FREE,
     FRESH,
+    GOING,
     HELD,
     PENDING,
     SAVED,
     STATE_NAMES,
     SUPER,
+    WRITTEN,
+    WRITTEN_PENDING,
     FrameTable,
 )
 from pramfs.storage.image import Image
@@ -130,7 +133,8 @@ def check_owners(pram: Pram, tree: Tree | None = None) -> None:
     table = pram.arena.table
     check_table(table)
     owned = _owned(pram, tree)
-    used = {pfn for pfn in range(len(table)) if table.state(pfn) in (FRESH, SAVED, PENDING)}
+    in_use = (FRESH, SAVED, PENDING, GOING, WRITTEN, WRITTEN_PENDING)
+    used = {pfn for pfn in range(len(table)) if table.state(pfn) in in_use}
     if tree is not None:
         _check_promises(tree)
     assert used == owned, f"nobody owns {sorted(used - owned)}; not in use: {sorted(owned - used)}"

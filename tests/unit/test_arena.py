@@ -9,9 +9,12 @@ import pytest
 from crc32c import crc32c
 
 from pramfs.errors import DamagedPage, FramesHeld, SystemFault
-from pramfs.storage.arena import UNKNOWN_CSUM, Arena, ImageArena, MemoryArena, open_arena
+from pramfs.storage.arena import UNKNOWN_CSUM, Arena
+from pramfs.storage.arenas import open_arena
 from pramfs.storage.frames import BANNED, FREE, FRESH, HELD, OLD, SAVED, SUPER, Extent, FrameTable
+from pramfs.storage.image_arena import ImageArena
 from pramfs.storage.layout import PAGE_SIZE
+from pramfs.storage.memory_arena import MemoryArena
 from tests.support.image_audit import check_table
 from tests.support.watched_image import (
     Punch,

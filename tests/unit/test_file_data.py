@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pramfs.errors import FramesHeld
-from pramfs.storage.arena import Arena, open_arena
+from pramfs.storage.arena import Arena
+from pramfs.storage.arenas import open_arena
 from pramfs.storage.frames import FREE, FRESH, HELD, SAVED, FrameTable
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.storage.regions import Region, Regions

@@ -30,6 +30,7 @@ STATUS = MountStatus(
     saved_ns=10**18,
     changed=True,
     unpublished_pages=3,
+    unwritten_pages=2,
     suspect=True,
     error="save failed: for a reason",
     inodes=5,

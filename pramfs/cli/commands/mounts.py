@@ -143,7 +143,9 @@ def _status_lines(status: "MountStatus", age_s: float) -> Iterator[str]:
         yield "unpublished: nothing, the mount is read-only"
     else:
         changed = "" if status.changed else "; nothing has changed since"
-        yield f"unpublished: {status.unpublished_pages} pages{_save_time(status)}{changed}"
+        there = status.unpublished_pages - status.unwritten_pages
+        written = f", {there} of them in the image" if status.unwritten_pages >= 0 and there else ""
+        yield f"unpublished: {status.unpublished_pages} pages{written}{_save_time(status)}{changed}"
     yield f"frames:      {frame_counts(status.frames)} of {status.frames.total}"
     yield f"inodes:      {status.inodes}"
     suspect = "internal errors, see the log" if status.suspect else ""
