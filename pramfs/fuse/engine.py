@@ -24,7 +24,7 @@ from pramfs.tree.tree import Tree
 UNSUPPORTED = frozenset({
     Opcode.FLUSH, Opcode.FSYNC,
     Opcode.ACCESS, Opcode.BMAP, Opcode.POLL, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW,
-    Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64, Opcode.TMPFILE, Opcode.SYNCFS,
+    Opcode.SYNCFS,
 })  # fmt: skip
 
 

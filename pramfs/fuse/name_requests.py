@@ -42,6 +42,7 @@ class NameRequests:
             Opcode.MKNOD: self.mknod,
             Opcode.MKDIR: self.mkdir,
             Opcode.CREATE: self.create,
+            Opcode.TMPFILE: self.tmpfile,
             Opcode.UNLINK: self.unlink,
             Opcode.RMDIR: self.rmdir,
             Opcode.RENAME: self.rename,
@@ -94,6 +95,12 @@ class NameRequests:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         owner = _owner(request, umask)
         file = self._tree.create(parent, request.name(CREATE_IN), mode, owner)
+        return _entry(file) + self._files.open(file, flags)
+
+    def tmpfile(self, request: Request) -> bytes:
+        flags, mode, umask, _ = request.fields(CREATE_IN)
+        parent = self._tree.directory(request.nodeid)
+        file = self._tree.create_unnamed(parent, mode, _owner(request, umask))
         return _entry(file) + self._files.open(file, flags)
 
     # --- moving and removing ---------------------------------------------------------------------

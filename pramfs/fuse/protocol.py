@@ -148,6 +148,10 @@ WRITE_KILL_SUIDGID = 1 << 2
 FALLOCATE_IN = Struct("=QQQII")  # fh, offset, length, mode, padding
 LSEEK_IN = Struct("=QQII")  # fh, offset, whence, padding
 LSEEK_OUT = Struct("=Q")  # offset
+# fh_in, off_in, nodeid_out, fh_out, off_out, len, flags. The reply is a WRITE_OUT, or, to the second opcode,
+# the number of bytes.
+COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")
+COPY_FILE_RANGE_64_OUT = Struct("=Q")
 
 DIRENT = Struct("=QQII")  # ino, off, namelen, type; name, padded to 8 bytes
 

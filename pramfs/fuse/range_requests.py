@@ -1,4 +1,4 @@
-"""Requests for ranges of files: FALLOCATE, LSEEK for data and holes."""
+"""Requests for ranges of files: FALLOCATE, LSEEK for data and holes, COPY_FILE_RANGE."""
 
 import errno
 import functools
@@ -7,13 +7,22 @@ import os
 from pramfs.fuse.front import Handler, Later
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.open_files import OpenFiles
-from pramfs.fuse.protocol import FALLOCATE_IN, LSEEK_IN, LSEEK_OUT, Opcode
+from pramfs.fuse.protocol import (
+    COPY_FILE_RANGE_64_OUT,
+    COPY_FILE_RANGE_IN,
+    FALLOCATE_IN,
+    LSEEK_IN,
+    LSEEK_OUT,
+    WRITE_OUT,
+    Opcode,
+)
 from pramfs.fuse.request import Request
-from pramfs.tree.inodes import File
+from pramfs.tree.inodes import FILE_MAX_BYTES, File
 from pramfs.tree.tree import Tree
 
 _LOOKS_MAX = 16  # at a file into which somebody writes all the time
 _TO_THE_END = 0
+_COPY_MAX_BYTES = 1 << 31  # in the reply to the first of the opcodes there are 32 bits for them
 
 
 class RangeRequests:
@@ -29,7 +38,12 @@ class RangeRequests:
 
     def handlers(self) -> dict[Opcode, Handler]:
         """Return what answers each opcode."""
-        return {Opcode.FALLOCATE: self.fallocate, Opcode.LSEEK: self.lseek}
+        return {
+            Opcode.FALLOCATE: self.fallocate,
+            Opcode.LSEEK: self.lseek,
+            Opcode.COPY_FILE_RANGE: self.copy_file_range,
+            Opcode.COPY_FILE_RANGE_64: self.copy_file_range_64,
+        }
 
     def fallocate(self, request: Request) -> bytes:
         _, offset, length, mode, _ = request.fields(FALLOCATE_IN)
@@ -44,6 +58,24 @@ class RangeRequests:
         if self._files.has_writers(file):
             return functools.partial(self._seek_written, file, offset, whence)
         return LSEEK_OUT.pack(self._tree.seek(file, offset, whence))
+
+    def copy_file_range(self, request: Request) -> bytes:
+        return WRITE_OUT.pack(self._copy(request, _COPY_MAX_BYTES), 0)
+
+    def copy_file_range_64(self, request: Request) -> bytes:
+        return COPY_FILE_RANGE_64_OUT.pack(self._copy(request, FILE_MAX_BYTES))
+
+    def _copy(self, request: Request, most: int) -> int:
+        """Copy a piece; the program calls again for the rest. The kernel has handed over both ranges."""
+        _, offset, target, _, target_offset, length, _ = request.fields(COPY_FILE_RANGE_IN)
+        return self._tree.copy_range(
+            self._tree.get(request.nodeid),
+            offset,
+            self._tree.get(target),
+            target_offset,
+            min(length, most),
+            set_times=not self._cached_writes,
+        )
 
     async def _seek_written(self, file: File, offset: int, whence: int) -> bytes:
         """Seek in a file of which the kernel may have data that it has not handed over.

@@ -29,6 +29,8 @@ SIZES = {
     "FALLOCATE_IN": 32,
     "LSEEK_IN": 24,
     "LSEEK_OUT": 8,
+    "COPY_FILE_RANGE_IN": 56,
+    "COPY_FILE_RANGE_64_OUT": 8,  # which that header has not got yet
     "GETXATTR_IN": 8,
     "GETXATTR_OUT": 8,
     "FORGET_IN": 8,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import KIB, MIB, PAGE, run, wait_until
-from tests.mounted.posix.scene import ROOT, errno_of, open_close, run_as
+from tests.mounted.posix.scene import ROOT, errno_of, run_as
 from tests.mounted.system import syncfs
 
 FS_IOC_GETFLAGS = 0x80086601
@@ -355,15 +355,12 @@ def _seek_to_end(directory: Path) -> None:
 
 # What never reaches the daemon, or not whole: what tmpfs answers, and pramfs. "" = it works.
 UNSUPPORTED: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "O_TMPFILE": (lambda d: open_close(d, os.O_TMPFILE | os.O_RDWR), "", "ENOTSUP"),
     "setxattr with XATTR_CREATE and XATTR_REPLACE of what is missing": (
         lambda d: os.setxattr(d / "file", "user.x", b"", os.XATTR_CREATE | os.XATTR_REPLACE),
         "ENODATA",
         "",
     ),
     "lseek to the end of a directory": (_seek_to_end, "EINVAL", ""),
-    # The kernel does this by reading and writing.
-    "copy_file_range": (lambda d: _with(d, lambda fd: os.copy_file_range(fd, fd, 1, 0, 5)), "", ""),
 }
 
 
@@ -375,8 +372,3 @@ def test_what_a_pramfs_does_instead(
 ) -> None:
     (fs / "file").write_bytes(b"content")
     assert errno_of(lambda: call(fs)) == (on_tmpfs if kind == "tmpfs" else on_pramfs)
-
-
-def _with(directory: Path, call: Callable[[int], object]) -> None:
-    with (directory / "file").open("r+b", buffering=0) as file:
-        call(file.fileno())
