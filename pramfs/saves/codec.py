@@ -102,11 +102,10 @@ def _encode_inode(inode: Inode) -> bytes:
         size = inode.rdev
     if inode.xattrs:
         body += _encode_xattrs(inode.xattrs)
-    atime, mtime, ctime = (
-        divmod(inode.atime, _NS),
-        divmod(inode.mtime, _NS),
-        divmod(inode.ctime, _NS),
-    )
+    # The three times are often equal.
+    mtime = divmod(inode.mtime, _NS)
+    ctime = mtime if inode.ctime == inode.mtime else divmod(inode.ctime, _NS)
+    atime = mtime if inode.atime == inode.mtime else divmod(inode.atime, _NS)
     return (
         INODE.pack(
             inode.ino,
@@ -182,7 +181,8 @@ class _Decoder:
             self._alike = alike
         inode = kind(ino, *self._alike, 0)
         inode.nlink = nlink
-        inode.flags = flags & file_flags.ALL
+        if flags:
+            inode.flags = flags & file_flags.ALL
         _set_times(inode, times)
         self._inodes[ino] = inode
         self._take_body(inode, size, pages)
@@ -327,7 +327,7 @@ def _set_times(inode: Inode, times: list[int]) -> None:
         raise ValueError(f"inode {inode.ino} has a time of more than 999,999,999 nanoseconds")
     inode.mtime = mtime * _NS + mtime_nsec
     # The three times are often equal, and one int object for all takes a third of the memory.
-    same = (ctime, ctime_nsec) == (mtime, mtime_nsec)
+    same = ctime == mtime and ctime_nsec == mtime_nsec
     inode.ctime = inode.mtime if same else ctime * _NS + ctime_nsec
-    same = (atime, atime_nsec) == (mtime, mtime_nsec)
+    same = atime == mtime and atime_nsec == mtime_nsec
     inode.atime = inode.mtime if same else atime * _NS + atime_nsec

@@ -37,15 +37,22 @@ class More:
     reserved: list[tuple[int, int, int]]
 
 
-def encode_more(next_ino: int, inodes: Mapping[int, Inode]) -> bytes:
-    """Return the contents of the node for all inodes that have a name, b"" if there is nothing to tell."""
+def encode_more(next_ino: int, inodes: Mapping[int, Inode], *, with_reserved: bool = True) -> bytes:
+    """Return the contents of the node for all inodes that have a name, b"" if there is nothing to tell.
+
+    Without `with_reserved` no file has reserved ranges: looking for them takes a while.
+    """
     births = _births(next_ino, inodes.values())
-    reserved = [
-        (inode.ino, first, behind - first)
-        for inode in inodes.values()
-        if type(inode) is File and inode.reserved is not None and inode.nlink
-        for first, behind in inode.reserved
-    ]
+    reserved = (
+        []
+        if not with_reserved
+        else [
+            (inode.ino, first, behind - first)
+            for inode in inodes.values()
+            if type(inode) is File and inode.reserved is not None and inode.nlink
+            for first, behind in inode.reserved
+        ]
+    )
     ranges = array("Q", itertools.chain.from_iterable(sorted(reserved)))
     if not births and not ranges:
         return b""
@@ -94,9 +101,10 @@ def _births(next_ino: int, inodes: Iterable[Inode]) -> "array[int]":
     births = array("q")
     last = previous = 0
     for inode in inodes:
-        if inode.ino < previous:
+        ino = inode.ino
+        if ino < previous:
             return _births(next_ino, sorted(inodes, key=attrgetter("ino")))
-        previous = inode.ino
+        previous = ino
         if inode.born != last and inode.nlink:
             last = inode.born
             births.extend((previous, last))

@@ -58,7 +58,7 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
     with pram.prepare_save(name + META_SUFFIX, BYTE_STREAM) as meta:
         for piece in codec.encode_tree(tree.next_ino, tree.inodes):
             meta.write(piece)
-    more = encode_more(tree.next_ino, tree.inodes)
+    more = encode_more(tree.next_ino, tree.inodes, with_reserved=tree.space.promised_ranges > 0)
     if more:
         with pram.prepare_save(name + MORE_SUFFIX, BYTE_STREAM) as stream:
             stream.write(more)

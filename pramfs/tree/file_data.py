@@ -145,7 +145,8 @@ class FileData:
 
     def discard(self, file: File) -> None:
         """Release all frames of a file that is gone."""
-        self.truncate(file, 0)
+        if file.pages is not None or file.reserved is not None or self.refused:
+            self.truncate(file, 0)
 
     def relocate_banned(self, file: File) -> None:
         """Relocate the pages that are in banned frames (patch 9 of the 2013 series)."""

@@ -6,7 +6,7 @@ ENOSPC therefore fails the writer, never the save: `Arena.require_free` raises i
 from pramfs.pram.links import link_count
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
-from pramfs.storage.layout import PAGE_SIZE
+from pramfs.storage.layout import LINK_ENTRIES_MAX, PAGE_SIZE
 
 # Pages that were promised room and have frames are changed by copying them: so many frames are kept for
 # that, and as many pages can be changed before a checkpoint has to give the old frames back.
@@ -27,6 +27,8 @@ class Space:
         self.promised_ranges = 0  # that these form
         self.claimed = 0  # those of them that have no frame yet
         self._arena = arena
+        self._metadata = -1  # frames of it, for which `_with_metadata` is known
+        self._with_metadata = 0
 
     @property
     def spare(self) -> int:
@@ -45,17 +47,24 @@ class Space:
         saved, but then not be mounted again, because a mount needs the frames for one more save.
         """
         metadata = -(-(self.metadata_bytes + metadata_bytes) // PAGE_SIZE)
-        # Of births there is at most one for each inode, that is for each record.
-        more = metadata * layout.BIRTH.size // layout.INODE.size + 1
-        promises = 0
+        if metadata != self._metadata:
+            self._metadata = metadata
+            self._with_metadata = _frames_with(metadata)
+        lasting = self._with_metadata + self.node_frames
+        lasting += -(-(self.pages + self.claimed + pages) // LINK_ENTRIES_MAX)
+        kept = self.relocations + self.node_moves
         if self.promised or ranges:
-            promises = self.claimed + self.spare
-            more += -(-(self.promised_ranges + ranges) * layout.RESERVED.size // PAGE_SIZE)
-        links = link_count(self.pages + self.claimed + pages) + link_count(metadata + more) + 1
-        lasting = metadata + more + links + self.node_frames
-        moves = self.relocations + self.node_moves
-        return promises + moves + lasting + max(0, lasting - self.saved_frames)
+            kept += self.claimed + self.spare
+            lasting += -(-(self.promised_ranges + ranges) * layout.RESERVED.size // PAGE_SIZE) + 1
+        return kept + lasting + max(0, lasting - self.saved_frames)
 
     def require_metadata(self, more_bytes: int) -> None:
         """Raise OSError(ENOSPC) unless saves still fit after adding that much metadata."""
         self._arena.require_free(self.frames_to_keep_free(metadata_bytes=more_bytes))
+
+
+def _frames_with(metadata: int) -> int:
+    """Return the frames for that much metadata, for births, and for the links of both."""
+    # Of births there is at most one for each inode, that is for each record.
+    births = metadata * layout.BIRTH.size // layout.INODE.size + 1
+    return metadata + births + link_count(metadata) + link_count(births)

@@ -199,7 +199,8 @@ class Tree(FileOperations):
     def unlink(self, parent: Directory, name: bytes) -> None:
         """Remove a name of a file that is no directory. Raises ENOENT, EPERM, EISDIR."""
         inode = self.lookup(parent, name)
-        _refuse_removal(parent, inode)
+        if (parent.flags | inode.flags) & FIXED:
+            raise posix_error(errno.EPERM)
         if isinstance(inode, Directory):
             raise posix_error(errno.EISDIR)
         self._remove_entry(parent, name, now_ns())
@@ -290,7 +291,8 @@ class Tree(FileOperations):
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
         inode = self._new_inode(mode, owner)
-        inode.flags = parent.flags & INHERITED
+        if parent.flags:
+            inode.flags = parent.flags & INHERITED
         if not isinstance(inode, Symlink):
             self._inherit_permissions(inode, default_acl, owner.umask)
         return inode
@@ -350,7 +352,8 @@ class Tree(FileOperations):
     def _delete(self, inode: Inode) -> None:
         if isinstance(inode, File):
             self.data.discard(inode)
-        self._unnamed.discard(inode)
+        if self._unnamed:
+            self._unnamed.discard(inode)
         del self.inodes[inode.ino]
 
     def _move(
@@ -408,7 +411,8 @@ def _check_new_name(parent: Directory, name: bytes) -> None:
         raise posix_error(errno.ENOENT)  # removed, but still the working directory of a process
     if len(name) > NAME_MAX_BYTES:
         raise posix_error(errno.ENAMETOOLONG)
-    refuse(parent, IMMUTABLE)
+    if parent.flags & IMMUTABLE:
+        raise posix_error(errno.EPERM)
 
 
 def _refuse_removal(parent: Directory, inode: Inode) -> None:
