@@ -41,13 +41,17 @@ trap 'echo "$at: exit code $?: $BASH_COMMAND"' ERR
 sudo() { env "$@"; }
 PID=$$
 """
-BEFORE = {"help": "mkdir /mnt/keep; cd"}
+BEFORE = {
+    "help": "mkdir /mnt/keep; cd",
+    "docs/kexec.md": "pramfs mount -o size=16M /dev/shm/keep.pram /mnt",
+}
 AFTER = {"README.md": "diff -r ~/project /mnt/keep/project"}
 PLACES = """\
 set -e
 mount -t overlay overlay -o lowerdir="$1":/dev /dev
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs tmpfs /mnt
+mount -t tmpfs tmpfs /srv
 """
 
 

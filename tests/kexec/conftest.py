@@ -9,12 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import LONG
 from tests.kexec.recipe import LIVE_UPDATE, RECIPE
 from tests.kexec.session import COMMAND_LINE, LiveSession, Session
 from tests.vm.guest import Guest
 from tests.vm.machine import Machine
 
 TOOLS = ("qemu-system-x86_64", "cpio", "debootstrap", "modprobe", "mke2fs", "setpriv", "unshare")
+
+# That kernel must be built first, which takes up to 25 minutes: only the long form does.
+collect_ignore = [] if LONG else ["test_live_update.py"]
 
 
 def _require_tools() -> None:

@@ -4,6 +4,7 @@ import functools
 import os
 import random
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,15 +102,27 @@ def test_what_an_image_brings_along_is_inert(volume: Volume, again: str) -> None
 
 
 @pytest.mark.parametrize("mode", [0o6777, 0o6766])
-def test_whoever_writes_with_direct_io_takes_set_id_bits_away(volume: Volume, mode: int) -> None:
-    """The kernel does not tell who writes then, so even root and the group do not keep them."""
-    root = volume.mount("direct_io")
-    (root / "file").write_bytes(b"content")
-    (root / "file").chmod(mode)
-    (root / "file").read_bytes()
-    assert stat.S_IMODE((root / "file").stat().st_mode) == mode
-    write(root / "file")
-    assert stat.S_IMODE((root / "file").stat().st_mode) == mode & 0o777
+@pytest.mark.parametrize("direct", ["direct_io", "noatime"])
+def test_a_write_leaves_set_id_bits_as_on_tmpfs(volume: Volume, mode: int, direct: str) -> None:
+    """Root keeps them, others take them away; with direct_io the kernel leaves that to the daemon."""
+    root = volume.mount("allow_other", "mode=777", direct)
+    _open_up(volume.home)
+
+    def modes_after_writes(file: Path) -> list[int]:
+        file.write_bytes(b"content")
+        file.chmod(mode)
+        file.read_bytes()
+        found = [file.stat().st_mode]
+        write(file)
+        found.append(file.stat().st_mode)
+        run_as(ALICE, lambda: write(file))
+        return [*found, file.stat().st_mode]
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        Path(directory).chmod(0o777)
+        expected = modes_after_writes(Path(directory, "file"))
+    assert expected[1] != expected[2]
+    assert modes_after_writes(root / "file") == expected
 
 
 def _open_up(home: Path) -> None:
