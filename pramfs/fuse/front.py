@@ -25,8 +25,9 @@ from pramfs.fuse.seam import Seam
 
 log = logging.getLogger("pramfs")
 
-# The most saves that one request waits for: frames that a save holds are freed by the next one.
-SAVES_FOR_ROOM = 4
+# The most saves that one request waits for. There may be many of them that write where room is reserved, and
+# a save gives back frames for 128 pages (`tree.space`): each of them must get its turn, several times.
+SAVES_FOR_ROOM = 64
 
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
 

@@ -39,6 +39,24 @@ def assert_filled(root: Path, count: int, size: int = MIB) -> None:
         assert (root / f"fill {number}").read_bytes() == sample_trees.noise(size, seed=number)
 
 
+def test_room_that_is_reserved_is_there_for_many_writes_at_once(volume: Volume) -> None:
+    """However often the file is written anew, after saves and a new mount, as fast as the kernel can."""
+    volume.size = "32M"
+    root = volume.mount()
+    (root / "reserved").touch()
+    run("fallocate", "-l", "8M", root / "reserved").succeeded()
+    count = fill(root)
+    for seed in range(3):
+        volume.remount()
+        for again in range(3):
+            content = sample_trees.noise(8 * MIB, seed=10 * seed + again)
+            with (root / "reserved").open("r+b", buffering=0) as file:
+                file.write(content)
+            syncfs(root)
+            assert (root / "reserved").read_bytes() == content
+    assert_filled(root, count)
+
+
 def test_a_full_arena_answers_enospc_and_lives_on(volume: Volume) -> None:
     volume.size = "16M"
     volume.announce("no free frames", "no space")

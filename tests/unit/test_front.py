@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pramfs.control.status import MountStatus
 from pramfs.errors import FramesHeld, PramError
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
-from pramfs.fuse.front import Front, Handler, Outcome
+from pramfs.fuse.front import SAVES_FOR_ROOM, Front, Handler, Outcome
 from pramfs.fuse.protocol import (
     INTERRUPT_IN,
     OUT_HEADER,
@@ -208,7 +208,7 @@ def test_a_request_without_room_waits_for_a_save_and_keeps_its_body() -> None:
     assert handler.bodies == [b"body"] * 3
 
 
-@pytest.mark.parametrize("saves", [[False], [True] * 4])
+@pytest.mark.parametrize("saves", [[False], [True] * SAVES_FOR_ROOM])
 def test_without_room_in_the_end_it_is_enospc(saves: list[bool]) -> None:
     bench = Bench(Narrow(100))
     bench.serve()
