@@ -35,6 +35,7 @@ DEBIAN_13 = recipe("boot-trixie", "trixie")  # systemd 257
 
 def command_line(image_size: str) -> str:
     """What the kernel is told, and through it files/boot: how large the images are that systemd mounts."""
-    console = "console=ttyS0 panic=-1 quiet loglevel=4 systemd.getty_auto=no"
+    # On a busy host the emulated timer may be late, and the kernel would give up at once.
+    console = "console=ttyS0 panic=-1 quiet loglevel=4 no_timer_check systemd.getty_auto=no"
     journal = "systemd.journald.forward_to_console=1 systemd.journald.max_level_console=info"
     return f"{console} {journal} first=/opt/boot size={image_size}"
