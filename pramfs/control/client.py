@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import select
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pramfs.storage import superblock
 from pramfs.storage.frames import FrameCounts
 from pramfs.storage.image import open_image
 from pramfs.system import mountinfo
+from pramfs.system.descriptors import readable
 from pramfs.system.forked_call import ForkedCall
 from pramfs.system.mountinfo import Mount, pramfs_mounts, require_alive, views_of
 
@@ -72,7 +72,7 @@ def _silent(mounts: Sequence[Mount]) -> list[Mount]:
     waiting = {ask(mount): mount for mount in mounts}
     end_s = time.monotonic() + _ANSWER_S
     while waiting:
-        answered = select.select([*waiting], [], [], max(0.0, end_s - time.monotonic()))[0]
+        answered = readable(waiting, max(0.0, end_s - time.monotonic()))
         if not answered:
             break
         for call in answered:

@@ -6,7 +6,6 @@ what counts: its lock is free when the daemon is gone, and its super block says 
 
 import contextlib
 import os
-import select
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pramfs.errors import PramError
 from pramfs.storage import superblock
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import SUPER_FINAL, SuperBlock
+from pramfs.system.descriptors import readable
 from pramfs.system.namespaces import pid_namespace
 
 _LOOK_AT_SUPER_BLOCK_S = 2.0
@@ -37,7 +37,7 @@ class DaemonWatch:
     def wait(self, timeout_s: float) -> bool:
         """Wait until it is gone, at most that long; returns whether it is."""
         if self._pidfd is not None:
-            return bool(select.select([self._pidfd], [], [], timeout_s)[0])
+            return bool(readable([self._pidfd], timeout_s))
         assert self.image is not None
         end_s = time.monotonic() + timeout_s
         # When the medium has failed nobody knows; that is then said of the save, too.

@@ -1,6 +1,5 @@
 """Follow the save of a daemon from another process, through the state in its run directory."""
 
-import select
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pramfs.control.daemon_watch import DaemonWatch
 from pramfs.control.status import MountStatus
 from pramfs.errors import PramError
 from pramfs.storage.image import Image
+from pramfs.system.descriptors import readable
 from pramfs.system.forked_call import ForkedCall
 from pramfs.system.progress import Bar
 
@@ -67,7 +67,7 @@ def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
 
 
 def _is_readable(call: ForkedCall, timeout_s: float) -> bool:
-    return bool(select.select([call], [], [], timeout_s)[0])
+    return bool(readable([call], timeout_s))
 
 
 def _show(status: MountStatus, done: Callable[[float], bool]) -> None:

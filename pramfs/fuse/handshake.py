@@ -10,7 +10,6 @@ Flags that the kernel did not offer are not set.
 """
 
 import os
-import select
 
 from pramfs.fuse.protocol import (
     DIRECT_IO_ALLOW_MMAP,
@@ -27,6 +26,7 @@ from pramfs.fuse.protocol import (
     REQUEST_MAX_BYTES,
 )
 from pramfs.fuse.seam import Seam
+from pramfs.system.descriptors import readable
 
 
 class Handshake:
@@ -35,7 +35,7 @@ class Handshake:
     def __init__(self, seam: Seam) -> None:
         """Wait for the request of the kernel, and carry it to pyfuse3."""
         self._seam = seam
-        select.select([seam.kernel], [], [])
+        readable([seam.kernel])
         request = os.read(seam.kernel, REQUEST_MAX_BYTES)
         (self._offered,) = INIT_FLAGS.unpack_from(request, IN_HEADER.size + INIT_FLAGS_OFFSET)
         self._offered2 = 0
