@@ -73,7 +73,7 @@ ELSEWHERE = {
 NO_COMMANDS = {
     "README.md: pramfs mount [-f]": "synopses, read by tests/unit/test_readme.py",
     "docs/design.md:                 +---": "a drawing",
-    "docs/design.md: begin ": "a drawing",
+    "docs/design.md:            begin ": "a drawing",
     "docs/format.md: super block ──node_pfn──>": "a drawing",
     "docs/kexec.md: processes ──criu dump──▶": "a drawing",
     "docs/kexec.md: 400000000-7ffffffff : Persistent": "a line of /proc/iomem",
