@@ -5,6 +5,7 @@ A request is an `IN_HEADER`, one struct, and names that end with a zero byte eac
 """
 
 import enum
+import mmap
 from struct import Struct
 
 
@@ -64,8 +65,8 @@ class Opcode(enum.IntEnum):
     COPY_FILE_RANGE_64 = 53
 
 
-# The largest request: max_write of libfuse (1 MiB) and what the kernel requires for a header.
-REQUEST_MAX_BYTES = (1 << 20) + 4096
+# The largest request: max_write of libfuse, which is 256 pages of the kernel, and what that requires for a header.
+REQUEST_MAX_BYTES = 256 * mmap.PAGESIZE + 4096
 
 # --- headers -------------------------------------------------------------------------------------
 
