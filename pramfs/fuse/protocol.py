@@ -65,7 +65,7 @@ class Opcode(enum.IntEnum):
     COPY_FILE_RANGE_64 = 53
 
 
-# The largest request: max_write of libfuse, which is 256 pages of the kernel, and what that requires for a header.
+# The largest request: max_write of libfuse, 256 pages of the kernel, and the header that it asks for.
 REQUEST_MAX_BYTES = 256 * mmap.PAGESIZE + 4096
 
 # --- headers -------------------------------------------------------------------------------------
