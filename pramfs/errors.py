@@ -68,6 +68,13 @@ class SystemFault(PramError):
     exit_code = EXIT_SYSTEM
 
 
+def fault_of(error: Exception) -> "OSError | PramError":
+    """Return the error if it is one that users understand, else a SystemFault that has its text."""
+    if isinstance(error, OSError | PramError):
+        return error
+    return SystemFault(f"internal error: {error!r}")
+
+
 class UnknownOutcome(PramError):
     """{0}: unmounted, but {1}: it is unknown what is durable; see: pramfs info {2}"""
 

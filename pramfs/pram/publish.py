@@ -8,7 +8,7 @@ has reached the medium; the next publish has to resolve this doubt first.
 import contextlib
 from collections.abc import Collection
 
-from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, SystemFault
+from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, fault_of
 from pramfs.pram.nodes import Node, build_nodes
 from pramfs.pram.relocate import frames_to_move, leave_banned_frames
 from pramfs.storage import superblock
@@ -189,10 +189,8 @@ class Publication:
         try:
             self._publisher.arena.write_back(progress)
             self._publisher.image.sync()
-        except (OSError, PramError) as exc:
-            return exc
         except Exception as exc:  # noqa: BLE001 - after any error this save is certainly not in force
-            return SystemFault(f"internal error: {exc!r}")
+            return fault_of(exc)
         return self.write_super_block()
 
     def write_super_block(self) -> OSError | PramError | None:
@@ -202,10 +200,8 @@ class Publication:
         try:
             self._block = superblock.replace(image, current, self._slot, self._published)
             image.sync()
-        except (OSError, PramError) as exc:
-            return exc
         except Exception as exc:  # noqa: BLE001 - as above
-            return SystemFault(f"internal error: {exc!r}")
+            return fault_of(exc)
         return None
 
     def finish(self, error: OSError | PramError | None) -> OSError | PramError | None:
@@ -245,10 +241,8 @@ class Move:
             image.sync()
             self._block = superblock.replace(image, publisher.current, self._slot, self._published)
             image.sync()
-        except (OSError, PramError) as exc:
-            return exc
         except Exception as exc:  # noqa: BLE001 - after any error the old image is the one in use
-            return SystemFault(f"internal error: {exc!r}")
+            return fault_of(exc)
         return None
 
     def finish(self, error: OSError | PramError | None) -> OSError | PramError | None:

@@ -28,7 +28,7 @@ class WriteBacks:
     """
 
     def __init__(self, arena: Arena, pace: Pace, seconds: int) -> None:
-        self._arena = arena if isinstance(arena, MemoryArena) else None
+        self._arena = arena
         self._pace = pace
         self._seconds = seconds
         self._paused_until_s = 0.0
@@ -37,23 +37,21 @@ class WriteBacks:
     @property
     def memory_is_short(self) -> bool:
         """Whether a write-back should make memory free before more is written."""
-        arena = self._arena
-        return arena is not None and arena.can_write_back and arena.memory_is_short
+        return self._outlet is not None and self._outlet.memory_is_short
 
     @property
     def memory_is_ample(self) -> bool:
         """Whether writers who have waited for memory may go on."""
-        return self._arena is None or self._arena.memory_is_ample
+        return self._outlet is None or self._outlet.memory_is_ample
 
     def pages_wanted(self, *, for_memory: bool) -> int:
         """Return how many pages should be written back now, 0 if none.
 
         `for_memory`: writers wait until memory is ample.
         """
-        arena = self._arena
-        if arena is None or not arena.can_write_back or time.monotonic() < self._paused_until_s:
+        if self._outlet is None or time.monotonic() < self._paused_until_s:
             return 0
-        fresh = arena.table.count(FRESH)
+        fresh = self._outlet.table.count(FRESH)
         too_many = fresh - self._limit() if self._seconds else 0
         needs_memory = not self.memory_is_ample if for_memory else self.memory_is_short
         if too_many < _BATCH_MIN_PAGES and not needs_memory:
@@ -63,8 +61,8 @@ class WriteBacks:
 
     def begin(self, pages: int) -> WriteBack:
         """Begin to write up to that many pages back; `settle` ends it."""
-        assert self._arena is not None
-        self._under_way = self._arena.begin_write_back(pages)
+        assert self._outlet is not None
+        self._under_way = self._outlet.begin_write_back(pages)
         return self._under_way
 
     def write(self, back: WriteBack) -> None:
@@ -85,6 +83,12 @@ class WriteBacks:
         if error is not None:
             self._paused_until_s = time.monotonic() + _PAUSE_S
         return error
+
+    @property
+    def _outlet(self) -> MemoryArena | None:
+        """The arena, if pages can go out of it now: a save to another image may change that."""
+        arena = self._arena
+        return arena if isinstance(arena, MemoryArena) and arena.can_write_back else None
 
     def _limit(self) -> int:
         pages = self._pace.pages_in(self._seconds)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from crc32c import crc32c
 
 from pramfs.errors import DamagedPage, FramesHeld, LostPages, PramError, posix_error
-from pramfs.storage.extents import extents_of
+from pramfs.storage.extents import extents_of, pieces_of
 from pramfs.storage.frames import (
     DROPPED,
     FREE,
@@ -260,11 +260,9 @@ class Arena(ABC):
         """
         lost: list[int] = []
         out = WriteOut(image, progress)
-        for pfn, count in extents:
-            for start in range(pfn, pfn + count, COPY_FRAMES):
-                frames = min(COPY_FRAMES, pfn + count - start)
-                lost += self._copy_frames(image, start, frames)
-                out.add(start, frames)
+        for pfn, count in pieces_of(extents, COPY_FRAMES):
+            lost += self._copy_frames(image, pfn, count)
+            out.add(pfn, count)
         out.finish()
         if lost:
             raise LostPages(lost)

@@ -66,6 +66,13 @@ def extents_of(pfns: Sequence[int]) -> Iterator[Extent]:
         yield extent
 
 
+def pieces_of(extents: Iterable[Extent], frames_max: int) -> Iterator[Extent]:
+    """Yield these extents in pieces of at most `frames_max` frames, in the same order."""
+    for pfn, count in extents:
+        for start in range(pfn, pfn + count, frames_max):
+            yield Extent(start, min(frames_max, pfn + count - start))
+
+
 def pfns_of(extents: Iterable[Extent]) -> list[int]:
     """Return every frame of these extents, in the same order."""
     return [pfn for first, count in extents for pfn in range(first, first + count)]

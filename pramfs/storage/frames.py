@@ -36,12 +36,8 @@ STATE_NAMES = (
     *("free", "fresh", "saved", "held", "pending", "dropped", "old", "banned", "super"),
     *("going", "written", "written_pending", "written_dropped"),
 )
-UNWRITTEN = (
-    FRESH,
-    GOING,
-    PENDING,
-    DROPPED,
-)  # in use by a save or its successor, and in memory only
+# In memory only, with arena=memory; in use by the save that is being written, or by the next one.
+UNWRITTEN = (FRESH, GOING, PENDING, DROPPED)
 FREE_IN_TIME = (FREE, HELD, OLD, DROPPED, WRITTEN_DROPPED)  # at once, or after one or two saves
 UNPUBLISHED = (*UNWRITTEN, WRITTEN, WRITTEN_PENDING, WRITTEN_DROPPED)
 

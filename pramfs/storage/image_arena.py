@@ -8,6 +8,7 @@ from crc32c import crc32c
 
 from pramfs.errors import LostPages, PramError, posix_error
 from pramfs.storage.arena import COPY_FRAMES, UNKNOWN_CSUM, Arena, Progress, pages_of
+from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import DROPPED, FRESH, PENDING, Extent, FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT
@@ -41,9 +42,8 @@ class ImageArena(Arena):
             progress(self.table.count(PENDING))
             return
         out = WriteOut(self.image, progress)
-        for pfn, count in self.table.extents(PENDING):
-            for start in range(pfn, pfn + count, COPY_FRAMES):
-                out.add(start, min(COPY_FRAMES, pfn + count - start))
+        for piece in pieces_of(self.table.extents(PENDING), COPY_FRAMES):
+            out.add(*piece)
         out.finish()
 
     def move_to(self, image: Image) -> None:
@@ -68,8 +68,7 @@ class ImageArena(Arena):
 
     def _write_again(self, extent: Extent) -> Iterator[int]:
         """Write pages to the medium once more; yield the frames that have lost what was written there."""
-        for start in range(extent.pfn, extent.pfn + extent.frames, COPY_FRAMES):
-            count = min(COPY_FRAMES, extent.pfn + extent.frames - start)
+        for start, count in pieces_of([extent], COPY_FRAMES):
             data = self.image.read(start, count)
             for at, page in enumerate(pages_of(data)):
                 csum = self._csums[start + at]

@@ -13,8 +13,9 @@ from array import array
 
 from crc32c import crc32c
 
-from pramfs.errors import FramesHeld, PramError, SystemFault, posix_error
+from pramfs.errors import FramesHeld, PramError, SystemFault, fault_of, posix_error
 from pramfs.storage.arena import COPY_FRAMES, UNKNOWN_CSUM, Arena, Progress, pages_of
+from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import (
     DROPPED,
     FREE,
@@ -88,8 +89,7 @@ class MemoryArena(Arena):
                 if durable:
                     self._note_csums(pfn, csums[pfn - extent.pfn :][:count])
                     self._discard(Extent(pfn, count))
-        # What was released meanwhile may have been copied after that; what could not go out is not needed.
-        for extent in extents:
+            # What was released meanwhile may have been copied after that; what failed is not needed.
             self._punch_later(
                 list(self.table.extents(*self._NOT_IN_IMAGE, first=extent.pfn, count=extent.frames))
             )
@@ -100,14 +100,12 @@ class MemoryArena(Arena):
 
     def write_back(self, progress: Progress) -> None:
         out = WriteOut(self.image, progress)
-        for pfn, count in self.table.extents(PENDING, DROPPED):
-            for start in range(pfn, pfn + count, COPY_FRAMES):
-                end = min(start + COPY_FRAMES, pfn + count)
-                # Released at once: a traceback could keep the view alive, and `close` would then fail.
-                self._count_viewed(end - start)
-                with self._fresh[start << PAGE_SHIFT : end << PAGE_SHIFT] as data:
-                    self.image.write(start << PAGE_SHIFT, data)
-                out.add(start, end - start)
+        for pfn, count in pieces_of(self.table.extents(PENDING, DROPPED), COPY_FRAMES):
+            # Released at once: a traceback could keep the view alive, and `close` would then fail.
+            self._count_viewed(count)
+            with self._fresh[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT] as data:
+                self.image.write(pfn << PAGE_SHIFT, data)
+            out.add(pfn, count)
         out.finish()
 
     def commit_save(self) -> None:
@@ -199,11 +197,7 @@ class WriteBack:
 
     def __init__(self, arena: MemoryArena, extents: list[Extent]) -> None:
         self._arena = arena
-        self._extents = [
-            Extent(start, min(COPY_FRAMES, pfn + count - start))
-            for pfn, count in extents
-            for start in range(pfn, pfn + count, COPY_FRAMES)
-        ]
+        self._extents = list(pieces_of(extents, COPY_FRAMES))
         self._csums: dict[Extent, array[int]] = {extent: array("I") for extent in self._extents}
         self._lock = threading.Lock()  # held while it is being written
         self._is_over = False
@@ -233,6 +227,6 @@ class WriteBack:
             for extent in self._extents:
                 self._csums[extent] = self._arena.copy_back(extent)
             self._arena.image.sync()
-        except (OSError, PramError) as exc:
-            return exc
+        except Exception as exc:  # noqa: BLE001 - it must not end the mount: a save tries once more
+            return fault_of(exc)
         return None

@@ -193,6 +193,22 @@ def test_after_an_error_everything_is_still_in_memory(
     assert arena.image.read(pfn, 16) == b"".join(page(200 + at) for at in range(16))
 
 
+def test_any_other_error_is_one_of_the_write_back_too(
+    arena: MemoryArena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would end the session: memory may run out just then."""
+    pfn = filled(arena)
+    back = arena.begin_write_back(FRAMES)
+
+    def no_memory(size: int, data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(arena.image, "write", no_memory)
+    assert "MemoryError" in str(back.write())
+    assert back.finish() is not None
+    assert states(arena, pfn, 16) == {FRESH}
+
+
 def test_one_that_was_never_written_has_failed(arena: MemoryArena) -> None:
     """The thread could not be started, or the session has ended before."""
     pfn = filled(arena)
