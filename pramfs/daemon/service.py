@@ -160,7 +160,11 @@ class Daemon:
                     self._options.checkpoint,
                 )
             try:
-                await self._session.run(self._engine.front, self._engine.notices)
+                await self._session.run(
+                    self._engine.front,
+                    self._engine.notices,
+                    answers_open=self._engine.answers_open,
+                )
             except Exception:  # noqa: BLE001 - an error in pyfuse3 itself
                 self._end_at_once()
             nursery.cancel_scope.cancel()

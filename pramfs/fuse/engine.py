@@ -36,6 +36,11 @@ class Behaviour:
     noatime: bool
     nodiratime: bool
 
+    @property
+    def answers_open(self) -> bool:
+        """Whether the kernel is to ask about each open(2); it has checked the rights by itself before."""
+        return self.direct_io  # which is an answer to OPEN
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -55,10 +60,11 @@ class Engine:
     def __init__(self, tree: Tree, behaviour: Behaviour, daemon: Surroundings) -> None:
         self._tree = tree
         self._on_change: Callable[[], bool] | None = daemon.on_change
+        self.answers_open = behaviour.answers_open
         self.directories = OpenDirectories()
         self.notices = Notices()
         direct_io, noatime = behaviour.direct_io, behaviour.noatime
-        files = OpenFiles(tree, direct_io=direct_io)
+        files = OpenFiles(tree, counted=self.answers_open, direct_io=direct_io)
         data = FileRequests(tree, files, self.notices, direct_io=direct_io, noatime=noatime)
         attributes = AttributeRequests(
             tree,

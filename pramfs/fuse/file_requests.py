@@ -54,6 +54,7 @@ class FileRequests:
         }
 
     def open(self, request: Request) -> bytes:
+        self._files.require_counted()
         flags, _ = request.fields(OPEN_IN)
         file = self._tree.file(request.nodeid)
         refuse_writers(file, flags)

@@ -1,10 +1,11 @@
-"""FUSE_INIT, with flags that are added to libfuse's reply.
+"""FUSE_INIT, with flags that are added to libfuse's reply, and one that is taken away.
 
 FUSE_HANDLE_KILLPRIV_V2: without it the kernel requests `security.capability` before every write(2); with it
 4 KiB writes are three times as fast. FUSE_DONT_MASK: without it the kernel applies the umask before the
 file system can see that the directory has a default ACL, which replaces the umask.
 FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6): without it no file of a direct_io mount can be mapped with MAP_SHARED.
 libfuse 3.14 does not know the first and the last flag, and pyfuse3 does not expose the second.
+FUSE_ATOMIC_O_TRUNC goes where OPEN is not answered: with it that request alone would say O_TRUNC.
 
 Flags that the kernel did not offer are not set.
 """
@@ -12,6 +13,7 @@ Flags that the kernel did not offer are not set.
 import os
 
 from pramfs.fuse.protocol import (
+    ATOMIC_O_TRUNC,
     DIRECT_IO_ALLOW_MMAP,
     DONT_MASK,
     HANDLE_KILLPRIV,
@@ -32,9 +34,10 @@ from pramfs.system.descriptors import readable
 class Handshake:
     """The exchange at the seam of a session that has just been mounted."""
 
-    def __init__(self, seam: Seam) -> None:
+    def __init__(self, seam: Seam, *, answers_open: bool) -> None:
         """Wait for the request of the kernel, and carry it to pyfuse3."""
         self._seam = seam
+        self._answers_open = answers_open
         readable([seam.kernel])
         request = os.read(seam.kernel, REQUEST_MAX_BYTES)
         (self._offered,) = INIT_FLAGS.unpack_from(request, IN_HEADER.size + INIT_FLAGS_OFFSET)
@@ -57,6 +60,8 @@ class Handshake:
 
     def _amended(self, flags: int) -> int:
         flags |= self._offered & DONT_MASK
+        if not self._answers_open:
+            flags &= ~ATOMIC_O_TRUNC
         if self._offered & HANDLE_KILLPRIV_V2:
             flags = flags & ~HANDLE_KILLPRIV | HANDLE_KILLPRIV_V2
         return flags

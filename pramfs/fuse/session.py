@@ -53,8 +53,11 @@ class Session:
         self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
         self._others_ran_ns = 0
 
-    async def run(self, front: Front, notices: Notices) -> None:
-        """Serve requests until the file system is unmounted or `finish` is called."""
+    async def run(self, front: Front, notices: Notices, *, answers_open: bool) -> None:
+        """Serve requests until the file system is unmounted or `finish` is called.
+
+        `answers_open`: OPEN is not answered ENOSYS.
+        """
         (session_fd,) = _fuse_descriptors() - self._foreign  # pyfuse3 does not expose it
         self._seam = seam = Seam(session_fd)
         self._front = front
@@ -67,7 +70,7 @@ class Session:
             async with trio.open_nursery() as nursery:
                 notices.open(seam)
                 front.open(seam, nursery.start_soon)
-                self._handshake = Handshake(seam)
+                self._handshake = Handshake(seam, answers_open=answers_open)
                 await pyfuse3.main(0, 0)  # no tasks except the first and those that serve_on starts
         finally:
             module._wait_fuse_readable = original

@@ -1,6 +1,7 @@
 """The front: every request gets one reply, whatever it is and whatever its handler does."""
 
 import errno
+import os
 import stat
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,8 +16,12 @@ from pramfs.errors import FramesHeld, PramError
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.front import SAVES_FOR_ROOM, Front, Handler, Outcome
 from pramfs.fuse.protocol import (
+    CREATE_IN,
+    FORGET_IN,
     INTERRUPT_IN,
+    OPEN_IN,
     OUT_HEADER,
+    RELEASE_IN,
     WRITE_CACHE,
     WRITE_IN,
     WRITE_KILL_SUIDGID,
@@ -26,6 +31,7 @@ from pramfs.fuse.protocol import (
 )
 from pramfs.fuse.request import Request
 from pramfs.tree.file_flags import IMMUTABLE
+from pramfs.tree.inodes import ROOT_INO
 from pramfs.tree.tree import Owner, Tree
 from tests.support.tree_volume import USER
 from tests.support.watched_image import new_pram
@@ -301,6 +307,22 @@ class Mount:
 @pytest.fixture
 def mount() -> Mount:
     return Mount()
+
+
+def test_an_open_is_not_asked_for_again_and_keeps_nothing(mount: Mount) -> None:
+    """The kernel tells of no close then, also not of files that it has made."""
+    mount.serve(Opcode.OPEN, OPEN_IN.pack(os.O_RDWR, 0), mount.file.ino)
+    assert mount.kernel.replies[-1][1] == errno.ENOSYS
+    assert mount.file.refs == 0
+    mount.serve(Opcode.CREATE, CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"made\0", ROOT_INO)
+    made = mount.tree.lookup(mount.tree.root, b"made")
+    mount.serve(Opcode.RELEASE, RELEASE_IN.pack(0, os.O_RDWR, 0, 0), made.ino)
+    assert made.refs == 1  # the kernel's lookup
+    mount.serve(Opcode.UNLINK, b"made\0", ROOT_INO)
+    mount.serve(Opcode.WRITE, write_in(b"x", WRITE_CACHE), made.ino)
+    assert mount.kernel.replies[-1][1] == 0
+    mount.serve(Opcode.FORGET, FORGET_IN.pack(1), made.ino)
+    assert made.ino not in mount.tree.inodes
 
 
 PIECES = [b"file\0", b"new\0", b".\0", b"..\0", bytes(8), b"\1" + bytes(7)]
