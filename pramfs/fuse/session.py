@@ -108,10 +108,9 @@ class Session:
             self._reading = False
 
     async def _serve(self) -> bool:
-        serve_next = self._front.serve_next
         while True:
             await self._let_others_run()
-            outcome = serve_next()
+            outcome = self._serve_burst()
             if outcome is Outcome.CARRIED:
                 return True
             if outcome is Outcome.UNMOUNTED:
@@ -119,14 +118,28 @@ class Session:
             if outcome is Outcome.NOTHING and not await self._next_request():
                 return False
 
+    def _serve_burst(self) -> Outcome:
+        """Serve requests one after the other until others must run, or none comes soon.
+
+        Without a trip through coroutines in between, and without polling while there are more.
+        """
+        front, serve_next, now = self._front, self._front.serve_next, time.monotonic_ns
+        until = self._others_ran_ns + _LET_OTHERS_RUN_NS
+        while True:
+            outcome = serve_next()
+            if outcome is Outcome.NOTHING:
+                # Idle work before polling: else a save after a burst of small files has to compute all
+                # checksums itself.
+                if not self._idle_work() and (front.awaited or not self._spin()):
+                    return outcome
+            elif outcome is not Outcome.ANSWERED:
+                return outcome
+            if front.awaited or now() > until:
+                return Outcome.ANSWERED
+
     async def _next_request(self) -> bool:
         """Wait for a request; return False if there is to be none."""
-        # Before polling: else a save after a burst of small files has to compute all checksums itself.
-        while self._idle_work():
-            await self._let_others_run()
-            if self._is_readable():
-                return True
-        if not self._front.awaited and (self._spin() or self._poll_briefly()):
+        if not self._front.awaited and self._poll_briefly():
             return True
         if self._closing:
             return self._is_readable()  # `finish` may have been called while other tasks ran

@@ -135,12 +135,14 @@ class Arena(ABC):
         return data
 
     def view(self, pfn: int, count: int) -> memoryview | bytes:
-        """Return `count` frames for the kernel to copy from: no copy if they are all in one mapping.
+        """Return `count` frames for the kernel to copy from: no copy of many that are all in one mapping.
 
-        Raises DamagedPage as `read` does.
+        A copy of a single one takes less time than a page fault. Raises DamagedPage as `read` does.
         """
         if self._unverified is not None and self._is_doubtful(pfn, count):
             return self.read(pfn, count)
+        if count == 1:
+            return self._load(Extent(pfn, 1))
         if self._same_store(pfn, count):
             self._count_viewed(count)
             return self._mapping(pfn)[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT]

@@ -19,13 +19,14 @@ def test_an_end_that_comes_while_other_tasks_run_is_not_slept_through() -> None:
         return False
 
     session = Session(idle_work, lambda: None)
+    os.set_blocking(read_end, False)
     session._front = Mount().engine.front
-    session._fd = read_end
+    session._front._kernel = session._fd = read_end
     session._poll.register(read_end, select.POLLIN)
 
     async def wait() -> bool:
         with trio.fail_after(_LIMIT_S):
-            return await session._next_request()
+            return await session._serve()
 
     try:
         assert not trio.run(wait)
