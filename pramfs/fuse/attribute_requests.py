@@ -32,7 +32,7 @@ from pramfs.fuse.protocol import (
     SETATTR_IN,
     Opcode,
 )
-from pramfs.fuse.request import Request
+from pramfs.fuse.request import OddRequestError, Request
 from pramfs.tree import file_flags
 from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File, Inode, now_ns
@@ -86,6 +86,8 @@ class AttributeRequests:
             valid, _, _, size, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
             mode, _, uid, gid, _,
         ) = request.fields(SETATTR_IN)  # fmt: skip
+        if max(atime_ns, mtime_ns, ctime_ns) >= _NS:
+            raise OddRequestError("a time with more than a second of nanoseconds")
         inode = self._tree.get(request.nodeid)
         changes = Changes(
             mode=mode if valid & FATTR_MODE else None,

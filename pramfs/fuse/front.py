@@ -75,7 +75,7 @@ class Front:
         self._buffers = [self._buffer]
         self._view = memoryview(self._buffer)
         self._waiting: dict[int, Request] = {}  # by `unique`
-        self._told: set[tuple[int, str]] = set()
+        self._told: set[int] = set()
         self.awaited = 0  # tasks that wait for something that takes no longer than a request
 
     def open(self, seam: Seam, spawn: Callable[..., None]) -> None:
@@ -158,9 +158,9 @@ class Front:
         self._seam.tell(error_reply(request.unique, number))
 
     def _tell_once(self, opcode: int, what: str) -> None:
-        """Log what is odd about requests of a kind; once, since it may come often."""
-        if (opcode, what) not in self._told:
-            self._told.add((opcode, what))
+        """Log what is odd about the first odd request with this opcode: more may come, and often."""
+        if opcode not in self._told:
+            self._told.add(opcode)
             log.warning("odd request of the kernel, opcode %d: %s", opcode, what)
 
     # --- those that wait -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import functools
 
 from pramfs.fuse.front import Later
 from pramfs.fuse.notices import Notices
+from pramfs.tree.inodes import FILE_MAX_BYTES
 
 _ALIGNMENT = 65536  # the largest pages of any kernel: what it has of one part it has of the rest
 
@@ -44,6 +45,7 @@ class PageCache:
             del self._ranges[ino]
         elif ino not in self._dropping:
             return answer
+        start, end = min(start, FILE_MAX_BYTES), min(end, FILE_MAX_BYTES)  # a notice takes no more
         self._dropping[ino] = self._dropping.get(ino, 0) + 1
         return functools.partial(self._drop, ino, start, end, answer)
 

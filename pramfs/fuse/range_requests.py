@@ -55,7 +55,7 @@ class RangeRequests:
     def lseek(self, request: Request) -> bytes | Later:
         _, offset, whence, _ = request.fields(LSEEK_IN)
         file = self._tree.file(request.nodeid)
-        if self._files.has_writers(file):
+        if offset <= FILE_MAX_BYTES and self._files.has_writers(file):
             return functools.partial(self._seek_written, file, offset, whence)
         return LSEEK_OUT.pack(self._tree.seek(file, offset, whence))
 

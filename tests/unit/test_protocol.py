@@ -55,6 +55,10 @@ SIZES = {
 
 names = st.binary(min_size=1, max_size=255).map(lambda name: name.replace(b"\0", b"x"))
 bits = {width: st.integers(0, (1 << width) - 1) for width in (16, 32, 64)}
+integers = {
+    "H": bits[16], "I": bits[32], "Q": bits[64],
+    "i": st.integers(-(1 << 31), (1 << 31) - 1), "q": st.integers(-(1 << 63), (1 << 63) - 1),
+}  # fmt: skip
 times = st.integers(-(1 << 63), (1 << 63) - 1)
 
 
@@ -89,6 +93,18 @@ def test_names_follow_a_struct(listed: list[bytes], number: int) -> None:
     request = Request(message(body))
     assert request.fields(protocol.RENAME_IN) == (number,)
     assert request.names(len(listed), protocol.RENAME_IN) == listed
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if name.endswith(("_IN", "_ONE"))])
+@given(data=st.data(), rest=st.binary(max_size=100))
+def test_every_struct_of_a_request_comes_back_as_it_was_sent(
+    name: str, data: st.DataObject, rest: bytes
+) -> None:
+    shape: struct.Struct = getattr(protocol, name)
+    fields = tuple(data.draw(integers[letter]) for letter in shape.format if letter in integers)
+    request = Request(message(shape.pack(*fields) + rest))
+    assert request.fields(shape) == fields
+    assert bytes(request.body[shape.size :]) == rest
 
 
 @given(st.lists(names, min_size=1, max_size=2))
