@@ -35,7 +35,7 @@ from pramfs.saves.save import Saver
 from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
 from pramfs.saves.write_back import WriteBacks
 from pramfs.storage import superblock
-from pramfs.storage.frames import BANNED, FREE
+from pramfs.storage.frames import BANNED, UNUSED
 from pramfs.storage.image import Image, open_image
 from pramfs.system.progress import Bar
 from pramfs.tree.tree import Owner, Tree
@@ -155,9 +155,10 @@ def require_room(volume: Volume) -> None:
     if volume.read_only:
         return
     table, needed = volume.pram.arena.table, volume.tree.space.frames_to_keep_free()
-    if table.count(FREE) < needed:
+    free = table.count_all(UNUSED)
+    if free < needed:
         kind = TooMuchBanned if table.count(BANNED) else ImageTooSmall
-        told = f"a save needs {needed} free frames, {table.count(FREE)} of {len(table)} are left"
+        told = f"a save needs {needed} free frames, {free} of {len(table)} are left"
         raise kind(volume.image.path, told)
 
 

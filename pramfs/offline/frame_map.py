@@ -19,7 +19,18 @@ from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import Scan, scan_image
 from pramfs.options import DEFAULT_NAME
 from pramfs.storage import layout, superblock
-from pramfs.storage.frames import BANNED, DROPPED, FREE, FRESH, HELD, OLD, PENDING, SAVED, Extent
+from pramfs.storage.frames import (
+    BANNED,
+    DROPPED,
+    FREE,
+    FRESH,
+    HELD,
+    KEPT,
+    OLD,
+    PENDING,
+    SAVED,
+    Extent,
+)
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.system import mountinfo
@@ -60,6 +71,7 @@ _DAMAGED, _CHOSEN, _SUPER, _NODE, _LINK, _BANNED, _NEW, _RESERVED, _DATA, _SLOT,
 # States of frames in a mount that say more than the save does.
 _OF_STATE = {
     FREE: _FREE,
+    KEPT: _FREE,
     FRESH: _NEW,
     PENDING: _NEW,
     HELD: _RESERVED,

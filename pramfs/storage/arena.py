@@ -25,6 +25,10 @@ from pramfs.storage.frames import (
     FREE_IN_TIME,
     FRESH,
     GOING,
+    HELD,
+    KEPT,
+    OLD,
+    UNUSED,
     WRITTEN,
     WRITTEN_DROPPED,
     Extent,
@@ -42,8 +46,10 @@ COPY_FRAMES = 1024
 _SUM_FRAMES = 16  # at a time while idle: few, because a request that arrives has to wait for them
 _VIEWED_FRAMES_MAX = 6144  # that may be mapped at a time: 24 MiB
 _MAPPED_AROUND_FRAMES = 16  # that a fault maps, as fault_around_bytes has it
+_PROVIDE_FRAMES = 4096  # at a time: after each it is looked how much memory is left
 _PUNCH_BACKLOG = 1024  # freed frames that may wait to be given back to the system
 _UNSUMMED_MAX = 4096  # extents that wait for idle time; older ones are left to the save
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 Progress = Callable[[int], None]
 
@@ -65,6 +71,7 @@ class Arena(ABC):
         self._holes = Holes(mapping, image.page_bytes) if mapping is not None else None
         self._unpunched: list[Extent] = []
         self._unpunched_frames = 0
+        self._to_keep = 0  # see `keep`
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
         self._unverified: bytearray | None = None
         self._viewed_frames = 0  # since the mappings were emptied
@@ -82,15 +89,49 @@ class Arena(ABC):
         self._require_memory(count)
         return self.table.allocate(count)
 
+    def allocate_promised(self, count: int, keep_free: int, from_kept: int) -> list[Extent]:
+        """Do the same for pages that were promised room; up to `from_kept` frames may be kept ones.
+
+        Raises FramesHeld when memory is short: a save gives back what the pages have at present.
+        """
+        self.require_free(count + keep_free)
+        kept = min(count, from_kept, self.table.count(KEPT))
+        try:
+            self._require_memory(count - kept if self._kept_is_memory else count)
+        except OSError as exc:
+            raise FramesHeld from exc
+        rest = count - kept
+        return self.table.take_kept(kept) + (self.table.allocate(rest) if rest else [])
+
     def require_free(self, count: int) -> None:
         """Raise FramesHeld unless `count` frames are free; OSError(ENOSPC) if no save would free enough."""
         table = self.table
-        free = table.count(FREE)
-        if free >= count:
+        if table.count_all(UNUSED) >= count:
             return
         if table.count_all(FREE_IN_TIME) < count:
             raise posix_error(errno.ENOSPC)
         raise FramesHeld()
+
+    def keep(self, frames: int) -> None:
+        """Keep so many unused frames, with memory or disk space behind them, for promises.
+
+        Raises OSError(ENOSPC), or FramesHeld if a save may give back enough, and keeps what it kept before.
+        """
+        missing = frames - self.table.count(KEPT)
+        if missing > 0:
+            self._punch_image()
+            self._provide(missing)
+        self._to_keep = frames
+
+    def keep_at_best(self, frames: int) -> None:
+        """Keep so many, or as many as there is memory for; a save tries once more."""
+        is_more = frames > self._to_keep
+        self._to_keep = frames
+        surplus = self.table.count(KEPT) - frames
+        if surplus > 0:
+            self._give_up(self.table.give_up_kept(surplus))
+        elif surplus and is_more:
+            self._keep_again()
 
     def relocate(self, pfn: int) -> int:
         """Move the page in frame `pfn`, which has become banned, and return the new frame.
@@ -231,6 +272,8 @@ class Arena(ABC):
     def commit_save(self) -> None:
         """Commit the save that was published: see FrameTable.commit_save."""
         self._punch_later(self.table.commit_save())
+        if self.table.count(KEPT) < self._to_keep:
+            self._keep_again()
         self._punch_image()
 
     def abort_save(self) -> None:
@@ -281,6 +324,54 @@ class Arena(ABC):
         self.image, self._map, self._saved = image, mapping, memoryview(mapping)
         self._holes = Holes(for_holes, image.page_bytes) if for_holes is not None else None
         self._unpunched, self._unpunched_frames = [], 0
+        with contextlib.suppress(OSError):
+            for extent in self.table.extents(KEPT):
+                self._provide_extent(extent)
+
+    # --- frames kept for promises ----------------------------------------------------------------
+
+    @property
+    def _kept_is_memory(self) -> bool:
+        """Whether pages that go to kept frames take no memory besides."""
+        return True
+
+    @abstractmethod
+    def _provide_extent(self, extent: Extent) -> None:
+        """Have memory or disk space set aside for frames. Raises OSError(ENOSPC)."""
+
+    def _provide(self, frames: int) -> None:
+        extents = self.table.keep(frames)
+        try:
+            for extent in pieces_of(extents, _PROVIDE_FRAMES):
+                self._provide_extent(extent)
+        except OSError as exc:
+            self._give_up(extents)
+            self._punch_image()
+            if exc.errno in _NO_SPACE:
+                if self.table.count_all((HELD, OLD)) >= frames:
+                    raise FramesHeld from exc
+                raise posix_error(errno.ENOSPC) from exc
+            raise
+
+    def _keep_again(self) -> None:
+        """Keep as many frames as there should be; first those that have memory still, not punched yet."""
+        missing = self._to_keep - self.table.count(KEPT)
+        for extent in self._unpunched:
+            for kept in self.table.keep(missing, within=extent):
+                missing -= kept.frames
+                with contextlib.suppress(OSError):
+                    self._provide_extent(kept)
+        if missing:
+            with contextlib.suppress(OSError):
+                self._provide(missing)
+
+    def _give_up(self, extents: list[Extent]) -> None:
+        """Give back the memory of frames that were kept."""
+        for extent in extents:
+            if self.table.state(extent.pfn) == KEPT:
+                self.table.give_up(extent)
+            self._discard(extent)
+        self._punch_later(extents)
 
     # --- helpers ---------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ publishing a save is one translate() of the table. The states:
     OLD       not in the save that is being written: was HELD when that began
     BANNED    unused, and may hold nothing persistent
     SUPER     a slot: only a super block may lie there, see layout
+    KEPT      unused, and kept with memory or disk space behind it: see Arena.keep
 
 A page in memory may be written back to the image before a save (see write_back); the frame is then
 
@@ -31,14 +32,15 @@ from pramfs.storage import layout
 from pramfs.storage.regions import Regions
 
 FREE, FRESH, SAVED, HELD, PENDING, DROPPED, OLD, BANNED, SUPER = range(9)
-GOING, WRITTEN, WRITTEN_PENDING, WRITTEN_DROPPED = range(9, 13)
+GOING, WRITTEN, WRITTEN_PENDING, WRITTEN_DROPPED, KEPT = range(9, 14)
 STATE_NAMES = (
     *("free", "fresh", "saved", "held", "pending", "dropped", "old", "banned", "super"),
-    *("going", "written", "written_pending", "written_dropped"),
+    *("going", "written", "written_pending", "written_dropped", "kept"),
 )
 # In memory only, with arena=memory; in use by the save that is being written, or by the next one.
 UNWRITTEN = (FRESH, GOING, PENDING, DROPPED)
-FREE_IN_TIME = (FREE, HELD, OLD, DROPPED, WRITTEN_DROPPED)  # at once, or after one or two saves
+UNUSED = (FREE, KEPT)
+FREE_IN_TIME = (*UNUSED, HELD, OLD, DROPPED, WRITTEN_DROPPED)  # at once, or after one or two saves
 UNPUBLISHED = (*UNWRITTEN, WRITTEN, WRITTEN_PENDING, WRITTEN_DROPPED)
 
 # Freeing an extent shorter than this does not move the start of the next search down to it.
@@ -78,7 +80,7 @@ _COMMIT = _transition(
 _ABORT = _transition(
     pending=FRESH, dropped=FREE, written_pending=WRITTEN, written_dropped=FREE, old=HELD
 )
-_BAN = _transition(free=BANNED, super=BANNED)
+_BAN = _transition(free=BANNED, kept=BANNED, super=BANNED)
 
 # What becomes of a frame when its owner releases it.
 _RELEASE = _transition(
@@ -89,6 +91,7 @@ _RELEASE = _transition(
     written=FREE,
     written_pending=WRITTEN_DROPPED,
 )
+_KEPT_EXTENT = re.compile(re.escape(bytes((KEPT,))) + b"+")
 _OWNED = bytes((FRESH, SAVED, PENDING, GOING, WRITTEN, WRITTEN_PENDING))
 _WRITABLE = bytes((FRESH, GOING, WRITTEN))
 
@@ -104,6 +107,7 @@ class FrameTable:
         self._single_hint = 0  # no free frame below it
         self._extent_hint = 0  # where the search for an extent starts
         self._extent_max = frames  # no free extent is longer, as far as is known
+        self._kept_hint = 0  # no kept frame below it
         self._frozen_anew: list[Extent] | None = None  # see `begin_save`
         for base in layout.slot_bases(frames):
             self._states[base : base + 2] = bytes((SUPER,)) * len(self._states[base : base + 2])
@@ -127,7 +131,7 @@ class FrameTable:
         return FrameCounts(
             total=len(self._states),
             used=sum(count[state] for state in _OWNED),
-            free=count[FREE],
+            free=self.count_all(UNUSED),
             banned=count[BANNED],
             reserved=self.count_all((HELD, OLD, DROPPED, WRITTEN_DROPPED, SUPER)),
         )
@@ -216,6 +220,51 @@ class FrameTable:
         """Ban the free frames in these regions, and the others there once they are released."""
         self.banned = banned
         self._ban_free()
+
+    # --- frames kept for promises ----------------------------------------------------------------
+
+    def keep(self, count: int, within: Extent | None = None) -> list[Extent]:
+        """Keep `count` FREE frames, or fewer if there are no more; return their extents."""
+        if within is None:
+            extents = self.allocate(min(count, self._counts[FREE]))
+        else:
+            extents = list(self.extents(FREE, first=within.pfn, count=within.frames))
+        kept = []
+        for pfn, found in extents:
+            frames = min(found, count)
+            if not frames:
+                break
+            count -= frames
+            self._set(pfn, frames, KEPT)
+            self._kept_hint = min(self._kept_hint, pfn)
+            kept.append(Extent(pfn, frames))
+        return kept
+
+    def take_kept(self, count: int) -> list[Extent]:
+        """Make `count` KEPT frames FRESH, for which there must be so many; return their extents."""
+        return self._change_kept(count, FRESH)
+
+    def give_up_kept(self, count: int) -> list[Extent]:
+        """Make `count` KEPT frames FREE, for which there must be so many; return their extents."""
+        return self._change_kept(count, FREE)
+
+    def give_up(self, extent: Extent) -> None:
+        """Make these KEPT frames FREE."""
+        pfn, frames = extent
+        self._replace(pfn, self._states[pfn : pfn + frames], bytes(frames))
+
+    def _change_kept(self, count: int, state: int) -> list[Extent]:
+        extents = []
+        while count:
+            pfn = self._states.find(KEPT, self._kept_hint)
+            found = _KEPT_EXTENT.match(self._states, pfn, pfn + count)
+            assert found is not None
+            frames = found.end() - pfn
+            self._replace(pfn, found[0], bytes((state,)) * frames)
+            self._kept_hint = pfn + frames
+            extents.append(Extent(pfn, frames))
+            count -= frames
+        return extents
 
     # --- write-back ------------------------------------------------------------------------------
 

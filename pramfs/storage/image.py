@@ -163,6 +163,19 @@ class Image:
         """Make everything written durable. Raises OSError when the device reports that it is not."""
         os.fdatasync(self._fd)
 
+    def provide(self, pfn: int, frames: int) -> None:
+        """Have the file system set space aside for frames, so that a write there cannot fail for that.
+
+        Raises OSError(ENOSPC). A device has its space, and a file system that cannot do it promises nothing.
+        """
+        if self.is_block_device:
+            return
+        try:
+            os.posix_fallocate(self._fd, pfn << PAGE_SHIFT, frames << PAGE_SHIFT)
+        except OSError as exc:
+            if exc.errno not in _NOT_TO_BE_HAD | {errno.EOPNOTSUPP, errno.ENODEV}:
+                raise
+
     def grow(self, frames: int) -> None:
         """Make the image at least `frames` frames long; a file stays sparse.
 

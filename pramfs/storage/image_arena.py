@@ -81,6 +81,10 @@ class ImageArena(Arena):
         if self._in_memory and not self._room.take(count):
             raise posix_error(errno.ENOSPC)
 
+    def _provide_extent(self, extent: Extent) -> None:
+        self._require_memory(extent.frames)
+        self.image.provide(*extent)
+
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
         self.image.write(start_bytes, data)
 

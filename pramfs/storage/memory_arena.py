@@ -21,6 +21,7 @@ from pramfs.storage.frames import (
     FREE,
     FRESH,
     GOING,
+    KEPT,
     PENDING,
     STATE_NAMES,
     UNWRITTEN,
@@ -43,7 +44,7 @@ class MemoryArena(Arena):
     _NOT_IN_IMAGE = (FREE, FRESH)
     _FRESH_IN_IMAGE = (WRITTEN,)
     _IN_MEMORY = bytes(UNWRITTEN)
-    _NOT_IN_MEMORY = tuple(set(range(len(STATE_NAMES))) - set(_IN_MEMORY))
+    _NOT_IN_MEMORY = tuple(set(range(len(STATE_NAMES))) - set(_IN_MEMORY) - {KEPT})
 
     def __init__(self, image: Image, table: FrameTable) -> None:
         super().__init__(image, table)
@@ -150,6 +151,17 @@ class MemoryArena(Arena):
     def _require_memory(self, count: int) -> None:
         if self.table.count_all(UNWRITTEN) + count > _UNWRITTEN_MIN and not self._room.take(count):
             raise FramesHeld if self.can_write_back else posix_error(errno.ENOSPC)
+
+    @property
+    def _kept_is_memory(self) -> bool:
+        return not self.can_write_back
+
+    def _provide_extent(self, extent: Extent) -> None:
+        """Only where nothing can go out for it, a promise takes memory."""
+        if not self.can_write_back:
+            self._require_memory(extent.frames)
+            os.posix_fallocate(self._fd, extent.pfn << PAGE_SHIFT, extent.frames << PAGE_SHIFT)
+        self.image.provide(*extent)
 
     def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
         table = self.table

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
 from pramfs.storage.extents import extents_of
-from pramfs.storage.frames import FREE, Extent
+from pramfs.storage.frames import UNUSED, Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.inodes import FILE_MAX_BYTES, FILE_MAX_PAGES, File
 from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, file_extents_of
 from pramfs.tree.refused_writes import RefusedWrites
 from pramfs.tree.reservations import Reservations
-from pramfs.tree.space import Space
+from pramfs.tree.space import SPARE_MAX, Space
 
 _OFFSET_MASK = PAGE_SIZE - 1
 
@@ -223,7 +223,7 @@ class FileData:
         if not pfn or index not in file.reserved or self._arena.table.writable(pfn):
             return count
         keep_free = self.reservations.keep_free(file, index, count, mapped=True)
-        return min(count, max(1, self._arena.table.count(FREE) - keep_free))
+        return min(count, SPARE_MAX, max(1, self._arena.table.count_all(UNUSED) - keep_free))
 
     def _put_new(
         self, file: File, pages: PageMap, index: int, data: memoryview, *, mapped: bool
@@ -233,9 +233,7 @@ class FileData:
         Writes all of them or none, so that no page is ever mapped past the end of its file.
         """
         arena, count = self._arena, len(data) >> PAGE_SHIFT
-        extents = arena.allocate(
-            count, self.reservations.keep_free(file, index, count, mapped=mapped)
-        )
+        extents = self.reservations.allocate(file, index, count, mapped=mapped)
         try:
             self._fill(extents, data)
         except BaseException:
@@ -260,10 +258,9 @@ class FileData:
         arena = self._arena
         replaced = pages.get(index)
         if file.reserved is None:
-            keep_free = self._space.frames_to_keep_free(1)
+            pfn = arena.allocate(1, self._space.frames_to_keep_free(1))[0].pfn
         else:
-            keep_free = self.reservations.keep_free(file, index, 1, mapped=bool(replaced))
-        pfn = arena.allocate(1, keep_free)[0].pfn
+            pfn = self.reservations.allocate(file, index, 1, mapped=bool(replaced))[0].pfn
         try:
             arena.write(pfn, data)
         except BaseException:

@@ -9,6 +9,7 @@ checkpoint gives back. See docs/design.md.
 from collections.abc import Callable
 
 from pramfs.storage.arena import Arena
+from pramfs.storage.frames import KEPT, Extent
 from pramfs.tree.inodes import File
 from pramfs.tree.page_ranges import ReservedPages
 from pramfs.tree.space import Space
@@ -35,6 +36,7 @@ class Reservations:
         more_spare = self._space.spare_for(pages - promised)
         keep_free = self._space.frames_to_keep_free(claims, ranges=1)
         self._arena.require_free(claims + more_spare + keep_free)
+        self._arena.keep(self._space.claimed + claims + self._space.spare + more_spare)
         self.restore(file, first, behind)
 
     def restore(self, file: File, first: int, behind: int) -> None:
@@ -51,6 +53,15 @@ class Reservations:
         if not len(file.reserved):
             file.reserved = None
 
+    def allocate(self, file: File, index: int, count: int, *, mapped: bool) -> list[Extent]:
+        """Allocate frames for `count` pages from `index` on, see `keep_free`. Raises ENOSPC, FramesHeld."""
+        keep_free = self.keep_free(file, index, count, mapped=mapped)
+        if file.reserved is None or index not in file.reserved:
+            return self._arena.allocate(count, keep_free)
+        kept = self._arena.table.count(KEPT)
+        from_kept = max(0, kept - self._space.claimed) if mapped else kept
+        return self._arena.allocate_promised(count, keep_free, from_kept)
+
     def keep_free(self, file: File, index: int, count: int, *, mapped: bool) -> int:
         """Return how many frames must stay free when `count` pages from `index` on get new ones.
 
@@ -65,11 +76,13 @@ class Reservations:
         """Note that these pages, all alike, were holes and have frames now."""
         if file.reserved is not None and index in file.reserved:
             self._count_claims(file.reserved, -count)
+            self._keep()
 
     def count_cleared(self, file: File, first: int, behind: int, claims_before: int) -> None:
         """Note that pages between these, which had so many claims, have lost their frames."""
         if file.reserved is not None:
             self._count_claims(file.reserved, self.claims(file, first, behind) - claims_before)
+            self._keep()
 
     def claims(self, file: File, first: int, behind: int) -> int:
         """Return how many pages between these were promised room and have no frame."""
@@ -96,6 +109,10 @@ class Reservations:
         self._space.promised += reserved.pages_within(first, behind) - pages
         self._space.promised_ranges += len(reserved) - ranges
         self._count_claims(reserved, self.claims(file, first, behind) - claims)
+        self._keep()
+
+    def _keep(self) -> None:
+        self._arena.keep_at_best(self._space.claimed + self._space.spare)
 
     def _count_claims(self, reserved: ReservedPages, more: int) -> None:
         reserved.claims += more

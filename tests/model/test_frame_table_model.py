@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
 from pramfs.storage import layout
-from pramfs.storage.frames import FREE, STATE_NAMES, FrameTable
+from pramfs.storage.frames import FREE, STATE_NAMES, Extent, FrameTable
 from pramfs.storage.regions import Region, Regions
 from tests.conftest import LONG
 from tests.support.image_audit import check_table
@@ -62,6 +62,25 @@ class FrameMachine(RuleBasedStateMachine):
         self.model[pfn : pfn + count] = [RELEASE[state] for state in before]
         self._ban()
 
+    @rule(count=counts)
+    def keep(self, count: int) -> None:
+        kept = self.table.keep(count)
+        self._move(kept, min(count, self.model.count("free")), "free", "kept")
+
+    @rule(first=pfns, frames=counts, count=counts)
+    def keep_within(self, first: int, frames: int, count: int) -> None:
+        frames = min(frames, FRAMES - first)
+        kept = self.table.keep(count, within=Extent(first, frames))
+        free = self.model[first : first + frames].count("free")
+        self._move(kept, min(count, free), "free", "kept")
+
+    @rule(count=counts, give_up=st.booleans())
+    def change_kept(self, count: int, give_up: bool) -> None:
+        count = min(count, self.model.count("kept"))
+        extents = self.table.give_up_kept(count) if give_up else self.table.take_kept(count)
+        self._move(extents, count, "kept", "free" if give_up else "fresh")
+        self._ban()
+
     @rule(pfn=st.integers(0, FRAMES + 5), count=st.integers(1, 10))
     def reserve(self, pfn: int, count: int) -> None:
         if pfn == 0 or pfn + count > FRAMES:
@@ -108,12 +127,19 @@ class FrameMachine(RuleBasedStateMachine):
         assert self.table.count(FREE) == self.model.count("free")
         assert sum(asdict(self.table.summary()).values()) == 2 * FRAMES
 
+    def _move(self, extents: list[Extent], count: int, before: str, after: str) -> None:
+        moved = [pfn for extent in extents for pfn in range(extent.pfn, sum(extent))]
+        assert len(moved) == count
+        for pfn in moved:
+            assert self.model[pfn] == before
+            self.model[pfn] = after
+
     def _translate(self, changes: dict[str, str]) -> None:
         self.model = [changes.get(state, state) for state in self.model]
 
     def _ban(self) -> None:
         for pfn in self.banned & set(range(FRAMES)):
-            if self.model[pfn] in ("free", "super"):
+            if self.model[pfn] in ("free", "kept", "super"):
                 self.model[pfn] = "banned"
 
 

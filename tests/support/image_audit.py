@@ -16,6 +16,7 @@ from pramfs.storage.frames import (
     FRESH,
     GOING,
     HELD,
+    KEPT,
     PENDING,
     SAVED,
     STATE_NAMES,
@@ -210,6 +211,8 @@ def _check_promises(tree: Tree) -> None:
             ranges += len(file.reserved)
     space = tree.space
     assert (space.promised, space.claimed, space.promised_ranges) == (promised, claimed, ranges)
+    # The rest may be in use until the next save, or there is no memory for it.
+    assert tree.arena.table.count(KEPT) <= space.claimed + space.spare
 
 
 def _owned(pram: Pram, tree: Tree | None) -> set[int]:

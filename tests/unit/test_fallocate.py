@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from pramfs.errors import FramesHeld
-from pramfs.storage.frames import FREE
+from pramfs.storage.frames import UNUSED
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.file_calls import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from pramfs.tree.inodes import FILE_MAX_BYTES, File
@@ -37,7 +37,7 @@ def fill(volume: Volume) -> File:
 
 
 def free_frames(volume: Volume) -> int:
-    return volume.pram.arena.table.count(FREE)
+    return volume.pram.arena.table.count_all(UNUSED)
 
 
 # --- room that is reserved -----------------------------------------------------------------------
