@@ -122,8 +122,10 @@ def _check(result: int) -> int:
 @contextlib.contextmanager
 def control_group(
     pid: int, controller: str, *, version_1: dict[str, int], version_2: dict[str, int]
-) -> Iterator[None]:
+) -> Iterator[Path]:
     """Put a process under these limits of a control group, until it has ended in the block.
+
+    Others may be put into that directory's cgroup.procs; they must end there, too.
 
     Version 1 has a hierarchy for each controller, and other names for some limits.
     """
@@ -137,13 +139,13 @@ def control_group(
         for name, value in (version_1 if old.is_dir() else version_2).items():
             (group / name).write_text(f"{value}")
         (group / "cgroup.procs").write_text(f"{pid}")
-        yield
+        yield group
     finally:
         wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty")
         group.rmdir()
 
 
-def memory_limit(pid: int, size_bytes: int) -> contextlib.AbstractContextManager[None]:
+def memory_limit(pid: int, size_bytes: int) -> contextlib.AbstractContextManager[Path]:
     """Let a process take that much memory from now on, and no swap, and be killed when it wants more."""
     return control_group(
         pid,
