@@ -12,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks import peers
+from benchmarks import mounts, peers
 from benchmarks.commands import Client, CommandError, run
 from benchmarks.figures import Row
+
+DAEMON_TIME = "processor time of the daemon"
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -34,6 +36,7 @@ class Scale:
     random_bytes: int
     files: int
     listed_files: int
+    extents: int
     source_files: int
     repository_files: int
     transactions: int
@@ -52,13 +55,14 @@ STANDARD = Scale(
     random_bytes=32 * MIB,
     files=2_000,
     listed_files=10_000,
+    extents=20_000,
     source_files=10_000,
     repository_files=2_000,
     transactions=500,
     many_dirs=450,
     many_rounds=5,
     idle_s=10,
-    thorough=True,
+    thorough=False,
 )
 QUICK = Scale(
     name="quick",
@@ -69,6 +73,7 @@ QUICK = Scale(
     random_bytes=8 * MIB,
     files=600,
     listed_files=1_000,
+    extents=2_000,
     source_files=1_000,
     repository_files=500,
     transactions=150,
@@ -77,7 +82,16 @@ QUICK = Scale(
     idle_s=3,
     thorough=False,
 )
-LONG = replace(STANDARD, name="long", rounds=9, transactions=5_000, many_dirs=10_000, idle_s=60)
+LONG = replace(
+    STANDARD,
+    name="long",
+    rounds=9,
+    extents=100_000,
+    transactions=5_000,
+    many_dirs=10_000,
+    idle_s=60,
+    thorough=True,
+)
 
 FILES_PER_DIR = 100
 
@@ -147,15 +161,26 @@ class Bench:
         )
 
     def on_each(
-        self, compared: Iterable[peers.Peer], one_round: Callable[[peers.Root], Mapping[str, float]]
+        self,
+        compared: Iterable[peers.Peer],
+        one_round: Callable[[peers.Root], Mapping[str, float]],
+        rounds: int | None = None,
     ) -> Samples:
-        """Run *one_round* on every peer in turn, freshly mounted each time."""
+        """Run *one_round* on every peer in turn, freshly mounted each time.
+
+        One row more is the processor time that the daemons of the peers took for it.
+        """
 
         def mount_and_run(peer: peers.Peer) -> Mapping[str, float]:
             with peer.mounted() as root:
-                return one_round(root)
+                if root.pid is None:
+                    return one_round(root)
+                before = mounts.cpu_seconds(root.pid)
+                figures = one_round(root)
+                return {**figures, DAEMON_TIME: mounts.cpu_seconds(root.pid) - before}
 
-        return self.alternate({peer.name: partial(mount_and_run, peer) for peer in compared})
+        measured = {peer.name: partial(mount_and_run, peer) for peer in compared}
+        return self.alternate(measured, rounds)
 
     def alternate(
         self,

@@ -538,6 +538,59 @@ static void run_restore(char **args)
 	report(start);
 }
 
+/* copy FROM TO BYTES: by copy_file_range(2). */
+static void run_copy(char **args)
+{
+	size_t left = strtoull(args[2], NULL, 0);
+	int from = open_or_die(AT_FDCWD, args[0], O_RDONLY);
+	int to = open_or_die(AT_FDCWD, args[1], O_WRONLY | O_CREAT | O_TRUNC);
+	double start;
+
+	touch_memory(left);
+	for (start = now(); left;) {
+		ssize_t copied = copy_file_range(from, NULL, to, NULL, left, 0);
+
+		if (copied <= 0)
+			die("copy_file_range");
+		left -= copied;
+	}
+	close_or_die(to);
+	report(start);
+	close_or_die(from);
+}
+
+/* punch FILE BYTES: every second page of it becomes a hole, one at a time. */
+static void run_punch(char **args)
+{
+	off_t bytes = strtoll(args[1], NULL, 0);
+	int fd = open_or_die(AT_FDCWD, args[0], O_RDWR);
+	double start = now();
+
+	for (off_t at = 0; at < bytes; at += 2 * PAGE)
+		if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, PAGE))
+			die("fallocate");
+	report(start);
+	close_or_die(fd);
+}
+
+/* seek FILE EXTENTS: find every extent of data, and how long it is; there must be so many. */
+static void run_seek(char **args)
+{
+	long expected = atol(args[1]), seen = 0;
+	int fd = open_or_die(AT_FDCWD, args[0], O_RDONLY);
+	double start = now();
+
+	for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0; seen++)
+		if ((at = lseek(fd, at, SEEK_HOLE)) < 0)
+			die("lseek");
+	report(start);
+	close_or_die(fd);
+	if (seen != expected) {
+		fprintf(stderr, "%s has %ld extents, not %ld\n", args[0], seen, expected);
+		exit(1);
+	}
+}
+
 static const struct {
 	const char *name;
 	int args;
@@ -547,6 +600,7 @@ static const struct {
 	{"cool", 1, run_cool},   {"files", 3, run_files},     {"fill", 3, run_fill},
 	{"grow", 4, run_grow},   {"walk", 2, run_walk},       {"scatter", 2, run_scatter},
 	{"dump", 2, run_dump},   {"restore", 2, run_restore}, {"touch", 1, run_touch},
+	{"copy", 3, run_copy},   {"punch", 2, run_punch},     {"seek", 2, run_seek},
 };
 
 int main(int argc, char **argv)

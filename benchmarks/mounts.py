@@ -57,6 +57,14 @@ def holders(path: Path) -> Iterator[int]:
             continue  # it ended, or its descriptor was closed, while we looked
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of all threads of a process so far, ended ones too, to the nanosecond.
+
+    /proc counts in hundredths of a second: a timer that fires now and then would not show.
+    """
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
 class Daemon:
     """A process that is not our child: its end can be awaited and its use of the machine read."""
 
@@ -85,11 +93,8 @@ class Daemon:
         os.close(self._pidfd)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time of all its threads so far, ended ones too, to the nanosecond.
-
-        /proc counts in hundredths of a second: a timer that fires now and then would not show.
-        """
-        return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
+        """Return the processor time of all its threads so far: see `cpu_seconds`."""
+        return cpu_seconds(self.pid)
 
     def anonymous_bytes(self) -> int:
         """Its private memory: an arena, being a mapped file, is not part of it."""

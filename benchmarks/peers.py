@@ -44,10 +44,14 @@ _CHECKOUT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Root:
-    """A peer's mounted root. `can_cool`: it is a mount of its own, whose caches can be dropped."""
+    """A peer's mounted root. `can_cool`: it is a mount of its own, whose caches can be dropped.
+
+    `pid`: of its daemon, if it has one.
+    """
 
     path: Path
     can_cool: bool
+    pid: int | None = None
 
 
 class Peer(Protocol):
@@ -106,7 +110,7 @@ class Foreground:
                 child = self._start(self._command(store, mountpoint), output.fileno())
             try:
                 self._wait(mountpoint, child, log)
-                yield Root(mountpoint, can_cool=True)
+                yield Root(mountpoint, can_cool=True, pid=child.pid)
             finally:
                 self._stop(mountpoint, child)
 
@@ -158,7 +162,7 @@ class Pramfs:
     def mounted(self) -> Iterator[Root]:
         with self.image() as image:
             image.mount()
-            yield Root(image.mountpoint, can_cool=True)
+            yield Root(image.mountpoint, can_cool=True, pid=image.daemon.pid)
 
     @contextmanager
     def image(self) -> Iterator["Image"]:
@@ -272,6 +276,6 @@ def floor(name: str, work: Path, python: str, file_size_bytes: int) -> Foregroun
 
     def command(store: Path, mountpoint: Path) -> list[str]:
         module = [python, "-m", f"benchmarks.{program}", str(mountpoint), str(file_size_bytes)]
-        return ["env", f"PYTHONPATH={_CHECKOUT}", *module]
+        return ["env", f"PYTHONPATH={_CHECKOUT}", *module]  # which it becomes: env(1) executes it
 
     return Foreground(name, work, command)

@@ -59,10 +59,10 @@ def small_writes(bench: Bench) -> list[Row]:
 
 
 def random_access(bench: Bench) -> list[Row]:
-    """Read and write random 4 KiB blocks by fio, one job and 16; each block at most once.
+    """Read and write random 4 KiB blocks by fio, one job and 16, and past the page cache, 32 at a time.
 
-    fio drops the file from the page cache first, so reads reach the file system; writes end with
-    an fsync, so that they do.
+    Each block is taken once at most. fio drops the file from the page cache first, so reads reach the
+    file system; writes end with an fsync, so that they do.
     """
     amount = bench.scale.random_bytes
 
@@ -70,22 +70,39 @@ def random_access(bench: Bench) -> list[Row]:
         file = root.path / "random"
         bench.client("write", file, 4 * amount, BLOCK_BYTES)
         figures = {
-            f"random {kind}, {jobs} job{'s' if jobs > 1 else ''}": _fio(file, amount, kind, jobs)
+            f"random {kind}, {jobs} job{'s' if jobs > 1 else ''}": _fio(
+                file, amount, kind, f"--numjobs={jobs}", f"--io_size={amount // jobs}", *_CACHED
+            )
             for kind, jobs in _fio_kinds()
         }
+        if root.can_cool:
+            bench.client("cool", root.path)
+        for kind in ("read", "write"):
+            figures[f"asynchronous direct {kind}, depth 32"] = _fio(
+                file, amount, kind, f"--io_size={amount}", *_DIRECT
+            )
         file.unlink()
         return figures
 
     compared = _peers(bench, 4 * amount, bindfs=False)
-    samples = bench.on_each(compared, one_round)
-    return rows(samples, dict.fromkeys(samples, faster(peers.PASSTHROUGH, 1.0)))
+    return rows(bench.on_each(compared, one_round), _RANDOM_TARGETS)
+
+
+_CACHED = ("--ioengine=psync", "--thread", "--group_reporting", "--end_fsync=1")
+_DIRECT = ("--ioengine=libaio", "--direct=1", "--iodepth=32")
+_RANDOM_TARGETS = {
+    "random read, 1 job": faster(peers.RAW_LOOP, 0.75, must=0.6),
+    "random write, 1 job": faster(peers.PASSTHROUGH, 0.6, must=0.4),
+    "random read, 16 jobs": faster(peers.RAW_LOOP, 0.75, must=0.6),
+    "random write, 16 jobs": faster(peers.RAW_LOOP, 0.6, must=0.4),
+}
 
 
 def _peers(bench: Bench, file_size: int, *variants: str, bindfs: bool = True) -> list[peers.Peer]:
-    """All peers, with room for the file and its shadow; the floor only where it may take long."""
+    """All peers, with room for the file and its shadow."""
     variants = (*variants, peers.PASSTHROUGH_NO_WRITEBACK)
-    floors = bench.floors(file_size, plain=False) if bench.scale.thorough else []
-    return bench.compared(2 * file_size + 64 * MIB, *variants, bindfs=bindfs) + floors
+    compared = bench.compared(2 * file_size + 64 * MIB, *variants, bindfs=bindfs)
+    return compared + bench.floors(file_size, plain=False)
 
 
 def _fio_kinds() -> Iterator[tuple[str, int]]:
@@ -94,7 +111,7 @@ def _fio_kinds() -> Iterator[tuple[str, int]]:
         yield "write", jobs
 
 
-def _fio(file: object, amount: int, kind: str, jobs: int) -> float:
+def _fio(file: object, amount: int, kind: str, *options: str) -> float:
     output = run(
         "fio",
         "--name=random",
@@ -102,13 +119,8 @@ def _fio(file: object, amount: int, kind: str, jobs: int) -> float:
         f"--rw=rand{kind}",
         "--bs=4k",
         f"--size={4 * amount}",
-        f"--io_size={amount // jobs}",
-        f"--numjobs={jobs}",
-        "--ioengine=psync",
-        "--thread",
-        "--group_reporting",
         "--randseed=1",
-        "--end_fsync=1",
+        *options,
         "--output-format=json",
         "--clocksource=clock_gettime",  # another would be calibrated first, which takes a while
     )

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import zipfile
 from pathlib import Path
 
 from benchmarks import peers
@@ -11,6 +12,8 @@ from benchmarks.figures import Row, cost, faster
 from benchmarks.streams import rows
 
 _FILES_PER_DIR = 20
+_HEADERS, _SOURCES = 1_000, 4
+_MODULES = 300
 _MEDIAN_LINES = 80
 _LINE_BYTES = 40
 _ROWS_PER_TRANSACTION = 20
@@ -58,11 +61,64 @@ def clone(bench: Bench) -> list[Row]:
 
         def one_round(root: peers.Root) -> dict[str, float]:
             copy = root.path / "clone"
-            return {"git clone": timed("git", "clone", "-q", "--no-hardlinks", origin, copy)}
+            figures = {"git clone": timed("git", "clone", "-q", "--no-hardlinks", origin, copy)}
+            status = ("git", "-C", copy, "status", "--porcelain")
+            run(*status)
+            figures["git status, warm"] = timed(*status)
+            if root.can_cool:
+                bench.client("cool", root.path)
+            figures["git status, cold"] = timed(*status)
+            return figures
 
         size = 16 * KIB * bench.scale.repository_files
         samples = bench.on_each(bench.compared(size + 128 * MIB), one_round)
-    return rows(samples, {"git clone": faster(peers.PASSTHROUGH, 1.0)})
+    aim = faster(peers.PASSTHROUGH, 1.5, must=1.0)
+    targets = {"git status, warm": aim, "git status, cold": aim}
+    return rows(samples, {"git clone": faster(peers.PASSTHROUGH, 1.0), **targets})
+
+
+def compile_c(bench: Bench) -> list[Row]:
+    """Compile a few sources, each of which includes all headers."""
+    names = [f"header{number}.h" for number in range(_HEADERS)]
+    source = "".join(f'#include "{name}"\n' for name in names) + "int main(void) { return 0; }\n"
+
+    def one_round(root: peers.Root) -> dict[str, float]:
+        for number, name in enumerate(names):
+            (root.path / name).write_text(f"static inline int f{number}(int x) {{ return x; }}\n")
+        seconds = 0.0
+        for number in range(_SOURCES):
+            path = root.path / f"source{number}.c"
+            path.write_text(source)
+            seconds += timed("gcc", "-c", "-o", path.with_suffix(".o"), path)
+        return {"gcc, 1,000 headers": seconds}
+
+    samples = bench.on_each(bench.compared(128 * MIB, bindfs=False), one_round)
+    return rows(samples, {"gcc, 1,000 headers": faster(peers.PASSTHROUGH, 1.0, must=0.97)})
+
+
+def install_wheel(bench: Bench) -> list[Row]:
+    """Install a wheel of many modules by pip, which also compiles them."""
+    with peers.scratch(bench.work) as directory:
+        wheel = directory / "modules-1-py3-none-any.whl"
+        _write_wheel(wheel)
+
+        def one_round(root: peers.Root) -> dict[str, float]:
+            words = ("-q", "--no-index", "--no-deps", "--target", root.path / "site", wheel)
+            return {"pip install": timed(bench.python, "-m", "pip", "install", *words)}
+
+        samples = bench.on_each(bench.compared(128 * MIB, bindfs=False), one_round)
+    return rows(samples, {"pip install": faster(peers.PASSTHROUGH, 1.0, must=0.97)})
+
+
+def _write_wheel(path: Path) -> None:
+    info = "modules-1.dist-info"
+    files = {f"modules/m{number}.py": f"VALUE = {number}\n" * 20 for number in range(_MODULES)}
+    files[f"{info}/METADATA"] = "Metadata-Version: 2.1\nName: modules\nVersion: 1\n"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in files)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
 
 
 def sqlite(bench: Bench) -> list[Row]:
