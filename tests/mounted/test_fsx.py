@@ -1,10 +1,12 @@
-"""One file under random reads, writes, truncations and mappings, after the model of fsx.
+"""One file under random reads, writes, truncations, mappings, holes and copies, after the model of fsx.
 
 Every byte that is read is compared with a model in memory; now and then the file is reopened, the file system
 is saved, remounted, or its daemon killed after a save.
 """
 
 import contextlib
+import ctypes
+import errno
 import mmap
 import os
 import random
@@ -18,9 +20,16 @@ from tests.mounted.harness import KIB, Volume
 
 SIZE_MAX = 256 * KIB
 CHUNK_MAX = 64 * KIB
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 
 # FUSE_DIRECT_IO_ALLOW_MMAP is there since Linux 6.6.
 MAPS_UNDER_DIRECT_IO = [int(part) for part in os.uname().release.split(".")[:2]] >= [6, 6]
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class Exerciser:
@@ -42,6 +51,11 @@ class Exerciser:
             (self.write, 30),
             (self.append, 5),
             (self.truncate, 8),
+            (self.reserve, 3),
+            (self.punch, 6),
+            (self.zero, 4),
+            (self.copy, 6),
+            (self.look_for_data, 5),
             (self.reopen, 3),
             (self.sync, 2),
             (self.compare, 2),
@@ -88,7 +102,56 @@ class Exerciser:
         self._note("truncate", size, 0)
         os.ftruncate(self._fd, size)
         del self._model[size:]
-        self._model.extend(bytes(size - len(self._model)))
+        self._grow(size)
+
+    def reserve(self) -> None:
+        offset, size = self._range()
+        keeps_size = self._rng.random() < 0.5
+        self._note("reserve keeping the size" if keeps_size else "reserve", offset, size)
+        fallocate(self._fd, KEEP_SIZE if keeps_size else 0, offset, size)
+        if not keeps_size:
+            self._grow(offset + size)
+
+    def punch(self) -> None:
+        offset, size = self._range()
+        self._note("punch", offset, size)
+        fallocate(self._fd, PUNCH_HOLE | KEEP_SIZE, offset, size)
+        self._clear(offset, size)
+
+    def zero(self) -> None:
+        offset, size = self._range()
+        keeps_size = self._rng.random() < 0.5
+        self._note("zero keeping the size" if keeps_size else "zero", offset, size)
+        fallocate(self._fd, ZERO_RANGE | (KEEP_SIZE if keeps_size else 0), offset, size)
+        if not keeps_size:
+            self._grow(offset + size)
+        self._clear(offset, size)
+
+    def copy(self) -> None:
+        source, size = self._range()
+        target = self._rng.randrange(SIZE_MAX - size + 1)
+        size = min(size, len(self._model) - source)
+        if size <= 0 or abs(source - target) < size:
+            return
+        self._note(f"copy from {source:#x} to", target, size)
+        copied = os.copy_file_range(self._fd, self._fd, size, source, target)
+        self._put(target, self._model[source : source + copied])
+        assert copied
+
+    def look_for_data(self) -> None:
+        """A hole has nothing but zeros."""
+        offset, _ = self._range()
+        self._note("look for data", offset, 0)
+        try:
+            data = os.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            data = len(self._model)
+        assert not any(self._model[offset:data])
+        if offset < len(self._model):
+            hole = os.lseek(self._fd, offset, os.SEEK_HOLE)
+            assert offset <= hole <= len(self._model)
 
     def read_mapped(self) -> None:
         if not self._model:
@@ -163,9 +226,16 @@ class Exerciser:
         start = self._rng.randrange(CHUNK_MAX)
         return self._noise[start : start + size]
 
-    def _put(self, offset: int, data: bytes) -> None:
-        if data and offset > len(self._model):
-            self._model.extend(bytes(offset - len(self._model)))
+    def _grow(self, size: int) -> None:
+        self._model.extend(bytes(max(0, size - len(self._model))))
+
+    def _clear(self, offset: int, size: int) -> None:
+        end = min(offset + size, len(self._model))
+        self._model[offset:end] = bytes(max(0, end - offset))
+
+    def _put(self, offset: int, data: bytes | bytearray) -> None:
+        if data:
+            self._grow(offset)
         self._model[offset : offset + len(data)] = data
 
     def _note(self, call: str, offset: int, size: int) -> None:
