@@ -19,6 +19,7 @@ ZERO_RANGE = 16
 
 # What one call of `copy_range` copies at most, so that other calls come in between. Holes do not count.
 COPY_BYTES = 1 << 22
+_PIECE_BYTES = 1 << 18  # read and written at a time: more would not stay in the processor's cache
 
 _FALLOCATE_MODES = (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE)
 
@@ -112,10 +113,10 @@ class FileOperations(InodeOperations):
             found = self.data.next_data(file, at)
             try:
                 if found == at:
-                    end = min(self.data.next_hole(file, at) - offset, length)
-                    size = min(end - copied, left)
+                    size = min(length - copied, left, _PIECE_BYTES)
                     if not size:
                         break
+                    size = min(size, self.data.next_hole(file, at, at + size) - at)
                     self.data.write(copy, to, self.data.copy_of(file, at, size))
                     left -= size
                 else:

@@ -136,11 +136,14 @@ class FileData:
             return None
         return max(offset, index << PAGE_SHIFT)
 
-    def next_hole(self, file: File, offset: int) -> int:
-        """Return the first byte from `offset` on that is in a hole, or the end of the file."""
+    def next_hole(self, file: File, offset: int, end: int = FILE_MAX_BYTES) -> int:
+        """Return the first byte from `offset` on that is in a hole, or the end of the file.
+
+        Looks no further than `end`: what is returned then is there or behind it.
+        """
         if file.pages is None:
             return offset
-        index = file.pages.next_hole(offset >> PAGE_SHIFT)
+        index = file.pages.next_hole(offset >> PAGE_SHIFT, (end + _OFFSET_MASK) >> PAGE_SHIFT)
         return min(max(offset, index << PAGE_SHIFT), file.length)
 
     def discard(self, file: File) -> None:

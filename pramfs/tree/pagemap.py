@@ -23,6 +23,9 @@ _MASK = CHUNK_PAGES - 1
 _FAR = 1 << 14
 
 
+FILE_END = 1 << 63  # more than any page's number
+
+
 class FileExtent(NamedTuple):
     """`pages` pages of a file from page `page` on, in consecutive frames from `pfn` on; pfn 0 is a hole."""
 
@@ -151,9 +154,9 @@ class PageMap:
                 return (number << CHUNK_SHIFT) + start + zeros // 4
         return None
 
-    def next_hole(self, index: int) -> int:
-        """Return the first page from `index` on that is a hole."""
-        while (chunk := self._chunk(index >> CHUNK_SHIFT)) is not None:
+    def next_hole(self, index: int, end: int = FILE_END) -> int:
+        """Return the first page from `index` on that is a hole; if it is at `end` or behind, that or more."""
+        while index < end and (chunk := self._chunk(index >> CHUNK_SHIFT)) is not None:
             at = index & _MASK
             if at >= len(chunk):
                 return index
