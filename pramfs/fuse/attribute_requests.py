@@ -24,6 +24,8 @@ from pramfs.fuse.protocol import (
     FS_IOC_GETFLAGS,
     FS_IOC_SETFLAGS,
     FSXATTR,
+    GETATTR_FH,
+    GETATTR_IN,
     GETXATTR_IN,
     GETXATTR_OUT,
     IOC_FLAGS,
@@ -76,7 +78,12 @@ class AttributeRequests:
         }
 
     def getattr(self, request: Request) -> bytes:
-        return attributes(self._tree.get(request.nodeid))
+        inode = self._tree.get(request.nodeid)
+        flags, _, _ = request.fields(GETATTR_IN)
+        if flags & GETATTR_FH and isinstance(inode, File):
+            # Before write(2): the kernel would take data for ever that nobody has room for.
+            self._tree.data.require_room_again(inode)
+        return attributes(inode)
 
     def statx(self, request: Request) -> bytes:
         return birth(self._tree.get(request.nodeid))

@@ -119,6 +119,7 @@ class FileRequests:
                     raise
             if from_cache and not isinstance(exc, PermissionError):  # chattr(1) has forbidden it
                 self._tree.data.refused.add(file, offset, offset + len(data), words_of(exc))
+                self._notices.drop_attributes(file.ino)  # so that the next write(2) asks for them
             raise
 
     def _drop_rights(self, request: Request, file: File, *, kill_setid: bool) -> None:

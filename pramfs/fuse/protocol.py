@@ -97,6 +97,8 @@ FATTR_ATIME_NOW = 1 << 7
 FATTR_MTIME_NOW = 1 << 8
 FATTR_CTIME = 1 << 10
 
+GETATTR_IN = Struct("=IIQ")  # getattr_flags, dummy, fh
+GETATTR_FH = 1 << 0  # for a call on an open file; with cached writes only for write(2)
 # getattr_flags, reserved, fh, sx_flags, sx_mask
 STATX_IN = Struct("=IIQII")
 # attr_valid and so on as above, and spare bytes; then mask, blksize, attributes, nlink, uid, gid, mode,

@@ -92,6 +92,11 @@ class FileData:
             raise
         return len(data)
 
+    def require_room_again(self, file: File) -> None:
+        """Raise OSError(ENOSPC) or FramesHeld if the file lacks data and there is still no room for more."""
+        if self.refused and file in self.refused:
+            self._arena.require_free(1 + self._space.frames_to_keep_free(1))
+
     def truncate(self, file: File, length: int) -> None:
         """Cut the file off at `length`, or extend it to that with a hole.
 

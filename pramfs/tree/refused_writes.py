@@ -23,6 +23,10 @@ class RefusedWrites:
         """Return whether there may be any; fast, because each write asks."""
         return bool(self._ranges)
 
+    def __contains__(self, file: File) -> bool:
+        """Return whether the file lacks data."""
+        return file in self._ranges
+
     def add(self, file: File, start: int, end: int, why: str) -> None:
         """Remember that the bytes from `start` to `end` were refused."""
         self.count += 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,11 @@ def write_durably(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
+def write_without_end(file: io.FileIO) -> None:
+    for _ in range(20_000):
+        file.write(bytes(MIB))
+
+
 def assert_filled(root: Path, count: int, size: int = MIB) -> None:
     for number in range(count):
         assert (root / f"fill {number}").read_bytes() == sample_trees.noise(size, seed=number)
@@ -55,6 +61,22 @@ def test_room_that_is_reserved_is_there_for_many_writes_at_once(volume: Volume) 
             syncfs(root)
             assert (root / "reserved").read_bytes() == content
     assert_filled(root, count)
+
+
+def test_a_writer_without_end_hears_that_the_arena_is_full(volume: Volume) -> None:
+    """Though its writes are cached, and nothing tells it to sync or to close."""
+    volume.size = "32M"
+    root = volume.mount()
+    with (root / "file").open("wb", buffering=0) as file:
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            write_without_end(file)
+        assert (root / "file").stat().st_size  # who only looks is answered
+        file.truncate(MIB)
+        with contextlib.suppress(OSError):  # of what was lost before
+            os.fsync(file.fileno())
+        file.seek(MIB)
+        assert file.write(bytes(MIB)) == MIB
+        os.fsync(file.fileno())
 
 
 def test_a_full_arena_answers_enospc_and_lives_on(volume: Volume) -> None:

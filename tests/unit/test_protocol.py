@@ -20,6 +20,7 @@ SIZES = {
     "ATTR_OUT": 104,
     "ENTRY_OUT": 128,
     "SETATTR_IN": 88,
+    "GETATTR_IN": 16,
     "STATX_IN": 24,
     "STATX_OUT": 288,
     "IOCTL_IN": 32,
