@@ -92,14 +92,18 @@ def open_and_lock(path: Path, options: MountOptions) -> Image:
     raise AssertionError
 
 
-def reserve(image: Image, options: MountOptions) -> Pram:
-    """Find the save in force and reserve its frames, or create a new image. Raises PramError."""
+def reserve(image: Image, options: MountOptions, undo: contextlib.ExitStack) -> Pram:
+    """Find the save in force and reserve its frames, or create a new image. Raises PramError.
+
+    `undo`: what is done if the mount fails; then an image is as long as it was.
+    """
     # With recover, nothing of a damaged save may be overwritten before the next one is published.
     arena = "memory" if options.recover else options.arena
     with _recovery_hint_added(image, options):
         if _is_new(image, options):
             frames = _new_frames(image, options)
             return Pram.create(image, frames, banned=options.banned, arena=arena)
+        undo.callback(_cut_back, image, image.size_bytes)
         return Pram.open(
             image,
             frames=options.frames if options.size_bytes is not None else 0,
@@ -218,6 +222,12 @@ def _new_frames(image: Image, options: MountOptions) -> int:
     if options.size_bytes is None and image.frames:
         return image.frames
     return options.frames
+
+
+def _cut_back(image: Image, size_bytes: int) -> None:
+    if image.size_bytes > size_bytes:
+        with contextlib.suppress(OSError):  # the reason why the mount fails is told already
+            image.cut(size_bytes)
 
 
 def _with_root(tree: Tree, options: MountOptions) -> Tree:

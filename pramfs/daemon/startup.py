@@ -97,7 +97,7 @@ def _mount(
         undo.callback(image.unmake)
 
         # Reserve the frames of the last save. Then the uuid of the image is known, and with it the log file.
-        pram = loader.reserve(image, options)
+        pram = loader.reserve(image, options, undo)
         run_directory = _open_run_directory()
         log_file = logs.to_foreground()
         if parent is not None:

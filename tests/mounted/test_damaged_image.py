@@ -82,6 +82,18 @@ def test_a_flipped_bit_is_refused(damageable: Volume, kind: str) -> None:
     damageable.check()
 
 
+@pytest.mark.parametrize("kind", ["node of the data", "page of metadata"])
+def test_a_refused_image_is_as_long_as_it_was(damageable: Volume, kind: str) -> None:
+    """A larger size= has it grow, and recover one that was cut off, before all of it has been read."""
+    pages = Pages(damageable.image)
+    pages.flip(KINDS[kind](pages))
+    size = damageable.image.stat().st_size
+    for options, cut in ((["size=1G"], 0), (["recover"], 4 * PAGE)):
+        os.truncate(damageable.image, size - cut)
+        damageable.refused("pfn:", options=options)
+        assert damageable.image.stat().st_size == size - cut
+
+
 def test_a_refused_image_names_every_damaged_file(damageable: Volume) -> None:
     pages = Pages(damageable.image)
     pages.flip(page_of_victim(pages))
