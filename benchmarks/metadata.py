@@ -13,7 +13,7 @@ _PHASES = (
     "unlink",
 )
 _FILE_BYTES = 4096
-_FLOOR = faster(peers.RAW_LOOP, 0.8)
+_FLOOR = faster(peers.RAW_LOOP, 0.7)
 
 
 def small_files(bench: Bench) -> list[Row]:

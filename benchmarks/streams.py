@@ -35,10 +35,12 @@ def sequential(bench: Bench) -> list[Row]:
 
     compared = _peers(bench, size)
     targets = {
-        "write, first time": faster(peers.PASSTHROUGH, 1.0, must=0.8),
-        "write over it": faster(peers.PASSTHROUGH, 1.0, must=0.8),
-        "read, cold": faster(peers.PASSTHROUGH, 1.5, must=0.8),
-        "read, warm": faster(peers.TMPFS, 0.9),
+        "write, first time": faster(peers.PASSTHROUGH, 1.2, must=0.95),
+        "write over it": faster(peers.PASSTHROUGH, 1.0, must=0.95),
+        "read, cold": faster(peers.PASSTHROUGH, 2.8, must=2.0),
+        "read, warm": faster(
+            peers.PASSTHROUGH, 0.95
+        ),  # no request: FUSE's page cache against itself
     }
     return rows(bench.on_each(compared, one_round), targets)
 
@@ -92,7 +94,7 @@ _CACHED = ("--ioengine=psync", "--thread", "--group_reporting", "--end_fsync=1")
 _DIRECT = ("--ioengine=libaio", "--direct=1", "--iodepth=32")
 _RANDOM_TARGETS = {
     "random read, 1 job": faster(peers.RAW_LOOP, 0.75, must=0.6),
-    "random write, 1 job": faster(peers.PASSTHROUGH, 0.6, must=0.4),
+    "random write, 1 job": faster(peers.PASSTHROUGH, 0.6, must=0.5),
     "random read, 16 jobs": faster(peers.RAW_LOOP, 0.75, must=0.6),
     "random write, 16 jobs": faster(peers.RAW_LOOP, 0.6, must=0.4),
 }
