@@ -44,6 +44,7 @@ class MountOptions:
     noatime: bool = False
     nodiratime: bool = False
     direct_io: bool = False
+    fsync: str = "nothing"
     mount_flags: list[str] = field(default_factory=list)  # for the kernel, in the given order
     words: list[str] = field(default_factory=list)  # of pramfs itself, in the given order
 
@@ -303,6 +304,13 @@ OPTIONS = (
     Option("noatime", "", "let reading change no access times", _flag("noatime")),
     Option("nodiratime", "", "let listing change none of directories", _flag("nodiratime")),
     Option("direct_io", "", "keep file data out of the kernel's page cache", _flag("direct_io")),
+    Option(
+        "fsync",
+        "nothing|publish",
+        "what fsync(2) of a file does: nothing, as on tmpfs, or publish a save, so that what was written "
+        "to it is durable (default: nothing)",
+        _set("fsync", _choice("nothing", "publish")),
+    ),
 )
 
 _BY_NAME = {option.name: option for option in OPTIONS}

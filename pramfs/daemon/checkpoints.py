@@ -3,6 +3,7 @@
 Their state belongs to the saver. This module reports it to the run directory and the service manager.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -66,6 +67,8 @@ class Checkpoints:
         self._place = place
         self._serve_on = serve_on
         self._saving = trio.Lock()
+        self._begun = 0  # saves so far
+        self._last_failure = ""  # of those that were made for fsync(2)
 
     @property
     def image(self) -> Path:
@@ -154,6 +157,29 @@ class Checkpoints:
             except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
                 log.error("no checkpoint: %s", exc)
 
+    async def make_durable(self) -> None:
+        """Wait until a save that began after this call is in force; all who wait at a time share one.
+
+        It has what the tree has by now: the kernel hands over the data of a file before its fsync(2). Raises
+        ENOSPC, EIO.
+        """
+        if self._volume.read_only:
+            return
+        saver, begun = self._saver, self._begun
+        async with self._saving:
+            if self._begun == begun and (self._volume.tree.changed or saver.error is not None):
+                with contextlib.suppress(SaveFailed):
+                    await self._checkpoint()
+            failure = saver.error or self._name.lost()
+        if failure is None:
+            self._last_failure = ""
+            return
+        if str(failure) != self._last_failure:  # once: programs try again and again
+            self._last_failure = str(failure)
+            log.error("%s", failure)
+        full = getattr(failure.args[0], "errno", None) == errno.ENOSPC
+        raise posix_error(errno.ENOSPC if full else errno.EIO)
+
     async def make_room(self) -> bool:
         """Wait for a save that frees what the last one held, or for memory; return whether that was had.
 
@@ -219,6 +245,7 @@ class Checkpoints:
         Raises SaveFailed.
         """
         saver = self._saver
+        self._begun += 1
         bar = Bar("saving", saver.pages)
         with Heartbeat(_STATE_PERIOD_S, self.report):
             saver.start(bar, image)

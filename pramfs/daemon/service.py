@@ -88,11 +88,13 @@ class Daemon:
                 direct_io=options.direct_io,
                 noatime=options.noatime,
                 nodiratime=options.nodiratime,
+                fsync_publishes=options.fsync == "publish",
             ),
             Surroundings(
                 status=self._status,
                 publish=lambda: self._checkpoints.publish(self._engine.directories),
                 publish_to=self._publish_to,
+                make_durable=self._checkpoints.make_durable,
                 make_room=self._checkpoints.make_room,
                 on_change=self._checkpoints.note_change,
                 on_internal_error=volume.saver.note_internal_error,

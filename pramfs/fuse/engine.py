@@ -16,13 +16,13 @@ from pramfs.fuse.open_files import OpenFiles
 from pramfs.fuse.operations import CARRIED, Operations
 from pramfs.fuse.protocol import Opcode
 from pramfs.fuse.range_requests import RangeRequests
+from pramfs.fuse.sync_requests import SyncRequests
 from pramfs.tree.tree import Tree
 
-# What the kernel is told once not to ask again. After FLUSH and FSYNC of a file programs then see success:
-# what they wrote is in the tree already, and becomes durable with the whole tree only, see
-# docs/guarantees.md.
+# What the kernel is told once not to ask again. After FLUSH programs then see success: what they wrote is in
+# the tree already. `pramfs` itself uses syncfs(2), before each save.
 UNSUPPORTED = frozenset({
-    Opcode.FLUSH, Opcode.FSYNC,
+    Opcode.FLUSH,
     Opcode.ACCESS, Opcode.BMAP, Opcode.POLL, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW,
     Opcode.SYNCFS,
 })  # fmt: skip
@@ -35,6 +35,7 @@ class Behaviour:
     direct_io: bool
     noatime: bool
     nodiratime: bool
+    fsync_publishes: bool
 
     @property
     def answers_open(self) -> bool:
@@ -49,6 +50,7 @@ class Surroundings:
     status: Callable[[], MountStatus]
     publish: Callable[[], Awaitable[None]]
     publish_to: Callable[[int, bytes], Awaitable[None]]  # see save_target
+    make_durable: Callable[[], Awaitable[None]]  # what the tree has
     make_room: Callable[[], Awaitable[bool]]  # returns whether there was a save
     on_change: Callable[[], bool]  # returns whether the change is recorded
     on_internal_error: Callable[[], None]
@@ -65,7 +67,15 @@ class Engine:
         self.notices = Notices()
         direct_io, noatime = behaviour.direct_io, behaviour.noatime
         files = OpenFiles(tree, counted=self.answers_open, direct_io=direct_io)
-        data = FileRequests(tree, files, self.notices, direct_io=direct_io, noatime=noatime)
+        syncs = SyncRequests(
+            tree,
+            of_files=behaviour.fsync_publishes,
+            publish=daemon.publish,
+            make_durable=daemon.make_durable,
+        )
+        data = FileRequests(
+            tree, files, self.notices, syncs.written, direct_io=direct_io, noatime=noatime
+        )
         attributes = AttributeRequests(
             tree,
             ControlAttributes(daemon.status, tree.arena.table),
@@ -78,6 +88,7 @@ class Engine:
             NameRequests(tree, files, data.forgotten),
             attributes,
             DirectoryRequests(tree, self.directories, nodiratime=noatime or behaviour.nodiratime),
+            syncs,
             RangeRequests(tree, files, self.notices, cached_writes=not direct_io),
         )
         self.front = Front(
@@ -90,7 +101,6 @@ class Engine:
         )
         self.operations = Operations(
             tree,
-            self.directories,
             cached_writes=not direct_io,
             getxattr=attributes.value,
             publish=daemon.publish,

@@ -5,6 +5,7 @@ mount option direct_io), and out of it or into it, which is when READ and WRITE 
 """
 
 import os
+from collections.abc import Callable
 
 from pramfs.errors import FramesHeld, words_of
 from pramfs.fuse.callers import in_group
@@ -31,14 +32,25 @@ from pramfs.tree.tree import Tree
 
 
 class FileRequests:
-    """Answers requests for the data of a tree's files."""
+    """Answers requests for the data of a tree's files.
+
+    `when_written` returns the reply to a write of a mount with `direct_io`, or what waits for it.
+    """
 
     def __init__(
-        self, tree: Tree, files: OpenFiles, notices: Notices, *, direct_io: bool, noatime: bool
+        self,
+        tree: Tree,
+        files: OpenFiles,
+        notices: Notices,
+        when_written: Callable[[File, int, bytes | Later], bytes | Later],
+        *,
+        direct_io: bool,
+        noatime: bool,
     ) -> None:
         self._tree = tree
         self._files = files
         self._notices = notices
+        self._when_written = when_written
         self._direct_io = direct_io
         self._noatime_flags = os.O_NOATIME if noatime else 0
         self._cache = PageCache(notices)
@@ -74,7 +86,7 @@ class FileRequests:
         return self._tree.data.read(file, offset, size)
 
     def write(self, request: Request) -> bytes | Later:
-        _, offset, size, write_flags, _, _, _ = request.fields(WRITE_IN)
+        _, offset, size, write_flags, _, flags, _ = request.fields(WRITE_IN)
         file = self._tree.file(request.nodeid)
         data = request.body[WRITE_IN.size :]
         if len(data) != size:
@@ -84,7 +96,8 @@ class FileRequests:
         self._write(request, file, offset, data, from_cache=bool(write_flags & WRITE_CACHE))
         answer = WRITE_OUT.pack(size, 0)
         if write_flags & WRITE_LOCKOWNER:
-            return self._cache.overwritten(file.ino, offset, offset + size, answer)
+            told = self._cache.overwritten(file.ino, offset, offset + size, answer)
+            return self._when_written(file, flags, told) if self._direct_io else told
         self._cache.filled(file.ino, offset, offset + size)
         return answer
 

@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 from pramfs.errors import FramesHeld
 from pramfs.fuse.failures import errno_of
@@ -32,7 +32,15 @@ SAVES_FOR_ROOM = 64
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
 
 Later = Callable[[], Awaitable[bytes]]
-Handler = Callable[[Request], bytes | memoryview | Later | None]
+
+
+class LongWait(NamedTuple):
+    """What may take long to wait for: meanwhile the loop polls for requests as ever."""
+
+    later: Later
+
+
+Handler = Callable[[Request], bytes | memoryview | Later | LongWait | None]
 """Returns the reply, what to wait for until there is one, or None where the kernel waits for none."""
 
 
@@ -138,15 +146,19 @@ class Front:
             self._reply(request, answer)
         return True
 
-    def _reply(self, request: Request, answer: bytes | memoryview | Later | None) -> None:
+    def _reply(
+        self, request: Request, answer: bytes | memoryview | Later | LongWait | None
+    ) -> None:
         unique = request.unique
         if isinstance(answer, bytes):
             self._seam.tell(reply(unique, answer))
         elif isinstance(answer, memoryview):
             self._seam.tell(OUT_HEADER.pack(OUT_HEADER.size + len(answer), 0, unique), answer)
+        elif isinstance(answer, LongWait):
+            self._wait(request, self._answer_later, answer.later)
         elif answer is not None:
             self.awaited += 1
-            self._wait(request, self._answer_later, answer)
+            self._wait(request, self._answer_soon, answer)
 
     def _refuse(self, request: Request, exc: Exception, handler: Any) -> None:
         """Reply with the errno of an exception."""
@@ -187,6 +199,12 @@ class Front:
         finally:
             self._waiting.pop(request.unique, None)
 
+    async def _answer_soon(self, request: Request, later: Later) -> None:
+        try:
+            await self._answer_later(request, later)
+        finally:
+            self.awaited -= 1
+
     async def _answer_later(self, request: Request, later: Later) -> None:
         try:
             answer = await later()
@@ -195,7 +213,6 @@ class Front:
         except Exception as exc:  # noqa: BLE001 - as above
             self._refuse(request, exc, later)
         finally:
-            self.awaited -= 1
             self._waiting.pop(request.unique, None)
 
     def _interrupt(self, request: Request) -> None:

@@ -17,7 +17,6 @@ from pramfs.control import control_xattrs
 from pramfs.errors import FramesHeld
 from pramfs.fuse.attributes_out import FOREVER_S
 from pramfs.fuse.callers import in_group
-from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.fuse.failures import errno_of
 from pramfs.fuse.front import SAVES_FOR_ROOM
 from pramfs.fuse.protocol import Opcode
@@ -30,7 +29,7 @@ from pramfs.tree.tree import Owner, Tree
 CARRIED = frozenset({
     Opcode.SYMLINK, Opcode.LINK, Opcode.STATFS,
     Opcode.SETXATTR, Opcode.LISTXATTR, Opcode.REMOVEXATTR,
-    Opcode.FSYNCDIR, Opcode.DESTROY,
+    Opcode.DESTROY,
 })  # fmt: skip
 
 _P = ParamSpec("_P")
@@ -90,7 +89,6 @@ class Operations(pyfuse3.Operations):
     def __init__(
         self,
         tree: Tree,
-        directories: OpenDirectories,
         *,
         cached_writes: bool,
         getxattr: Callable[[int, bytes], bytes],
@@ -105,7 +103,6 @@ class Operations(pyfuse3.Operations):
         self.note_change = note_change
         self.on_internal_error = on_internal_error
         self._tree = tree
-        self._directories = directories
         self._getxattr = getxattr
         self._publish = publish
         self._publish_to = publish_to
@@ -179,15 +176,6 @@ class Operations(pyfuse3.Operations):
         stats.f_ffree = stats.f_favail = max(0, tree.inodes_max - tree.named_inodes())
         stats.f_namemax = NAME_MAX_BYTES
         return stats
-
-    # --- syncing ---------------------------------------------------------------------------------
-
-    @_async_errno_guard
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        listing = self._directories[fh]
-        if listing.directory is self._tree.root:
-            self._require_control(listing.uid)
-            await self._publish()
 
     # --- helpers ---------------------------------------------------------------------------------
 

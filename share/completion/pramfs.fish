@@ -25,7 +25,9 @@ function __pramfs_mount_options
         "$before"allow_other 'let other users in, as far as the permissions let them' \
         "$before"noatime 'let reading change no access times' \
         "$before"nodiratime 'let listing change none of directories' \
-        "$before"direct_io 'keep file data out of the kernel'\''s page cache'
+        "$before"direct_io 'keep file data out of the kernel'\''s page cache' \
+        "$before"fsync=nothing 'what fsync(2) of a file does: nothing, as on tmpfs, or publish a save, so that what was written to it is durable (default: nothing)' \
+        "$before"fsync=publish 'what fsync(2) of a file does: nothing, as on tmpfs, or publish a save, so that what was written to it is durable (default: nothing)'
 end
 complete -c pramfs -f
 complete -c pramfs -n __fish_use_subcommand -s h -l help -d 'show this help message and exit'

@@ -274,11 +274,12 @@ class Mount:
         self.kernel = Kernel()
         self.engine = Engine(
             self.tree,
-            Behaviour(direct_io=False, noatime=False, nodiratime=False),
+            Behaviour(direct_io=False, noatime=False, nodiratime=False, fsync_publishes=False),
             Surroundings(
                 status=self._status,
                 publish=self._nothing,
                 publish_to=self._nothing,
+                make_durable=self._nothing,
                 make_room=self._no_room,
                 on_change=lambda: True,
                 on_internal_error=self._note_internal_error,
