@@ -23,6 +23,7 @@ from benchmarks import (
     scaling,
     streams,
     tools,
+    write_back,
 )
 from benchmarks.bench import (
     FILES_PER_DIR,
@@ -73,6 +74,7 @@ WORKLOADS = (
     Workload("sqlite", "inserts", tools.sqlite, _small),
     Workload("criu", "the write and read pattern of dump and restore", tools.criu, _bulk),
     Workload("saves", "save and load of 16 big files", saves.saves, _bulk),
+    Workload("write-back", "a save after a burst, on a slow disk", write_back.write_back, _small),
     Workload("start", "mount of an empty image until it is usable", saves.start, _small),
     Workload("many", "very many files of 512 bytes, a hundred a directory", many.many_files, _many),
     Workload("overhead", "frames used for one big file", footprint.overhead, _bulk),
