@@ -158,7 +158,7 @@ def main() -> None:
     options = set(pyfuse3.default_options) | {"fsname=floor"}
     pyfuse3.init(_Rest(), mountpoint, options)
     try:
-        trio.run(functools.partial(session.run, front, Notices(), answers_open=False))
+        trio.run(functools.partial(session.run, front, Notices(lambda: None), answers_open=False))
     finally:
         pyfuse3.close()
 

@@ -44,6 +44,7 @@ class MountOptions:
     noatime: bool = False
     nodiratime: bool = False
     direct_io: bool = False
+    check_open: bool = False
     fsync: str = "nothing"
     mount_flags: list[str] = field(default_factory=list)  # for the kernel, in the given order
     words: list[str] = field(default_factory=list)  # of pramfs itself, in the given order
@@ -304,6 +305,13 @@ OPTIONS = (
     Option("noatime", "", "let reading change no access times", _flag("noatime")),
     Option("nodiratime", "", "let listing change none of directories", _flag("nodiratime")),
     Option("direct_io", "", "keep file data out of the kernel's page cache", _flag("direct_io")),
+    Option(
+        "check_open",
+        "",
+        "ask at each open of a file, so that what chattr(1) forbids is refused there, and not when the "
+        "kernel hands over what was written; opening takes longer",
+        _flag("check_open"),
+    ),
     Option(
         "fsync",
         "nothing|publish",

@@ -86,6 +86,7 @@ class Daemon:
             volume.tree,
             Behaviour(
                 direct_io=options.direct_io,
+                check_open=options.check_open,
                 noatime=options.noatime,
                 nodiratime=options.nodiratime,
                 fsync_publishes=options.fsync == "publish",

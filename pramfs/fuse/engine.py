@@ -33,6 +33,7 @@ class Behaviour:
     """The mount options that change answers."""
 
     direct_io: bool
+    check_open: bool
     noatime: bool
     nodiratime: bool
     fsync_publishes: bool
@@ -40,7 +41,7 @@ class Behaviour:
     @property
     def answers_open(self) -> bool:
         """Whether the kernel is to ask about each open(2); it has checked the rights by itself before."""
-        return self.direct_io  # which is an answer to OPEN
+        return self.check_open or self.direct_io  # the latter is an answer to OPEN
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Engine:
         self._on_change: Callable[[], bool] | None = daemon.on_change
         self.answers_open = behaviour.answers_open
         self.directories = OpenDirectories()
-        self.notices = Notices()
+        self.notices = Notices(daemon.on_internal_error)
         direct_io, noatime = behaviour.direct_io, behaviour.noatime
         files = OpenFiles(tree, counted=self.answers_open, direct_io=direct_io)
         syncs = SyncRequests(

@@ -130,7 +130,10 @@ class FileRequests:
                 request.so_far = WRITE_OUT.pack(request.taken, 0) if request.taken else b""
                 if request.may_wait:
                     raise
-            if from_cache and not isinstance(exc, PermissionError):  # chattr(1) has forbidden it
+            if from_cache and isinstance(exc, PermissionError):  # chattr(1) has forbidden it
+                self._tree.data.refused.count_forbidden()
+                self._notices.drop_refused(file.ino, offset, len(data))
+            elif from_cache:
                 self._tree.data.refused.add(file, offset, offset + len(data), words_of(exc))
                 self._notices.drop_attributes(file.ino)  # so that the next write(2) asks for them
             raise

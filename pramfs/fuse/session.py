@@ -68,7 +68,7 @@ class Session:
         module._wait_fuse_readable = self._serve_until_carried
         try:
             async with trio.open_nursery() as nursery:
-                notices.open(seam)
+                notices.open(seam, nursery.start_soon)
                 front.open(seam, nursery.start_soon)
                 self._handshake = Handshake(seam, answers_open=answers_open)
                 await pyfuse3.main(0, 0)  # no tasks except the first and those that serve_on starts

@@ -27,6 +27,10 @@ class RefusedWrites:
         """Return whether the file lacks data."""
         return file in self._ranges
 
+    def count_forbidden(self) -> None:
+        """Count a refusal that leaves the file as it is to be: chattr(1) has forbidden to write to it."""
+        self.count += 1
+
     def add(self, file: File, start: int, end: int, why: str) -> None:
         """Remember that the bytes from `start` to `end` were refused."""
         self.count += 1

@@ -26,6 +26,7 @@ function __pramfs_mount_options
         "$before"noatime 'let reading change no access times' \
         "$before"nodiratime 'let listing change none of directories' \
         "$before"direct_io 'keep file data out of the kernel'\''s page cache' \
+        "$before"check_open 'ask at each open of a file, so that what chattr(1) forbids is refused there, and not when the kernel hands over what was written; opening takes longer' \
         "$before"fsync=nothing 'what fsync(2) of a file does: nothing, as on tmpfs, or publish a save, so that what was written to it is durable (default: nothing)' \
         "$before"fsync=publish 'what fsync(2) of a file does: nothing, as on tmpfs, or publish a save, so that what was written to it is durable (default: nothing)'
 end

@@ -274,7 +274,13 @@ class Mount:
         self.kernel = Kernel()
         self.engine = Engine(
             self.tree,
-            Behaviour(direct_io=False, noatime=False, nodiratime=False, fsync_publishes=False),
+            Behaviour(
+                direct_io=False,
+                noatime=False,
+                nodiratime=False,
+                fsync_publishes=False,
+                check_open=False,
+            ),
             Surroundings(
                 status=self._status,
                 publish=self._nothing,
@@ -287,7 +293,7 @@ class Mount:
         )
         seam: Any = self.kernel
         self.engine.front.open(seam, lambda *task: None)
-        self.engine.notices.open(seam)
+        self.engine.notices.open(seam, lambda *task: None)
 
     def _status(self) -> MountStatus:
         raise NotImplementedError

@@ -161,7 +161,7 @@ class FakeDevice(Mount):
         self._tasks: list[Callable[[], Awaitable[None]]] = []
         self._seam = Seam(self._session.fileno())
         self.engine.front.open(self._seam, self._spawn)
-        self.engine.notices.open(self._seam)
+        self.engine.notices.open(self._seam, lambda *task: None)
 
     def _status(self) -> MountStatus:
         return STATUS

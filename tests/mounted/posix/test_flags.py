@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import Volume
+from tests.mounted.harness import Volume, wait_until
 from tests.mounted.posix.scene import ALICE, ROOT, User, errno_of, open_close, run_as, table, write
 
 GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
@@ -83,13 +83,41 @@ def test_what_is_refused_late_is_not_in_the_file(volume: Volume) -> None:
     root = volume.mount()
     (root / "file").write_bytes(b"content")
     set_flags(root / "file", IMMUTABLE)
-    assert errno_of(lambda: write(root / "file", os.O_APPEND)) == "EIO"
+    for flags, offset in ((IMMUTABLE, 0), (APPEND, 3)):
+        set_flags(root / "file", flags)
+        assert errno_of(lambda at=offset: overwrite(root / "file", at)) == "EPERM"  # type: ignore[misc]
+        wait_until(lambda: (root / "file").read_bytes() == b"content", "the kernel to forget it")
+    volume.save()
+    assert not volume.status()["error"]
+    set_flags(root / "file", IMMUTABLE)
     volume.remount()
     assert (root / "file").read_bytes() == b"content"
 
 
-def test_with_direct_io_such_a_file_cannot_be_opened_for_writing(volume: Volume) -> None:
-    root = volume.mount("direct_io")
+def overwrite(path: Path, offset: int) -> None:
+    """Write into a file, and hand it over."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, b"x", offset)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def test_only_appends_reach_a_file_that_allows_no_more(volume: Volume) -> None:
+    root = volume.mount()
+    lines = b"".join(b"line %d\n" % number for number in range(3000))
+    (root / "log").touch()
+    set_flags(root / "log", APPEND)
+    for start in range(0, len(lines), 777):
+        write(root / "log", os.O_APPEND, lines[start : start + 777])
+    volume.remount()
+    assert (root / "log").read_bytes() == lines
+
+
+@pytest.mark.parametrize("option", ["check_open", "direct_io"])
+def test_such_a_file_cannot_be_opened_for_writing(volume: Volume, option: str) -> None:
+    root = volume.mount(option)
     (root / "file").write_bytes(b"content")
     for flags in (IMMUTABLE, APPEND):
         set_flags(root / "file", flags)
