@@ -78,4 +78,5 @@ NO_COMMANDS = {
     "docs/kexec.md: processes ──criu dump──▶": "a drawing",
     "docs/kexec.md: 400000000-7ffffffff : Persistent": "a line of /proc/iomem",
     "docs/kexec.md: pramfs: processes go on": "what scripts/kexec-demo prints",
+    "docs/testing.md: cd MOUNTPOINT && stress-ng": "a suite of others, which scripts/setup does not install",
 }
