@@ -47,9 +47,15 @@ def test_what_is_written_asynchronously_is_read_by_all(
     run(
         "fio", "--name=verify", f"--filename={path}", f"--ioengine={engine}", f"--direct={direct}",
         "--rw=randwrite", "--bs=4k", "--size=1m", "--iodepth=16", "--overwrite=1", "--loops=2",
-        "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
+        "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
     ).succeeded()  # fmt: skip
-    verify = ("--bs=4k", "--size=1m", "--verify=crc32c", "--verify_fatal=1")
+    verify = (
+        "--bs=4k",
+        "--size=1m",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--verify_state_save=0",
+    )
     for reader in ("sync", "mmap"):
         run(
             "fio", "--name=verify", f"--filename={path}", f"--ioengine={reader}",
