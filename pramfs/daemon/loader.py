@@ -35,7 +35,7 @@ from pramfs.saves.save import Saver
 from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
 from pramfs.saves.write_back import WriteBacks
 from pramfs.storage import superblock
-from pramfs.storage.frames import BANNED, UNUSED
+from pramfs.storage.frames import BANNED
 from pramfs.storage.image import Image, open_image
 from pramfs.system.progress import Bar
 from pramfs.tree.tree import Owner, Tree
@@ -159,7 +159,7 @@ def require_room(volume: Volume) -> None:
     if volume.read_only:
         return
     table, needed = volume.pram.arena.table, volume.tree.space.frames_to_keep_free()
-    free = table.count_all(UNUSED)
+    free = table.unused
     if free < needed:
         kind = TooMuchBanned if table.count(BANNED) else ImageTooSmall
         told = f"a save needs {needed} free frames, {free} of {len(table)} are left"

@@ -25,7 +25,7 @@ from pramfs.errors import EXIT_INTERNAL, PramError
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
-from pramfs.storage.frames import FRESH, UNPUBLISHED, UNWRITTEN
+from pramfs.storage.frames import FRESH, UNPUBLISHED
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.namespaces import pid_namespace
 from pramfs.system.systemd import DaemonScope
@@ -266,7 +266,7 @@ class Daemon:
             saved_ns=current.saved_ns,
             changed=volume.tree.changed,
             unpublished_pages=table.count_all(UNPUBLISHED),
-            unwritten_pages=table.count_all(UNWRITTEN),
+            unwritten_pages=table.unwritten,
             save_seconds=volume.saver.seconds_to_save(),
             suspect=saves.suspect,
             error=self._checkpoints.trouble(),

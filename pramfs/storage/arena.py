@@ -28,7 +28,6 @@ from pramfs.storage.frames import (
     HELD,
     KEPT,
     OLD,
-    UNUSED,
     WRITTEN,
     WRITTEN_DROPPED,
     Extent,
@@ -106,7 +105,7 @@ class Arena(ABC):
     def require_free(self, count: int) -> None:
         """Raise FramesHeld unless `count` frames are free; OSError(ENOSPC) if no save would free enough."""
         table = self.table
-        if table.count_all(UNUSED) >= count:
+        if table.unused >= count:
             return
         if table.count_all(FREE_IN_TIME) < count:
             raise posix_error(errno.ENOSPC)

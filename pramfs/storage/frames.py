@@ -125,13 +125,24 @@ class FrameTable:
         """Return the number of frames in any of `states`."""
         return sum(self._counts[state] for state in states)
 
+    @property
+    def unused(self) -> int:
+        """The number of UNUSED frames; asked at every allocation, as the next one, and so not a loop."""
+        return self._counts[FREE] + self._counts[KEPT]
+
+    @property
+    def unwritten(self) -> int:
+        """The number of UNWRITTEN frames."""
+        count = self._counts
+        return count[FRESH] + count[GOING] + count[PENDING] + count[DROPPED]
+
     def summary(self) -> FrameCounts:
         """Return the numbers of frames that users see."""
         count = self._counts
         return FrameCounts(
             total=len(self._states),
             used=sum(count[state] for state in _OWNED),
-            free=self.count_all(UNUSED),
+            free=self.unused,
             banned=count[BANNED],
             reserved=self.count_all((HELD, OLD, DROPPED, WRITTEN_DROPPED, SUPER)),
         )

@@ -140,7 +140,7 @@ class MemoryArena(Arena):
     @property
     def _has_unwritten(self) -> bool:
         """Whether it is worth while to write some back."""
-        return self.table.count_all(UNWRITTEN) > _UNWRITTEN_MIN // 2
+        return self.table.unwritten > _UNWRITTEN_MIN // 2
 
     def _note_csums(self, pfn: int, csums: "array[int]") -> None:
         for one, csum in enumerate(csums, pfn):
@@ -149,7 +149,7 @@ class MemoryArena(Arena):
                 self._csums[one] = csum
 
     def _require_memory(self, count: int) -> None:
-        if self.table.count_all(UNWRITTEN) + count > _UNWRITTEN_MIN and not self._room.take(count):
+        if self.table.unwritten + count > _UNWRITTEN_MIN and not self._room.take(count):
             raise FramesHeld if self.can_write_back else posix_error(errno.ENOSPC)
 
     @property

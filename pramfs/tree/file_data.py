@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
 from pramfs.storage.extents import extents_of
-from pramfs.storage.frames import UNUSED, Extent
+from pramfs.storage.frames import Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.inodes import FILE_MAX_BYTES, FILE_MAX_PAGES, File
 from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, file_extents_of
@@ -231,7 +231,7 @@ class FileData:
         if not pfn or index not in file.reserved or self._arena.table.writable(pfn):
             return count
         keep_free = self.reservations.keep_free(file, index, count, mapped=True)
-        return min(count, SPARE_MAX, max(1, self._arena.table.count_all(UNUSED) - keep_free))
+        return min(count, SPARE_MAX, max(1, self._arena.table.unused - keep_free))
 
     def _put_new(
         self, file: File, pages: PageMap, index: int, data: memoryview, *, mapped: bool

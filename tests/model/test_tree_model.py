@@ -31,7 +31,6 @@ from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX
 from pramfs.storage.arena import Progress
-from pramfs.storage.frames import UNUSED
 from pramfs.storage.image import Image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.storage.memory_arena import MemoryArena, WriteBack
@@ -542,7 +541,7 @@ def open_with_room(image: WatchedImage, arena: str, banned: Regions, frames: int
         Saver(pram, NAME, tree)
         needed = tree.space.frames_to_keep_free()
         pram.close()
-        if pram.arena.table.count_all(UNUSED) >= needed:
+        if pram.arena.table.unused >= needed:
             return Pram.open(image, arena=arena, banned=banned, frames=frames)
     return Pram.open(image, arena=arena, frames=frames)
 

@@ -6,7 +6,6 @@ import stat
 import pytest
 
 from pramfs.errors import FramesHeld
-from pramfs.storage.frames import UNUSED
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.file_calls import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from pramfs.tree.inodes import FILE_MAX_BYTES, File
@@ -37,7 +36,7 @@ def fill(volume: Volume) -> File:
 
 
 def free_frames(volume: Volume) -> int:
-    return volume.pram.arena.table.count_all(UNUSED)
+    return volume.pram.arena.table.unused
 
 
 # --- room that is reserved -----------------------------------------------------------------------
