@@ -37,6 +37,7 @@ from pramfs.saves.write_back import WriteBacks
 from pramfs.storage import superblock
 from pramfs.storage.frames import BANNED
 from pramfs.storage.image import Image, open_image
+from pramfs.storage.layout import SUPER_FINAL
 from pramfs.system.progress import Bar
 from pramfs.tree.tree import Owner, Tree
 
@@ -152,6 +153,17 @@ def verify(
             progress = manager.watching(bar, "verifying")
             with TreeLoad(pram, options.name, lazy=lazy, progress=progress) as load:
                 yield lambda: _loaded(tree, load, options)
+
+
+def give_back_abandoned(pram: Pram, options: MountOptions) -> None:
+    """Give back what is in free frames after a run that was killed.
+
+    Not where another save than the one in force may be what somebody wants.
+    """
+    if options.ro or options.recover or options.noload or options.pram is not None:
+        return
+    if superblock.changed_by(pram.image, pram.current) or not pram.current.flags & SUPER_FINAL:
+        pram.arena.give_back_abandoned()
 
 
 def require_room(volume: Volume) -> None:

@@ -122,6 +122,7 @@ def _mount(
             log_path=log_file.path,
         )
         loader.require_room(volume)
+        loader.give_back_abandoned(pram, options)
 
         # Nothing forks after this, so threads are allowed.
         dumps.start_thread()

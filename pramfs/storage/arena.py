@@ -295,6 +295,11 @@ class Arena(ABC):
         if self._holes is not None:
             self._holes.close()
 
+    def give_back_abandoned(self) -> None:
+        """Give back what a run that was killed has left in free frames, such as pages written back."""
+        if self._holes is not None:
+            self._holes.give_back(self.table, (FREE,), list(self.table.extents(FREE)))
+
     # --- another image ---------------------------------------------------------------------------
 
     def copy_to(self, image: Image, extents: Iterable[Extent], progress: Progress) -> None:

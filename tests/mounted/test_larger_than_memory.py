@@ -82,7 +82,9 @@ def test_a_daemon_that_is_killed_meanwhile_leaves_the_last_save(disk: Volume) ->
     wait_until(lambda: written_back(disk) > 0, "pages to go out")
     disk.kill()
     disk.check()
+    assert disk.image.stat().st_blocks > MIB // 512
     root = disk.mount()
+    assert disk.image.stat().st_blocks < MIB // 512, "what nobody refers to takes space still"
     assert [path.name for path in root.iterdir()] == ["kept"]
     disk.umount()
 
