@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 def frame_counts(frames: "FrameCounts") -> str:
     """Return the numbers of frames as text."""
-    return f"{frames.used} used, {frames.free} free, {frames.banned} banned, {frames.reserved} reserved"
+    counts = f"{frames.used} used, {frames.free} free, {frames.banned} banned, {frames.reserved} reserved"
+    return counts + (f"; sharing spares {frames.spared}" if frames.spared else "")
 
 
 def node_lines(nodes: Sequence["NodeInfo"]) -> Iterator[str]:

@@ -59,13 +59,14 @@ KINDS = (
     Kind("banned", "B", "90", "#444444", "banned"),
     Kind("new", "+", "92", "#2ca02c", "data since the last save"),
     Kind("reserved", "r", "36", "#17becf", "reserved: only the last save needs it"),
+    Kind("shared", "=", "96", "#9467bd", "data that several pages of files share"),
     Kind("data", "#", "94", "#1f77b4", "data"),
     Kind("slot", ":", "37", "#d0d0c0", "kept free for super blocks"),
     Kind("free", ".", "37", "#f2f2f2", "free"),
 )
 _NAMES = [kind.name for kind in KINDS]
-_DAMAGED, _CHOSEN, _SUPER, _NODE, _LINK, _BANNED, _NEW, _RESERVED, _DATA, _SLOT, _FREE = range(
-    len(KINDS)
+_DAMAGED, _CHOSEN, _SUPER, _NODE, _LINK, _BANNED, _NEW, _RESERVED, _SHARED, _DATA, _SLOT, _FREE = (
+    range(len(KINDS))
 )
 
 # States of frames in a mount that say more than the save does.
@@ -79,6 +80,9 @@ _OF_STATE = {
     DROPPED: _RESERVED,
     BANNED: _BANNED,
 }
+
+# What a frame is when one more entry names it as that of a data page.
+_NAMED_ONCE_MORE = bytes(_SHARED if kind in (_DATA, _SHARED) else _DATA for kind in range(256))
 
 _STRETCH = re.compile(rb"(.)\1*", re.DOTALL)
 
@@ -155,7 +159,8 @@ def draw(
         _set(kinds, [found.node.pfn], _NODE)
         _set(kinds, found.chain.links, _LINK)
         for extent in found.chain.extents:
-            kinds[extent.pfn : extent.pfn + extent.frames] = bytes((_DATA,)) * extent.frames
+            pages = slice(extent.pfn, extent.pfn + extent.frames)
+            kinds[pages] = kinds[pages].translate(_NAMED_ONCE_MORE)
     for pfn, state in enumerate(states):
         if state != SAVED and state in _OF_STATE:
             kinds[pfn] = _OF_STATE[state]

@@ -12,6 +12,7 @@ from pramfs.pram import verify
 from pramfs.pram.links import Chain, ReadAhead, reserve_chain
 from pramfs.pram.nodes import Node, NodeList, check_chain
 from pramfs.pram.pram import TRUNCATED_TIMES_MAX
+from pramfs.pram.reserve import may_share
 from pramfs.storage import superblock
 from pramfs.storage.arena import Progress
 from pramfs.storage.extents import extents_of
@@ -93,7 +94,13 @@ def _scan_chain(found: Scan, table: FrameTable, links: ReadAhead, node: Node) ->
     scanned = ScannedNode(node, chain)
     try:
         reserve_chain(
-            links.read, found.current.uuid, table, node.link_pfn, lambda extent: None, chain
+            links.read,
+            found.current.uuid,
+            table,
+            node.link_pfn,
+            lambda extent: None,
+            chain,
+            shared=may_share(found.current, node),
         )
         check_chain(node, chain)
     except PramError as exc:

@@ -104,21 +104,24 @@ def reserve_chain(
     link_pfn: int,
     taken: Callable[[Extent], None],
     chain: Chain | None = None,
+    *,
+    shared: bool = False,
 ) -> Chain:
     """Read the chain that starts at `link_pfn`, and reserve its frames in `table`.
 
     Every reserved extent is passed to `taken`, so that the caller can unreserve them after an error. Checks
     come in the order of the 2013 file system: InvalidPfn, CorruptedPage and BusyPfn for each link, then for
     its entries. A chain with a cycle meets its own link as busy. `chain`, if given, is filled: after an
-    error it holds what was read before.
+    error it holds what was read before. With `shared`, data pages may be in frames that other chains, or this
+    one, have named before as data pages of this kind.
     """
     chain = chain or Chain()
     while link_pfn:
         links = _sound_links(read, uuid, len(table), link_pfn)
-        if len(links) > 1 and _reserve_at_once(table, links, taken, chain):
+        if len(links) > 1 and _reserve_at_once(table, links, taken, chain, shared=shared):
             link_pfn = links[-1].following
         else:
-            link_pfn = _reserve_link(read, uuid, table, link_pfn, taken, chain)
+            link_pfn = _reserve_link(read, uuid, table, link_pfn, taken, chain, shared=shared)
     return chain
 
 
@@ -156,6 +159,8 @@ def _reserve_link(
     link_pfn: int,
     taken: Callable[[Extent], None],
     chain: Chain,
+    *,
+    shared: bool,
 ) -> int:
     """Reserve one link, then the frames that it names; return the pfn of the next link."""
     link = _read_link(read, uuid, len(table), link_pfn)
@@ -164,7 +169,7 @@ def _reserve_link(
     chain.links.append(link_pfn)
     pfns = chain.entries.unpack(link.packed)
     for extent in extents_of(pfns):
-        table.reserve(extent.pfn, extent.frames, "data page")
+        table.reserve(extent.pfn, extent.frames, "data page", shared=shared)
         taken(extent)
         _append_extent(chain.extents, extent)
     chain.entries.pfns += pfns
@@ -184,7 +189,12 @@ def _sound_links(
 
 
 def _reserve_at_once(
-    table: FrameTable, links: list[_Link], taken: Callable[[Extent], None], chain: Chain
+    table: FrameTable,
+    links: list[_Link],
+    taken: Callable[[Extent], None],
+    chain: Chain,
+    *,
+    shared: bool,
 ) -> bool:
     """Reserve several links and the frames that they name; return False, having reserved none, if one fails.
 
@@ -196,10 +206,12 @@ def _reserve_at_once(
         pfns = entries.unpack(b"".join(link.packed for link in links))
         link_extents = extents_of(array("I", [link.pfn for link in links]))
         data_extents = list(extents_of(pfns))
-        for what, extents in (("link", link_extents), ("data page", data_extents)):
-            for extent in extents:
-                table.reserve(extent.pfn, extent.frames, what)
-                reserved.append(extent)
+        for extent in link_extents:
+            table.reserve(extent.pfn, extent.frames, "link")
+            reserved.append(extent)
+        for extent in data_extents:
+            table.reserve(extent.pfn, extent.frames, "data page", shared=shared)
+            reserved.append(extent)
     except PramError:
         table.unreserve(reserved)
         return False

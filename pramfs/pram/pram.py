@@ -228,21 +228,22 @@ class Pram:
         if error is not None:
             raise SaveFailed(error, self.current.generation) from error
 
-    def begin_publish(self, flags: int) -> Publication:
+    def begin_publish(self, flags: int, unsaved_repeats: int = 0) -> Publication:
         """Build the node list and freeze all frames in use.
 
+        `unsaved_repeats` is the number of holders, besides the first of each frame, that are not in the save.
         Raises NodeBusy, NoFrames, SaveFailed, OSError.
         """
         self._require_writable()
-        return self.publisher.begin(flags)
+        return self.publisher.begin(flags, unsaved_repeats)
 
-    def begin_move(self, flags: int, image: Image) -> Move:
+    def begin_move(self, flags: int, image: Image, unsaved_repeats: int = 0) -> Move:
         """Begin to publish in another image, which is blank, locked and long enough, and to go on there.
 
         Every frame keeps its number. The old image stays the caller's to close. Raises as `begin_publish`.
         """
         self._require_writable()
-        return self.publisher.begin_move(flags, image)
+        return self.publisher.begin_move(flags, unsaved_repeats, image)
 
     def mark_changed(self) -> None:
         """Record in the image that this run has changes which are not saved. Raises OSError.

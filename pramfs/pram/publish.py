@@ -16,7 +16,14 @@ from pramfs.storage.arena import Arena, Progress
 from pramfs.storage.extents import pfns_of
 from pramfs.storage.frames import FREE, PENDING, SAVED, WRITTEN_PENDING, Extent
 from pramfs.storage.image import Image
-from pramfs.storage.layout import ACCMODE_SAVE, PAGE_SHIFT, PAGE_SIZE, SUPER_PAIR, SuperBlock
+from pramfs.storage.layout import (
+    ACCMODE_SAVE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    SHARED,
+    SUPER_PAIR,
+    SuperBlock,
+)
 from pramfs.storage.superblock import Published
 
 
@@ -40,21 +47,22 @@ class Publisher:
         self._slot = current.other_pfn  # where the next super block goes
         self._in_doubt: Publication | None = None
 
-    def begin(self, flags: int) -> "Publication":
+    def begin(self, flags: int, unsaved_repeats: int) -> "Publication":
         """Build the node list and freeze all frames in use.
 
+        `unsaved_repeats` is the number of holders, besides the first of each frame, that are not in the save.
         Raises NodeBusy, NoFrames, SaveFailed, OSError.
         """
         self.resolve_doubt()
-        return Publication(self, *self._stage(flags))
+        return Publication(self, *self._stage(flags, unsaved_repeats))
 
-    def begin_move(self, flags: int, image: Image) -> "Move":
+    def begin_move(self, flags: int, unsaved_repeats: int, image: Image) -> "Move":
         """Build the node list and freeze all frames in use, for a save in another, blank image.
 
         It must be open, locked and long enough. A save that is in doubt stays so until the move succeeds.
         Raises as `begin`.
         """
-        return Move(self, image, *self._stage(flags))
+        return Move(self, image, *self._stage(flags, unsaved_repeats))
 
     def resolve_doubt(self) -> None:
         """Write again the super block that a failed publish left in doubt; needs no frames.
@@ -111,7 +119,7 @@ class Publisher:
         banned = self.arena.table.banned
         return sum(pfn not in banned for pfn in pfns_of([*self.node_pages, *extents]))
 
-    def _stage(self, flags: int) -> tuple[int, Published]:
+    def _stage(self, flags: int, unsaved_repeats: int) -> tuple[int, Published]:
         """Write the node list, freeze all frames in use, and return the next super block and its slot."""
         self._require_complete()
         self._require_frames()
@@ -120,7 +128,7 @@ class Publisher:
         slot = self._choose_slot()
         self._write_node_list()
         self.arena.table.begin_save()
-        return slot, self._describe(flags)
+        return slot, self._describe(flags, self.arena.table.repeats - unsaved_repeats)
 
     def _require_complete(self) -> None:
         busy = next((node for node in self._nodes.values() if node.flags & ACCMODE_SAVE), None)
@@ -159,15 +167,16 @@ class Publisher:
         arena.release_extents(self.node_pages)
         self.node_pages = extents
 
-    def _describe(self, flags: int) -> Published:
+    def _describe(self, flags: int, repeats: int) -> Published:
         nodes = self._nodes.values()
         return Published(
             node_pfn=next(iter(nodes)).pfn if nodes else 0,
             nodes=len(nodes),
             frames=self.frames,
-            frames_used=2 + sum(1 + node.links + node.entries for node in nodes),
+            frames_used=2 + sum(1 + node.links + node.entries for node in nodes) - repeats,
             flags=flags | (0 if self.current.pfn in self.arena.table.banned else SUPER_PAIR),
             run=self._run,
+            incompatible=SHARED if repeats else 0,
         )
 
 

@@ -12,7 +12,7 @@ from pramfs.storage import layout
 from pramfs.storage.arena import Arena
 from pramfs.storage.frames import Extent, FrameTable
 from pramfs.storage.image import Image
-from pramfs.storage.layout import SuperBlock
+from pramfs.storage.layout import PAGE_STREAM, SHARED, SuperBlock
 
 
 def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, Node]:
@@ -38,7 +38,19 @@ def chain_of(arena: Arena, uuid: bytes, node: Node) -> Chain:
     if node.chain is not None:
         return node.chain
     scratch = FrameTable(len(arena.table))
-    return reserve_chain(arena.read, uuid, scratch, node.link_pfn, lambda extent: None)
+    return reserve_chain(
+        arena.read,
+        uuid,
+        scratch,
+        node.link_pfn,
+        lambda extent: None,
+        shared=node.type == PAGE_STREAM,
+    )
+
+
+def may_share(current: SuperBlock, node: Node) -> bool:
+    """Return whether data pages of `node` may be in frames that other entries name, too."""
+    return bool(current.incompatible & SHARED) and node.type == PAGE_STREAM
 
 
 def _reserve_nodes(
@@ -48,7 +60,14 @@ def _reserve_nodes(
     count = 0
     for node in NodeList(image, table, current, taken.append):
         own = len(taken)
-        node.chain = reserve_chain(links.read, current.uuid, table, node.link_pfn, taken.append)
+        node.chain = reserve_chain(
+            links.read,
+            current.uuid,
+            table,
+            node.link_pfn,
+            taken.append,
+            shared=may_share(current, node),
+        )
         check_chain(node, node.chain)
         node.owned = taken[own:]
         count += 1

@@ -37,23 +37,26 @@ from pramfs.tree.pagemap import CHUNK_PAGES
 from pramfs.tree.tree import Tree
 
 
-def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda frames: None) -> None:
+def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda frames: None) -> int:
     """Replace the nodes of tree `name` by the present state of `tree`, so that a publish saves it.
 
-    `progress` is called with numbers of data pages whose checksums are known. Raises NoFrames; the nodes
-    are incomplete then, and must be staged again before a publish.
+    Returns how many holders of shared frames, besides the first of each, are not in the save. `progress` is
+    called with numbers of data pages whose checksums are known. Raises NoFrames; the nodes are incomplete
+    then, and must be staged again before a publish.
     """
     drop_tree(pram, name)
-    files = []
+    files, orphans = [], []
     for inode in tree.inodes.values():
         if isinstance(inode, File):
             if inode.nlink:
                 files.append(inode)
             else:
                 tree.data.leave_out_orphan(inode)
+                orphans.append(inode)
     if tree.space.relocations:
+        moved: dict[int, int] = {}
         for file in files:
-            tree.data.relocate_banned(file)
+            tree.data.relocate_banned(file, moved)
         tree.space.relocations = 0
     with pram.prepare_save(name + META_SUFFIX, BYTE_STREAM) as meta:
         for piece in codec.encode_tree(tree.next_ino, tree.inodes):
@@ -66,6 +69,7 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
         for pfns, indices in _pages_of(files):
             data.lend_pages(pfns, indices)
             progress(len(pfns))
+    return tree.data.repeats_of(orphans)
 
 
 def _pages_of(files: list[File]) -> Iterator[tuple["array[int]", "array[int]"]]:
@@ -266,12 +270,12 @@ class Saver:
                 self._enter(SaveState.RESOLVING)
                 self._pram.resolve_doubt()
             self._enter(SaveState.STAGING)
-            stage_tree(self._pram, self._name, self._tree, self._count)
+            unsaved = stage_tree(self._pram, self._name, self._tree, self._count)
             self.incomplete = self.shortfall()
             publication = (
-                self._pram.begin_publish(self._flags())
+                self._pram.begin_publish(self._flags(), unsaved)
                 if image is None
-                else self._pram.begin_move(self._flags(), image)
+                else self._pram.begin_move(self._flags(), image, unsaved)
             )
         except Exception as exc:
             # After any error nothing is published, and the next save stages everything again.

@@ -132,12 +132,19 @@ class Arena(ABC):
         elif surplus and is_more:
             self._keep_again()
 
-    def relocate(self, pfn: int) -> int:
+    def relocate(self, pfn: int, moved: dict[int, int] | None = None) -> int:
         """Move the page in frame `pfn`, which has become banned, and return the new frame.
+
+        `moved` is where the frames went that have several holders: each of these moves its page, and they
+        share the new frame again. Nothing may be written in between.
 
         As in patch 9 of the 2013 series. A page that was not verified yet is not verified here either: if
         it is damaged it stays so, and does not prevent all others from being saved.
         """
+        if moved is not None and pfn in moved:
+            self.table.share(moved[pfn], 1)
+            self.release(pfn, 1)
+            return moved[pfn]
         new = self.table.allocate(1)[0].pfn
         try:
             self.write(new, self._load(Extent(pfn, 1)))
@@ -147,6 +154,8 @@ class Arena(ABC):
         self._csums[new] = self._csums[pfn]
         if self._unverified is not None:
             self._unverified[new] = self._unverified[pfn]
+        if moved is not None and self.table.is_shared(pfn):
+            moved[pfn] = new
         self.release(pfn, 1)
         return new
 
@@ -201,7 +210,9 @@ class Arena(ABC):
         written = []
         if table.count(WRITTEN):
             written = list(table.extents(WRITTEN, first=pfn, count=count))
-        table.release(pfn, count)
+        freed = table.release(pfn, count)
+        if freed != [(pfn, count)]:  # some are shared
+            fresh, written = _common(fresh, freed), _common(written, freed)
         for extent in fresh:
             self._discard(extent)
         self._punch_later(written)
@@ -507,6 +518,18 @@ def pages_of(data: bytes) -> Iterator[memoryview]:
     view = memoryview(data)
     for start in range(0, len(view), PAGE_SIZE):
         yield view[start : start + PAGE_SIZE]
+
+
+def _common(extents: list[Extent], others: list[Extent]) -> list[Extent]:
+    """Return what two lists of extents, both in order, have in common."""
+    common = []
+    left, right = deque(extents), deque(others)
+    while left and right:
+        start, end = max(left[0].pfn, right[0].pfn), min(sum(left[0]), sum(right[0]))
+        if start < end:
+            common.append(Extent(start, end - start))
+        (left if sum(left[0]) == end else right).popleft()
+    return common
 
 
 def _merged(extents: list[Extent]) -> Iterator[Extent]:

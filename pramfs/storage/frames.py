@@ -20,6 +20,9 @@ A page in memory may be written back to the image before a save (see write_back)
     WRITTEN          FRESH, but in the image instead of memory; FRESH again if it is written
     WRITTEN_PENDING  PENDING, and WRITTEN before
     WRITTEN_DROPPED  WRITTEN_PENDING, and released since
+
+A frame may have several holders, such as a file and its clone (see holders). It is in use until the last one
+releases it, and never written meanwhile.
 """
 
 import re
@@ -29,6 +32,7 @@ from typing import NamedTuple
 
 from pramfs.errors import BusyPfn, InvalidPfn, NoFrames
 from pramfs.storage import layout
+from pramfs.storage.holders import Holders
 from pramfs.storage.regions import Regions
 
 FREE, FRESH, SAVED, HELD, PENDING, DROPPED, OLD, BANNED, SUPER = range(9)
@@ -63,6 +67,7 @@ class FrameCounts:
     free: int
     banned: int
     reserved: int  # slots for super blocks, and frames that only a save still needs
+    spared: int = 0  # that would be in use besides, if those with several holders were not shared
 
 
 def _transition(**changes: int) -> bytes:
@@ -109,6 +114,7 @@ class FrameTable:
         self._extent_max = frames  # no free extent is longer, as far as is known
         self._kept_hint = 0  # no kept frame below it
         self._frozen_anew: list[Extent] | None = None  # see `begin_save`
+        self._holders: Holders | None = None  # None until a frame is shared
         for base in layout.slot_bases(frames):
             self._states[base : base + 2] = bytes((SUPER,)) * len(self._states[base : base + 2])
         self._counts[SUPER] = self._states.count(SUPER)
@@ -145,6 +151,7 @@ class FrameTable:
             free=self.unused,
             banned=count[BANNED],
             reserved=self.count_all((HELD, OLD, DROPPED, WRITTEN_DROPPED, SUPER)),
+            spared=self.repeats,
         )
 
     def state(self, pfn: int) -> int:
@@ -162,9 +169,22 @@ class FrameTable:
     def writable(self, pfn: int, count: int = 1) -> bool:
         """Return whether all `count` frames from `pfn` may be written in place."""
         states = self._states
+        if self._holders is not None and self._holders.is_shared(pfn, count):
+            return False
         if states.count(FRESH, pfn, pfn + count) == count:
             return True
         return not states[pfn : pfn + count].translate(None, _WRITABLE)
+
+    def writable_alike(self, pfn: int, count: int) -> int:
+        """Return how many of `count` frames from `pfn` on are writable as that one is, or not as it."""
+        if self.uniform(pfn, count):
+            if self._holders is None or self._states[pfn] not in _WRITABLE:
+                return count
+            return self._holders.shared_alike(pfn, count)
+        first = self.writable(pfn)
+        return next(
+            at for at in range(1, count + 1) if at == count or self.writable(pfn + at) != first
+        )
 
     def extents(self, *states: int, first: int = 0, count: int | None = None) -> Iterator[Extent]:
         """Yield the extents in any of `states`, in order, among all or `count` frames from `first`."""
@@ -197,8 +217,20 @@ class FrameTable:
             count -= extent.frames
         return extents
 
-    def release(self, pfn: int, count: int) -> None:
-        """Release frames that a tree or a node owns. Those of a published save stay HELD for it."""
+    def release(self, pfn: int, count: int) -> list[Extent]:
+        """Release frames that a tree or a node holds; return the extents that nobody holds any more.
+
+        Those of a published save stay HELD for it.
+        """
+        if self._holders is None:
+            self._release(pfn, count)
+            return [Extent(pfn, count)]
+        freed = [Extent(*extent) for extent in self._holders.drop(pfn, count)]
+        for extent in freed:
+            self._release(extent.pfn, extent.frames)
+        return freed
+
+    def _release(self, pfn: int, count: int) -> None:
         before = self._states[pfn : pfn + count]
         if before.translate(None, _OWNED):
             raise AssertionError(f"pfn:{pfn:x}: {count} frames released that nobody owned")
@@ -208,24 +240,76 @@ class FrameTable:
         else:
             self._replace(pfn, before, after)
 
-    def reserve(self, pfn: int, count: int, what: str) -> None:
+    def reserve(self, pfn: int, count: int, what: str, *, shared: bool = False) -> None:
         """Reserve frames that a published save names; they become SAVED.
 
-        Raises InvalidPfn for a frame outside the arena (or 0, which ends chains) and BusyPfn for one that
-        is not free, and then reserves none. `what` names the use in the message.
+        With `shared`, they may have been reserved in this way before, and get one more holder then. Raises
+        InvalidPfn for a frame outside the arena (or 0, which ends chains) and BusyPfn for one that is not
+        free, and then reserves none. `what` names the use in the message.
         """
         if pfn == 0 or pfn + count > len(self._states):
             raise InvalidPfn(max(pfn, len(self._states)) if pfn else 0, what)
         states = self._states[pfn : pfn + count]
         if states.count(FREE) != count:
-            taken = next(at for at, state in enumerate(states) if state != FREE)
-            raise BusyPfn(pfn + taken, what)
+            taken = next((pfn + at for at, state in enumerate(states) if state != FREE), 0)
+            if not shared or self._holders is None:
+                raise BusyPfn(taken, what)
+            self._reserve_shared(self._holders, pfn, states, what)
+            return
         self._replace(pfn, states, bytes((SAVED,)) * count)
+        if shared:
+            self._require_holders().claim(pfn, count)
+
+    def _reserve_shared(self, holders: Holders, pfn: int, states: bytearray, what: str) -> None:
+        """Reserve frames of which some have been reserved before."""
+        parts = [
+            (Extent(pfn + match.start(), match.end() - match.start()), match[1] is not None)
+            for match in re.finditer(b"(\\x00+)|[^\\x00]+", states)
+        ]
+        for extent, is_free in parts:
+            if not is_free and not holders.may_be_shared(*extent):
+                one = next(
+                    n for n in range(extent.pfn, sum(extent)) if not holders.may_be_shared(n, 1)
+                )
+                raise BusyPfn(one, what)
+        for extent, is_free in parts:
+            if is_free:
+                self._set(*extent, SAVED)
+                holders.claim(*extent)
+            else:
+                holders.add(*extent)
 
     def unreserve(self, extents: Iterable[Extent]) -> None:
-        """Make reserved frames free again, as if they had never been reserved."""
-        for pfn, count in extents:
-            self._replace(pfn, self._states[pfn : pfn + count], bytes(count))
+        """Undo `reserve`: frames without another holder become free again."""
+        for extent in extents:
+            for pfn, count in [extent] if self._holders is None else self._holders.drop(*extent):
+                self._replace(pfn, self._states[pfn : pfn + count], bytes(count))
+
+    # --- sharing ---------------------------------------------------------------------------------
+
+    def share(self, pfn: int, count: int) -> None:
+        """Give frames that somebody holds one more holder each."""
+        if self._states[pfn : pfn + count].translate(None, _OWNED):
+            raise AssertionError(f"pfn:{pfn:x}: {count} frames shared that nobody held")
+        self._require_holders().add(pfn, count)
+
+    def holders(self, pfn: int) -> int:
+        """Return how many hold the frame, which is in use."""
+        return 1 if self._holders is None else self._holders.count(pfn)
+
+    def is_shared(self, pfn: int, count: int = 1) -> bool:
+        """Return whether any of these frames has several holders."""
+        return self._holders is not None and self._holders.is_shared(pfn, count)
+
+    @property
+    def repeats(self) -> int:
+        """The number of holders besides the first of each frame: frames that sharing saves."""
+        return 0 if self._holders is None else self._holders.repeats
+
+    def _require_holders(self) -> Holders:
+        if self._holders is None:
+            self._holders = Holders(len(self._states))
+        return self._holders
 
     def ban(self, banned: Regions) -> None:
         """Ban the free frames in these regions, and the others there once they are released."""

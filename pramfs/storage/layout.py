@@ -69,7 +69,10 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 
 VERSION = 1
 COMPATIBLE = 0
-INCOMPATIBLE = 0
+
+# Incompatible feature bits.
+SHARED = 1  # entries of page streams may name a frame that another one names, too
+INCOMPATIBLE = SHARED  # all that are known
 
 SUPER_MAGIC = 0x70726D73
 NODE_MAGIC = 0x70726D6E

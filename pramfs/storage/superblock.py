@@ -42,6 +42,7 @@ class Published(NamedTuple):
     frames_used: int
     flags: int
     run: bytes
+    incompatible: int = 0  # feature bits
 
 
 def discover(image: Image, pfn: int | None = None) -> SuperBlock:
@@ -207,7 +208,7 @@ def _compose(uuid: bytes, pfn: int, other: int, generation: int, save: Published
         node_pfn=save.node_pfn,
         version=layout.VERSION,
         compatible=layout.COMPATIBLE,
-        incompatible=layout.INCOMPATIBLE,
+        incompatible=save.incompatible,
         flags=save.flags,
         uuid=uuid,
         pfn=pfn,

@@ -4,6 +4,8 @@ A frame of the last save is never written: a page that changes is copied to a ne
 page of a file always holds zeros after the end of the file.
 """
 
+from array import array
+from collections import Counter
 from collections.abc import Iterable
 
 from pramfs.errors import FramesHeld
@@ -156,15 +158,18 @@ class FileData:
         if file.pages is not None or file.reserved is not None or self.refused:
             self.truncate(file, 0)
 
-    def relocate_banned(self, file: File) -> None:
-        """Relocate the pages that are in banned frames (patch 9 of the 2013 series)."""
+    def relocate_banned(self, file: File, moved: dict[int, int]) -> None:
+        """Relocate the pages that are in banned frames (patch 9 of the 2013 series).
+
+        `moved` is where shared ones of the same save have gone, see `Arena.relocate`.
+        """
         banned = self._arena.table.banned
         for start, pfns in file.pages.chunks() if file.pages else ():
             for index, pfn, count in file_extents_of(start, pfns):
                 if pfn and banned.overlaps(pfn, count):
                     for at in range(count):
                         if banned.overlaps(pfn + at):
-                            pfns[index - start + at] = self._arena.relocate(pfn + at)
+                            pfns[index - start + at] = self._arena.relocate(pfn + at, moved)
 
     def verify(self, file: File) -> None:
         """Verify the pages of a file that saves have left out so far. Raises DamagedPage."""
@@ -181,6 +186,47 @@ class FileData:
             for _, pfn, count in file_extents_of(start, pfns):
                 if pfn:
                     self._arena.leave_out_orphan(pfn, count)
+
+    def share(self, source: File, first: int, file: File, index: int, count: int) -> None:
+        """Map `count` pages of `file` from `index` on to the frames that `source` has from `first` on.
+
+        Nothing is copied: whoever writes to a shared page gets a copy of it first. What the pages were
+        promised ends. Holes become holes. Raises OSError(ENOSPC) or FramesHeld, and shares nothing then.
+        """
+        mapped = source.pages.count_in(first, count) if source.pages is not None else 0
+        self._arena.require_free(self._space.frames_to_keep_free(mapped))
+        self.reservations.remove(source, first, first + count)
+        self.reservations.remove(file, index, index + count)
+        self._drop_pages(file, index, index + count)
+        if self.refused:
+            self.refused.taken(file, index << PAGE_SHIFT, (index + count) << PAGE_SHIFT)
+        if not mapped:
+            return
+        assert source.pages is not None
+        if file.pages is None:
+            file.pages = PageMap()
+        while count:
+            part = min(count, CHUNK_PAGES - first % CHUNK_PAGES, CHUNK_PAGES - index % CHUNK_PAGES)
+            pfns = source.pages.pfns(first, part)
+            for extent in extents_of(array("I", filter(None, pfns)) if 0 in pfns else pfns):
+                self._arena.table.share(extent.pfn, extent.frames)
+            file.pages.put_pfns(index, pfns)
+            first, index, count = first + part, index + part, count - part
+        self._space.pages += mapped
+
+    def repeats_of(self, files: Iterable[File]) -> int:
+        """Return how many holders, besides the first of each frame, are these files and only they."""
+        table = self._arena.table
+        if not table.repeats:
+            return 0
+        times = Counter(
+            pfn
+            for file in files
+            for _, pfns in (file.pages.chunks() if file.pages is not None else ())
+            for pfn in filter(None, pfns)
+            if table.is_shared(pfn)
+        )
+        return sum(holds - (holds == table.holders(pfn)) for pfn, holds in times.items())
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -200,7 +246,7 @@ class FileData:
         count = min(len(data) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
         _, pfn, alike = next(file_extents_of(0, pages.pfns(index, count)))
         if pfn:
-            alike = self._written_alike(pfn, alike)
+            alike = self._arena.table.writable_alike(pfn, alike)
         if file.reserved is not None:
             alike = self._promised_alike(file, index, pfn, alike)
         part = data[: alike << PAGE_SHIFT]
@@ -209,16 +255,6 @@ class FileData:
         else:
             self._put_new(file, pages, index, part, mapped=bool(pfn))
         return len(part)
-
-    def _written_alike(self, pfn: int, count: int) -> int:
-        """Return how many frames from `pfn` on are written as the first is, in place or to a copy."""
-        table = self._arena.table
-        if table.uniform(pfn, count):
-            return count
-        first = table.writable(pfn)
-        return next(
-            at for at in range(1, count + 1) if at == count or table.writable(pfn + at) != first
-        )
 
     def _promised_alike(self, file: File, index: int, pfn: int, count: int) -> int:
         """Return how many pages from `index` on were promised room as that one was, or not as it.

@@ -80,6 +80,21 @@ class PageMap:
         self.count += count - len(before) + before.count(0)
         chunk[at : at + count] = array("I", range(pfn, pfn + count))
 
+    def put_pfns(self, index: int, pfns: "array[int]") -> None:
+        """Map pages from `index` on, holes in one chunk, to frames in any order; 0 leaves a hole."""
+        number, at = index >> CHUNK_SHIFT, index & _MASK
+        mapped = len(pfns) - pfns.count(0)
+        if not mapped:
+            return
+        chunk = self._chunk(number)
+        if chunk is None:
+            chunk = self._add_chunk(number)
+        if len(chunk) < at:
+            chunk.frombytes(bytes(4 * (at - len(chunk))))
+        chunk[at : at + len(pfns)] = pfns
+        self.count += mapped
+        self._trim(number, chunk)
+
     def load(self, indices: "array[int]", pfns: "array[int]") -> None:
         """Fill an empty map with pages in ascending order of index, as they are in a save.
 

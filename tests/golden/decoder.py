@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 PAGE = 4096
 PAGE_STREAM, BYTE_STREAM = 1, 2
+SHARED = 1  # incompatible feature
 FILE, DIRECTORY, SYMLINK = 0o100000, 0o040000, 0o120000
 SPECIAL = (0o020000, 0o060000, 0o010000, 0o140000)
 ROOT = 1
@@ -44,6 +45,7 @@ class Page:
     flags: int
     index: int
     data: bytes
+    is_first: bool = True  # False: an entry before has named its frame
 
 
 @dataclass
@@ -140,7 +142,7 @@ def find_super_block(image: bytes) -> SuperBlock:
     """The super block in force. Raises FormatError."""
     block = _choose_super_block(image)
     _require(block.version == 1, f"version {block.version}")
-    _require(not block.incompatible, f"incompatible features {block.incompatible:x}")
+    _require(not block.incompatible & ~SHARED, f"incompatible features {block.incompatible:x}")
     _require(3 <= block.frames <= 1 << 32, f"{block.frames} frames")
     _require(len(image) >= block.frames * PAGE, "truncated")
     _require(block.pfn != block.other_pfn, "both super blocks in one frame")
@@ -199,6 +201,8 @@ class _Claims:
     def __init__(self, block: SuperBlock) -> None:
         self._frames = block.frames
         self._claimed: set[int] = set()
+        self._data: set[int] = set()
+        self._may_share = bool(block.incompatible & SHARED)
 
     def check_bounds(self, pfn: int) -> None:
         _require(pfn < self._frames, f"pfn:{pfn:x} is past the end")
@@ -207,6 +211,14 @@ class _Claims:
         _require(not is_slot(pfn), f"pfn:{pfn:x} is a slot")
         _require(pfn not in self._claimed, f"pfn:{pfn:x} has two uses")
         self._claimed.add(pfn)
+
+    def claim_data(self, pfn: int) -> bool:
+        """Claim a data page of a page stream; whether it is the first claim of that frame."""
+        if self._may_share and pfn in self._data:
+            return False
+        self.claim(pfn)
+        self._data.add(pfn)
+        return True
 
 
 def _read_nodes(image: bytes, block: SuperBlock) -> Iterator[Node]:
@@ -224,7 +236,7 @@ def _read_nodes(image: bytes, block: SuperBlock) -> Iterator[Node]:
         _read_chain(image, block, claims, node, _u64(page, 24))
         _require(len(node.links) == _u64(page, 296), f"node {node.name!r}: links")
         _require(len(node.pages) == _u64(page, 304), f"node {node.name!r}: entries")
-        frames_used += 1 + len(node.links) + len(node.pages)
+        frames_used += 1 + len(node.links) + sum(page.is_first for page in node.pages)
         yield node
         pfn = _u64(page, 32)
     _require(len(names) == block.nodes, f"{len(names)} nodes, not {block.nodes}")
@@ -261,19 +273,23 @@ def _read_chain(
         claims.claim(link_pfn)
         node.links.append(link_pfn)
         for at in range(24, 24 + 24 * count, 24):
-            node.pages.append(_read_entry(image, claims, page[at : at + 24]))
+            node.pages.append(_read_entry(image, claims, node.type, page[at : at + 24]))
             if node.type == BYTE_STREAM:
                 _require(node.pages[-1].index == len(node.pages) - 1, f"{what}: index")
         link_pfn = _u64(page, 16)
 
 
-def _read_entry(image: bytes, claims: _Claims, entry: bytes) -> Page:
+def _read_entry(image: bytes, claims: _Claims, type_: int, entry: bytes) -> Page:
     pfn = _u64(entry, 8)
     claims.check_bounds(pfn)
-    claims.claim(pfn)
+    is_first = True
+    if type_ == PAGE_STREAM:
+        is_first = claims.claim_data(pfn)
+    else:
+        claims.claim(pfn)
     data = _page(image, pfn)
     _require(crc32c(data) == _u32(entry, 4), f"data page at pfn:{pfn:x}: csum")
-    return Page(pfn, _u32(entry, 0), _u64(entry, 16), data)
+    return Page(pfn, _u32(entry, 0), _u64(entry, 16), data, is_first)
 
 
 # --- section 7: trees ---------------------------------------------------------------------------

@@ -224,6 +224,7 @@ class TreeMachine(RuleBasedStateMachine):
                 self._tree.copy_range(source, offset, copy, at, length)
             return
         length = max(0, min(length, source.length - offset))
+        shareable = [whole_pages(offset, length), whole_pages(at, length)]
         try:
             while length:
                 done = self._tree.copy_range(source, offset, copy, at, length)
@@ -231,6 +232,8 @@ class TreeMachine(RuleBasedStateMachine):
                 offset, at, length = offset + done, at + done, length - done
         except OSError as error:
             self._accept_partial_write(goal, before, error)
+        for number, pages in zip((found, goal), shareable, strict=True):
+            self._accept_lost_promises(number, pages)
 
     @rule(ino=which)
     def seek(self, ino: int) -> None:
@@ -494,6 +497,14 @@ class TreeMachine(RuleBasedStateMachine):
         )
         node.data[:] = content
 
+    def _accept_lost_promises(self, ino: int, pages: range) -> None:
+        """Pages that are shared now are promised no room any more; all others still are."""
+        promised = self.model.nodes[ino].promised
+        file = self._tree.file(ino)
+        lost = {page for page in promised if file.reserved is None or page not in file.reserved}
+        assert lost <= set(pages), "a page has lost its room and is not shared"
+        promised -= lost
+
     def _content_of(self, ino: int) -> bytes:
         file = self._tree.file(ino)
         return bytes(self._tree.data.read(file, 0, file.length))
@@ -544,6 +555,11 @@ def open_with_room(image: WatchedImage, arena: str, banned: Regions, frames: int
         if pram.arena.table.unused >= needed:
             return Pram.open(image, arena=arena, banned=banned, frames=frames)
     return Pram.open(image, arena=arena, frames=frames)
+
+
+def whole_pages(start: int, length: int) -> range:
+    """The pages that lie in a range of bytes, and the last one, of which the file may have no more."""
+    return range(-(-start // PAGE_SIZE), -(-(start + length) // PAGE_SIZE))
 
 
 def node_of(volume: Volume, inode: Inode) -> Node:

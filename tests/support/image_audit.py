@@ -4,6 +4,7 @@ The walk follows super block, nodes, links and entries with the structs of the f
 pramfs; the audit compares what it finds with what a Pram believes.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -27,11 +28,14 @@ from pramfs.storage.frames import (
 )
 from pramfs.storage.image import Image
 from pramfs.storage.layout import (
+    BYTE_STREAM,
     ENTRY,
     LINK,
     LINK_MAGIC,
     NODE,
     NODE_MAGIC,
+    PAGE_STREAM,
+    SHARED,
     SUPER_MAGIC,
     LinkHeader,
     NodePage,
@@ -95,16 +99,24 @@ def walk(image: Image, *, verify: bool = True, without: int | None = None) -> Wa
     blocks = [block for block in super_blocks(image) if block.pfn != without]
     block = max(blocks, key=lambda block: block.generation)
     frames = {block.pfn}
+    named: Counter[int] = Counter()  # by entries of page streams, which may share frames
     nodes = []
     pfn = block.node_pfn
     while pfn:
         node = _walk_node(image, block.uuid, pfn, verify)
-        for frame in [pfn, *node.links, *(entry.pfn for entry in node.entries)]:
-            assert frame not in frames, f"frame {frame} is used twice"
+        data = [entry.pfn for entry in node.entries]
+        for frame in [pfn, *node.links, *data]:
             assert not is_slot(frame), f"frame {frame} is for super blocks only"
+        for frame in [pfn, *node.links, *(data if node.page.type == BYTE_STREAM else ())]:
+            assert frame not in frames, f"frame {frame} is used twice"
             frames.add(frame)
+        if node.page.type == PAGE_STREAM:
+            named.update(data)
         nodes.append(node)
         pfn = node.page.node_pfn
+    assert not frames & named.keys(), "metadata and data in one frame"
+    assert bool(block.incompatible & SHARED) == any(times > 1 for times in named.values())
+    frames |= named.keys()
     assert len({node.name for node in nodes}) == len(nodes) == block.nodes
     assert len(frames) + 1 == block.frames_used
     return Walk(block, nodes, frames)
@@ -130,7 +142,7 @@ def check_table(table: FrameTable) -> None:
 
 
 def check_owners(pram: Pram, tree: Tree | None = None) -> None:
-    """Frames in use are exactly those that a node, the node list or a file of `tree` owns."""
+    """Frames in use are exactly those that a node, the node list or a file of `tree` holds, each counted."""
     table = pram.arena.table
     check_table(table)
     owned = _owned(pram, tree)
@@ -138,7 +150,11 @@ def check_owners(pram: Pram, tree: Tree | None = None) -> None:
     used = {pfn for pfn in range(len(table)) if table.state(pfn) in in_use}
     if tree is not None:
         _check_promises(tree)
-    assert used == owned, f"nobody owns {sorted(used - owned)}; not in use: {sorted(owned - used)}"
+    held = set(owned)
+    assert used == held, f"nobody owns {sorted(used - held)}; not in use: {sorted(held - used)}"
+    assert {pfn: table.holders(pfn) for pfn in held} == owned
+    assert table.repeats == owned.total() - len(owned)
+    assert table.summary().spared == table.repeats
 
 
 def check_pram(pram: Pram, tree: Tree | None = None, *, orphans: bool = False) -> Walk:
@@ -215,7 +231,8 @@ def _check_promises(tree: Tree) -> None:
     assert tree.arena.table.count(KEPT) <= space.claimed + space.spare
 
 
-def _owned(pram: Pram, tree: Tree | None) -> set[int]:
+def _owned(pram: Pram, tree: Tree | None) -> Counter[int]:
+    """How many hold each frame."""
     owned: list[int] = []
     for extent in pram.publisher.node_pages:
         owned.extend(range(extent.pfn, extent.pfn + extent.frames))
@@ -227,5 +244,4 @@ def _owned(pram: Pram, tree: Tree | None) -> set[int]:
             pages = [pfn for _, pfns in inode.pages.chunks() for pfn in pfns if pfn]
             assert len(pages) == inode.pages.count
             owned.extend(pages)
-    assert len(owned) == len(set(owned)), "a frame has two owners"
-    return set(owned)
+    return Counter(owned)

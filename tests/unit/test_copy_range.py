@@ -92,10 +92,10 @@ def test_overlapping_ranges_are_refused(volume: Volume, offset: int, to: int) ->
 def test_a_call_copies_a_piece(volume: Volume) -> None:
     source, target = volume.create("a", bytes(COPY_BYTES)), volume.create("b")
     volume.tree.write(source, COPY_BYTES, OLD)
-    assert volume.tree.copy_range(source, 0, target, 0, 1 << 40) == COPY_BYTES
-    rest = volume.tree.copy_range(source, COPY_BYTES, target, COPY_BYTES, 1 << 40)
+    assert volume.tree.copy_range(source, 0, target, 1, 1 << 40) == COPY_BYTES
+    rest = volume.tree.copy_range(source, COPY_BYTES, target, COPY_BYTES + 1, 1 << 40)
     assert rest == len(OLD)
-    assert volume.read("b") == volume.read("a")
+    assert volume.read("b") == b"\0" + volume.read("a")
 
 
 @pytest.mark.parametrize("offset", [100_000, 1 << 50])
@@ -118,9 +118,10 @@ def test_what_finds_no_room_is_not_copied(volume: Volume) -> None:
     copied = 0
     with refused(errno.ENOSPC):
         while copied < source.length:
-            copied += volume.tree.copy_range(source, copied, target, copied, source.length - copied)
+            rest = source.length - copied
+            copied += volume.tree.copy_range(source, copied, target, copied + 1, rest)
     assert 0 < copied < source.length
-    assert volume.read("b")[:copied] == volume.read("a")[:copied]
+    assert volume.read("b")[1 : copied + 1] == volume.read("a")[:copied]
     volume.save()
     volume.check()
 

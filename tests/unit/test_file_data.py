@@ -338,7 +338,7 @@ def test_a_write_goes_on_after_a_save_that_moves_pages_out_of_banned_frames(disk
     written = caught.value.written
     assert 0 < written < len(data)
     for one in disk.files:
-        disk.data.relocate_banned(one)
+        disk.data.relocate_banned(one, {})
     disk.save()
     disk.data.write(file, PAGE_SIZE + 1 + written, data[written:])
     expected = bytearray(pattern(8 * PAGE_SIZE))
@@ -358,7 +358,7 @@ def test_pages_in_banned_frames_move_and_the_file_stays_the_same(disk: Disk) -> 
     disk.save()
     banned = frames_of(file)[3:7] + frames_of(file)[-2:]
     disk.arena.table.ban(Regions(Region(pfn, pfn) for pfn in banned))
-    disk.data.relocate_banned(file)
+    disk.data.relocate_banned(file, {})
     assert disk.read(file) == before
     assert not set(banned) & set(frames_of(file))
     disk.check()
@@ -368,7 +368,7 @@ def test_pages_outside_banned_frames_stay_where_they_are(disk: Disk) -> None:
     file = disk.file(pattern(10 * PAGE_SIZE))
     disk.save()
     disk.arena.table.ban(frames_between(max(frames_of(file)) + 1, FRAMES))
-    disk.data.relocate_banned(file)
+    disk.data.relocate_banned(file, {})
     assert disk.arena.table.count(FRESH) == 0
 
 

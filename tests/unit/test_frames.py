@@ -371,5 +371,6 @@ def test_the_summary_adds_up_to_all_frames() -> None:
         "free": FRAMES - for_super_blocks - 56 - 10 - 3 - 2,
         "banned": 56 + 10,
         "reserved": for_super_blocks + 3,
+        "spared": 0,
     }
     assert sum(asdict(summary).values()) == 2 * FRAMES
