@@ -222,20 +222,21 @@ class FrameTable:
 
         Those of a published save stay HELD for it.
         """
-        if self._holders is None:
-            self._release(pfn, count)
-            return [Extent(pfn, count)]
-        freed = [Extent(*extent) for extent in self._holders.drop(pfn, count)]
-        for extent in freed:
-            self._release(extent.pfn, extent.frames)
-        return freed
-
-    def _release(self, pfn: int, count: int) -> None:
         before = self._states[pfn : pfn + count]
         if before.translate(None, _OWNED):
             raise AssertionError(f"pfn:{pfn:x}: {count} frames released that nobody owned")
+        if self._holders is None:
+            self._give_up(pfn, before)
+            return [Extent(pfn, count)]
+        freed = [Extent(*extent) for extent in self._holders.drop(pfn, count)]
+        for extent in freed:
+            self._give_up(extent.pfn, self._states[extent.pfn : sum(extent)])
+        return freed
+
+    def _give_up(self, pfn: int, before: bytearray) -> None:
+        """Change the states of frames that have lost their last holder."""
         after = before.translate(_RELEASE)
-        if count == 1:
+        if len(before) == 1:
             self._replace_one(pfn, before[0], after[0])
         else:
             self._replace(pfn, before, after)

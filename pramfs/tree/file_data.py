@@ -14,7 +14,7 @@ from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.inodes import FILE_MAX_BYTES, FILE_MAX_PAGES, File
-from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, file_extents_of
+from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, count_holes, file_extents_of
 from pramfs.tree.refused_writes import RefusedWrites
 from pramfs.tree.reservations import Reservations
 from pramfs.tree.space import SPARE_MAX, Space
@@ -208,7 +208,7 @@ class FileData:
         while count:
             part = min(count, CHUNK_PAGES - first % CHUNK_PAGES, CHUNK_PAGES - index % CHUNK_PAGES)
             pfns = source.pages.pfns(first, part)
-            for extent in extents_of(array("I", filter(None, pfns)) if 0 in pfns else pfns):
+            for extent in extents_of(array("I", filter(None, pfns)) if count_holes(pfns) else pfns):
                 self._arena.table.share(extent.pfn, extent.frames)
             file.pages.put_pfns(index, pfns)
             first, index, count = first + part, index + part, count - part

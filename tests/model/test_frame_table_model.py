@@ -34,6 +34,7 @@ class FrameMachine(RuleBasedStateMachine):
         self.model = ["super" if layout.is_slot(pfn) else "free" for pfn in range(FRAMES)]
         self.banned: set[int] = set()
         self.saving = False
+        self.holders: dict[int, int] = {}  # of frames that may be shared
 
     @rule(count=counts)
     def allocate(self, count: int) -> None:
@@ -58,8 +59,15 @@ class FrameMachine(RuleBasedStateMachine):
             with pytest.raises(AssertionError):
                 self.table.release(pfn, len(before))
             return
-        self.table.release(pfn, len(before))
-        self.model[pfn : pfn + count] = [RELEASE[state] for state in before]
+        freed = self.table.release(pfn, len(before))
+        gone = [one for one in range(pfn, pfn + len(before)) if self.holders.get(one, 1) == 1]
+        assert [one for extent in freed for one in range(extent.pfn, sum(extent))] == gone
+        for one in range(pfn, pfn + len(before)):
+            if one in gone:
+                self.model[one] = RELEASE[self.model[one]]
+                self.holders.pop(one, None)
+            else:
+                self.holders[one] -= 1
         self._ban()
 
     @rule(count=counts)
@@ -80,6 +88,28 @@ class FrameMachine(RuleBasedStateMachine):
         extents = self.table.give_up_kept(count) if give_up else self.table.take_kept(count)
         self._move(extents, count, "kept", "free" if give_up else "fresh")
         self._ban()
+    @rule(pfn=pfns, count=st.integers(1, 30), times=st.sampled_from([1, 1, 1, 253, 300]))
+    def share(self, pfn: int, count: int, times: int) -> None:
+        count = min(count, FRAMES - pfn)
+        if any(state not in RELEASE for state in self.model[pfn : pfn + count]):
+            with pytest.raises(AssertionError):
+                self.table.share(pfn, count)
+            return
+        for _ in range(times):
+            self.table.share(pfn, count)
+        for one in range(pfn, pfn + count):
+            self.holders[one] = self.holders.get(one, 1) + times
+
+    @rule(pfn=pfns, count=st.integers(1, 30))
+    def writable(self, pfn: int, count: int) -> None:
+        count = min(count, FRAMES - pfn)
+        expected = [
+            self.model[one] == "fresh" and self.holders.get(one, 1) == 1
+            for one in range(pfn, pfn + count)
+        ]
+        assert self.table.writable(pfn, count) == all(expected)
+        alike = [state == expected[0] for state in expected]
+        assert self.table.writable_alike(pfn, count) == [*alike, False].index(False)
 
     @rule(pfn=st.integers(0, FRAMES + 5), count=st.integers(1, 10))
     def reserve(self, pfn: int, count: int) -> None:
@@ -92,6 +122,26 @@ class FrameMachine(RuleBasedStateMachine):
         else:
             self.table.reserve(pfn, count, "test")
             self.model[pfn : pfn + count] = ["saved"] * count
+
+    @rule(pfn=st.integers(1, FRAMES - 1), count=st.integers(1, 10), undo=st.booleans())
+    def reserve_shared(self, pfn: int, count: int, undo: bool) -> None:
+        count = min(count, FRAMES - pfn)
+        if any(
+            self.model[one] != "free"
+            and (self.model[one] not in RELEASE or one not in self.holders)
+            for one in range(pfn, pfn + count)
+        ):
+            with pytest.raises(BusyPfn):
+                self.table.reserve(pfn, count, "test", shared=True)
+            return
+        self.table.reserve(pfn, count, "test", shared=True)
+        if undo:
+            self.table.unreserve([Extent(pfn, count)])
+            self._ban()
+            return
+        for one in range(pfn, pfn + count):
+            self.model[one] = "saved" if self.model[one] == "free" else self.model[one]
+            self.holders[one] = self.holders.get(one, 0) + 1
 
     @rule()
     def begin(self) -> None:
@@ -125,7 +175,12 @@ class FrameMachine(RuleBasedStateMachine):
         assert [STATE_NAMES[self.table.state(pfn)] for pfn in range(FRAMES)] == self.model
         check_table(self.table)
         assert self.table.count(FREE) == self.model.count("free")
-        assert sum(asdict(self.table.summary()).values()) == 2 * FRAMES
+        summary = asdict(self.table.summary())
+        assert summary.pop("spared") == sum(self.holders.values()) - len(self.holders)
+        assert sum(summary.values()) == 2 * FRAMES
+        for pfn, holders in self.holders.items():
+            assert self.table.holders(pfn) == holders
+            assert self.table.is_shared(pfn) == (holders > 1)
 
     def _move(self, extents: list[Extent], count: int, before: str, after: str) -> None:
         moved = [pfn for extent in extents for pfn in range(extent.pfn, sum(extent))]
