@@ -36,7 +36,7 @@ class SampleImage:
     metadata: tuple[int, ...]  # nodes and links
     stream: tuple[int, ...]  # data pages of the streams of metadata
     data: tuple[int, ...]  # data pages of files
-    entries: dict[int, tuple[int, int]]  # data page -> its link, and its entry's place there
+    entries: dict[int, list[tuple[int, int]]]  # data page -> link and place there of each entry
 
     def page(self, pfn: int) -> bytes:
         return self.content[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE]
@@ -58,10 +58,10 @@ class SampleImage:
         if pfn not in self.entries:
             layout.seal_page(self.uuid, pfn, page)
             return
-        link, place = self.entries[pfn]
-        at = link * PAGE_SIZE + LINK.size + place * ENTRY.size + 4
-        _CSUM.pack_into(content, at, crc32c(page))
-        self._seal(content, link)
+        for link, place in self.entries[pfn]:
+            at = link * PAGE_SIZE + LINK.size + place * ENTRY.size + 4
+            _CSUM.pack_into(content, at, crc32c(page))
+            self._seal(content, link)
 
 
 @functools.cache
@@ -102,6 +102,9 @@ def _plant(tree: Tree) -> None:
     tree.set_flags(tree.lookup(root, b"file0"), file_flags.ALL, 0)
     tree.set_flags(sub, file_flags.NODUMP, 0)
     tree.create(root, b"link", stat.S_IFLNK | 0o777, owner, target=b"sub/file1")
+    clone = tree.create(root, b"clone", stat.S_IFREG | 0o600, owner)
+    tree.copy_range(tree.lookup(tree.directory(deep.ino), b"file2"), 0, clone, 0, 1 << 20)
+    tree.copy_range(tree.lookup(root, b"file3"), 0, clone, 2 * PAGE_SIZE, 1 << 20)
     tree.create(root, b"device", stat.S_IFBLK | 0o660, owner, rdev=0x801)
     tree.create(root, b"fifo", stat.S_IFIFO | 0o660, owner)
     for number in range(60):  # makes the metadata stream some pages long
@@ -117,7 +120,7 @@ def _change(tree: Tree) -> None:
 def _dissected(content: bytes, newer: TreeState, older: TreeState) -> SampleImage:
     with image_of(content) as image:
         save = walk(image)
-    entries: dict[int, tuple[int, int]] = {}
+    entries: dict[int, list[tuple[int, int]]] = {}
     pages: dict[str, list[int]] = {}
     metadata: list[int] = []
     for node in save.nodes:
@@ -125,7 +128,7 @@ def _dissected(content: bytes, newer: TreeState, older: TreeState) -> SampleImag
         pages[node.name] = [entry.pfn for entry in node.entries]
         for number, entry in enumerate(node.entries):
             link = node.links[number // layout.LINK_ENTRIES_MAX]
-            entries[entry.pfn] = (link, number % layout.LINK_ENTRIES_MAX)
+            entries.setdefault(entry.pfn, []).append((link, number % layout.LINK_ENTRIES_MAX))
     return SampleImage(
         content,
         newer,

@@ -109,7 +109,7 @@ class History:
         directories = [inode for inode in tree.inodes.values() if isinstance(inode, Directory)]
         parent, target = rng.choice(directories), rng.choice(directories)
         try:
-            match rng.randrange(8):
+            match rng.randrange(10):
                 case 0 | 1 | 2 | 3:
                     self._write(parent, name)
                 case 4:
@@ -118,6 +118,8 @@ class History:
                     tree.rename(parent, name, target, other)
                 case 6:
                     tree.unlink(parent, name)
+                case 7 | 8:
+                    self._clone(parent, name, target, other)
                 case _:
                     tree.setattr(tree.lookup(parent, name), Changes(size=rng.randrange(40_000)))
         except OSError:
@@ -130,6 +132,14 @@ class History:
         file = parent.entries[name]
         if isinstance(file, File):
             tree.write(file, rng.randrange(20_000), rng.randbytes(rng.randrange(6 * PAGE_SIZE)))
+
+    def _clone(self, parent: Directory, name: bytes, target: Directory, other: bytes) -> None:
+        tree, rng = self._tree, self.rng
+        source = tree.lookup(parent, name)
+        if other not in target.entries:
+            tree.create(target, other, stat.S_IFREG | 0o644, OWNER)
+        to = rng.choice((0, 0, PAGE_SIZE, 100))
+        tree.copy_range(source, rng.choice((0, 0, PAGE_SIZE)), target.entries[other], to, 1 << 20)
 
 
 class _RecordingSaver(Saver):
