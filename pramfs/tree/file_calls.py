@@ -139,7 +139,7 @@ class FileOperations(InodeOperations):
         offset = at % PAGE_SIZE
         may_share = offset == to % PAGE_SIZE
         size = min(size, left * _SHARING_IS_FASTER if may_share and not offset else left)
-        size = self.data.next_hole(file, at, at + size) - at
+        size = min(size, self.data.next_hole(file, at, at + size) - at)
         if may_share and not offset:
             pages = size >> PAGE_SHIFT
             if not pages and at + size == file.length and to + size >= copy.length:

@@ -88,6 +88,7 @@ class FrameMachine(RuleBasedStateMachine):
         extents = self.table.give_up_kept(count) if give_up else self.table.take_kept(count)
         self._move(extents, count, "kept", "free" if give_up else "fresh")
         self._ban()
+
     @rule(pfn=pfns, count=st.integers(1, 30), times=st.sampled_from([1, 1, 1, 253, 300]))
     def share(self, pfn: int, count: int, times: int) -> None:
         count = min(count, FRAMES - pfn)
