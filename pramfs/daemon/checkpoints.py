@@ -46,8 +46,7 @@ _LOOK_PERIOD_S = 1  # at a save at unmount, whether to log its progress
 class Checkpoints:
     """Saves one volume, one save at a time.
 
-    `place` returns a mountpoint of the mount, None if it is detached everywhere; `serve_on` lets other
-    requests be served while the caller waits.
+    `place` returns a mountpoint of the mount, None if it is detached everywhere.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class Checkpoints:
         volume: Volume,
         manager: ServiceManager,
         place: Callable[[], Path | None],
-        serve_on: Callable[[], None],
     ) -> None:
         self._volume = volume
         self._saver = volume.saver
@@ -65,7 +63,6 @@ class Checkpoints:
         self._refusals = 0  # that the kernel's complaints have been about so far
         self._manager = manager
         self._place = place
-        self._serve_on = serve_on
         self._saving = trio.Lock()
         self._begun = 0  # saves so far
         self._last_failure = ""  # of those that were made for fsync(2)
@@ -88,7 +85,6 @@ class Checkpoints:
         """
         if self._volume.read_only:
             return
-        self._serve_on()
         await self.flush(directories)
         async with self._saving:
             await self._checkpoint()
@@ -106,7 +102,6 @@ class Checkpoints:
             raise posix_error(errno.EINVAL) from None
         if self._volume.read_only:
             raise ReadOnlyImage
-        self._serve_on()
         frames = len(self._volume.pram.arena.table)
         async with self._saving:
             # A save that has begun ends in one image or the other, even if the mount ends meanwhile.
@@ -186,7 +181,6 @@ class Checkpoints:
         A save that is already running will do, because it may free enough.
         """
         published = self._saver.published
-        self._serve_on()
         if self._volume.write_backs.memory_is_short:
             return await self._make_memory()
         async with self._saving:

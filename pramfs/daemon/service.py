@@ -68,7 +68,7 @@ class Daemon:
         self._device = ""  # MAJOR:MINOR of the file system
         self._first_request = trio.Event()
         self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
-        self._checkpoints = Checkpoints(volume, manager, self._place, self._session.serve_on)
+        self._checkpoints = Checkpoints(volume, manager, self._place)
         # Address space for the final save, where that is limited. Never touched, so it takes no memory.
         self._memory_reserve = mmap.mmap(
             -1, _MEMORY_RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

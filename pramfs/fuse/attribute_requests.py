@@ -1,13 +1,19 @@
-"""Requests for attributes: GETATTR, STATX, SETATTR, GETXATTR, READLINK; IOCTL for flags of chattr(1)."""
+"""Requests for attributes: GETATTR, STATX, SETATTR, GETXATTR, SETXATTR, READLINK; IOCTL for chattr(1).
+
+Two of the control attributes are requests to save, which may take long.
+"""
 
 import errno
+import functools
+import os
+from collections.abc import Awaitable, Callable
 
 from pramfs.control import control_xattrs
 from pramfs.control.control_xattrs import ControlAttributes
 from pramfs.errors import posix_error
 from pramfs.fuse.attributes_out import attributes, birth
 from pramfs.fuse.callers import in_group
-from pramfs.fuse.front import Handler
+from pramfs.fuse.front import Handler, Later, LongWait
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.protocol import (
     FATTR_ATIME,
@@ -32,6 +38,7 @@ from pramfs.fuse.protocol import (
     IOCTL_IN,
     IOCTL_OUT,
     SETATTR_IN,
+    SETXATTR_IN,
     Opcode,
 )
 from pramfs.fuse.request import OddRequestError, Request
@@ -49,13 +56,18 @@ _ANY = (
 
 
 class AttributeRequests:
-    """Answers requests for the attributes of a tree's inodes, and the control attributes."""
+    """Answers requests for the attributes of a tree's inodes, and the control attributes.
+
+    `publish` saves; `publish_to` saves where the process of a pid asks for it.
+    """
 
     def __init__(
         self,
         tree: Tree,
         control: ControlAttributes,
         notices: Notices,
+        publish: Callable[[], Awaitable[None]],
+        publish_to: Callable[[int, bytes], Awaitable[None]],
         *,
         cached_writes: bool,
         noatime: bool,
@@ -63,6 +75,8 @@ class AttributeRequests:
         self._tree = tree
         self._notices = notices
         self._control = control
+        self._publish = publish
+        self._publish_to = publish_to
         self._cached_writes = cached_writes
         self._noatime = noatime
 
@@ -74,6 +88,7 @@ class AttributeRequests:
             Opcode.SETATTR: self.setattr,
             Opcode.IOCTL: self.ioctl,
             Opcode.GETXATTR: self.getxattr,
+            Opcode.SETXATTR: self.setxattr,
             Opcode.READLINK: self.readlink,
         }
 
@@ -117,18 +132,34 @@ class AttributeRequests:
 
     def getxattr(self, request: Request) -> bytes:
         room, _ = request.fields(GETXATTR_IN)
-        value = self.value(request.nodeid, request.name(GETXATTR_IN))
+        name = request.name(GETXATTR_IN)
+        if name.startswith(control_xattrs.PREFIX):
+            value = self._control.read(name)
+        else:
+            value = self._tree.getxattr(self._tree.get(request.nodeid), name)
         if not room:
             return GETXATTR_OUT.pack(len(value), 0)
         if len(value) > room:
             raise posix_error(errno.ERANGE)
         return value
 
-    def value(self, ino: int, name: bytes) -> bytes:
-        """Return the value of an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
+    def setxattr(self, request: Request) -> bytes | LongWait:
+        size, flags = request.fields(SETXATTR_IN)
+        name = request.name(SETXATTR_IN)
+        value = bytes(request.body[SETXATTR_IN.size + len(name) + 1 :])
+        if len(value) != size:
+            raise OddRequestError(f"a value of {len(value)} bytes, not {size}")
         if name.startswith(control_xattrs.PREFIX):
-            return self._control.read(name)
-        return self._tree.getxattr(self._tree.get(ino), name)
+            return LongWait(self._save(request, name, value))
+        inode = self._tree.get(request.nodeid)
+        exists = name in (inode.xattrs or {})
+        if exists and flags & os.XATTR_CREATE:
+            raise posix_error(errno.EEXIST)
+        if not exists and flags & os.XATTR_REPLACE:
+            raise posix_error(errno.ENODATA)
+        group = in_group(request.uid, request.gid, request.pid, inode)
+        self._tree.setxattr(inode, name, value, in_group=group)
+        return b""
 
     def ioctl(self, request: Request) -> bytes:
         _, _, command, _, _, _ = request.fields(IOCTL_IN)
@@ -148,6 +179,16 @@ class AttributeRequests:
         self._notices.drop_attributes(inode.ino)
         return _IOCTL_DONE
 
+    def _save(self, request: Request, name: bytes, value: bytes) -> Later:
+        """Return what makes the save that a control attribute asks for. Raises EPERM, EACCES."""
+        if not control_xattrs.may_control(request.uid, self._tree.root.uid):
+            raise posix_error(errno.EPERM)
+        if name == control_xattrs.SAVE:
+            return functools.partial(_done, self._publish)
+        if name == control_xattrs.SAVE_TO:
+            return functools.partial(_done, self._publish_to, request.pid, value)
+        raise posix_error(errno.EACCES)
+
     def _flags(self, inode: Inode) -> int:
         """Return the flags of a file or directory. Raises ENOTTY for others."""
         if not isinstance(inode, (File, Directory)):
@@ -161,6 +202,11 @@ class AttributeRequests:
         if self._noatime:
             link.atime = atime
         return target
+
+
+async def _done(call: Callable[..., Awaitable[None]], *args: object) -> bytes:
+    await call(*args)
+    return b""
 
 
 def _time(valid: int, given: int, now: int, value_ns: int) -> int | None:

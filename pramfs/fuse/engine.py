@@ -81,6 +81,8 @@ class Engine:
             tree,
             ControlAttributes(daemon.status, tree.arena.table),
             self.notices,
+            daemon.publish,
+            daemon.publish_to,
             cached_writes=not direct_io,
             noatime=noatime,
         )
@@ -103,10 +105,6 @@ class Engine:
         self.operations = Operations(
             tree,
             cached_writes=not direct_io,
-            getxattr=attributes.value,
-            publish=daemon.publish,
-            publish_to=daemon.publish_to,
-            make_room=daemon.make_room,
             note_change=self._note_change,
             on_internal_error=daemon.on_internal_error,
         )

@@ -1,10 +1,11 @@
-"""FUSE_INIT, with flags that are added to libfuse's reply, and one that is taken away.
+"""FUSE_INIT, with flags that are added to libfuse's reply, and two that are taken away.
 
 FUSE_HANDLE_KILLPRIV_V2: without it the kernel requests `security.capability` before every write(2); with it
 4 KiB writes are three times as fast. FUSE_DONT_MASK: without it the kernel applies the umask before the
 file system can see that the directory has a default ACL, which replaces the umask.
 FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6): without it no file of a direct_io mount can be mapped with MAP_SHARED.
 libfuse 3.14 does not know the first and the last flag, and pyfuse3 does not expose the second.
+FUSE_SETXATTR_EXT goes, as the front reads the shorter form of that request.
 FUSE_ATOMIC_O_TRUNC goes where OPEN is not answered: with it that request alone would say O_TRUNC.
 
 Flags that the kernel did not offer are not set.
@@ -26,6 +27,7 @@ from pramfs.fuse.protocol import (
     INIT_OUT_FLAGS2_OFFSET,
     OUT_HEADER,
     REQUEST_MAX_BYTES,
+    SETXATTR_EXT,
 )
 from pramfs.fuse.seam import Seam
 from pramfs.system.descriptors import readable
@@ -59,7 +61,7 @@ class Handshake:
         self._seam.tell(reply)
 
     def _amended(self, flags: int) -> int:
-        flags |= self._offered & DONT_MASK
+        flags = flags & ~SETXATTR_EXT | self._offered & DONT_MASK
         if not self._answers_open:
             flags &= ~ATOMIC_O_TRUNC
         if self._offered & HANDLE_KILLPRIV_V2:

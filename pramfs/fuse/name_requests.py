@@ -11,6 +11,7 @@ from pramfs.fuse.protocol import (
     CREATE_IN,
     FORGET_IN,
     FORGET_ONE,
+    LINK_IN,
     MKDIR_IN,
     MKNOD_IN,
     RENAME2_IN,
@@ -42,6 +43,8 @@ class NameRequests:
             Opcode.MKNOD: self.mknod,
             Opcode.MKDIR: self.mkdir,
             Opcode.CREATE: self.create,
+            Opcode.SYMLINK: self.symlink,
+            Opcode.LINK: self.link,
             Opcode.TMPFILE: self.tmpfile,
             Opcode.UNLINK: self.unlink,
             Opcode.RMDIR: self.rmdir,
@@ -102,6 +105,18 @@ class NameRequests:
         parent = self._tree.directory(request.nodeid)
         file = self._tree.create_unnamed(parent, mode, _owner(request, umask))
         return _entry(file) + self._files.open(file, flags)
+
+    def symlink(self, request: Request) -> bytes:
+        name, target = request.names(2)
+        parent = self._tree.directory(request.nodeid)
+        mode = stat.S_IFLNK | 0o777
+        return _entry(self._tree.create(parent, name, mode, _owner(request, 0), target=target))
+
+    def link(self, request: Request) -> bytes:
+        (ino,) = request.fields(LINK_IN)
+        inode = self._tree.get(ino)
+        self._tree.link(inode, self._tree.directory(request.nodeid), request.name(LINK_IN))
+        return _entry(inode)
 
     # --- moving and removing ---------------------------------------------------------------------
 

@@ -118,6 +118,9 @@ FS_IOC_FSSETXATTR = 0x401C5820
 IOC_FLAGS = Struct("=I")
 FSXATTR = Struct("=I24x")  # xflags; extsize, nextents, projid, cowextsize, pad
 
+SETXATTR_IN = Struct(
+    "=II"
+)  # size, flags; name, value. It would be longer if SETXATTR_EXT were agreed on
 GETXATTR_IN = Struct("=II")  # size, padding; name
 GETXATTR_OUT = Struct("=II")  # size, padding
 
@@ -128,6 +131,7 @@ BATCH_FORGET_IN = Struct("=II")  # count, dummy
 FORGET_ONE = Struct("=QQ")  # nodeid, nlookup
 MKNOD_IN = Struct("=IIII")  # mode, rdev, umask, padding; name
 MKDIR_IN = Struct("=II")  # mode, umask; name
+LINK_IN = Struct("=Q")  # oldnodeid; name
 RENAME_IN = Struct("=Q")  # newdir; name, new name
 RENAME2_IN = Struct("=QII")  # newdir, flags, padding; name, new name
 CREATE_IN = Struct("=IIII")  # flags, mode, umask, open_flags; name
@@ -171,6 +175,7 @@ ATOMIC_O_TRUNC = 1 << 3
 DONT_MASK = 1 << 6
 HANDLE_KILLPRIV = 1 << 19
 HANDLE_KILLPRIV_V2 = 1 << 28
+SETXATTR_EXT = 1 << 29
 INIT_EXT = 1 << 30  # there are upper flags
 DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32)
 

@@ -1,4 +1,4 @@
-"""The loop that serves a session: adaptive polling, and concurrency while a handler waits.
+"""The loop that serves a session: and its adaptive polling.
 
 A single task reads all requests and has the front answer them. After a request it takes the next one at
 once, if there is one; then it polls without sleeping, about as long as a program takes between small
@@ -6,8 +6,8 @@ requests; then it sleeps in poll(2) for up to a millisecond; and only then does 
 ends by itself when it finds too few requests. docs/performance.md has the measurements.
 
 pyfuse3 looks up `_wait_fuse_readable` in its module for each request that it reads, so that it can be
-replaced there by this loop, which returns when a request has been carried to pyfuse3. A handler of pyfuse3
-that has to wait calls `serve_on`, and another task reads requests until that handler is done.
+replaced there by this loop, which returns when a request has been carried to pyfuse3. None of its
+handlers waits; what has to is answered by tasks of the front.
 """
 
 import contextlib
@@ -49,7 +49,6 @@ class Session:
         self._poll = select.poll()
         self._foreign = _fuse_descriptors()  # inherited
         self._closing = False
-        self._reading = False  # a task is waiting for the next request
         self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
         self._others_ran_ns = 0
 
@@ -71,18 +70,10 @@ class Session:
                 notices.open(seam, nursery.start_soon)
                 front.open(seam, nursery.start_soon)
                 self._handshake = Handshake(seam, answers_open=answers_open)
-                await pyfuse3.main(0, 0)  # no tasks except the first and those that serve_on starts
+                await pyfuse3.main(0, 0)  # no tasks except the first
         finally:
             module._wait_fuse_readable = original
             seam.close()
-
-    def serve_on(self) -> None:
-        """Let another task read requests, because the calling handler is about to wait."""
-        if not self._reading:
-            nursery = trio.lowlevel.current_task().parent_nursery
-            assert nursery is not None
-            module: Any = pyfuse3
-            nursery.start_soon(module._session_loop, nursery, 0, 0)
 
     def finish(self) -> None:
         """End `run` after the requests that have arrived are served; later ones fail."""
@@ -99,13 +90,7 @@ class Session:
             self._handshake = None
             self._on_ready()
         self._seam.carry_back()
-        if self._reading:
-            return False  # another task took over while the handler of this one was waiting
-        self._reading = True
-        try:
-            return await self._serve()
-        finally:
-            self._reading = False
+        return await self._serve()
 
     async def _serve(self) -> bool:
         while True:

@@ -206,6 +206,19 @@ def test_who_is_killed_in_an_fsync_goes_at_once(
     assert (root / "after").read_bytes() == DATA
 
 
+def test_who_is_killed_in_a_save_goes_at_once(on_medium: Volume, medium: Medium) -> None:
+    root = on_medium.mount()
+    (root / "file").write_bytes(DATA)
+    script = "import os, sys; os.setxattr(sys.argv[1], 'user.pramfs.save', b'')"
+    with medium.holding(SYNC):
+        command = subprocess.Popen([sys.executable, "-c", script, root])
+        medium.wait_until_held()
+        command.kill()
+        assert command.wait(DEADLINE_S) == -signal.SIGKILL
+        (root / "beside").write_bytes(DATA)
+    on_medium.save()
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ def test_the_table_of_opcodes_is_the_code() -> None:
 
 def test_pyfuse3_has_a_handler_for_what_is_carried_and_no_other() -> None:
     handlers = {name for name in vars(Operations) if not name.startswith("_")}
-    told = {"supports_dot_lookup", "enable_acl", "once_there_is_room", "getxattr"}
+    told = {"supports_dot_lookup", "enable_acl"}
     assert handlers - told == {opcode.name.lower() for opcode in CARRIED - {Opcode.DESTROY}}
 
 

@@ -32,6 +32,7 @@ SIZES = {
     "LSEEK_OUT": 8,
     "COPY_FILE_RANGE_IN": 56,
     "COPY_FILE_RANGE_64_OUT": 8,  # which that header has not got yet
+    "SETXATTR_IN": 8,
     "GETXATTR_IN": 8,
     "GETXATTR_OUT": 8,
     "FORGET_IN": 8,
@@ -39,6 +40,7 @@ SIZES = {
     "FORGET_ONE": 16,
     "MKNOD_IN": 16,
     "MKDIR_IN": 8,
+    "LINK_IN": 8,
     "RENAME_IN": 8,
     "RENAME2_IN": 16,
     "CREATE_IN": 16,

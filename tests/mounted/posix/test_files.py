@@ -358,7 +358,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "setxattr with XATTR_CREATE and XATTR_REPLACE of what is missing": (
         lambda d: os.setxattr(d / "file", "user.x", b"", os.XATTR_CREATE | os.XATTR_REPLACE),
         "ENODATA",
-        "",
+        "ENODATA",
     ),
     "lseek to the end of a directory": (_seek_to_end, "EINVAL", ""),
 }
