@@ -27,10 +27,9 @@ class Taken:
         self.table = FrameTable(FRAMES)
         self.extents: list[Extent] = []
 
-    def reserve(self, forge: Forge, link_pfn: int = FIRST) -> Chain:
-        return reserve_chain(
-            ReadAhead(forge.image).read, UUID, self.table, link_pfn, self.extents.append
-        )
+    def reserve(self, forge: Forge, link_pfn: int = FIRST, *, shared: bool = False) -> Chain:
+        read = ReadAhead(forge.image).read
+        return reserve_chain(read, UUID, self.table, link_pfn, self.extents.append, shared=shared)
 
     def frames(self) -> set[int]:
         check_table(self.table)
@@ -119,6 +118,42 @@ def test_a_reserved_chain_takes_its_links_and_their_pages(forge: Forge, taken: T
     assert chain.links == [FIRST, 40]
     assert chain.entries.pfns.tolist() == [20, 21, 30, 22]
     assert chain.entries.indices.tolist() == [0, 1, 2, 3]
+
+
+def test_a_page_that_is_named_twice_is_busy_unless_frames_are_shared(
+    forge: Forge, taken: Taken
+) -> None:
+    forge.link(FIRST, [(20, 0), (21, 1), (20, 2)], link_pfn=40)
+    forge.link(40, [(21, 3), (22, 4)])
+    with pytest.raises(BusyPfn, match=r"^pfn:14 busy \(data page\)$"):
+        taken.reserve(forge)
+    taken = Taken()
+    chain = taken.reserve(forge, shared=True)
+    assert chain.entries.pfns.tolist() == [20, 21, 20, 21, 22]
+    assert taken.frames() == {FIRST, 20, 21, 22, 40}
+    assert [taken.table.holders(pfn) for pfn in (20, 21, 22)] == [2, 2, 1]
+    taken.table.unreserve(reversed(taken.extents))
+    assert taken.table.count(SAVED) == taken.table.repeats == 0
+
+
+@pytest.mark.parametrize("pfn", [FIRST, 40])
+def test_a_link_is_never_shared_with_data(forge: Forge, taken: Taken, pfn: int) -> None:
+    forge.link(FIRST, [(20, 0), (pfn, 1)], link_pfn=40)
+    forge.link(40, [(22, 2)])
+    with pytest.raises(BusyPfn, match="busy"):
+        taken.reserve(forge, shared=True)
+
+
+@pytest.mark.parametrize("shared_first", [False, True])
+def test_what_is_not_shareable_is_not_shared(
+    forge: Forge, taken: Taken, shared_first: bool
+) -> None:
+    """A byte stream and a page stream cannot have a frame in common, in whatever order they come."""
+    forge.link(FIRST, [(20, 0)])
+    forge.link(40, [(20, 0)])
+    taken.reserve(forge, shared=shared_first)
+    with pytest.raises(BusyPfn, match=r"^pfn:14 busy"):
+        taken.reserve(forge, 40, shared=not shared_first)
 
 
 def test_a_chain_that_starts_nowhere_is_empty(forge: Forge, taken: Taken) -> None:
