@@ -11,6 +11,8 @@ pytestmark = pytest.mark.timeout(900)
 
 # Where it does not matter how much memory a process has, it has little.
 SMALL = Workload("memory", ("memory", "2"), MEMORY.pid)
+LARGE_MIB = 256
+LARGE = Workload("memory", ("memory", str(LARGE_MIB)), MEMORY.pid)
 CHAIN = f"{MOUNTPOINT}/chain"
 PAGES = "pages-1.img"
 
@@ -84,6 +86,39 @@ def test_auto_dedup_frees_pages_of_the_parent_that_were_dumped_again(
     remount(session)
     restore(machine, f"{CHAIN}/2")
     require_same(before, session.report(SMALL))
+
+
+def test_auto_dedup_frees_as_much_as_on_tmpfs(machine: Machine, session: Session) -> None:
+    """Of two pre-dumps and a dump, and of a restore that consumes its images."""
+    large = "/run/large"  # the range of memory that is set aside has no room for this
+    machine.run(f"mkdir {large}; pramfs mount -o size=400M /dev/shm/large.pram {large}")
+    left = {}
+    for place in (f"{large}/chain", "/dev/shm/chain"):
+        session.start(LARGE)
+        before = session.report(LARGE)
+        machine.run(f"mkdir -p {place}/1 {place}/2 {place}/3")
+        chain = f"-t {LARGE.pid} --track-mem -v4 -o dump.log"
+        machine.run(f"criu pre-dump -D {place}/1 {chain}")
+        first = pages_mib(machine, place)
+        machine.run(f"criu pre-dump -D {place}/2 --prev-images-dir ../1 --auto-dedup {chain}")
+        second = pages_mib(machine, place)
+        machine.run(f"criu dump -D {place}/3 --prev-images-dir ../2 --auto-dedup {chain}")
+        dumped = pages_mib(machine, place)
+        machine.run(f"criu restore -d -D {place}/3 --auto-dedup -v4 -o restore.log")
+        require_same(before, session.report(LARGE))
+        left[place] = (first, second, dumped, pages_mib(machine, place))
+        machine.run(f"kill -KILL {LARGE.pid}; rm -rf {place}")
+    machine.run(f"pramfs umount {large}; rm /dev/shm/large.pram; rmdir {large}")
+    print("MiB after each pre-dump, the dump and the restore:", left)
+    ours, theirs = left.values()
+    assert theirs[0] > LARGE_MIB
+    assert theirs[-1] < 16
+    assert all(abs(here - there) <= 1 for here, there in zip(ours, theirs, strict=True))
+
+
+def pages_mib(machine: Machine, place: str) -> int:
+    """What the pages in the images of a chain take."""
+    return int(machine.run(f"du -cm {place}/*/{PAGES} | tail -n 1 | cut -f1"))
 
 
 def allocated_kib(machine: Machine, part: str) -> int:
