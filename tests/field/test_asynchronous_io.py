@@ -1,6 +1,7 @@
 """Asynchronous I/O: what fio writes with AIO and io_uring is what it, and other programs, read.
 
 fio writes blocks with checksums in random order, many at a time, and reads and checks all of them.
+iowarp/clio-core #1028: direct I/O did not agree with the page cache, nor with mappings.
 """
 
 from collections.abc import Iterator

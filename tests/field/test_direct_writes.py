@@ -1,6 +1,7 @@
 """Programs that read through the page cache see what others have written past it.
 
-Mirrors xfstests generic/451, and what QEMU and databases do (asynchronous O_DIRECT writes).
+iowarp/clio-core #1028: xfstests generic/451, which reads beside asynchronous O_DIRECT writes as QEMU and
+databases make them, failed now and then.
 """
 
 import ctypes

@@ -1,4 +1,7 @@
-"""umount -f, -l and -R, on mounts that are busy or bound elsewhere: the last line says what is so."""
+"""umount -f, -l and -R, on mounts that are busy or bound elsewhere: the last line says what is so.
+
+util-linux/util-linux #493: after `umount -l` nothing told whether the file system was still in use.
+"""
 
 from pathlib import Path
 

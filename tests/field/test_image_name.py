@@ -1,7 +1,7 @@
 """An image that is removed, renamed or replaced under its mount: nothing claims to be saved in it.
 
-Mirrors what users of systemd-logind met: RemoveIPC=yes deletes what a user owns in /dev/shm when his last
-session ends, whoever still has it open.
+systemd/systemd #4532, Unidata/LDM #62: with RemoveIPC=yes logind deletes a user's shared memory at logout,
+whoever still has it open: PostgreSQL died, LDM lost its queue.
 """
 
 import os

@@ -55,8 +55,8 @@ def test_what_a_caller_did_to_itself_does_no_harm(
 ) -> None:
     """As in several reports, each about one thing that a program had not expected to inherit.
 
-    FEX-Emu/FEX #4545 and util-linux #4101 (SIGCHLD ignored), bazil/fuse #186 (PATH), sharkdp/fd #1072
-    (current directory gone), borgbackup/borg #4112 (ASCII), facebook/sapling #353 (limits).
+    FEX-Emu/FEX #4545 and util-linux/util-linux #4101 (SIGCHLD ignored), bazil/fuse #186 (PATH),
+    sharkdp/fd #1072 (current directory gone), borgbackup/borg #4112 (ASCII), facebook/sapling #353 (limits).
     """
     Caller(shell, what).lives_a_whole_life(image, root)
 

@@ -1,4 +1,7 @@
-"""A new version is installed while a daemon of the version before still serves a mount."""
+"""A new version is installed while a daemon of the version before still serves a mount.
+
+No public report known.
+"""
 
 from dataclasses import replace
 from pathlib import Path

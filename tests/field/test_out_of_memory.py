@@ -1,4 +1,8 @@
-"""When memory runs out the daemon is not the first to go, and whom the kernel ends is somebody's decision."""
+"""When memory runs out the daemon is not the first to go, and whom the kernel ends is somebody's decision.
+
+juicedata/juicefs #3861: memory ran out, the daemon was killed, and who used the mount found it empty.
+juicedata/juicefs #7466: a daemon that may never be killed left the kernel nobody to end in its cgroup.
+"""
 
 from pathlib import Path
 

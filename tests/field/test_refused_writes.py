@@ -1,7 +1,7 @@
 """Programs were told that their writes were taken, and they were not: every verdict says so.
 
-Mirrors what fsync was found to hide in 2018 (PostgreSQL's "fsyncgate") and tmpfs does not know: with a
-writeback cache ENOSPC comes after write(2), to a program that may be gone by then.
+cockroachdb/cockroach #64385: ENOSPC may come after write(2), while the kernel writes back, to a program that
+may be gone by then. s3fs-fuse/s3fs-fuse #2877: a write that had failed was logged, and then taken as done.
 """
 
 import mmap

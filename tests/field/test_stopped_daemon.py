@@ -1,4 +1,7 @@
-"""A daemon that is stopped, as by a debugger or SIGSTOP: nobody waits for it in silence, or for ever."""
+"""A daemon that is stopped, as by a debugger or SIGSTOP: nobody waits for it in silence, or for ever.
+
+fflewddur/tophat #201: a daemon did not answer, and each `df` that asked it hung for good, 93 of them.
+"""
 
 import json
 

@@ -1,6 +1,7 @@
 """After a power cut or a SIGKILL at shutdown the next mount says that the last run did not save.
 
-Mirrors what ext4 and xfs tell of a journal that had to be replayed. The run directory is gone then: what is
+archiecobbs/s3backer #87: after a power cut unwritten blocks were dropped, and nothing told which they were.
+rpodgorny/unionfs-fuse #73: systemd kills the daemon at shutdown. The run directory is gone then: what is
 known is in the image.
 """
 

@@ -1,7 +1,7 @@
 """umount tells the truth without a run directory, and from another pid or mount namespace than the daemon's.
 
-Mirrors what users of containers met with FUSE daemons of all kinds: a pid that is somebody else's, and a /run
-that is not there.
+garrytan/gbrain #2840: a pid from another container's namespace was taken for a dead process, and its lock for
+free. LinearTapeFileSystem/ltfs #381: umount was back before the daemon had written all, and a tape was lost.
 """
 
 import os
