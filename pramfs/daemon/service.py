@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import pyfuse3
 import trio
 
 from pramfs.control.status import MountStatus
@@ -22,6 +21,7 @@ from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import warn_of_long_saves
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import EXIT_INTERNAL, PramError
+from pramfs.fuse.device_mount import DeviceMount
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
@@ -101,20 +101,22 @@ class Daemon:
                 on_internal_error=volume.saver.note_internal_error,
             ),
         )
-        words = {_FsName(self._image), "subtype=pramfs"}
-        words |= {"default_permissions", *options.mount_flags}
-        words |= {word for word in ("ro", "noatime") if getattr(options, word)}
-        words |= {"allow_other"} if options.allow_other else set()
+        flags = ("ro", "noatime", "allow_other")
+        words = [*options.mount_flags, *(word for word in flags if getattr(options, word))]
         self._scope.prepare()
         try:
-            pyfuse3.init(self._engine.operations, str(self._mountpoint), words)
-        except RuntimeError as exc:
+            self._mount = DeviceMount(
+                self._engine.operations,
+                self._image,
+                self._mountpoint,
+                ["default_permissions", *words],
+            )
+        except PramError:
             self._scope.remove()
-            # libfuse has printed the reason on stderr.
-            raise PramError(f"{self._mountpoint}: cannot mount ({exc})") from exc
+            raise
         mount = mountinfo.mount_at_resolved(self._mountpoint)
         if mount is None:
-            pyfuse3.close(unmount=True)
+            self._mount.close([self._mountpoint])
             raise PramError(f"{self._mountpoint}: cannot mount (it is not in the mount table)")
         self._device = mount.device
         self._checkpoints.mounted_as(mount.device)
@@ -132,7 +134,7 @@ class Daemon:
 
     def _end(self) -> int:
         """Close the session, save, and return the exit code."""
-        pyfuse3.close(unmount=self._mountpoint in mountinfo.places_of(self._device))
+        self._mount.close(mountinfo.places_of(self._device))
         code = self._checkpoints.save_for_good()
         self._scope.remove()
         return code
@@ -275,19 +277,3 @@ class Daemon:
             state=str(directory.path / volume.state_name) if directory is not None else "",
             log=str(volume.log_path or ""),
         )
-
-
-class _FsName(str):
-    r"""The option fsname=PATH for libfuse, with commas and backslashes escaped.
-
-    pyfuse3 encodes options as ASCII, but a path may hold any bytes, so this string encodes itself.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, path: Path) -> "_FsName":
-        escaped = str(path).replace("\\", "\\\\").replace(",", "\\,")
-        return super().__new__(cls, f"fsname={escaped}")
-
-    def encode(self, encoding: str = "", errors: str = "") -> bytes:
-        return os.fsencode(str(self))
