@@ -53,6 +53,12 @@ def test_the_mounted_tests_pass(debian13: Debian, long: bool) -> None:
     pytest_passes(debian13, *([] if long else few), "tests/mounted")
 
 
+def test_the_field_tests_pass(debian13: Debian, long: bool) -> None:
+    """In the short form only those that meet libfuse and the tools of util-linux in odd places."""
+    few = ["-k", "test_own_mount or test_forced_umount or test_verdict_namespaces"]
+    pytest_passes(debian13, *([] if long else few), "tests/field")
+
+
 def pytest_passes(debian13: Debian, *arguments: str) -> None:
     words = ("/opt/venv/bin/python", "-m", "pytest", "-q", *arguments)
     told = debian13.run("sh", "-c", 'exec "$@" 2>&1', "sh", *words)

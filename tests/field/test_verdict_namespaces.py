@@ -13,9 +13,8 @@ import pytest
 
 from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, pramfs, run, wait_until
-from tests.support.checkout import CHECKOUT
+from tests.support.checkout import PRAMFS
 
-PRAMFS = CHECKOUT / ".venv/bin/pramfs"
 UNKNOWN = 64
 ANOTHER_PID_NAMESPACE = ["unshare", "--pid", "--fork"]
 
