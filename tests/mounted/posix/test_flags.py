@@ -12,6 +12,7 @@ import pytest
 
 from tests.mounted.harness import Volume, wait_until
 from tests.mounted.posix.scene import ALICE, ROOT, User, errno_of, open_close, run_as, table, write
+from tests.mounted.system import syncfs
 
 GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
 FSGETXATTR = 0x801C581F
@@ -77,6 +78,9 @@ def test_what_may_not_be_done(
     appended = b"x" if flags == APPEND and call is FORBIDDEN["append"][0] else b""
     if expected != "EIO":  # else the kernel keeps what it was told: see the next test
         assert (fs / "file").read_bytes() == b"content" + appended
+    else:
+        # The kernel tells the next syncfs of the refusal, too: not one of another test.
+        assert errno_of(lambda: syncfs(fs)) in ("", "EPERM")
 
 
 def test_what_is_refused_late_is_not_in_the_file(volume: Volume) -> None:
