@@ -21,6 +21,7 @@ FUSE_MODULES = {
     "pramfs.fuse.range_requests",
     "pramfs.fuse.file_requests",
     "pramfs.fuse.binding_version",
+    "pramfs.fuse.device_mount",
     "pramfs.fuse.session",
     "pramfs.daemon.stack_dump",
     "pramfs.daemon.checkpoints",
