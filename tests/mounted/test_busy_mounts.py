@@ -1,0 +1,246 @@
+"""Requests of several processes, in the middle of which a mount is saved, unmounted or told to end."""
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.failing_medium import SYNC, Medium, new_medium
+from tests.mounted.harness import DEADLINE_S, MIB, PAGE, Volume, pramfs, run, wait_until
+from tests.mounted.sample_trees import noise
+
+PROCESSES = 4
+ENDED_MOUNT = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.EIO}
+
+# Writes, reads, renames and removes files below the directory $1 until standard input ends or the mount does.
+# Prints the number of rounds that were completed; those of the last 20 have left a file.
+WORKER = """
+import os, select, sys
+root, name, at = os.open(sys.argv[1], os.O_RDONLY), sys.argv[2], 0
+content = lambda at: (b"%d " % at) * (1 + at * 97 % 5000)
+print("ready", flush=True)
+error = 0
+try:
+    while not select.select([0], [], [], 0)[0]:
+        with open(os.open(f"{name}.new", os.O_CREAT | os.O_WRONLY, dir_fd=root), "wb") as file:
+            file.write(content(at))
+        os.rename(f"{name}.new", f"{name}.{at}", src_dir_fd=root, dst_dir_fd=root)
+        with open(os.open(f"{name}.{at // 20 * 20}", os.O_RDONLY, dir_fd=root), "rb") as file:
+            assert file.read() == content(at // 20 * 20)
+        if at >= 40:
+            os.unlink(f"{name}.{at - 40}", dir_fd=root)
+        at += 1
+except OSError as exc:
+    error = exc.errno
+print(at, error, flush=True)
+"""
+
+
+def content(at: int) -> bytes:
+    """What a worker writes in round `at`."""
+    return (b"%d " % at) * (1 + at * 97 % 5000)
+
+
+class Worker:
+    """A process that is busy in a mount."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, root, name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def has_begun(self, root: Path) -> bool:
+        return len(list(root.glob(f"{self.name}.*"))) > 5
+
+    def end(self) -> tuple[int, int]:
+        """Wait for its end; return its rounds, and the error that ended it or 0."""
+        told, _ = self._process.communicate(timeout=DEADLINE_S)
+        assert self._process.returncode == 0
+        rounds, error = told.split()
+        return int(rounds), int(error)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def busy(root: Path) -> Iterator[list[Worker]]:
+    """Processes that have each done some rounds."""
+    workers = [Worker(root, f"worker {number}") for number in range(PROCESSES)]
+    try:
+        wait_until(lambda: all(one.has_begun(root) for one in workers), "some rounds")
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def assert_worked(root: Path, worker: Worker, rounds: int) -> None:
+    """The files of the last rounds are there."""
+    assert rounds > 3
+    for at in range(max(0, rounds - 20), rounds):
+        assert (root / f"{worker.name}.{at}").read_bytes() == content(at), (worker.name, at)
+
+
+def test_saves_in_the_middle_of_a_burst(volume: Volume) -> None:
+    root = volume.mount()
+    with busy(root) as workers:
+        for _ in range(4):
+            volume.save()
+        ends = [worker.end() for worker in workers]
+    assert [error for _, error in ends] == [0] * PROCESSES
+    for _ in range(2):
+        for worker, (rounds, _) in zip(workers, ends, strict=True):
+            assert_worked(root, worker, rounds)
+        volume.remount()
+
+
+def test_what_is_done_after_a_lazy_unmount_is_saved(volume: Volume) -> None:
+    root = volume.mount()
+    with busy(root) as workers:
+        run("umount", "-i", "-l", root).succeeded()
+        assert not volume.is_mounted
+        ends = [worker.end() for worker in workers]
+    volume.ended()
+    assert [error for _, error in ends] == [0] * PROCESSES
+    volume.mount()
+    for worker, (rounds, _) in zip(workers, ends, strict=True):
+        assert_worked(root, worker, rounds)
+
+
+def test_a_busy_mount_is_not_unmounted(volume: Volume) -> None:
+    root = volume.mount()
+    with busy(root) as workers:
+        pramfs("umount", root).refused(32, "busy")
+        ends = [worker.end() for worker in workers]
+    for worker, (rounds, error) in zip(workers, ends, strict=True):
+        assert not error
+        assert_worked(root, worker, rounds)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_is_told_to_end_leaves_nobody_waiting(
+    volume: Volume, number: signal.Signals
+) -> None:
+    root = volume.mount()
+    (root / "before").write_bytes(noise(MIB))
+    with busy(root) as workers:
+        os.kill(volume.pid, number)
+        ends = [worker.end() for worker in workers]
+    volume.ended()
+    assert {error for _, error in ends} <= {0, *ENDED_MOUNT}
+    volume.mount()
+    assert (root / "before").read_bytes() == noise(MIB)
+    for worker, (rounds, _) in zip(workers, ends, strict=True):
+        # The last ones may have been on their way when the mount was gone.
+        assert (root / f"{worker.name}.{max(rounds - 20, 0) // 20 * 20}").exists()
+
+
+# --- what the kernel forgets, and large requests -------------------------------------------------
+
+
+def test_names_that_the_kernel_forgets_all_at_once(volume: Volume) -> None:
+    root = volume.mount()
+    for number in range(3000):
+        (root / f"file {number}").write_bytes(b"content %d" % number)
+    held = [(root / f"file {number}").open("rb") for number in range(1000)]
+    for number in range(2000):
+        (root / f"file {number}").unlink()
+    used = volume.status()["frames"]["used"]
+    for _ in range(2):
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+    for number, file in enumerate(held):
+        assert file.read() == b"content %d" % number
+        file.close()
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    wait_until(lambda: volume.status()["frames"]["used"] <= used - 1000, "frames of files closed")
+    for number in range(2000, 3000):
+        assert (root / f"file {number}").read_bytes() == b"content %d" % number
+    assert len(list(root.iterdir())) == 1000
+
+
+@pytest.mark.parametrize("options", [[], ["direct_io"]], ids=["cached", "direct"])
+@pytest.mark.parametrize("size", [MIB, MIB - PAGE, MIB + PAGE + 5, 3 * MIB])
+def test_requests_of_the_largest_size(volume: Volume, options: list[str], size: int) -> None:
+    root = volume.mount(*options)
+    data = noise(size)
+    with (root / "file").open("w+b", buffering=0) as file:
+        assert file.write(data) == size
+        file.seek(0)
+        assert file.read(size) == data
+        assert file.write(data) == size
+    volume.remount(*options)
+    assert (root / "file").read_bytes() == 2 * data
+
+
+# --- who is killed while a request waits ---------------------------------------------------------
+
+
+@pytest.fixture
+def medium(tmp_path: Path) -> Iterator[Medium]:
+    with new_medium(tmp_path / "medium") as medium:
+        yield medium
+
+
+def test_a_writer_that_is_killed_while_it_waits_for_room_goes_at_once(
+    medium: Medium, volume: Volume
+) -> None:
+    """An arena that is full of what only the last save needs: a writer waits for the next one."""
+    volume.arena, volume.image, volume.size = "memory", medium.image, str(1024 * PAGE)
+    root = volume.mount("direct_io")
+    (root / "file").write_bytes(noise(600 * PAGE))
+    volume.save()
+    script = """
+import os, sys
+file = os.open(sys.argv[1], os.O_WRONLY)
+print("ready", flush=True)
+while True:
+    os.pwrite(file, os.urandom(600 * 4096), 0)
+"""
+    with medium.holding(SYNC):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", script, root / "file"], stdout=subprocess.PIPE
+        )
+        medium.wait_until_held()
+        (root / "beside").touch()  # others are served
+        writer.kill()
+        assert writer.wait(DEADLINE_S) == -signal.SIGKILL
+        assert writer.stdout is not None
+        writer.stdout.close()
+    volume.save()
+    assert (root / "file").stat().st_size == 600 * PAGE
+
+
+def test_who_is_killed_in_a_long_copy_goes_at_once(volume: Volume) -> None:
+    volume.size = "256M"
+    root = volume.mount()
+    (root / "from").write_bytes(noise(MIB) * 100)
+    script = """
+import os, sys
+source, target = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+print("ready", flush=True)
+while True:
+    os.copy_file_range(source, target, 100 << 20, 0, 1)
+"""
+    copier = subprocess.Popen(
+        [sys.executable, "-c", script, root / "from", root / "to"], stdout=subprocess.PIPE
+    )
+    assert copier.stdout is not None
+    assert select.select([copier.stdout], [], [], DEADLINE_S)[0]
+    wait_until(lambda: (root / "to").stat().st_size > MIB, "a part of the copy")
+    copier.kill()
+    assert copier.wait(DEADLINE_S) == -signal.SIGKILL
+    copier.stdout.close()
+    assert (root / "from").read_bytes() == noise(MIB) * 100
