@@ -134,6 +134,8 @@ class Daemon:
 
     def _end(self) -> int:
         """Close the session, save, and return the exit code."""
+        if not self._memory_reserve.closed:  # nothing but the save needs memory from here on
+            self._memory_reserve.close()
         self._mount.close(mountinfo.places_of(self._device))
         code = self._checkpoints.save_for_good()
         self._scope.remove()
@@ -141,7 +143,7 @@ class Daemon:
 
     def _end_at_once(self) -> NoReturn:
         """Save and end the process at once: out of memory, trio would wait for ever."""
-        self._memory_reserve.close()
+        self._memory_reserve.close()  # the traceback takes some
         code = self._internal_error()
         os._exit(self._end() or code)
 
