@@ -98,7 +98,7 @@ def _no_answer(mount: Mount) -> PramError:
     ):
         pid = image.serving_pid()
         if pid is not None:
-            if pid > 0 and _is_stopped(pid):
+            if pid > 0 and is_stopped(pid):
                 told.append(f"process {pid} is stopped, kill -CONT {pid} lets it go on")
             elif pid > 0:
                 told.append(f"process {pid} is busy or hangs")
@@ -107,9 +107,12 @@ def _no_answer(mount: Mount) -> PramError:
     return PramError("; ".join(told))
 
 
-def _is_stopped(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    return status.rpartition(")")[2].split()[0] in {"T", "t"}
+def is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped, by a signal or a debugger; False when it is gone."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return status.rpartition(")")[2].split()[0] in {"T", "t"}
+    return False
 
 
 def _status_or_error(mount: Mount) -> MountStatus | PramError:

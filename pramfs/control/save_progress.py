@@ -8,24 +8,27 @@ from pathlib import Path
 from pramfs.control import client, run_state
 from pramfs.control.daemon_watch import DaemonWatch
 from pramfs.control.status import MountStatus
-from pramfs.errors import PramError
+from pramfs.errors import PramError, UnknownOutcome
 from pramfs.storage.image import Image
 from pramfs.system.descriptors import readable
 from pramfs.system.forked_call import ForkedCall
+from pramfs.system.namespaces import pid_namespace
 from pramfs.system.progress import Bar
 
 _PERIOD_S = 0.1
 _NOTICE_S = 2.0
-_LONG_S = 60.0
+_LOOK_S = 1.0
+_STOPPED_S = 6.0  # so long a daemon may be stopped before nobody waits for it
 
 
-def wait_for_end(daemon: DaemonWatch, status: MountStatus) -> None:
+def wait_for_end(daemon: DaemonWatch, status: MountStatus, mountpoint: Path) -> None:
     """Wait until the daemon is gone, showing how it saves meanwhile.
 
-    Reports if the save does not begin: the daemon then still serves the mount in another namespace.
+    Reports if the save does not begin: the daemon then still serves the mount in another namespace. Raises
+    UnknownOutcome if the daemon is stopped.
     """
     end_s = time.monotonic() + _NOTICE_S
-    while not daemon.wait(_PERIOD_S) and not _saves(status, daemon.image):
+    while not (daemon.wait(_PERIOD_S) or _saves(status, daemon.image) or _is_stopped(status)):
         if time.monotonic() > end_s:
             print(
                 f"process {status.pid} still serves {status.image}: it is mounted in another "
@@ -33,7 +36,8 @@ def wait_for_end(daemon: DaemonWatch, status: MountStatus) -> None:
                 file=sys.stderr,
             )
             break
-    _show(status, daemon.wait)
+    if not _show(status, daemon.wait):
+        raise UnknownOutcome(mountpoint, _stopped(status), status.image)
 
 
 def _saves(status: MountStatus, image: Image | None) -> bool:
@@ -57,7 +61,9 @@ def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
 
     def show(call: ForkedCall) -> None:
-        _show(status, lambda timeout_s: _is_readable(call, timeout_s))
+        if not _show(status, lambda timeout_s: _is_readable(call, timeout_s)):
+            call.abandon()
+            raise PramError(f"{mountpoint}: it is unknown whether it is saved: {_stopped(status)}")
 
     if to is None:
         client.request_save(mountpoint, show)
@@ -70,15 +76,29 @@ def _is_readable(call: ForkedCall, timeout_s: float) -> bool:
     return bool(readable([call], timeout_s))
 
 
-def _show(status: MountStatus, done: Callable[[float], bool]) -> None:
-    """Show how the daemon saves until `done`, which waits for that many seconds, says that it is over."""
+def _show(status: MountStatus, done: Callable[[float], bool]) -> bool:
+    """Show how the daemon saves until `done`, which waits for that many seconds, says that it is over.
+
+    Returns False if the daemon is stopped before.
+    """
     path = Path(status.state)
+    runs_s = time.monotonic()
     with Bar("saving", 0) as bar:
-        if not bar.visible:
-            while not done(_LONG_S):
-                pass
-            return
-        while not done(_PERIOD_S):
-            state = run_state.read_state(path)
+        while not done(_PERIOD_S if bar.visible else _LOOK_S):
+            if not _is_stopped(status):
+                runs_s = time.monotonic()
+            elif time.monotonic() > runs_s + _STOPPED_S:
+                return False
+            state = run_state.read_state(path) if bar.visible else None
             if state is not None and state.run == status.run and state.pages_total:
                 bar.show(state.pages_done, state.pages_total)
+    return True
+
+
+def _is_stopped(status: MountStatus) -> bool:
+    is_ours = status.pid_namespace in (0, pid_namespace())
+    return is_ours and client.is_stopped(status.pid)
+
+
+def _stopped(status: MountStatus) -> str:
+    return f"its daemon is stopped, and kill -CONT {status.pid} lets it go on"

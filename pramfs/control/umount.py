@@ -50,7 +50,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
         if views:
             return _still_mounted(mountpoint, views, status)
         if watch.can_wait:
-            save_progress.wait_for_end(watch, status)
+            save_progress.wait_for_end(watch, status, mountpoint)
         if status.read_only:
             return f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
         if not watch.can_wait:
@@ -79,7 +79,7 @@ def _umount_of_another_user(mountpoint: Path, mount: Mount, flags: Sequence[str]
         if "-l" in flags:
             return f"{mountpoint}: detached; it is saved when nobody uses it any more"
         if status is not None and watch is not None and watch.can_wait:
-            save_progress.wait_for_end(watch, status)
+            save_progress.wait_for_end(watch, status, mountpoint)
     raise UnknownOutcome(
         mountpoint, f"only {mount.allowed_users} can see how it is saved", mount.image
     )
@@ -102,7 +102,7 @@ def _forced(
         if "-f" not in flags or not mountinfo.is_dead(mountpoint):
             raise
         if watch.can_wait:
-            save_progress.wait_for_end(watch, status)
+            save_progress.wait_for_end(watch, status, mountpoint)
         raise PramError(
             f"{mountpoint}: busy, and cut off by force: a dead mount now. The daemon has ended; "
             f"what programs wrote since {_now_saved(watch)} may be lost ({exc})"

@@ -92,6 +92,10 @@ def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int)
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # only the parent reports an interrupt
         oom_score.be_like_others()
+        # The call may be held up after the parent has ended, and nobody is to wait for its end of a pipe.
+        for stream in {0, 1, 2} - {write_end}:
+            with contextlib.suppress(OSError):
+                os.close(stream)
         if user is not None:
             uid, gid = user
             os.setgroups([])
