@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pramfs.system.descriptors import readable
 from tests.mounted.failing_medium import SYNC, Medium, new_medium
 from tests.mounted.harness import DEADLINE_S, MIB, PAGE, Volume, pramfs, run, wait_until
 from tests.mounted.sample_trees import noise
@@ -238,7 +238,7 @@ while True:
         [sys.executable, "-c", script, root / "from", root / "to"], stdout=subprocess.PIPE
     )
     assert copier.stdout is not None
-    assert select.select([copier.stdout], [], [], DEADLINE_S)[0]
+    assert readable([copier.stdout], DEADLINE_S)
     wait_until(lambda: (root / "to").stat().st_size > MIB, "a part of the copy")
     copier.kill()
     assert copier.wait(DEADLINE_S) == -signal.SIGKILL

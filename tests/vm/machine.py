@@ -7,7 +7,6 @@ a file, so that it outlives a power cut and can be damaged from outside, as real
 import base64
 import os
 import re
-import select
 import socket
 import subprocess
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pramfs.system.descriptors import readable
 from tests.vm.guest import Guest
 from tests.vm.shell import FailureError, run
 
@@ -213,8 +213,7 @@ class Machine:
         assert self._agent is not None
         while b"\n" not in self._received:
             left = max(0.0, deadline - time.monotonic())
-            readable, _, _ = select.select([self._agent], [], [], left)
-            if not readable:
+            if not readable([self._agent], left):
                 raise FailureError(f"{what}: no answer in time; the console:\n{self.console()}")
             data = self._agent.recv(1 << 16)
             if not data:
