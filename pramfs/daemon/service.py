@@ -134,8 +134,7 @@ class Daemon:
 
     def _end(self) -> int:
         """Close the session, save, and return the exit code."""
-        if not self._memory_reserve.closed:  # nothing but the save needs memory from here on
-            self._memory_reserve.close()
+        self._memory_reserve.close()  # nothing but the save needs memory from here on
         self._mount.close(mountinfo.places_of(self._device))
         code = self._checkpoints.save_for_good()
         self._scope.remove()

@@ -118,9 +118,8 @@ FS_IOC_FSSETXATTR = 0x401C5820
 IOC_FLAGS = Struct("=I")
 FSXATTR = Struct("=I24x")  # xflags; extsize, nextents, projid, cowextsize, pad
 
-SETXATTR_IN = Struct(
-    "=II"
-)  # size, flags; name, value. It would be longer if SETXATTR_EXT were agreed on
+# size, flags; name, value. It would be longer if SETXATTR_EXT were agreed on
+SETXATTR_IN = Struct("=II")
 GETXATTR_IN = Struct("=II")  # size, padding; name
 GETXATTR_OUT = Struct("=II")  # size, padding
 

@@ -1,4 +1,4 @@
-"""The loop that serves a session: and its adaptive polling.
+"""The loop that serves a session, with adaptive polling.
 
 A single task reads all requests and has the front answer them. After a request it takes the next one at
 once, if there is one; then it polls without sleeping, about as long as a program takes between small
