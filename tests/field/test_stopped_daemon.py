@@ -7,12 +7,11 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.failing_medium import SYNC, Medium, new_medium
+from tests.mounted.failing_medium import SYNC, Medium
 from tests.mounted.harness import (
     DEADLINE_S,
     MOUNT_FAILED,
@@ -42,12 +41,6 @@ def test_a_stopped_daemon_is_told_of(volume: Volume) -> None:
 
 
 # --- in the middle of a save ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def medium(tmp_path: Path) -> Iterator[Medium]:
-    with new_medium(tmp_path / "medium") as medium:
-        yield medium
 
 
 @pytest.fixture

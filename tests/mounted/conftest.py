@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.admin_shell import Disk, Shell
+from tests.mounted.failing_medium import Medium, new_medium
 from tests.mounted.harness import Volume, mounts_below
 
 
@@ -41,6 +42,13 @@ def new_volume(home: Path, arena: str) -> Iterator[Callable[[str], Volume]]:
 @pytest.fixture
 def volume(new_volume: Callable[[str], Volume]) -> Volume:
     return new_volume("volume")
+
+
+@pytest.fixture
+def medium(tmp_path: Path) -> Iterator[Medium]:
+    """A disk that can be told to fail or to stand still."""
+    with new_medium(tmp_path / "medium") as medium:
+        yield medium
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pramfs.system.descriptors import readable
-from tests.mounted.failing_medium import SYNC, Medium, new_medium
+from tests.mounted.failing_medium import SYNC, Medium
 from tests.mounted.harness import DEADLINE_S, MIB, PAGE, Volume, pramfs, run, wait_until
 from tests.mounted.sample_trees import noise
 
@@ -186,12 +186,6 @@ def test_requests_of_the_largest_size(volume: Volume, options: list[str], size: 
 
 
 # --- who is killed while a request waits ---------------------------------------------------------
-
-
-@pytest.fixture
-def medium(tmp_path: Path) -> Iterator[Medium]:
-    with new_medium(tmp_path / "medium") as medium:
-        yield medium
 
 
 def test_a_writer_that_is_killed_while_it_waits_for_room_goes_at_once(

@@ -9,12 +9,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.failing_medium import SYNC, WRITE, Medium, new_medium
+from tests.mounted.failing_medium import SYNC, WRITE, Medium
 from tests.mounted.harness import DEADLINE_S, PAGE, Volume
 from tests.mounted.posix.scene import ALICE, run_as
 from tests.mounted.system import syncfs
@@ -74,12 +74,6 @@ def fsync(path: Path) -> None:
 
 
 WAYS = [by_fsync, by_fdatasync, by_o_sync, by_o_dsync, by_msync, by_fsync_of_the_directory]
-
-
-@pytest.fixture
-def medium(tmp_path: Path) -> Iterator[Medium]:
-    with new_medium(tmp_path / "medium") as medium:
-        yield medium
 
 
 @pytest.fixture
