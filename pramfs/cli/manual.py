@@ -50,10 +50,11 @@ but the mount, -v says more, -n is the default. A remount may change ro, rw and 
   /dev/pmem0  /mnt/keep  pramfs  banned=0-16M,nofail  0  0
 """
 _UMOUNT_HELPER = """\
-What umount(8) calls for a pramfs: it unmounts, waits until the daemon has saved everything, and says how
-that went: exit code 0 means durable. -l detaches and does not wait, -r makes a busy mount read-only and
-leaves it mounted, -f drops what the kernel has not yet handed over. umount -i and fusermount3 -u do not
-call it, and do not wait; the next mount of the image then waits.
+What umount(8) calls for a pramfs: it unmounts and waits until the daemon has saved everything. Exit code 0
+means durable; on a terminal, or with -v, it says so, too. Errors go to standard error, and so does the place
+where it is still mounted. -l detaches and does not wait, -r makes a busy mount read-only and leaves it
+mounted, -f drops what the kernel has not yet handed over. umount -i and fusermount3 -u do not call it, and
+do not wait; the next mount of the image then waits.
 
   umount /mnt/keep
 """

@@ -75,9 +75,13 @@ def _remount(mountpoint: Path, options: MountOptions) -> None:
 
 
 def _umount(argv: Sequence[str]) -> int:
+    """Unmount. If all is well this says nothing in a pipe, as umount(8) does for any other file system."""
     flags, _, (directory,) = _parse(argv, "flnrvN:t:", ["DIR"])
     told = umount(Path(directory), sorted({"-f", "-l", "-n", "-r"} & flags), for_umount=True)
-    say(told)
+    if not told.is_over:
+        print(printable(told.message), file=sys.stderr)
+    elif "-v" in flags or sys.stdout.isatty():
+        say(told.message)
     return 0
 
 

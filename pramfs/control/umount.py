@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.control import client, run_state, save_progress
@@ -16,8 +17,16 @@ from pramfs.system import mount_tools, mountinfo
 from pramfs.system.mountinfo import Mount
 
 
-def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = False) -> str:
-    """Unmount, wait until the daemon is gone, and return the message about the save.
+@dataclass(frozen=True, slots=True)
+class Unmounted:
+    """What an unmount has come to, if it has not failed."""
+
+    message: str
+    is_over: bool  # it is mounted nowhere any more, and nothing is left to save
+
+
+def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = False) -> Unmounted:
+    """Unmount, wait until the daemon is gone, and return what is to be said of the save.
 
     `flags` are umount(8)'s -l (detach now, and wait for nothing), -f, -r, -n; `for_umount` if it is umount(8)
     that called. Raises PramError when it cannot be unmounted, when the save failed or lacks something, and
@@ -46,22 +55,23 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
         views = [view for view in mountinfo.views_of(mount.device) if view in before]
         _record_helpers(views, mount.mountpoint if for_umount and "-n" not in flags else None)
         if "-l" in flags:
-            return _detached(mountpoint, views, status)
+            return Unmounted(_detached(mountpoint, views, status), is_over=False)
         if views:
-            return _still_mounted(mountpoint, views, status)
+            return Unmounted(_still_mounted(mountpoint, views, status), is_over=False)
         if watch.can_wait:
             save_progress.wait_for_end(watch, status, mountpoint)
         if status.read_only:
-            return f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
+            told = f"{mountpoint}: unmounted; it was read-only, there was nothing to save"
+            return Unmounted(told, is_over=True)
         if not watch.can_wait:
             raise UnknownOutcome(
                 mountpoint, "neither its daemon nor its image is to be seen here", status.image
             )
-        return _verdict(mountpoint, status, watch)
+        return Unmounted(_verdict(mountpoint, status, watch), is_over=True)
 
 
-def _umount_of_another_user(mountpoint: Path, mount: Mount, flags: Sequence[str]) -> str:
-    """Unmount as fstab's option `users` lets everybody, and return the message, which knows of no save.
+def _umount_of_another_user(mountpoint: Path, mount: Mount, flags: Sequence[str]) -> Unmounted:
+    """Unmount as fstab's option `users` lets everybody; what is returned knows of no save.
 
     Neither the daemon nor its image answers this user, as a rule.
     """
@@ -75,9 +85,10 @@ def _umount_of_another_user(mountpoint: Path, mount: Mount, flags: Sequence[str]
         mount_tools.unmount_by_fstab(mount.mountpoint, *flags)
         views = mountinfo.views_of(mount.device)
         if views:
-            return f"{mountpoint}: unmounted; {_where(views)}"
+            return Unmounted(f"{mountpoint}: unmounted; {_where(views)}", is_over=False)
         if "-l" in flags:
-            return f"{mountpoint}: detached; it is saved when nobody uses it any more"
+            told = f"{mountpoint}: detached; it is saved when nobody uses it any more"
+            return Unmounted(told, is_over=False)
         if status is not None and watch is not None and watch.can_wait:
             save_progress.wait_for_end(watch, status, mountpoint)
     raise UnknownOutcome(

@@ -99,7 +99,7 @@ def test_apt_installs_it_without_a_compiler_and_fstab_mounts(machines: Machines)
         pramfs --version
         keep
         echo 'worth keeping' >/mnt/keep/kept
-        umount /mnt/keep
+        umount -v /mnt/keep
         pramfs check /dev/shm/keep.pram
         mount /mnt/keep
         cat /mnt/keep/kept
@@ -208,10 +208,10 @@ def test_an_upgrade_leaves_mounts_alone_and_its_helper_unmounts_them(machine: Ma
         mount -o remount,ro /mnt/keep
         mount -o remount,rw /mnt/keep
         dd if=/dev/zero of=/mnt/keep/zeros bs=64K count=64 2>/dev/null
-        umount /mnt/keep
+        umount -v /mnt/keep
         mount /mnt/keep
         cat /mnt/keep/after
-        umount /mnt/keep
+        umount -v /mnt/keep
         pramfs check /dev/shm/keep.pram
     """)
     assert "pramfs 99\n" in told

@@ -28,7 +28,7 @@ def test_force_on_a_busy_mount_leaves_a_dead_one_and_says_so(shell: Shell, root:
 
 def test_force_on_an_idle_mount_loses_nothing(shell: Shell, root: Path) -> None:
     image = mount(shell, root)
-    assert "saved to" in shell.run("umount", "-f", root).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", "-f", root).succeeded().text
     assert shell.pramfs("cat", image, "file").succeeded().out == b"kept"
 
 
@@ -37,7 +37,7 @@ def test_a_place_that_is_detached_leaves_the_others(shell: Shell, root: Path) ->
     other = shell.home / "other"
     shell.path(other).mkdir()
     shell.run("mount", "--bind", root, other).succeeded()
-    told = shell.run("umount", "-l", root).succeeded().text
+    told = shell.run("umount", "-l", root).succeeded().err
     assert f"detached, nothing saved; still mounted at {other}" in told
-    assert "saved to" in shell.run("umount", "-R", other).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", "-R", other).succeeded().text
     assert shell.pramfs("cat", image, "file").succeeded().out == b"kept"

@@ -24,6 +24,6 @@ def test_umount_waits_for_a_daemon_that_tells_no_more_than_version_0_1(
         return replace(read_status(mountpoint), pid_namespace=0, identity="")
 
     monkeypatch.setattr(client, "read_status", read_older)
-    assert "unmounted; saved to" in umount.umount(root)
+    assert "unmounted; saved to" in umount.umount(root).message
     volume.ended()
     assert (volume.mount() / "file").read_bytes() == b"kept"

@@ -53,7 +53,7 @@ def test_a_user_mounts_with_the_flags_that_are_implied(shell: Shell, line: Line)
         line.write(words)
         line.mount()
         assert line.flags() == implied, words
-        assert "saved to" in shell.run("umount", line.root, user=NOBODY).succeeded().text
+        assert "saved to" in shell.run("umount", "-v", line.root, user=NOBODY).succeeded().text
 
 
 @pytest.mark.parametrize("words", ["user", "owner", "group"])
@@ -67,7 +67,7 @@ def mount_and_be_refused(shell: Shell, line: Line, words: str, mounted_by: int) 
     line.mount(mounted_by)
     shell.run("umount", line.root, user=ANOTHER).refused(MOUNT_FAILED, "only root", "can unmount")
     assert shell.pramfs_mounts() == [str(line.root)]
-    assert "saved to" in shell.run("umount", line.root, user=mounted_by).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", line.root, user=mounted_by).succeeded().text
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_busy_mount_stays_whoever_unmounts_it(shell: Shell, line: Line) -> Non
         shell.run("umount", line.root, user=ANOTHER).refused(MOUNT_FAILED, "busy")
         shell.run("umount", "-f", line.root, user=ANOTHER)
         assert shell.pramfs_mounts() == [str(line.root)]
-        assert "detached" in shell.run("umount", "-l", line.root, user=ANOTHER).succeeded().text
+        assert "detached" in shell.run("umount", "-l", line.root, user=ANOTHER).succeeded().err
     wait_until(lambda: "saved at unmount" in line.last_run(), "the save")
 
 

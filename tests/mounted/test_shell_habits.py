@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.admin_shell import Shell, has_ended
-from tests.mounted.harness import MOUNT_FAILED, USAGE, wait_until
+from tests.mounted.harness import MOUNT_FAILED, USAGE, Outcome, wait_until
 from tests.support.checkout import PRAMFS
 
 
@@ -18,7 +18,7 @@ def test_a_mount_may_hide_its_own_image(shell: Shell, root: Path) -> None:
     shell.run("touch", root / "file").succeeded()
     assert shell.status(root)["image"] == str(image)
     shell.pramfs("save", root).succeeded()
-    assert f"saved to {image}" in shell.run("umount", root).succeeded().text
+    assert f"saved to {image}" in shell.run("umount", "-v", root).succeeded().text
     assert shell.pramfs("ls", image).succeeded().text.split()[-1] == "file"
 
 
@@ -39,39 +39,48 @@ def other(shell: Shell) -> Path:
     return path
 
 
+def all_of(outcome: Outcome) -> str:
+    """What umount said: `pramfs umount` on standard output, umount(8) perhaps on standard error."""
+    return outcome.text + outcome.err
+
+
 def saved(shell: Shell, image: Path) -> bytes:
     """What the file has in the last save."""
     return shell.pramfs("cat", image, "part/file").succeeded().out
 
 
-@pytest.mark.parametrize("words", [["umount"], ["umount", "-c"], [PRAMFS, "umount"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["umount", "-v"], ["umount", "-v", "-c"], [PRAMFS, "umount"]], ids=str
+)
 def test_a_mount_that_is_bound_elsewhere_is_saved_and_serves_on(
     shell: Shell, root: Path, other: Path, image: Path, pid: int, words: list[str]
 ) -> None:
     shell.run("mount", "--bind", root, other).succeeded()
-    told = shell.run(*words, root).succeeded().text
+    told = all_of(shell.run(*words, root).succeeded())
     assert "saved to" in told
     assert f"still mounted at {other}" in told
     assert saved(shell, image) == b"kept\n"
     assert shell.status(other)["pid"] == pid
     shell.run("touch", other / "new").succeeded()
-    assert "saved to" in shell.run("umount", other).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", other).succeeded().text
     assert has_ended(pid)
     assert "new" in shell.pramfs("ls", image).succeeded().text
 
 
-@pytest.mark.parametrize("words", [["umount"], ["umount", "-c"], [PRAMFS, "umount"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["umount", "-v"], ["umount", "-v", "-c"], [PRAMFS, "umount"]], ids=str
+)
 def test_a_mount_that_is_bound_to_its_own_place_takes_as_many_umounts_and_each_waits(
     shell: Shell, root: Path, image: Path, pid: int, words: list[str]
 ) -> None:
     for _ in range(2):
         shell.run("mount", "--bind", root, root).succeeded()
     for _ in range(2):
-        told = shell.run(*words, root).succeeded().text
+        told = all_of(shell.run(*words, root).succeeded())
         assert "saved to" in told
         assert f"still mounted at {root}" in told
         assert not has_ended(pid)
-    told = shell.run(*words, root).succeeded().text
+    told = all_of(shell.run(*words, root).succeeded())
     assert "saved to" in told
     assert "still" not in told
     assert has_ended(pid)
@@ -98,11 +107,11 @@ def test_a_part_that_is_bound_elsewhere_can_be_unmounted(
         other.touch()
     shell.run("mount", "--bind", root / part, other).succeeded()
     assert shell.status(other)["pid"] == pid
-    told = shell.run("umount", "other").succeeded().text
+    told = shell.run("umount", "other").succeeded().err
     assert f"still mounted at {root}" in told
     assert saved(shell, image) == b"kept\n"
     shell.run("mount", "--bind", root / part, other).succeeded()
-    assert f"still mounted at {other}" in shell.run("umount", root).succeeded().text
+    assert f"still mounted at {other}" in shell.run("umount", root).succeeded().err
     assert "saved to" in shell.pramfs("save", other).succeeded().text
     assert "saved to" in shell.pramfs("umount", other).succeeded().text
     assert has_ended(pid)

@@ -78,7 +78,7 @@ def test_a_read_only_remount_publishes(shell: Shell, root: Path, image: Path) ->
     assert after["generation"] > before
     assert not after["changed"]
     shell.pramfs("save", root).succeeded()
-    assert "saved to" in shell.run("umount", root).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", root).succeeded().text
 
 
 def test_what_a_remount_cannot_do_is_refused(shell: Shell, root: Path, image: Path) -> None:
@@ -89,7 +89,7 @@ def test_what_a_remount_cannot_do_is_refused(shell: Shell, root: Path, image: Pa
     shell.run("mount", "-t", "pramfs", "-o", "ro", image, root).succeeded()
     outcome = shell.run("mount", "-o", "remount,rw", root)
     outcome.refused(MOUNT_FAILED, "read-only", "unmount and mount again")
-    assert "nothing to save" in shell.run("umount", root).succeeded().text
+    assert "nothing to save" in shell.run("umount", "-v", root).succeeded().text
 
 
 def test_wrong_words_are_refused_and_forgiven_with_s(shell: Shell, root: Path, image: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_user_mounts_by_fstab_and_unmounts(shell: Shell) -> None:
     assert pid == NOBODY
     status = shell.pramfs("status", root, user=NOBODY).succeeded().text
     assert f"{home}/image" in status
-    assert "saved to" in shell.run("umount", root, user=NOBODY).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", root, user=NOBODY).succeeded().text
 
 
 def test_a_user_mounts_without_root_and_root_may_save_and_unmount(shell: Shell) -> None:
@@ -162,7 +162,7 @@ def test_a_user_mounts_without_root_and_root_may_save_and_unmount(shell: Shell) 
     pid = shell.status(root)["pid"]
     assert shell.run("touch", root / "file2").code, "FUSE lets root in after all"
     assert "generation 3" in shell.pramfs("save", root).succeeded().text
-    assert "saved to" in shell.run("umount", "-c", root).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", "-c", root).succeeded().text
     assert has_ended(pid)
     shell.pramfs("mount", home / "image", root, user=NOBODY).succeeded()
     shell.run("test", "-e", root / "file", user=NOBODY).succeeded()
@@ -191,7 +191,7 @@ def test_names_that_tables_must_escape(shell: Shell, name: str) -> None:
     shell.path(root / name).write_bytes(name.encode())
     shell.pramfs("save", root).succeeded()
     shell.pramfs("info", root).succeeded()
-    assert "saved to" in shell.run("umount", root).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", root).succeeded().text
     assert not shell.pramfs_mounts()
     assert "saved at unmount" in shell.pramfs("info", image).succeeded().text
 

@@ -18,6 +18,7 @@ from tests.support.checkout import CHECKOUT, PRAMFS
 
 # "Passthrough x-* options to mtab", libfuse's pull request 894, is in from this version on.
 FUSERMOUNT_CLEANS_UTAB = (3, 17)
+SAVED = r": unmounted; saved to .*, generation \d+\n\Z"
 # By their lines in the table: the command, with {m} for the mountpoint, {name} for its last
 # component as seen from its parent, and {i} for the image; and whether it waits for the save.
 WAYS = {
@@ -70,13 +71,41 @@ def test_what_waits_for_the_save_and_what_does_not(
     assert command.returncode == 0, said
     if waits:
         assert has_ended(pid)
-        assert re.search(r": unmounted; saved to .*, generation \d+\n\Z", said)
+    if words[0] == PRAMFS:
+        assert re.search(SAVED, said)
     elif "-l" in words:
         assert "detached" in said
+    else:
+        assert not said
     wait_for_end(pid)
     mount(shell, disk, root)
     assert shell.path(root / "file").read_bytes() == sample_trees.noise(MIB)
     shell.run("umount", root).succeeded()
+
+
+def test_umount_says_in_a_pipe_what_it_says_of_other_file_systems(
+    shell: Shell, disk: Disk, root: Path
+) -> None:
+    mount(shell, disk, root)
+    quiet = shell.run("umount", root).succeeded()
+    assert (quiet.out, quiet.err) == (b"", "")
+    mount(shell, disk, root)
+    told = shell.run("umount", "-v", root).succeeded()
+    assert re.search(SAVED, told.text, re.MULTILINE)
+    assert not told.err
+    shell.pramfs("mount", "-o", "ro", disk.root / "image", root).succeeded()
+    assert not shell.run("umount", root).succeeded().text
+
+
+def test_umount_says_in_a_pipe_where_the_file_system_is_still_mounted(
+    shell: Shell, disk: Disk, root: Path
+) -> None:
+    mount(shell, disk, root)
+    shell.run("mount", "--bind", root, root).succeeded()
+    told = shell.run("umount", root).succeeded()
+    assert not told.out
+    assert re.fullmatch(rf".*: unmounted; saved to .*; still mounted at {root}\n", told.err)
+    assert not shell.run("umount", root).succeeded().err
 
 
 def test_the_table_in_the_docs_lists_these_ways() -> None:
@@ -132,7 +161,7 @@ def test_a_busy_mount_becomes_read_only_with_r(shell: Shell, disk: Disk, root: P
         outcome = shell.run("umount", "-r", root)
         outcome.refused(MOUNT_FAILED, "busy", "read-only now; still mounted")
         assert shell.run("touch", root / "new").code
-    assert "saved to" in shell.run("umount", root).succeeded().text
+    assert "saved to" in shell.run("umount", "-v", root).succeeded().text
 
 
 def test_a_busy_mount_is_detached_and_saved_when_it_is_idle(
@@ -140,7 +169,7 @@ def test_a_busy_mount_is_detached_and_saved_when_it_is_idle(
 ) -> None:
     pid = mount(shell, disk, root)
     with busy(*shell.prefix(), path=root / "file"):
-        told = shell.run("umount", "-l", root).succeeded().text
+        told = shell.run("umount", "-l", root).succeeded().err
         assert str(pid) in told
         assert "detached" in told
         assert not has_ended(pid)

@@ -59,7 +59,7 @@ def _mount(args: argparse.Namespace) -> int:
 def _umount(args: argparse.Namespace) -> int:
     from pramfs.control.umount import umount
 
-    say(umount(args.mountpoint))
+    say(umount(args.mountpoint).message)
     return 0
 
 
