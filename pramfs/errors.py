@@ -1,7 +1,8 @@
 """The exceptions of pramfs, each with its errno and exit code.
 
 The docstring of an exception is the template of its message. Exit codes are those of mount(8), except that
-`pramfs check` uses the bits of fsck(8). POSIX errors of a tree are plain `OSError`s.
+`pramfs check` uses the bits of fsck(8), and `pramfs diff` the codes of diff(1). POSIX errors of a tree are
+plain `OSError`s.
 """
 
 import errno
@@ -14,6 +15,10 @@ EXIT_INTERNAL = 4
 EXIT_INTERRUPTED = 8
 EXIT_FAILED = 32
 EXIT_UNKNOWN = 64
+
+DIFF_EQUAL = 0
+DIFF_FOUND = 1
+DIFF_TROUBLE = 2
 
 CHECK_CLEAN = 0
 CHECK_DAMAGED = 4
@@ -92,6 +97,10 @@ class DeadMount(PramError):
     """{0}: a dead mount: its daemon is gone, the last save stands; clear it with: {1}"""
 
     errno = errno.ENOTCONN
+
+
+class SaveNotAllowed(PramError):
+    """{0}: only {1} may ask it to save"""
 
 
 # --- banned regions (the parser's errors are those of the 2013 file system) -----------------------

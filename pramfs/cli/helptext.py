@@ -62,6 +62,19 @@ mount it also shows what is new, what only the last save still needs, and what i
   pramfs map /mnt/keep
   pramfs map --file project/README.md --svg report.svg /dev/shm/keep.pram
 """,
+    "diff": """\
+Say what differs between two snapshots, or between a snapshot and the tree as it is now: a line for each name,
+and the sum in the last line. A SNAPSHOT of another tree is given as NAME@SNAPSHOT. Of a mount, what is in it
+now is saved first, as 'pramfs save' does; who may not ask for that is told so, and the last save is compared.
+
+A is for added, D for deleted, R for renamed (what is in a renamed directory is not listed), M for other
+contents, with the number of pages of 4 KiB that differ, and m for nothing but other attributes: mode, owner,
+extended attributes (xattrs) and flags of chattr(1). Times are not compared. Exit codes are diff(1)'s: 0 no
+difference, 1 there are some, 2 trouble.
+
+  pramfs diff /mnt/keep before
+  pramfs diff /dev/shm/keep.pram monday tuesday
+""",
     "dump": """\
 Print super block, nodes and links field by field, as pramfs(5) names them. Checksums that are wrong are
 marked. Also shows pages that a mount would refuse.

@@ -19,8 +19,8 @@ from pramfs.storage import layout
 
 _EXIT_STATUS = (
     ("0", "done; of umount and save: and durable"),
-    ("1", "wrong usage, an unknown option"),
-    ("2", "the system refused something needed"),
+    ("1", "wrong usage, an unknown option; diff: there are differences"),
+    ("2", "the system refused something needed; diff: trouble of any kind, such as wrong usage"),
     (
         "4",
         "check: damage found. ls, cat, extract: something is damaged or left out. mount -f: internal error",

@@ -11,7 +11,7 @@ from pathlib import Path
 from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE, SAVE_TO
 from pramfs.control.save_target import opened_target
 from pramfs.control.status import MountStatus, parse_status
-from pramfs.errors import NotMounted, PramError
+from pramfs.errors import NotMounted, PramError, SaveNotAllowed
 from pramfs.storage import superblock
 from pramfs.storage.frames import FrameCounts
 from pramfs.storage.image import open_image
@@ -173,7 +173,7 @@ def _request(
         if exc.errno == errno.EACCES:
             told = "its daemon is of an older version, and cannot save to another image"
             raise PramError(f"{mountpoint}: {told}") from exc
-        raise PramError(f"{mountpoint}: only {mount.allowed_users} may ask it to save") from exc
+        raise SaveNotAllowed(mountpoint, mount.allowed_users) from exc
     except OSError as exc:
         why = read_status(mountpoint).error or f"save failed: {exc.strerror}"
         raise PramError(f"{mountpoint}: the {why}") from exc

@@ -13,20 +13,20 @@ import contextlib
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from pramfs.errors import DamagedPage, DamagedTree, PramError
 from pramfs.offline.paths import Entry, resolve
-from pramfs.offline.scan import ScannedNode, file_name, scan_image
+from pramfs.offline.scan import Scan, ScannedNode, file_name, scan_image
 from pramfs.options import DEFAULT_NAME
 from pramfs.pram.links import Entries
 from pramfs.saves import codec
 from pramfs.saves.file_paths import NAMED_PATHS_MAX
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
 from pramfs.storage import superblock
+from pramfs.storage.extents import is_ascending
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
 from pramfs.system.text import printable
@@ -70,11 +70,14 @@ def open_tree(path: str | os.PathLike[str], name: str = DEFAULT_NAME) -> Iterato
 class TreeReader:
     """One tree of an image, with all names and attributes, and its data on demand."""
 
-    def __init__(self, image: Image, name: str) -> None:
-        """Read the metadata. Raises PramError for an unknown tree, DamagedTree if it is damaged."""
+    def __init__(self, image: Image, name: str, found: Scan | None = None) -> None:
+        """Read the metadata, of an image that was scanned already if `found` is given.
+
+        Raises PramError for an unknown tree, DamagedTree if it is damaged.
+        """
         self.name = name
         self._image = image
-        found = scan_image(image)
+        found = found or scan_image(image)
         if name + META_SUFFIX not in found.nodes:
             there_are = ", ".join(tree_names(found.nodes)) or "none"
             damage = f"; {found.damage[0]}" if found.damage else ""
@@ -89,7 +92,8 @@ class TreeReader:
         self._entries = data.chain.entries if data is not None and is_data else Entries()
         root = decoded.inodes[ROOT_INO]
         assert isinstance(root, Directory)
-        self._root = root
+        self.root = root
+        self.inodes = decoded.inodes
         self._pages: dict[File, _Pages] = {}
         at = 0
         for file, pages in zip(decoded.files, decoded.pages, strict=True):
@@ -103,7 +107,7 @@ class TreeReader:
 
         A symbolic link at the end is followed if `follow`; one that leads out of the tree is an error.
         """
-        return resolve(self._root, path, follow=follow)
+        return resolve(self.root, path, follow=follow)
 
     def find(self, path: str, *, follow: bool = False) -> Entry:
         """Return the target of a path, "" for the root. Raises as `way` does."""
@@ -126,6 +130,13 @@ class TreeReader:
         """Return the pfns of a file's data pages, as far as they are known."""
         start, end = self._pages[file]
         return self._entries.pfns[start:end]
+
+    def entries(self, file: File) -> Entries:
+        """Return the entries of a file, whatever they say. Raises PramError if some are not known."""
+        start, end = self._pages[file]
+        if end > max(start, len(self._entries)):
+            raise PramError("its pages are behind a damaged link")
+        return self._entries.part(start, end)
 
     def contents(self, file: File) -> Iterator[tuple[int, bytes]]:
         """Yield the data of a file as (offset, bytes), in order, without holes, each page verified.
@@ -155,14 +166,8 @@ class TreeReader:
 
     def damage(self, file: File) -> str:
         """Return what is wrong with the data of a file, "" if nothing is."""
-        start, end = self._pages[file]
-        indices = self._entries.indices[start:end]
-        limit = -(-file.length // PAGE_SIZE)
-        if any(a >= b for a, b in pairwise(indices)) or (indices and indices[-1] >= limit):
-            return "its pages are not in order"
-        if self._entries.flags[start:end].count(PAGE_DATA) != len(indices):
-            return "its pages are not data"
         try:
+            check_entries(file, self.entries(file))
             for _ in self.contents(file):
                 pass
         except PramError as exc:
@@ -176,6 +181,16 @@ class TreeReader:
             if isinstance(entry.inode, File) and entry.inode not in known:
                 known[entry.inode] = self.damage(entry.inode)
         return {entry.path: known[entry.inode] for entry in entries if known.get(entry.inode)}
+
+
+def check_entries(file: File, entries: Entries) -> None:
+    """Raise PramError unless the entries can be those of the file."""
+    indices = entries.indices
+    limit = -(-file.length // PAGE_SIZE)
+    if not is_ascending(indices) or (indices and indices[-1] >= limit):
+        raise PramError("its pages are not in order")
+    if entries.flags.count(PAGE_DATA) != len(entries):
+        raise PramError("its pages are not data")
 
 
 def recovery_hint(image: Image, name: str) -> str:

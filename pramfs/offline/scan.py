@@ -5,6 +5,7 @@ and the list of nodes, at the first damaged page. It reads only metadata, and ch
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pramfs.errors import CorruptedPage, InvalidPfn, PramError
@@ -59,10 +60,10 @@ class Scan:
                 self.damage.append(f"node '{name}': pfn:{pfns[at]:x} corrupted")
 
 
-def scan_image(image: Image) -> Scan:
+def scan_image(image: Image, only: Collection[str] | None = None) -> Scan:
     """Return the contents of the save in force, as far as it is readable.
 
-    Raises PramError if there is no super block.
+    With `only`, the chains of other nodes are taken for empty. Raises PramError if there is no super block.
     """
     current = superblock.require(image)
     # A truncated image refers to frames past its end, but a table of them must not fill memory.
@@ -75,7 +76,10 @@ def scan_image(image: Image) -> Scan:
     nodes = NodeList(image, table, current)
     try:
         for node in nodes:
-            found.nodes[node.name] = _scan_chain(found, table, links, node)
+            if only is None or node.name in only:
+                found.nodes[node.name] = _scan_chain(found, table, links, node)
+            else:
+                found.nodes[node.name] = ScannedNode(node, Chain())
     except PramError as exc:
         _note(found, exc, nodes.pfn, f"node list: {exc}")
         return found

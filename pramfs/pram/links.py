@@ -49,12 +49,31 @@ class Entries:
     def __len__(self) -> int:
         return len(self.pfns)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entries) and (
+            self.pfns == other.pfns
+            and self.csums == other.csums
+            and self.indices == other.indices
+            and self.flags == other.flags
+        )
+
+    __hash__ = None  # type: ignore[assignment] # they change
+
     def extend(self, others: "Entries") -> None:
         """Append `others`."""
         self.flags += others.flags
         self.csums += others.csums
         self.pfns += others.pfns
         self.indices += others.indices
+
+    def part(self, start: int, end: int) -> "Entries":
+        """Return a copy of the entries from position `start` up to `end`."""
+        some = Entries()
+        some.flags = self.flags[start:end]
+        some.csums = self.csums[start:end]
+        some.pfns = self.pfns[start:end]
+        some.indices = self.indices[start:end]
+        return some
 
     def pack(self) -> memoryview:
         """Return the entries in the form that they have in links, one after the other."""

@@ -42,3 +42,13 @@ def drop_tree(pram: Pram, name: str) -> None:
     """Free the nodes of tree `name`, if there are any; the last save keeps them until a publish."""
     for node in nodes_of(name) & pram.nodes.keys():
         pram.free(node)
+
+
+def snapshot_tree(snapshot: str, tree: str) -> str:
+    """Return the name of the tree that a snapshot is, which is given as SNAP, of `tree`, or NAME@SNAP."""
+    return snapshot if "@" in snapshot else f"{tree}@{snapshot}"
+
+
+def tree_of_snapshot(name: str) -> str:
+    """Return the name of the tree that NAME@SNAP is a snapshot of, or `name` if it is none."""
+    return name.partition("@")[0]

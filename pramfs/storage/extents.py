@@ -4,6 +4,7 @@ Arrays of consecutive numbers are built and recognised with arithmetic on long i
 numbers of a block at once. Counting them one by one takes ten times as long.
 """
 
+import operator
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -41,6 +42,11 @@ def is_counting_up(numbers: "array[int]") -> bool:
     if numbers[-1] - numbers[0] != count - 1:
         return False
     return numbers == count_up(numbers.typecode, numbers[0], count)
+
+
+def is_ascending(numbers: "array[int]") -> bool:
+    """Return whether each of `numbers` is larger than the number before it."""
+    return all(map(operator.lt, numbers, numbers[1:]))
 
 
 def extents_of(pfns: Sequence[int]) -> Iterator[Extent]:

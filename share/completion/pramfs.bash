@@ -6,7 +6,7 @@ _pramfs() {
     read -ra given <<<"${line%"$typed"}"
     COMPREPLY=()
     if ((${#given[@]} == 1)); then
-        words="mount umount save status info check map dump ls cat extract nodes put get free kexec claim -h --help --version"
+        words="mount umount save status info check map dump diff ls cat extract nodes put get free kexec claim -h --help --version"
     elif [[ ${given[1]} == mount &&
         ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
         words="size= nr_inodes= mode= uid= gid= banned= name= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= writeback= ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
@@ -27,6 +27,7 @@ _pramfs() {
             check) words="-h --help --json" ;;
             map) words="-h --help --json --svg --file --name --node" ;;
             dump) words="-h --help --node --links --pfn" ;;
+            diff) words="-h --help --json" ;;
             ls) words="-h --help --name --recover" ;;
             cat) words="-h --help --name --recover" ;;
             extract) words="-h --help -C --directory --name --recover" ;;
