@@ -71,9 +71,6 @@ A is for added, D for deleted, R for renamed (what is in a renamed directory is 
 contents, with the number of pages of 4 KiB that differ, and m for nothing but other attributes: mode, owner,
 extended attributes (xattrs) and flags of chattr(1). Times are not compared. Exit codes are diff(1)'s: 0 no
 difference, 1 there are some, 2 trouble.
-
-  pramfs diff /mnt/keep before
-  pramfs diff /dev/shm/keep.pram monday tuesday
 """,
     "dump": """\
 Print super block, nodes and links field by field, as pramfs(5) names them. Checksums that are wrong are
