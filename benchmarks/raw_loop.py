@@ -144,7 +144,9 @@ async def _no_room() -> bool:
 def main() -> None:
     """Serve MOUNTPOINT until it is unmounted."""
     mountpoint, file_size_bytes = sys.argv[1:]
-    session = Session(idle_work=lambda: False, on_ready=lambda: None)
+    session = Session(
+        idle_work=lambda: False, on_ready=lambda: None, on_internal_error=lambda: None
+    )
     everything_else = frozenset(Opcode)
     handlers = RawLoop(int(file_size_bytes)).handlers()
     front = Front(

@@ -8,7 +8,7 @@ import logging
 import mmap
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +36,7 @@ _CONVENIENCE_S = 10.0
 _MEMORY_RESERVE_BYTES = 32 << 20
 _WRITE_BACK_PERIOD_S = 1  # of looking whether pages should be written back
 _IDLE_PERIOD_S = 5
+_RESTART_S = 60  # of a task that has failed
 
 
 class Daemon:
@@ -67,7 +68,11 @@ class Daemon:
         ]
         self._device = ""  # MAJOR:MINOR of the file system
         self._first_request = trio.Event()
-        self._session = Session(volume.pram.arena.sum_some, self._first_request.set)
+        self._session = Session(
+            volume.pram.arena.sum_some,
+            self._first_request.set,
+            volume.saver.note_internal_error,
+        )
         self._checkpoints = Checkpoints(volume, manager, self._place)
         # Address space for the final save, where that is limited. Never touched, so it takes no memory.
         self._memory_reserve = mmap.mmap(
@@ -157,10 +162,11 @@ class Daemon:
             await nursery.start(self._obey_signals)
             nursery.start_soon(self._announce)
             if not self._volume.read_only:
-                nursery.start_soon(warn_of_long_saves, self._volume.saver)
-                nursery.start_soon(self._write_back_as_needed)
+                nursery.start_soon(self._go_on, warn_of_long_saves, self._volume.saver)
+                nursery.start_soon(self._go_on, self._write_back_as_needed)
             if self._options.checkpoint:
                 nursery.start_soon(
+                    self._go_on,
                     self._checkpoints.publish_at_intervals,
                     self._engine.directories,
                     self._options.checkpoint,
@@ -174,6 +180,16 @@ class Daemon:
             except Exception:  # noqa: BLE001 - an error in pyfuse3 itself
                 self._end_at_once()
             nursery.cancel_scope.cancel()
+
+    async def _go_on(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run a task that never ends; an unexpected exception in it does not end the mount, either."""
+        while True:
+            try:
+                await task(*arguments)
+            except Exception:
+                log.exception("internal error in a task: it begins anew in %d seconds", _RESTART_S)
+                self._volume.saver.note_internal_error()
+                await trio.sleep(_RESTART_S)
 
     async def _write_back_as_needed(self) -> None:
         table = self._volume.pram.arena.table

@@ -11,6 +11,7 @@ handlers waits; what has to is answered by tasks of the front.
 """
 
 import contextlib
+import logging
 import os
 import select
 import stat
@@ -26,6 +27,8 @@ from pramfs.fuse.handshake import Handshake
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.seam import Seam
 
+log = logging.getLogger("pramfs")
+
 _FUSE_DEVICE = os.makedev(10, 229)
 _SPIN_NS = 100_000
 _POLL_MS = 1
@@ -37,13 +40,20 @@ _SPIN_CREDIT_MAX = 8
 class Session:
     """Runs pyfuse3's main loop. To be made before pyfuse3 is initialised.
 
-    `idle_work` does a little work and returns whether there is more. `on_ready` is called after the kernel
+    `idle_work` does a little work that can be left out, and returns whether there is more;
+    `on_internal_error` is called when it raises what nobody expects. `on_ready` is called after the kernel
     has initialised the session.
     """
 
-    def __init__(self, idle_work: Callable[[], bool], on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        idle_work: Callable[[], bool],
+        on_ready: Callable[[], None],
+        on_internal_error: Callable[[], None],
+    ) -> None:
         self._idle_work = idle_work
         self._on_ready = on_ready
+        self._on_internal_error = on_internal_error
         self._handshake: Handshake | None = None
         self._greeted = False
         self._poll = select.poll()
@@ -115,12 +125,24 @@ class Session:
             if outcome is Outcome.NOTHING:
                 # Idle work before polling: else a save after a burst of small files has to compute all
                 # checksums itself.
-                if not self._idle_work() and (front.awaited or not self._spin()):
+                if not self._work_while_idle() and (front.awaited or not self._spin()):
                     return outcome
             elif outcome is not Outcome.ANSWERED:
                 return outcome
             if front.awaited or now() > until:
                 return Outcome.ANSWERED
+
+    def _work_while_idle(self) -> bool:
+        """Do a little idle work; return whether there is more. No error in it ends the mount."""
+        try:
+            return self._idle_work()
+        except MemoryError:
+            return False
+        except Exception:
+            log.exception("internal error in idle work: none is done from now on")
+            self._on_internal_error()
+            self._idle_work = lambda: False
+            return False
 
     async def _next_request(self) -> bool:
         """Wait for a request; return False if there is to be none."""

@@ -18,7 +18,7 @@ def test_an_end_that_comes_while_other_tasks_run_is_not_slept_through() -> None:
         session.finish()
         return False
 
-    session = Session(idle_work, lambda: None)
+    session = Session(idle_work, lambda: None, lambda: None)
     os.set_blocking(read_end, False)
     session._front = Mount().engine.front
     session._front._kernel = session._fd = read_end
