@@ -159,22 +159,22 @@ def atimes_that_reading_changes(root: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("options", "changed"),
     [
-        (["relatime"], {"directory", "file", "link"}),
-        (["nodiratime"], {"file", "link"}),
-        (["noatime"], set()),
+        (["relatime"], ["directory", "file", "link"]),
+        (["nodiratime"], ["file", "link"]),
+        (["noatime"], []),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("arena", ["image"], indirect=True)
 def test_what_reading_does_to_access_times(
-    volume: Volume, options: list[str], changed: set[str]
+    volume: Volume, options: list[str], changed: list[str]
 ) -> None:
     root = volume.mount("direct_io", *options)
     assert (
         "noatime" in mount_entry(root)[2]
         or "noatime" in run("findmnt", "-no", "OPTIONS", root).text
     ) == ("noatime" in options)
-    assert atimes_that_reading_changes(root) == changed
+    assert sorted(atimes_that_reading_changes(root)) == changed
 
 
 @pytest.mark.parametrize("options", [(), ("direct_io",)], ids=["cached", "direct_io"])
@@ -301,33 +301,6 @@ def test_noload_starts_empty_and_the_next_save_replaces(volume: Volume) -> None:
     (root / "new").touch()
     volume.remount()
     assert [path.name for path in root.iterdir()] == ["new"]
-
-
-def test_ro_is_read_only(volume: Volume) -> None:
-    root = volume.mount()
-    sample_trees.plant_everything(root)
-    (root / "regular" / "1 bytes").chmod(0o666)
-    before = sample_trees.snapshot(root)
-    volume.umount()
-    image = content_of(volume.image)
-
-    volume.mount("ro")
-    assert "ro" in mount_entry(root)[2]
-    sample_trees.assert_same(sample_trees.snapshot(root), before)
-    for change in (
-        (root / "new").touch,
-        lambda: (root / "regular" / "1 bytes").write_bytes(b"x"),
-        (root / "regular" / "1 bytes").unlink,
-        lambda: (root / "regular" / "1 bytes").chmod(0o600),
-        lambda: (root / "regular").rename(root / "other"),
-        lambda: os.setxattr(root / "regular", "user.new", b"x"),
-        lambda: os.utime(root),
-    ):
-        with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what matters
-            change()
-        assert caught.value.errno == errno.EROFS
-    volume.umount()
-    assert content_of(volume.image) == image
 
 
 def test_ro_creates_no_image(volume: Volume) -> None:
