@@ -178,7 +178,10 @@ class Arena(ABC):
 
     def read(self, pfn: int, count: int = 1) -> bytes:
         """Return a copy of `count` frames. Raises DamagedPage if one fails its first verification."""
-        data = b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
+        if count == 1:
+            data = self._load(Extent(pfn, 1))
+        else:
+            data = b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
         if self._unverified is not None and self._is_doubtful(pfn, count):
             self._verify(pfn, data, self._unverified)
         return data
@@ -234,6 +237,10 @@ class Arena(ABC):
             self._sum_unknown(pfn, count)
             csums = array("I", self._csums[pfn : pfn + count])
         return csums
+
+    def known_csum(self, pfn: int) -> int:
+        """Return the checksum of a frame, UNKNOWN_CSUM if nobody has computed it yet."""
+        return self._csums[pfn]
 
     def set_csums(self, pfn: int, csums: "array[int]") -> None:
         """Record the checksums that a save holds for the frames from `pfn` on."""

@@ -84,7 +84,7 @@ class Holders:
 
 def _found(counts: bytes, wanted: bytes, pfn: int) -> Iterator[int]:
     """Yield the frames that have one of the counts `wanted`, the first of all being `pfn`."""
-    if not counts.translate(None, bytes(set(range(256)) - set(wanted))):
+    if not any(count in counts for count in wanted):
         return
     for at, count in enumerate(counts, pfn):
         if count in wanted:

@@ -6,7 +6,7 @@ page of a file always holds zeros after the end of the file.
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
@@ -28,6 +28,7 @@ class FileData:
     def __init__(self, arena: Arena, space: Space) -> None:
         self.refused = RefusedWrites()
         self.reservations = Reservations(arena, space)
+        self.on_write: Callable[[File, int, int], None] | None = None  # file, offset, bytes
         self._arena = arena
         self._space = space
 
@@ -69,6 +70,8 @@ class FileData:
 
         Raises OSError(ENOSPC) or FramesHeld; what was written before stays, and FramesHeld says how much.
         """
+        if self.on_write is not None:
+            self.on_write(file, offset, len(data))
         written = self._write(file, offset, data)
         if self.refused:
             self.refused.taken(file, offset, offset + written)
@@ -214,6 +217,21 @@ class FileData:
             first, index, count = first + part, index + part, count - part
         self._space.pages += mapped
 
+    def map_to_equal(self, file: File, index: int, pfn: int) -> None:
+        """Map a page, which is promised no room, to another frame in use that holds the same bytes.
+
+        Takes no frame.
+        """
+        assert file.pages is not None
+        before = file.pages.get(index)
+        self._arena.table.share(pfn, 1)
+        file.pages.put(index, pfn, 1)
+        self._arena.release(before, 1)
+
+    def make_hole(self, file: File, index: int) -> None:
+        """Make a hole of a page, which holds zeros and is promised no room."""
+        self._drop_pages(file, index, index + 1)
+
     def repeats_of(self, files: Iterable[File]) -> int:
         """Return how many holders, besides the first of each frame, are these files and only they."""
         table = self._arena.table
@@ -341,6 +359,8 @@ class FileData:
     def _zero(self, file: File, offset: int, size: int) -> None:
         """Zero a part of one page, unless that is a hole."""
         if file.pages is not None and file.pages.get(offset >> PAGE_SHIFT):
+            if self.on_write is not None:
+                self.on_write(file, offset, size)
             self._write_page(file, file.pages, offset, bytes(size))
 
     def _drop_pages(self, file: File, first: int, behind: int) -> None:

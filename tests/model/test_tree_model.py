@@ -7,6 +7,7 @@ of the image are counted from the super block on. A crash may come before any st
 import contextlib
 import copy
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
 from pramfs.storage.memory_arena import MemoryArena, WriteBack
 from pramfs.storage.regions import Region, Regions
 from pramfs.tree.attributes import Changes
+from pramfs.tree.dedup import Dedup
 from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
 from pramfs.tree.tree import Owner
 from tests.conftest import LONG
@@ -251,6 +253,12 @@ class TreeMachine(RuleBasedStateMachine):
             if start < len(content):
                 data += content[start : self._tree.seek(file, start, os.SEEK_HOLE)]
         assert data == content
+
+    @rule(pieces=st.sampled_from([1, 3, 1000]))
+    def deduplicate(self, pieces: int) -> None:
+        """Have equal pages share frames, in all files or in some: no content changes."""
+        for _ in itertools.islice(Dedup(self._tree).look_at_all(), pieces):
+            pass
 
     @rule(ino=which, size=st.one_of(offsets, st.just(0)))
     def truncate(self, ino: int, size: int) -> None:
