@@ -67,7 +67,7 @@ def entry(inode: Inode) -> bytes:
     )  # fmt: skip
 
 
-def listed_entry(name: bytes, inode: Inode, next_position: int) -> bytes:
-    """Return one entry of the reply to READDIRPLUS."""
-    dirent = DIRENT.pack(inode.ino, next_position, len(name), inode.mode >> 12)
+def listed_entry(name: bytes, inode: Inode, position: int) -> bytes:
+    """Return one entry of the reply to READDIRPLUS; reading goes on behind its position."""
+    dirent = DIRENT.pack(inode.ino, position, len(name), inode.mode >> 12)
     return entry(inode) + dirent + name + bytes(-len(name) % _DIRENT_ALIGNMENT)

@@ -141,6 +141,7 @@ OPEN_IN = Struct("=II")  # flags, open_flags
 OPEN_OUT = Struct("=QII")  # fh, open_flags, padding
 FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
+FOPEN_CACHE_DIR = 1 << 3
 
 RELEASE_IN = Struct("=QIIQ")  # fh, flags, release_flags, lock_owner
 READ_IN = Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding

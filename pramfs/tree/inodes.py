@@ -115,15 +115,19 @@ class File(Inode):
 
 
 class Directory(Inode):
-    """A directory: `entries` maps names to inodes. The root is its own `parent`."""
+    """A directory: `entries` maps names to inodes. The root is its own `parent`.
 
-    __slots__ = ("entries", "parent")
+    `listed`: whether it has been since its names or its parent changed last.
+    """
+
+    __slots__ = ("entries", "listed", "parent")
 
     def __init__(self, ino: int, generation: int, mode: int, uid: int, gid: int, now: int) -> None:
         super().__init__(ino, generation, mode, uid, gid, now)
         self.nlink = 2
         self.entries: dict[bytes, Inode] = {}
         self.parent: Directory = self
+        self.listed = False
 
     @property
     def size(self) -> int:

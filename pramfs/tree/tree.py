@@ -321,12 +321,14 @@ class Tree(FileOperations):
 
     def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
         parent.entries[name] = inode
+        parent.listed = False
         parent.mtime = parent.ctime = now
         self.space.metadata_bytes += layout.DIRENT.size + len(name)
         self.changed = True
 
     def _drop_entry(self, parent: Directory, name: bytes, now: int) -> None:
         del parent.entries[name]
+        parent.listed = False
         parent.mtime = parent.ctime = now
         self.space.metadata_bytes -= layout.DIRENT.size + len(name)
         self.changed = True
@@ -387,6 +389,7 @@ class Tree(FileOperations):
         self._set_parent(inode, parent, new_parent)
         self._set_parent(target, new_parent, parent)
         for changed in (parent, new_parent):
+            changed.listed = False
             changed.mtime = changed.ctime = now
         inode.ctime = target.ctime = now
         self.changed = True
@@ -394,6 +397,7 @@ class Tree(FileOperations):
     def _set_parent(self, inode: Inode, old: Directory, new: Directory) -> None:
         if isinstance(inode, Directory):
             inode.parent = new
+            inode.listed = False
             old.nlink -= 1
             new.nlink += 1
 

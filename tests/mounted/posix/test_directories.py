@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.harness import run
 from tests.mounted.posix.scene import ALICE, errno_of, open_close, run_as
 from tests.mounted.system import RENAME_WHITEOUT, handle_of, open_by_handle, renameat2
 
@@ -35,6 +36,13 @@ class Stream:
     def read(self) -> str | None:
         entry = self._libc.readdir(self._dir)
         return os.fsdecode(entry.contents.name) if entry else None
+
+    def inodes(self) -> dict[str, int]:
+        """The numbers of the inodes that are listed, by name."""
+        found = {}
+        while entry := self._libc.readdir(self._dir):
+            found[os.fsdecode(entry.contents.name)] = int(entry.contents.ino)
+        return found
 
     def rest(self) -> list[str]:
         return list(iter(self.read, None))
@@ -72,15 +80,18 @@ def test_every_entry_tells_kind_and_inode(scene: Path) -> None:
             assert entry.is_file(follow_symlinks=False) == stat.S_ISREG(seen.st_mode)
 
 
+@pytest.mark.parametrize("listed_before", [0, 1, 2], ids=["new", "listed", "listed twice"])
 @pytest.mark.parametrize("change", ["create", "unlink", "rename", "replace"])
 def test_a_listing_of_a_changing_directory_loses_and_doubles_nothing(
-    fs: Path, change: str, long: bool
+    fs: Path, change: str, listed_before: int, long: bool
 ) -> None:
     count = 200_000 if long else 5_000
     for number in range(count):
         os.close(os.open(f"{fs}/keep{number}", os.O_CREAT))
         if change != "create" and not number % 10:
             os.close(os.open(f"{fs}/go{number}", os.O_CREAT))
+    for _ in range(listed_before):
+        os.listdir(fs)
     rng = random.Random(1)
     seen: list[str] = []
     stream = Stream(fs)
@@ -117,9 +128,12 @@ def test_removing_while_listing_empties_a_directory(fs: Path) -> None:
     assert os.listdir(fs) == []
 
 
-def test_seekdir_returns_to_where_telldir_was(fs: Path) -> None:
+@pytest.mark.parametrize("listed_before", [0, 1, 2], ids=["new", "listed", "listed twice"])
+def test_seekdir_returns_to_where_telldir_was(fs: Path, listed_before: int) -> None:
     for number in range(500):
         (fs / f"n{number}").touch()
+    for _ in range(listed_before):
+        os.listdir(fs)
     stream = Stream(fs)
     positions, names = [], []
     while True:
@@ -146,6 +160,83 @@ def test_a_position_is_good_for_another_stream_while_nothing_changes(fs: Path) -
     assert second.rest() == first.rest()
     first.close()
     second.close()
+
+
+def test_a_position_belongs_to_a_name_as_long_as_that_exists(fs: Path, long: bool) -> None:
+    count = 70_000 if long else 7_000
+    for number in range(count):
+        os.close(os.open(f"{fs}/n{number}", os.O_CREAT))
+    stream = Stream(fs)
+    positions: dict[str, int] = {}
+    while True:
+        position = stream.tell()
+        name = stream.read()
+        if name is None:
+            break
+        positions[name] = position
+    assert len(positions) == count + 2
+    for number in range(0, count, 3):
+        os.unlink(f"{fs}/n{number}")
+        os.close(os.open(f"{fs}/new{number}", os.O_CREAT))
+    seen = set(os.listdir(fs))
+    assert len(seen) == count
+    for number in random.Random(1).sample(range(count), 100):
+        stream.seek(positions[f"n{number}"])
+        if number % 3:
+            assert stream.read() == f"n{number}"
+    kept = {f"n{number}" for number in range(count) if number % 3}
+    stream.seek(positions["."])
+    rest = stream.rest()
+    assert len(rest) == len(set(rest)), "a name came twice"
+    assert not kept - set(rest), "names that were there all the time"
+    stream.close()
+
+
+def test_rm_removes_what_has_been_listed(fs: Path) -> None:
+    for number in range(20):
+        (fs / "top" / f"dir{number}").mkdir(parents=True)
+        for other in range(100):
+            (fs / "top" / f"dir{number}" / f"file{other}").touch()
+    for _ in range(3):
+        assert sum(len(files) for _, _, files in os.walk(fs)) == 2_000
+    run("rm", "-r", fs / "top").succeeded()
+    assert os.listdir(fs) == []
+
+
+def test_a_listing_shows_every_change_since_the_last_one(fs: Path) -> None:
+    """However often the directory was listed before, so that its listing is cached."""
+
+    def listed() -> set[str]:
+        return {"".join(os.listdir(fs)) for _ in range(4)}
+
+    (fs / "a").touch()
+    assert listed() == {"a"}
+    (fs / "a").rename(fs / "b")
+    assert listed() == {"b"}
+    (fs / "b").unlink()
+    assert listed() == {""}
+    (fs / "c").mkdir()
+    assert listed() == {"c"}
+    (fs / "c").rmdir()
+    os.symlink("x", fs / "d")
+    assert listed() == {"d"}
+
+
+def test_a_listing_shows_where_a_directory_was_moved(fs: Path) -> None:
+    (fs / "a" / "sub").mkdir(parents=True)
+    (fs / "b").mkdir()
+
+    def parents() -> set[int]:
+        found = set()
+        for _ in range(4):
+            stream = Stream(fs / "sub" if (fs / "sub").exists() else fs / "a" / "sub")
+            found.add(stream.inodes()[".."])
+            stream.close()
+        return found
+
+    assert parents() == {(fs / "a").stat().st_ino}
+    (fs / "a" / "sub").rename(fs / "sub")
+    assert parents() == {fs.stat().st_ino}
 
 
 def test_seekdir_returns_past_what_is_gone(fs: Path) -> None:
