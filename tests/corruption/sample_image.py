@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from crc32c import crc32c
 
 from pramfs.saves.save import Saver
+from pramfs.saves.tree_nodes import DATA_SUFFIX
 from pramfs.storage import layout
 from pramfs.storage.layout import ENTRY, LINK, PAGE_SIZE
 from pramfs.tree import file_flags
@@ -18,6 +19,7 @@ from pramfs.tree.file_calls import KEEP_SIZE
 from pramfs.tree.tree import Owner, Tree
 from tests.support.image_audit import walk
 from tests.support.load_verdict import NAME, TreeState, tree_state
+from tests.support.snapshots import stage_snapshot
 from tests.support.watched_image import image_of, new_pram, watched
 
 FRAMES = 80
@@ -65,15 +67,17 @@ class SampleImage:
 
 
 @functools.cache
-def sample_image() -> SampleImage:
-    """Make it: the second save changes a little of the first."""
-    pram = new_pram(FRAMES)
+def sample_image(snapshot: str = "") -> SampleImage:
+    """Make it: the second save changes a little of the first, and holds that as a snapshot, if named."""
+    pram = new_pram(2 * FRAMES if snapshot else FRAMES)
     tree = Tree(pram.arena, inodes_max=10_000, generation=77)
     tree.make_root(0o755, Owner(0, 0))
     saver = Saver(pram, NAME, tree)
     _plant(tree)
     saver.save(final=False, progress=lambda frames: None)
     older = tree_state(tree)
+    if snapshot:
+        stage_snapshot(pram, tree, f"{NAME}@{snapshot}")
     _change(tree)
     saver.save(final=True, progress=lambda frames: None)
     newer = tree_state(tree)
@@ -121,11 +125,16 @@ def _dissected(content: bytes, newer: TreeState, older: TreeState) -> SampleImag
     with image_of(content) as image:
         save = walk(image)
     entries: dict[int, list[tuple[int, int]]] = {}
-    pages: dict[str, list[int]] = {}
+    data: dict[int, None] = {}
+    stream: list[int] = []
     metadata: list[int] = []
     for node in save.nodes:
         metadata += [node.pfn, *node.links]
-        pages[node.name] = [entry.pfn for entry in node.entries]
+        pfns = [entry.pfn for entry in node.entries]
+        if node.name.endswith(DATA_SUFFIX):
+            data |= dict.fromkeys(pfns)
+        else:
+            stream += pfns
         for number, entry in enumerate(node.entries):
             link = node.links[number // layout.LINK_ENTRIES_MAX]
             entries.setdefault(entry.pfn, []).append((link, number % layout.LINK_ENTRIES_MAX))
@@ -136,7 +145,7 @@ def _dissected(content: bytes, newer: TreeState, older: TreeState) -> SampleImag
         save.block.uuid,
         (save.block.pfn, save.block.other_pfn),
         tuple(metadata),
-        (*pages[f"{NAME}-meta"], *pages[f"{NAME}-more"]),
-        tuple(pages[f"{NAME}-data"]),
+        tuple(stream),
+        tuple(data),
         entries,
     )

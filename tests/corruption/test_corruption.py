@@ -6,18 +6,15 @@ byte by byte in the long form, and by a sample in the short one.
 
 import random
 import tracemalloc
-from collections.abc import Iterator
 
 import pytest
 
 from pramfs.storage.layout import PAGE_SIZE
+from tests.corruption.forgeries import forgeries
 from tests.corruption.sample_image import SampleImage, sample_image
 from tests.support.load_verdict import Fields, Verdict, load
 
 SAMPLE = 700  # cases of each kind in the short form
-
-# Values that an attacker would put into a field.
-TEMPTING = (0, 1, 2, 3, 79, 80, 81, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 169, 170, 4096)
 
 
 def test_a_clean_image_loads_as_it_was_saved() -> None:
@@ -107,7 +104,7 @@ def test_a_hostile_hand_with_true_checksums(long: bool) -> None:
     whole = sample_image()
     rng = random.Random(4)
     limit = 2 * _peak(whole.content) + (1 << 20)
-    for number, (what, pages) in enumerate(_forgeries(whole, rng)):
+    for number, (what, pages) in enumerate(forgeries(whole, rng)):
         if number == (60_000 if long else 2 * SAMPLE):
             return
         content = whole.with_pages(pages, sealed=True)
@@ -120,36 +117,6 @@ def test_a_hostile_hand_with_true_checksums(long: bool) -> None:
         except BaseException as exc:
             exc.add_note(what)
             raise
-
-
-def _forgeries(whole: SampleImage, rng: random.Random) -> Iterator[tuple[str, dict[int, bytes]]]:
-    """Pages with fields changed, without end: what was done, and the pages."""
-    frames = (*whole.supers[:1], *whole.metadata * 3, *whole.stream * 3, whole.data[0])
-    while True:
-        pages: dict[int, bytes] = {}
-        told = []
-        for _ in range(rng.choice((1, 1, 1, 2, 4))):
-            pfn = rng.choice(frames)
-            page = bytearray(pages.get(pfn, whole.page(pfn)))
-            at, value = _change_field(page, rng)
-            told.append(f"pfn {pfn:x} at {at}: {value}")
-            pages[pfn] = bytes(page)
-        yield "; ".join(told), pages
-
-
-def _change_field(page: bytearray, rng: random.Random) -> tuple[int, str]:
-    """Change a field of 1, 2, 4 or 8 bytes among those that are used."""
-    used = max(64, len(bytes(page).rstrip(b"\0")))
-    width = rng.choice((1, 2, 4, 8))
-    at = rng.randrange(0, min(used + 16, PAGE_SIZE - 8))
-    if rng.random() < 0.7:
-        at &= ~(width - 1)
-    old = int.from_bytes(page[at : at + width], "little")
-    new = rng.choice(
-        (*TEMPTING, old + 1, old - 1, old << 8, old ^ 1 << rng.randrange(8 * width), -1)
-    )
-    page[at : at + width] = (new % (1 << 8 * width)).to_bytes(width, "little")
-    return at, f"{old:#x} -> {new:#x}"
 
 
 def _assert_nothing_false(whole: SampleImage, content: bytearray, what: str) -> None:

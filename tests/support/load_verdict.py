@@ -36,20 +36,25 @@ class Verdict(NamedTuple):
 
 
 def load(
-    content: bytes | bytearray, *, recover: bool = False, lazy: bool = False, save: bool = False
+    content: bytes | bytearray,
+    *,
+    recover: bool = False,
+    lazy: bool = False,
+    save: bool = False,
+    name: str = NAME,
 ) -> Verdict:
     """Load the tree of an image. Only a PramError is a refusal; any other exception is a bug.
 
     With `save` the tree is saved again, and must look the same when it is loaded then.
     """
-    with _deadline(), contextlib.closing(image_of(bytes(content))) as image:
+    with deadline(), contextlib.closing(image_of(bytes(content))) as image:
         image.guarded = False  # it is not sane enough for that
         try:
             pram = Pram.open(image, arena="memory", accept_truncated=recover)
         except PramError as exc:
             return Verdict(None, [], _told(exc))
         try:
-            return _load(pram, image, recover=recover, lazy=lazy, save=save)
+            return _load(pram, image, recover=recover, lazy=lazy, save=save, name=name)
         finally:
             pram.close()
 
@@ -74,11 +79,13 @@ def tree_state(tree: Tree, damaged: set[int] | None = None) -> TreeState:
     return found
 
 
-def _load(pram: Pram, image: WatchedImage, *, recover: bool, lazy: bool, save: bool) -> Verdict:
+def _load(
+    pram: Pram, image: WatchedImage, *, recover: bool, lazy: bool, save: bool, name: str
+) -> Verdict:
     tree = Tree(pram.arena, inodes_max=1 << 20, generation=1)
     recovered = Recovered() if recover else None
     try:
-        load_tree(pram, NAME, tree, lazy=lazy, recover=recovered)
+        load_tree(pram, name, tree, lazy=lazy, recover=recovered)
     except PramError as exc:
         return Verdict(None, [], _told(exc))
     damaged: set[int] = set()
@@ -129,7 +136,7 @@ def _told(exc: PramError) -> str:
 
 
 @contextlib.contextmanager
-def _deadline() -> Iterator[None]:
+def deadline() -> Iterator[None]:
     """Fail what hangs, and say in which case."""
 
     def expire(number: int, frame: FrameType | None) -> None:
