@@ -99,8 +99,16 @@ class DeadMount(PramError):
     errno = errno.ENOTCONN
 
 
+class StatusNotAllowed(PramError):
+    """{0}: unknown what is saved: only {1} may ask its daemon; run this with their rights"""
+
+
 class SaveNotAllowed(PramError):
-    """{0}: only {1} may ask it to save"""
+    """{0}: not saved: only {1} may ask for a save; run this with their rights"""
+
+
+class UmountNotAllowed(PramError):
+    """{0}: still mounted: only {1} can unmount it; run this with their rights"""
 
 
 # --- banned regions (the parser's errors are those of the 2013 file system) -----------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE, SAVE_TO
 from pramfs.control.save_target import opened_target
 from pramfs.control.status import MountStatus, parse_status
-from pramfs.errors import NotMounted, PramError, SaveNotAllowed
+from pramfs.errors import NotMounted, PramError, SaveNotAllowed, StatusNotAllowed
 from pramfs.storage import superblock
 from pramfs.storage.frames import FrameCounts
 from pramfs.storage.image import open_image
@@ -210,6 +210,6 @@ def _what_cannot_be_asked(mountpoint: Path, mount: Mount) -> Iterator[None]:
     try:
         yield
     except PermissionError as exc:
-        raise PramError(f"{mountpoint}: only {mount.allowed_users} may ask it how it is") from exc
+        raise StatusNotAllowed(mountpoint, mount.allowed_users) from exc
     except OSError as exc:
         raise PramError(f"{mountpoint}: the daemon does not answer: {exc.strerror}") from exc

@@ -8,7 +8,7 @@ from pathlib import Path
 from pramfs.control import client, run_state
 from pramfs.control.daemon_watch import DaemonWatch
 from pramfs.control.status import MountStatus
-from pramfs.errors import PramError, UnknownOutcome
+from pramfs.errors import PramError, SaveNotAllowed, StatusNotAllowed, UnknownOutcome
 from pramfs.storage.image import Image
 from pramfs.system.descriptors import readable
 from pramfs.system.forked_call import ForkedCall
@@ -56,7 +56,10 @@ def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
 
     With `to` it goes to a new image at that path, where the mount goes on.
     """
-    status = client.read_status(mountpoint)
+    try:
+        status = client.read_status(mountpoint)
+    except StatusNotAllowed as exc:
+        raise SaveNotAllowed(*exc.args) from exc
     if status.read_only:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
 

@@ -10,7 +10,7 @@ from pramfs.control import client, run_state, save_progress
 from pramfs.control.daemon_watch import DaemonWatch
 from pramfs.control.run_state import State
 from pramfs.control.status import MountStatus
-from pramfs.errors import NotUnderItsName, PramError, UnknownOutcome
+from pramfs.errors import NotUnderItsName, PramError, UmountNotAllowed, UnknownOutcome
 from pramfs.storage.image import identity_of
 from pramfs.storage.layout import SUPER_INCOMPLETE
 from pramfs.system import mount_tools, mountinfo
@@ -76,7 +76,7 @@ def _umount_of_another_user(mountpoint: Path, mount: Mount, flags: Sequence[str]
     Neither the daemon nor its image answers this user, as a rule.
     """
     if not mount_tools.anybody_may_unmount(mount.image, mount.mountpoint):
-        raise PramError(f"{mountpoint}: only {mount.allowed_users} can unmount it")
+        raise UmountNotAllowed(mountpoint, mount.allowed_users)
     status = client.read_status(mountpoint) if mount.shared else None
     with contextlib.ExitStack() as stack:
         watch = DaemonWatch(status) if status is not None else None

@@ -86,7 +86,7 @@ def test_who_may_not_ask_for_a_save_is_told_what_is_not_seen(shell: Shell, root:
     told = shell.pramfs("diff", root, "before", user=NOBODY)
     generation = shell.status(root)["generation"]
     assert (told.code, told.text) == (DIFFERS, "A saved\n1 added\n")
-    assert "may ask it to save" in told.err
+    assert "may ask for a save" in told.err
     assert told.err.endswith(f"what has changed since generation {generation} is not seen\n")
 
 

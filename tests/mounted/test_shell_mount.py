@@ -217,6 +217,29 @@ def test_a_path_inside_the_mount_is_no_mountpoint(shell: Shell, root: Path, imag
     assert shell.pramfs_mounts() == [str(root)]
 
 
+@pytest.mark.parametrize("options", ["", ",allow_other"])
+def test_another_user_is_told_what_was_not_done_and_who_can(
+    shell: Shell, root: Path, image: Path, options: str
+) -> None:
+    shell.home.chmod(0o755)
+    shell.pramfs("mount", "-o", f"size=16M,mode=755{options}", image, root).succeeded()
+    generation = shell.status(root)["generation"]
+    words = ["only root", "run this with their rights"]
+    told = shell.pramfs("save", root, user=NOBODY)
+    told.refused(MOUNT_FAILED, f"{root}: not saved:", "may ask for a save", *words)
+    told = shell.pramfs("umount", root, user=NOBODY)
+    told.refused(MOUNT_FAILED, f"{root}: still mounted:", "can unmount it", *words)
+    for command in ("status", "info", "map"):
+        told = shell.pramfs(command, root, user=NOBODY)
+        if not options:
+            told.refused(MOUNT_FAILED, f"{root}: unknown what is saved:", *words)
+    assert shell.status(root)["generation"] == generation
+    assert shell.pramfs_mounts() == [str(root)]
+    if not options:
+        line = shell.pramfs("status", user=NOBODY).succeeded().text
+        assert line.startswith(f"{root}: unknown what is saved: only root may ask")
+
+
 def links(process: Path) -> list[Path]:
     return [process / "cwd", *(process / "fd").iterdir()]
 
