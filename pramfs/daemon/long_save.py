@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
@@ -17,10 +18,14 @@ _WARN_PERIOD_S = 60
 _LOG_PERIOD_S = 10
 
 
-async def warn_of_long_saves(saver: Saver) -> None:
-    """Log whenever what is not saved begins to need longer than a shutdown may take."""
+async def warn_of_long_saves(saver: Saver, activity: Callable[[], Awaitable[None]]) -> None:
+    """Log whenever what is not saved begins to need longer than a shutdown may take.
+
+    `activity` waits for requests: without any there is nothing new to warn of.
+    """
     warned = False
     while True:
+        await activity()
         await trio.sleep(_WARN_PERIOD_S)
         seconds = saver.seconds_to_save()
         if seconds > SHUTDOWN_MAX_S and not warned:

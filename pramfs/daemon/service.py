@@ -5,6 +5,7 @@ than start an unmount.
 """
 
 import logging
+import math
 import mmap
 import os
 import signal
@@ -25,7 +26,7 @@ from pramfs.fuse.device_mount import DeviceMount
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
-from pramfs.storage.frames import FRESH, UNPUBLISHED
+from pramfs.storage.frames import UNPUBLISHED
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.namespaces import pid_namespace
 from pramfs.system.systemd import DaemonScope
@@ -34,8 +35,8 @@ log = logging.getLogger("pramfs")
 
 _CONVENIENCE_S = 10.0
 _MEMORY_RESERVE_BYTES = 32 << 20
-_WRITE_BACK_PERIOD_S = 1  # of looking whether pages should be written back
-_IDLE_PERIOD_S = 5
+_WRITE_BACK_PERIOD_S = 1  # of looking whether pages should be written back, while requests come
+_IDLE_PERIOD_S = 5  # and without any: others may need memory
 _RESTART_S = 60  # of a task that has failed
 
 
@@ -162,7 +163,12 @@ class Daemon:
             await nursery.start(self._obey_signals)
             nursery.start_soon(self._announce)
             if not self._volume.read_only:
-                nursery.start_soon(self._go_on, warn_of_long_saves, self._volume.saver)
+                nursery.start_soon(
+                    self._go_on,
+                    warn_of_long_saves,
+                    self._volume.saver,
+                    self._session.activity,
+                )
                 nursery.start_soon(self._go_on, self._write_back_as_needed)
             if self._options.checkpoint:
                 nursery.start_soon(
@@ -192,9 +198,12 @@ class Daemon:
                 await trio.sleep(_RESTART_S)
 
     async def _write_back_as_needed(self) -> None:
-        table = self._volume.pram.arena.table
+        """Look now and then; an idle mount from which little could go out takes no time at all."""
+        backs = self._volume.write_backs
         while True:
-            await trio.sleep(_WRITE_BACK_PERIOD_S if table.count(FRESH) else _IDLE_PERIOD_S)
+            with trio.move_on_after(_IDLE_PERIOD_S if backs.may_be_needed else math.inf):
+                await self._session.activity()
+            await trio.sleep(_WRITE_BACK_PERIOD_S)
             while await self._try_write_back():
                 pass
 

@@ -33,6 +33,7 @@ _FUSE_DEVICE = os.makedev(10, 229)
 _SPIN_NS = 100_000
 _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
+_GAPS_PER_WORK = 16  # between requests
 _SPIN_CREDIT_AT_FIRST = 4
 _SPIN_CREDIT_MAX = 8
 
@@ -61,6 +62,8 @@ class Session:
         self._closing = False
         self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
         self._others_ran_ns = 0
+        self._gaps = 0
+        self._active = trio.Event()
 
     async def run(self, front: Front, notices: Notices, *, answers_open: bool) -> None:
         """Serve requests until the file system is unmounted or `finish` is called.
@@ -84,6 +87,10 @@ class Session:
         finally:
             module._wait_fuse_readable = original
             seam.close()
+
+    async def activity(self) -> None:
+        """Wait for the next sign that requests come; returns within milliseconds while they do."""
+        await self._active.wait()
 
     def finish(self) -> None:
         """End `run` after the requests that have arrived are served; later ones fail."""
@@ -123,9 +130,7 @@ class Session:
         while True:
             outcome = serve_next()
             if outcome is Outcome.NOTHING:
-                # Idle work before polling: else a save after a burst of small files has to compute all
-                # checksums itself.
-                if not self._work_while_idle() and (front.awaited or not self._spin()):
+                if not self._pass_time():
                     return outcome
             elif outcome is not Outcome.ANSWERED:
                 return outcome
@@ -144,6 +149,17 @@ class Session:
             self._idle_work = lambda: False
             return False
 
+    def _pass_time(self) -> bool:
+        """Do idle work, or poll without sleeping; return False if there is neither work nor a request.
+
+        Polling comes first, because the next request of a burst would have to wait for the work. But some is
+        done in between: else a save after a burst of small files would have to compute all checksums.
+        """
+        self._gaps += 1
+        if self._gaps % _GAPS_PER_WORK == 0 and self._work_while_idle():
+            return True
+        return (not self._front.awaited and self._spin()) or self._work_while_idle()
+
     async def _next_request(self) -> bool:
         """Wait for a request; return False if there is to be none."""
         if not self._front.awaited and self._poll_briefly():
@@ -155,14 +171,20 @@ class Session:
         except trio.ClosedResourceError:
             return self._is_readable()  # woken by `finish`
         self._others_ran_ns = time.monotonic_ns()
+        self._note_activity()
         return True
 
     async def _let_others_run(self) -> None:
         """Let other trio tasks run, unless they ran recently: it costs a trip through the scheduler."""
         now = time.monotonic_ns()
         if now - self._others_ran_ns > _LET_OTHERS_RUN_NS or self._front.awaited:
+            self._note_activity()
             await trio.lowlevel.checkpoint()
             self._others_ran_ns = now
+
+    def _note_activity(self) -> None:
+        self._active.set()
+        self._active = trio.Event()
 
     def _is_readable(self) -> bool:
         return bool(self._poll.poll(0))

@@ -44,6 +44,11 @@ class WriteBacks:
         """Whether writers who have waited for memory may go on."""
         return self._outlet is None or self._outlet.memory_is_ample
 
+    @property
+    def may_be_needed(self) -> bool:
+        """Whether there is enough to write back, should others need the memory."""
+        return self._outlet is not None and self._outlet.table.count(FRESH) >= _BATCH_MIN_PAGES
+
     def pages_wanted(self, *, for_memory: bool) -> int:
         """Return how many pages should be written back now, 0 if none.
 

@@ -248,17 +248,18 @@ class Arena(ABC):
 
     def sum_some(self) -> bool:
         """Compute the checksums of a few recently written frames; return False if there are none left."""
-        if not self._unsummed:
-            return False
-        pfn, count = self._unsummed.pop()
-        if count > _SUM_FRAMES:
-            self._unsummed.append(Extent(pfn, count - _SUM_FRAMES))
-            pfn, count = pfn + count - _SUM_FRAMES, _SUM_FRAMES
-        if self.table.writable(pfn, count):
-            # A page that cannot be read now is read again by the save, which reports the error.
-            with contextlib.suppress(OSError, PramError):
-                self.csums(pfn, count)
-        return True
+        left = _SUM_FRAMES
+        while self._unsummed and left:
+            pfn, count = self._unsummed.pop()
+            if count > left:
+                self._unsummed.append(Extent(pfn, count - left))
+                pfn, count = pfn + count - left, left
+            left -= count
+            if self.table.writable(pfn, count):
+                # A page that cannot be read now is read again by the save, which reports the error.
+                with contextlib.suppress(OSError, PramError):
+                    self.csums(pfn, count)
+        return left < _SUM_FRAMES
 
     def verify_on_first_read(self, extents: Iterable[Extent]) -> None:
         """Verify each of these frames when it is first read (`verify=lazy`)."""

@@ -59,10 +59,20 @@ def test_a_save_that_would_outlast_a_shutdown_is_warned_of_once(
 
     async def watch() -> None:
         with trio.move_on_after(6 * 60 + 1):
-            await warn_of_long_saves(saver)
+            await warn_of_long_saves(saver, trio.lowlevel.checkpoint)
 
     trio.run(watch, clock=trio.testing.MockClock(autojump_threshold=0))
     assert caplog.messages == [
         f"saving would take about {length} now: systemd ends a shutdown by force after 30 minutes"
         for length in ("30 minutes", "2 hours")
     ]
+
+
+def test_nothing_is_looked_at_while_no_requests_come() -> None:
+    saver: Any = None  # is not asked
+
+    async def watch() -> None:
+        with trio.move_on_after(24 * 60 * 60):
+            await warn_of_long_saves(saver, trio.sleep_forever)
+
+    trio.run(watch, clock=trio.testing.MockClock(autojump_threshold=0))
