@@ -61,6 +61,7 @@ class RawLoop:
             Opcode.LOOKUP: self._lookup,
             Opcode.GETATTR: self._attributes,
             Opcode.SETATTR: self._attributes,
+            Opcode.GETXATTR: self._no_attribute,
             Opcode.CREATE: self._create,
             Opcode.READ: self._read,
             Opcode.WRITE: self._write,
@@ -87,6 +88,10 @@ class RawLoop:
 
     def _attributes(self, request: Request) -> bytes:
         return ATTR_OUT.pack(CACHED_S, 0, 0, *self._attr(request.nodeid))
+
+    def _no_attribute(self, request: Request) -> bytes:
+        """Answer what the kernel asks before the first write to each file of a file system with xattrs."""
+        raise posix_error(errno.ENODATA)
 
     def _create(self, request: Request) -> bytes:
         ino = self._inodes[request.name(CREATE_IN)] = next(self._numbers)

@@ -1,7 +1,9 @@
 """Real programs on a mount: tar, git, sqlite; and CRIU's own way of writing and reading."""
 
+import os
 import random
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -62,6 +64,9 @@ def clone(bench: Bench) -> list[Row]:
         def one_round(root: peers.Root) -> dict[str, float]:
             copy = root.path / "clone"
             figures = {"git clone": timed("git", "clone", "-q", "--no-hardlinks", origin, copy)}
+            # git reads files again that are as old as its index, to the second: all, or by chance none.
+            soon_ns = time.time_ns() + 2 * 10**9
+            os.utime(copy / ".git/index", ns=(soon_ns, soon_ns))
             status = ("git", "-C", copy, "status", "--porcelain")
             run(*status)
             figures["git status, warm"] = timed(*status)
