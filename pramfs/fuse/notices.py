@@ -1,6 +1,8 @@
 """Notices to the kernel: what it has cached of an inode and must not keep."""
 
 import logging
+import queue
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,12 +10,14 @@ import trio
 
 from pramfs.fuse.protocol import INVAL_INODE_OUT, NOTIFY_INVAL_INODE, OUT_HEADER
 from pramfs.fuse.seam import Seam
+from pramfs.system import mount_tools
 
 log = logging.getLogger("pramfs")
 
 _THREADS_MAX = 16  # that wait for the kernel at a time
 _ALL_BUT_DATA = -1
 _LATE_S = 0.05
+_AT_ONCE_S = 0.0003
 
 
 class Notices:
@@ -28,10 +32,25 @@ class Notices:
         self._seam = seam
         self._spawn = spawn
         self._limiter = trio.CapacityLimiter(_THREADS_MAX)
+        # A copy that is on its way would not be waited for.
+        self._messenger = None if mount_tools.hands_over_copies() else _Messenger(seam)
+
+    def close(self) -> None:
+        """Send no more."""
+        if self._messenger is not None:
+            self._messenger.close()
 
     def drop_attributes(self, ino: int) -> None:
         """Have the kernel ask for the attributes when they are needed next."""
         self._seam.tell(_inval_inode(ino, _ALL_BUT_DATA, 0))
+
+    def has_nothing(self, ino: int, offset: int, size: int) -> bool:
+        """Return whether the kernel has nothing to hand over of a range; to the end, if `size` is 0.
+
+        It drops what it has of the range. When this is false it may have something: see `hand_over`.
+        """
+        notice = _inval_inode(ino, offset, size)
+        return self._messenger is not None and self._messenger.deliver(notice)
 
     async def hand_over(self, ino: int, offset: int, size: int) -> None:
         """Have the kernel hand over what programs have written to a range; to the end, if `size` is 0."""
@@ -66,6 +85,45 @@ class Notices:
         except Exception:  # the mount goes on
             log.exception("internal error in a notice")
             self._on_internal_error()
+
+
+class _Messenger:
+    """A thread of its own for notices that the kernel mostly takes at once.
+
+    Through trio's threads each takes several times as long.
+    """
+
+    def __init__(self, seam: Seam) -> None:
+        self._seam = seam
+        self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._taken = threading.Lock()  # held while the kernel has not taken the last one
+        self._thread: threading.Thread | None = None
+
+    def deliver(self, message: bytes) -> bool:
+        """Send a notice; return whether the kernel has taken it without waiting for any request.
+
+        The loop is held up until then, so that no request is answered. If the kernel waits for one, this
+        gives up after 0.3 ms, and the thread goes on waiting.
+        """
+        if not self._taken.acquire(blocking=False):
+            return False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
+            self._thread.start()
+        self._messages.put(message)
+        if not self._taken.acquire(timeout=_AT_ONCE_S):
+            return False
+        self._taken.release()
+        return True
+
+    def close(self) -> None:
+        """Have the thread end when it waits no more."""
+        self._messages.put(b"")
+
+    def _run(self) -> None:
+        while message := self._messages.get():
+            self._seam.tell(message)
+            self._taken.release()
 
 
 def _inval_inode(ino: int, offset: int, size: int) -> bytes:

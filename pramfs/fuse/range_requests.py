@@ -56,7 +56,9 @@ class RangeRequests:
         _, offset, whence, _ = request.fields(LSEEK_IN)
         file = self._tree.file(request.nodeid)
         if offset <= FILE_MAX_BYTES and self._files.has_writers(file):
-            return functools.partial(self._seek_written, file, offset, whence)
+            hole = self._hole(file, offset, whence, self._seek(file, offset, whence))
+            if hole is not None and not self._notices.has_nothing(file.ino, *hole):
+                return functools.partial(self._seek_written, file, offset, whence)
         return LSEEK_OUT.pack(self._tree.seek(file, offset, whence))
 
     def copy_file_range(self, request: Request) -> bytes:
@@ -84,18 +86,26 @@ class RangeRequests:
         """
         for _ in range(_LOOKS_MAX):
             found = self._seek(file, offset, whence)
-            if whence == os.SEEK_DATA:
-                start, end = offset, found
-            else:
-                start = offset if found is None else found
-                end = self._seek(file, start, os.SEEK_DATA)
-            if start == end:
+            hole = self._hole(file, offset, whence, found)
+            if hole is None:
                 break
-            size = _TO_THE_END if end is None else end - start
-            await self._notices.hand_over(file.ino, start, size)
+            await self._notices.hand_over(file.ino, *hole)
             if self._seek(file, offset, whence) == found:
                 break
         return LSEEK_OUT.pack(self._tree.seek(file, offset, whence))
+
+    def _hole(
+        self, file: File, offset: int, whence: int, found: int | None
+    ) -> tuple[int, int] | None:
+        """Return the range that an answer would call a hole, None if there is none: (start, size)."""
+        if whence == os.SEEK_DATA:
+            start, end = offset, found
+        else:
+            start = offset if found is None else found
+            end = self._seek(file, start, os.SEEK_DATA)
+        if start == end:
+            return None
+        return start, _TO_THE_END if end is None else end - start
 
     def _seek(self, file: File, offset: int, whence: int) -> int | None:
         """Return what is found, None if the rest of the file is one hole. Raises EINVAL."""

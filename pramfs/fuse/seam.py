@@ -14,8 +14,8 @@ from pramfs.fuse.protocol import REQUEST_MAX_BYTES
 
 log = logging.getLogger("pramfs")
 
-# The mount is gone, the request was withdrawn, an inode is not cached.
-_UNWANTED = (errno.ENODEV, errno.ENOENT)
+# The mount is gone, the request was withdrawn, an inode is not cached; the session has ended.
+_UNWANTED = (errno.ENODEV, errno.ENOENT, errno.EBADF)
 
 
 class Seam:
@@ -62,6 +62,7 @@ class Seam:
 
     def close(self) -> None:
         """Give pyfuse3 the real descriptor back."""
-        os.dup2(self.kernel, self._session_fd, inheritable=False)
-        os.close(self.kernel)
+        kernel, self.kernel = self.kernel, -1  # a thread may still have a notice
+        os.dup2(kernel, self._session_fd, inheritable=False)
+        os.close(kernel)
         self._ours.close()

@@ -86,6 +86,7 @@ class Session:
                 await pyfuse3.main(0, 0)  # no tasks except the first
         finally:
             module._wait_fuse_readable = original
+            notices.close()
             seam.close()
 
     async def activity(self) -> None:

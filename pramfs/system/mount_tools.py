@@ -55,11 +55,18 @@ def flush(mountpoint: Path | None) -> Flushed:
 def flushes_needed() -> int:
     """Return how many flushes it takes until everything has been handed over.
 
-    Before Linux 6.16 the kernel hands over copies of dirty pages; a page that was written after it was
-    copied needs another flush.
+    A page that was written after it was copied needs another flush.
+    """
+    return 2 if hands_over_copies() else 1
+
+
+def hands_over_copies() -> bool:
+    """Return whether the kernel hands over copies of dirty pages, which it calls clean at once.
+
+    Since Linux 6.16 it does not.
     """
     release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
-    return 1 if release >= (6, 16) else 2
+    return release < (6, 16)
 
 
 def unmount(mountpoint: Path, *flags: str) -> None:

@@ -19,6 +19,8 @@ from pramfs.fuse.protocol import (
     CREATE_IN,
     FORGET_IN,
     INTERRUPT_IN,
+    LSEEK_IN,
+    LSEEK_OUT,
     OPEN_IN,
     OUT_HEADER,
     RELEASE_IN,
@@ -351,6 +353,7 @@ def test_whatever_the_kernel_says_is_answered_once(requests: list[tuple[int, int
         answered = [told for told in mount.kernel.replies if told[0] == unique]
         silent = outcome is Outcome.CARRIED or (opcode in NO_REPLY and not answered)
         assert len(answered) == (not silent)
+    mount.engine.notices.close()
 
 
 def write_in(data: bytes, flags: int, offset: int = 0) -> bytes:
@@ -371,6 +374,31 @@ def test_a_cached_write_that_a_flag_forbids_is_refused_and_not_missed(mount: Mou
     mount.serve(Opcode.WRITE, write_in(b"x", WRITE_CACHE), mount.file.ino)
     assert mount.kernel.replies[-1][1] == errno.EPERM
     assert not mount.tree.data.refused.files()
+
+
+def test_a_hole_is_told_at_once_where_the_kernel_has_nothing_of_it(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without OPEN a writer may have data there that the kernel has not handed over."""
+    asked: list[tuple[int, int]] = []
+
+    def seek(offset: int, whence: int, *, has_nothing: bool) -> list[tuple[int, bytes]]:
+        def note(ino: int, start: int, size: int) -> bool:
+            asked.append((start, size))
+            return has_nothing
+
+        monkeypatch.setattr(mount.engine.notices, "has_nothing", note)
+        mount.kernel.replies.clear()
+        mount.serve(Opcode.LSEEK, LSEEK_IN.pack(0, offset, whence, 0), mount.file.ino)
+        return [(number, payload) for _, number, payload in mount.kernel.replies]
+
+    mount.serve(Opcode.WRITE, write_in(b"x", WRITE_CACHE, offset=8192), mount.file.ino)
+    assert seek(0, os.SEEK_DATA, has_nothing=True) == [(0, LSEEK_OUT.pack(8192))]
+    assert seek(0, os.SEEK_DATA, has_nothing=False) == [], "a task waits for the kernel"
+    assert seek(8192, os.SEEK_HOLE, has_nothing=True) == [(0, LSEEK_OUT.pack(8193))]
+    assert seek(8193, os.SEEK_DATA, has_nothing=True) == [(errno.ENXIO, b"")]
+    assert asked == [(0, 8192), (0, 8192), (8193, 0), (8193, 0)]
+    assert seek(8192, os.SEEK_DATA, has_nothing=False) == [(0, LSEEK_OUT.pack(8192))]
 
 
 def test_a_write_that_may_not_keep_rights_drops_them(mount: Mount) -> None:

@@ -1,5 +1,6 @@
-"""Notices about refused writes: one for all that come before it is sent, and none ends the mount."""
+"""Notices about refused writes and holes: how many are sent, who waits for them, and none ends the mount."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import trio
 
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.protocol import INVAL_INODE_OUT, NOTIFY_INVAL_INODE, OUT_HEADER
+from pramfs.system import mount_tools
 
 INO = 7
 
@@ -49,3 +51,56 @@ def test_an_unexpected_exception_is_logged_and_marks_the_run(
     told, errors = sent([(0, 1)], failure=KeyError("bug"))
     assert (told, errors) == ([], 1)
     assert "internal error" in caplog.text
+
+
+class BusyKernel:
+    """Takes a notice when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.has_taken = threading.Event()
+
+    def tell(self, message: bytes) -> None:
+        self.told.append(message)
+        self.may_go_on.wait()
+        self.has_taken.set()
+
+
+def opened(kernel: Any) -> Notices:
+    notices = Notices(lambda: None)
+    notices.open(kernel, lambda *task: None)
+    return notices
+
+
+def test_a_hole_is_one_only_when_the_kernel_has_taken_the_notice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pramfs.fuse.notices._AT_ONCE_S", 0.05)
+    monkeypatch.setattr(mount_tools, "hands_over_copies", lambda: False)
+    kernel = BusyKernel()
+    notices = opened(kernel)
+    while not notices.has_nothing(INO, 0, 0):  # a busy machine may take its time
+        kernel.has_taken.wait()
+    kernel.may_go_on.clear()
+    kernel.told.clear()
+    kernel.has_taken.clear()
+    assert not notices.has_nothing(INO, 4096, 8192)
+    assert not notices.has_nothing(INO, 0, 4096), "the thread still waits"
+    (message,) = kernel.told
+    assert INVAL_INODE_OUT.unpack_from(message, OUT_HEADER.size) == (INO, 4096, 8192)
+    kernel.may_go_on.set()
+    kernel.has_taken.wait()
+    while not notices.has_nothing(INO, 0, 4096):
+        pass
+    notices.close()
+
+
+def test_a_kernel_that_hands_over_copies_may_always_have_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mount_tools, "hands_over_copies", lambda: True)
+    kernel = BusyKernel()
+    assert not opened(kernel).has_nothing(INO, 0, 0)
+    assert not kernel.told
