@@ -7,12 +7,12 @@ what counts: its lock is free when the daemon is gone, and its super block says 
 import contextlib
 import os
 import time
-from pathlib import Path
 
+from pramfs.control.served_image import open_served
 from pramfs.control.status import MountStatus
 from pramfs.errors import PramError
 from pramfs.storage import superblock
-from pramfs.storage.image import Image, open_image
+from pramfs.storage.image import Image
 from pramfs.storage.layout import SUPER_FINAL, SuperBlock
 from pramfs.system.descriptors import readable
 from pramfs.system.namespaces import pid_namespace
@@ -95,12 +95,7 @@ def _pidfd(status: MountStatus) -> int | None:
 
 
 def _image(status: MountStatus) -> Image | None:
-    """Open the image, if the daemon's path of it leads to it from here too; else return None."""
+    """Open the image, if it is to be found from here; else return None."""
     with contextlib.suppress(PramError):
-        image = open_image(Path(status.image), writable=False)
-        # A daemon of version 0.1 does not tell which image it is, but the image tells who serves it.
-        expected = status.identity or (image.serving_pid() == status.pid and image.identity)
-        if image.identity == expected:
-            return image
-        image.close()
+        return open_served(status)
     return None

@@ -19,31 +19,40 @@ class Holder:
 
     pid: int | None  # None for a process that is not visible from here
     serves: bool  # it serves a mount, or programs that use a detached one
+    mountpoint: Path | None  # None if the mount is detached, or not visible from here
     saving: State | None  # the progress of its final save, if it is saving
 
     @property
     def words(self) -> str:
-        """What it does, for messages to users who wait for the image."""
-        if self.pid is None:
-            return "a process has it that is not to be seen from here"
-        if self.serves:
-            return f"it is detached, but process {self.pid} still serves programs that use it"
+        """What it does with the image, for users who ask or wait for it."""
+        process = (
+            f"process {self.pid}" if self.pid else "a process that is not to be seen from here"
+        )
         if self.saving is not None:
-            return f"the last daemon (process {self.pid}) still saves"
-        return f"process {self.pid} loads it, or writes nodes to it"
+            done = f"{self.saving.pages_done} of {self.saving.pages_total} pages"
+            return f"{process} is saving it now, {done}"
+        if not self.serves:
+            return f"{process} loads it, or writes nodes to it"
+        if self.pid is None:
+            return "it is mounted in another pid namespace"
+        if self.mountpoint is None:
+            unseen = "it is detached, or its mount is not to be seen from here"
+            return f"{unseen}; {process} still serves programs that use it"
+        return f"{process} has it mounted at {self.mountpoint}"
 
 
 def holder_of(image: Image) -> Holder:
     """Return the holder of an image that is mounted, or that this process could not lock."""
     pid = image.serving_pid()
     if pid is not None:
-        return Holder(pid if pid > 0 else None, serves=True, saving=None)
+        seen = pid if pid > 0 else None
+        return Holder(seen, serves=True, mountpoint=_place(image, pid), saving=None)
     pid = image.lock_holder()
     state = None
     with contextlib.suppress(PramError):
         state = run_state.last_state(image, superblock.require(image).uuid)
     is_saving = state is not None and state.phase == run_state.SAVING and pid in (None, state.pid)
-    return Holder(pid, serves=False, saving=state if is_saving else None)
+    return Holder(pid, serves=False, mountpoint=None, saving=state if is_saving else None)
 
 
 def refuse_if_mounted(image: Image) -> None:
@@ -53,12 +62,22 @@ def refuse_if_mounted(image: Image) -> None:
         return
     if pid <= 0:
         raise ImageInUse(image.path, "a mount in another pid namespace")
+    place = _place(image, pid)
+    if place is not None:
+        raise ImageInUse(image.path, f"process {pid}, mounted at {place}")
+
+
+def _place(image: Image, pid: int) -> Path | None:
+    """Return where the image is mounted that process `pid` serves, None if nothing shows it here."""
+    if pid <= 0:
+        return None
     with contextlib.suppress(FileNotFoundError):  # the process has just ended
         mounts = mountinfo.pramfs_mounts(pid)
         for is_its in (_is_named, _is_served):
             for mount in mounts:
                 if is_its(mount, image):
-                    raise ImageInUse(image.path, f"process {pid}, mounted at {mount.mountpoint}")
+                    return mount.mountpoint
+    return None
 
 
 def _is_named(mount: Mount, image: Image) -> bool:

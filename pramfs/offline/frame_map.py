@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pramfs.control import client
+from pramfs.control.served_image import open_served
 from pramfs.errors import PramError
 from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import Scan, scan_image
@@ -220,7 +221,7 @@ def _look(
     """Return a map, and whether no save was published while it was drawn."""
     status = client.read_status(target) if mountinfo.mount_at(target) else None
     states = client.read_frames(target, status.frames.total) if status else b""
-    with open_image(status.image if status else target, writable=False) as image:
+    with open_served(status) if status else open_image(target, writable=False) as image:
         found = scan_image(image)
         chosen: list[int] = []
         if node is not None:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pramfs.control import client, run_state
-from pramfs.control.holder import Holder, holder_of
+from pramfs.control.holder import holder_of
 from pramfs.control.last_run import ended_badly
+from pramfs.control.served_image import open_served
 from pramfs.control.status import MountStatus
 from pramfs.pram.nodes import NodeInfo
 from pramfs.pram.reserve import reserve
@@ -49,7 +50,7 @@ def image_info(target: Path) -> ImageInfo:
     Raises NotAnImage, ReservationFailed, SavedMeanwhile or another PramError.
     """
     status = client.read_status(target) if mountinfo.mount_at(target) else None
-    with open_image(status.image if status else target, writable=False) as image:
+    with open_served(status) if status else open_image(target, writable=False) as image:
         with superblock.steady(image):
             info = _info_of_save(image)
         info = replace(info, last_run=_last_run(image))
@@ -82,21 +83,10 @@ def _info_of_save(image: Image) -> ImageInfo:
 def _last_run(image: Image) -> str:
     """Return what is known of the last run that had the image, "" if nothing is."""
     if image.serving_pid() is not None or not image.try_lock(shared=True):
-        return _held_by(holder_of(image))
+        return holder_of(image).words
     current = superblock.require(image)
     told = ended_badly(image, current)
     state = run_state.last_state(image, current.uuid)
     if told or state is None:
         return told
     return f"saved at unmount by process {state.pid}"
-
-
-def _held_by(holder: Holder) -> str:
-    if holder.serves:
-        if holder.pid is None:
-            return "it is mounted in another pid namespace"
-        return f"process {holder.pid} has it mounted"
-    if holder.saving is not None:
-        done = f"{holder.saving.pages_done} of {holder.saving.pages_total} pages"
-        return f"process {holder.saving.pid} is saving it now, {done}"
-    return f"process {holder.pid or '?'} loads it, or writes nodes to it"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import MOUNT_FAILED, Volume, pramfs, run
+from tests.support.checkout import PRAMFS
 
 WRONG_PLACE = "save is not in"
 
@@ -30,6 +31,12 @@ def replace(image: Path) -> str:
     image.with_name("other").write_bytes(b"something else")
     image.with_name("other").replace(image)
     return "has been removed"
+
+
+def replace_by_another(image: Path) -> str:
+    what = rename(image)
+    run("sh", "-c", f"echo other | {PRAMFS} put '{image}' node").succeeded()
+    return what
 
 
 def remove_one_of_two_names(image: Path) -> str:
@@ -74,6 +81,39 @@ def test_every_verdict_says_that_the_save_is_not_there(
     assert "saved to" not in outcome.err
     elsewhere.ended(MOUNT_FAILED)
     assert "saved: generation" not in elsewhere.log
+
+
+@pytest.mark.parametrize("lose", [rename, rename_the_directory, replace_by_another])
+def test_info_and_map_of_the_mount_are_of_the_image_by_its_present_name(
+    elsewhere: Volume, lose: Callable[[Path], str]
+) -> None:
+    """Not of another one that has its name now."""
+    root = elsewhere.mount()
+    (root / "file").write_bytes(b"kept")
+    elsewhere.announce("is called")
+    pramfs("save", root).succeeded()
+    uuid = elsewhere.info()["uuid"]
+    what = lose(elsewhere.image)
+    now = what.split()[2]
+    told = elsewhere.info(root)
+    assert (told["image"], told["uuid"]) == (now, uuid)
+    assert what in told["mount"]["error"]
+    text = pramfs("info", root).succeeded().text
+    assert f"image:       {now}\n" in text
+    assert f"errors:      {WRONG_PLACE} {elsewhere.image}: the file {what}\n" in text
+    assert f"has it mounted at {root}" in pramfs("info", now).succeeded().text
+    pramfs("map", root).succeeded()
+    pramfs("umount", root).refused(MOUNT_FAILED, WRONG_PLACE, what)
+    elsewhere.ended(MOUNT_FAILED)
+
+
+@pytest.mark.parametrize("command", ["info", "map"])
+def test_what_a_mount_of_a_removed_image_is_asked_says_so(elsewhere: Volume, command: str) -> None:
+    root = elsewhere.mount()
+    what = remove(elsewhere.image)
+    pramfs(command, root).refused(MOUNT_FAILED, str(root), WRONG_PLACE, what)
+    pramfs("umount", root).refused(MOUNT_FAILED, WRONG_PLACE, what)
+    elsewhere.ended(MOUNT_FAILED)
 
 
 def test_what_was_renamed_holds_the_save(elsewhere: Volume) -> None:

@@ -367,8 +367,8 @@ def read_terminal(descriptor: int) -> bytes:
 
 def test_nothing_of_that_goes_into_a_pipe(shell: Shell, root: Path, pid: int) -> None:
     shell.path(root / "big").write_bytes(sample_trees.noise(16 * MIB))
-    for outcome in (shell.pramfs("save", root), shell.run("umount", root)):
-        outcome.succeeded()
+    for command in ("save", "umount"):
+        outcome = shell.pramfs(command, root).succeeded()
         assert not outcome.err
         assert len(outcome.text.splitlines()) == 1
         assert "\r" not in outcome.text

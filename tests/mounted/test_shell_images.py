@@ -32,7 +32,7 @@ def test_a_copy_of_an_image_is_another_image(shell: Shell, root: Path, image: Pa
     os.kill(two["pid"], signal.SIGKILL)
     wait_until(lambda: has_ended(two["pid"]), "the daemon to die")
     shell.pramfs("umount", elsewhere)
-    assert "has it mounted" in shell.pramfs("info", image).succeeded().text
+    assert f"has it mounted at {root}\n" in shell.pramfs("info", image).succeeded().text
     assert "ended without a final save" in shell.pramfs("info", copy).succeeded().text
     assert "saved to" in shell.pramfs("umount", root).succeeded().text
     assert "saved at unmount" in shell.pramfs("info", image).succeeded().text
@@ -106,7 +106,10 @@ def test_a_mount_waits_until_a_detached_mount_is_idle(
     with busy(*shell.prefix(), path=root):
         shell.run("umount", "-l", root).succeeded()
         mounting = Mounting(shell, image, root)
-        assert f"detached, but process {pid} still serves" in mounting.says()
+        told = mounting.says()
+        assert "it is detached" in told
+        assert f"process {pid} still serves programs that use it; waiting for it" in told
+        assert f"process {pid} still serves" in shell.pramfs("info", image).succeeded().text
     mounting.succeeds()
 
 
@@ -134,7 +137,7 @@ def test_a_save_in_another_pid_namespace_is_waited_for(
         told = shell.run(*ANOTHER_PID_NAMESPACE, PRAMFS, "info", image).succeeded().text
         assert "is saving it now" in told
         mounting = Mounting(shell, image, root, prefix=ANOTHER_PID_NAMESPACE)
-        assert "not to be seen from here; waiting" in mounting.says()
+        assert "a process that is not to be seen from here is saving it now" in mounting.says()
     mounting.succeeds()
 
 
@@ -153,7 +156,7 @@ def test_a_mount_waits_for_a_device_whose_daemon_still_saves(
             medium.wait_until_held()
             os.kill(pid, signal.SIGSTOP)
         mounting = Mounting(shell, device, root)
-        assert f"the last daemon (process {pid}) still saves; waiting for it" in mounting.says()
+        assert f"process {pid} is saving it now" in mounting.says()
         assert mounting.command.poll() is None
         os.kill(pid, signal.SIGCONT)
         mounting.succeeds()

@@ -74,6 +74,8 @@ def _info_lines(info: "ImageInfo") -> Iterator[str]:
     if mount is not None:
         state = "changed since the last save" if mount.changed else "as saved"
         yield f"mounted:     {mount.mountpoint}, tree {mount.name}, process {mount.pid}, {state}"
+        if mount.error:
+            yield f"errors:      {mount.error}"
     yield from node_lines(info.nodes)
 
 

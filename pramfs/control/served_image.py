@@ -1,0 +1,49 @@
+"""Open the image of a running mount, which may have been renamed or replaced since it was mounted."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pramfs.control.status import MountStatus
+from pramfs.errors import PramError
+from pramfs.storage.image import Image, identity_of, open_image
+from pramfs.system.namespaces import pid_namespace
+
+
+def open_served(status: MountStatus) -> Image:
+    """Open the image that a daemon serves, read-only, by its present name.
+
+    Raises PramError if it cannot be opened, or with what has become of it if it has no name here.
+    """
+    try:
+        return _open_if_served(Path(status.image), status)
+    except PramError as exc:
+        for path in _present_names(status):
+            with contextlib.suppress(PramError):
+                return _open_if_served(path, status)
+        if status.error:
+            raise PramError(f"{status.mountpoint}: the {status.error}") from exc
+        raise
+
+
+def _open_if_served(path: Path, status: MountStatus) -> Image:
+    image = open_image(path, writable=False)
+    # A daemon of version 0.1 does not tell which image it is, but the image tells who serves it.
+    expected = status.identity or (image.serving_pid() == status.pid and image.identity)
+    if image.identity == expected:
+        return image
+    image.close()
+    raise PramError(f"{path}: not the image that is mounted at {status.mountpoint}")
+
+
+def _present_names(status: MountStatus) -> Iterator[Path]:
+    """Yield what the kernel calls the file that the daemon has open, if this process may see that."""
+    if not status.identity or status.pid_namespace != pid_namespace():
+        return
+    directory = Path(f"/proc/{status.pid}/fd")
+    with contextlib.suppress(OSError):  # the daemon is gone, or not this user's
+        for descriptor in directory.iterdir():
+            with contextlib.suppress(OSError):
+                if identity_of(descriptor.stat()) == status.identity:
+                    yield Path(os.readlink(descriptor))
