@@ -244,6 +244,30 @@ class NoFrames(PramError):
     errno = errno.ENOSPC
 
 
+class BadSnapshotName(PramError):
+    """'{0}' cannot be the name of a snapshot: {1}"""
+
+    exit_code = EXIT_USAGE
+
+
+class SnapshotExists(PramError):
+    """there is a snapshot '{0}' already"""
+
+    errno = errno.EEXIST
+
+
+class NoSuchSnapshot(PramError):
+    """no snapshot '{0}'"""
+
+    errno = errno.ENOENT
+
+
+class NoRoomForSnapshot(PramError):
+    """no room for a snapshot: {0} free frames needed, {1} available"""
+
+    errno = errno.ENOSPC
+
+
 class NodeExists(PramError):
     """node '{0}' already exists"""
 

@@ -197,6 +197,8 @@ def _name(text: str) -> str:
     size = len(os.fsencode(text))
     if size > NAME_MAX_BYTES or "\0" in text:
         raise ValueError(f"the name has {size} bytes, at most {NAME_MAX_BYTES} fit")
+    if "@" in text:
+        raise ValueError("names with @ are those of snapshots")
     return text
 
 

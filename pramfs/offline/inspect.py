@@ -8,7 +8,7 @@ from pramfs.control.holder import holder_of
 from pramfs.control.last_run import ended_badly
 from pramfs.control.served_image import open_served
 from pramfs.control.status import MountStatus
-from pramfs.pram.nodes import NodeInfo
+from pramfs.pram.nodes import NodeInfo, by_age
 from pramfs.pram.reserve import reserve
 from pramfs.saves.tree_nodes import tree_names
 from pramfs.storage import superblock
@@ -60,7 +60,7 @@ def image_info(target: Path) -> ImageInfo:
 def _info_of_save(image: Image) -> ImageInfo:
     current = superblock.require(image)
     table = FrameTable(min(current.frames, image.frames))
-    nodes = reserve(image, table, current)
+    nodes = by_age(reserve(image, table, current))
     return ImageInfo(
         image=str(image.path.resolve()),
         uuid=current.uuid.hex(),

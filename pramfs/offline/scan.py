@@ -74,14 +74,18 @@ def scan_image(image: Image, only: Collection[str] | None = None) -> Scan:
     table = FrameTable(frames)
     links = ReadAhead(image)
     nodes = NodeList(image, table, current)
+    scanned: dict[str, ScannedNode] = {}
     try:
         for node in nodes:
             if only is None or node.name in only:
-                found.nodes[node.name] = _scan_chain(found, table, links, node)
+                scanned[node.name] = _scan_chain(found, table, links, node)
             else:
-                found.nodes[node.name] = ScannedNode(node, Chain())
+                scanned[node.name] = ScannedNode(node, Chain())
     except PramError as exc:
         _note(found, exc, nodes.pfn, f"node list: {exc}")
+    # In the list the last ones come first.
+    found.nodes |= sorted(scanned.items(), key=lambda item: item[1].node.saved_ns)
+    if nodes.pfn:
         return found
     if len(found.nodes) != current.nodes:
         found.damage.append(f"{len(found.nodes)} nodes in the list, not {current.nodes}")

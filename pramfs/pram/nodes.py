@@ -5,7 +5,7 @@ Not for the frames that nodes hold (`reserve`), nor for their contents (`streams
 
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pramfs.errors import CorruptedPage, InvalidPfn
@@ -56,7 +56,7 @@ class Node:
     links: int = 0
     entries: int = 0
     saved_ns: int = 0
-    pfn: int = 0  # of its page in the published list, 0 = not published yet
+    pfn: int = 0  # of its page in the published list, 0 = not in it, or not as it is now
     owned: list[Extent] = field(default_factory=list)  # frames that are released with the node
     chain: Chain | None = None  # as reserved; dropped by its user to save memory
 
@@ -106,6 +106,11 @@ class NodeList:
             self.pfn = following
 
 
+def by_age(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """Return the nodes of a list in the order in which they were saved: a list begins with the last ones."""
+    return dict(sorted(nodes.items(), key=lambda item: item[1].saved_ns))
+
+
 def check_chain(node: Node, chain: Chain) -> None:
     """Raise CorruptedPage if the chain of `node` is not the one that it describes."""
     if (len(chain.links), len(chain.entries)) != (node.links, node.entries):
@@ -114,14 +119,17 @@ def check_chain(node: Node, chain: Chain) -> None:
         raise CorruptedPage(node.pfn, f"the pages of node '{node.name}' are not in order")
 
 
-def build_nodes(uuid: bytes, pfns: Sequence[int], nodes: Sequence[Node]) -> bytearray:
+def build_nodes(
+    uuid: bytes, pfns: Sequence[int], nodes: Sequence[Node], behind: int = 0
+) -> bytearray:
     """Return the pages of `nodes`, each naming the next, to be written to the frames `pfns`.
 
-    Nodes are linked by pfn as in patch 5 of the 2013 series.
+    The last one names the page at `behind`, which is there already; 0: the list ends. Nodes are linked by
+    pfn as in patch 5 of the 2013 series.
     """
     pages = bytearray(len(nodes) << PAGE_SHIFT)
     view = memoryview(pages)
-    following = [*pfns[1:], 0]
+    following = [*pfns[1:], behind]
     for at, (pfn, node) in enumerate(zip(pfns, nodes, strict=True)):
         start = at << PAGE_SHIFT
         NODE.pack_into(pages, start, *_record(node, following[at]))

@@ -34,7 +34,7 @@ from pramfs.errors import (
     SaveFailed,
     SystemFault,
 )
-from pramfs.pram.nodes import Node
+from pramfs.pram.nodes import Node, by_age
 from pramfs.pram.publish import Move, Publication, Publisher
 from pramfs.pram.relocate import frames_to_move
 from pramfs.pram.reserve import chain_of, reserve
@@ -62,9 +62,9 @@ class Pram:
         self, image: Image, arena: Arena, current: SuperBlock, nodes: dict[str, Node], run: bytes
     ) -> None:
         self.arena = arena
-        self.nodes = nodes
+        self.nodes = by_age(nodes)
         self.run = run
-        self.publisher = Publisher(image, arena, current, nodes, run)
+        self.publisher = Publisher(image, arena, current, self.nodes, run, list(nodes.values()))
         self._owns_image = False
         self._closed = False
 
@@ -204,6 +204,18 @@ class Pram:
             raise NoSuchNode(name)
         return self.nodes[name]
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a node another name. Raises NoSuchNode, NodeBusy, NodeExists."""
+        self._require_writable()
+        node = self.node(name)
+        if node.flags & layout.ACCMODE_MASK:
+            raise NodeBusy(name)
+        if new_name in self.nodes:
+            raise NodeExists(new_name)
+        del self.nodes[name]
+        node.name, node.pfn = new_name, 0
+        self.nodes[new_name] = node
+
     def free(self, name: str) -> None:
         """Free a node and its frames. Raises NoSuchNode, NodeBusy."""
         self._require_writable()
@@ -263,8 +275,15 @@ class Pram:
         self.publisher.resolve_doubt()
 
     def frames_to_come_back(self, replaced: Collection[str]) -> int:
-        """Count the frames that the next publish frees: the node list, and the nodes `replaced`."""
+        """Count the frames that the next publish frees: of the node list, and of the nodes `replaced`."""
         return self.publisher.frames_to_come_back(replaced)
+
+    def nodes_to_keep(self, replaced: Collection[str] = ()) -> int:
+        """Count the nodes whose pages in the node list the next publish does not write.
+
+        The nodes `replaced` will be others by then.
+        """
+        return self.publisher.nodes_to_keep(replaced)
 
     def frames_to_move(self, but_of: Collection[str] = ()) -> int:
         """Count the frames that the next publish takes to move nodes out of banned frames.

@@ -3,18 +3,21 @@
 Until the super block is durable, the last published save stays in force and unchanged. A publish that fails
 before it writes the super block changes nothing. If writing the super block fails, nobody knows whether it
 has reached the medium; the next publish has to resolve this doubt first.
+
+In the list each node names the next one, so the end of it that does not change keeps its pages: new nodes
+come first, and a publish writes no page for those behind the last one that has changed or is gone.
 """
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, fault_of
 from pramfs.pram.nodes import Node, build_nodes
 from pramfs.pram.relocate import frames_to_move, leave_banned_frames
 from pramfs.storage import superblock
 from pramfs.storage.arena import Arena, Progress
-from pramfs.storage.extents import pfns_of
-from pramfs.storage.frames import FREE, PENDING, SAVED, WRITTEN_PENDING, Extent
+from pramfs.storage.extents import extents_of, pfns_of
+from pramfs.storage.frames import FREE, PENDING, SAVED, WRITTEN_PENDING
 from pramfs.storage.image import Image
 from pramfs.storage.layout import (
     ACCMODE_SAVE,
@@ -30,19 +33,26 @@ from pramfs.storage.superblock import Published
 class Publisher:
     """Publishes the nodes of one image, save after save; one at a time.
 
-    `current` is the super block in force, `node_pages` are the frames of the node list written last. `frames`
-    is the length of the image that the next super block tells.
+    `current` is the super block in force, `frames` the length of the image that the next one tells. `listed`
+    are the nodes in the order of the list in force, `nodes` those to publish by name.
     """
 
     def __init__(
-        self, image: Image, arena: Arena, current: SuperBlock, nodes: dict[str, Node], run: bytes
+        self,
+        image: Image,
+        arena: Arena,
+        current: SuperBlock,
+        nodes: dict[str, Node],
+        run: bytes,
+        listed: Sequence[Node],
     ) -> None:
         self.current = current
-        self.node_pages = [Extent(node.pfn, 1) for node in nodes.values()]
         self.image = image
         self.arena = arena
         self.frames = len(arena.table)
         self._nodes = nodes
+        self._listed = [(node, node.pfn) for node in listed]  # the list written last
+        self._pages_written = 0  # of it, by the last publish: the first ones
         self._run = run
         self._slot = current.other_pfn  # where the next super block goes
         self._in_doubt: Publication | None = None
@@ -108,22 +118,47 @@ class Publisher:
     def give_up(self) -> None:
         """Note that no super block was written: the previous save stands."""
         self.arena.abort_save()
-        # The old node pages are HELD, and freed with the next save; the new ones are fresh: free them now.
-        self.arena.release_extents(self.node_pages)
-        self.node_pages = []
+        # The pages that were replaced are HELD, and freed with the next save; the new ones are fresh: free
+        # them now.
+        written = self._listed[: self._pages_written]
+        self.arena.release_extents(extents_of([pfn for _, pfn in written]))
+        for node, _ in written:
+            node.pfn = 0
+        self._listed = self._listed[self._pages_written :]
+        self._pages_written = 0
+
+    @property
+    def node_pages(self) -> list[int]:
+        """The frames of the node list written last, in order."""
+        return [pfn for _, pfn in self._listed]
+
+    def nodes_to_keep(self, replaced: Collection[str] = ()) -> int:
+        """Count the nodes that keep their pages in the list with the next publish: the last ones of it.
+
+        The nodes `replaced` will be others by then.
+        """
+        nodes, banned = self._nodes, self.arena.table.banned
+        kept = 0
+        for node, pfn in reversed(self._listed):
+            is_same = nodes.get(node.name) is node and node.pfn == pfn and node.name not in replaced
+            if not is_same or pfn in banned:
+                break
+            kept += 1
+        return kept
 
     def frames_to_come_back(self, replaced: Collection[str]) -> int:
-        """Count the frames that the next publish frees: the node list, and the nodes `replaced`."""
+        """Count the frames that the next publish frees: of the node list, and of the nodes `replaced`."""
         nodes = [self._nodes[name] for name in replaced if name in self._nodes]
-        extents = [extent for node in nodes for extent in node.owned]
+        owned = pfns_of(extent for node in nodes for extent in node.owned)
+        pages = self.node_pages[: len(self._listed) - self.nodes_to_keep(replaced)]
         banned = self.arena.table.banned
-        return sum(pfn not in banned for pfn in pfns_of([*self.node_pages, *extents]))
+        return sum(pfn not in banned for pfn in [*pages, *owned])
 
     def _stage(self, flags: int, unsaved_repeats: int) -> tuple[int, Published]:
         """Write the node list, freeze all frames in use, and return the next super block and its slot."""
         self._require_complete()
         self._require_frames()
-        for node in self._nodes.values():
+        for node in self._nodes.values() if self.arena.table.banned else ():
             leave_banned_frames(self.arena, self.current.uuid, node)
         slot = self._choose_slot()
         self._write_node_list()
@@ -137,7 +172,9 @@ class Publisher:
 
     def _require_frames(self) -> None:
         table = self.arena.table
-        needed = len(self._nodes) + frames_to_move(self._nodes.values(), table.banned)
+        moving = frames_to_move(self._nodes.values(), table.banned)
+        # A node that moves gets a page of its own again, and so do those before it in the list.
+        needed = len(self._nodes) + moving - (0 if moving else self.nodes_to_keep())
         if table.count(FREE) < needed:
             raise NoFrames(needed, table.count(FREE))
 
@@ -152,11 +189,21 @@ class Publisher:
         return slot
 
     def _write_node_list(self) -> None:
-        """Write the page of every node to a new frame, linked by pfn (patch 5 of the 2013 series)."""
-        arena, nodes = self.arena, list(self._nodes.values())
+        """Write the pages of nodes that have changed, and of those before them in the list, to new frames.
+
+        Nodes are linked by pfn (patch 5 of the 2013 series).
+        """
+        arena, kept = self.arena, self.nodes_to_keep()
+        replaced, tail = (
+            self._listed[: len(self._listed) - kept],
+            self._listed[-kept:] if kept else [],
+        )
+        nodes = [node for node in self._nodes.values() if not node.pfn]
+        nodes += [node for node, pfn in replaced if self._nodes.get(node.name) is node and node.pfn]
         extents = arena.table.allocate(len(nodes))
         pfns = pfns_of(extents)
-        pages = build_nodes(self.current.uuid, pfns, nodes)
+        following = tail[0][1] if tail else 0
+        pages = build_nodes(self.current.uuid, pfns, nodes, following)
         try:
             arena.write_extents(extents, memoryview(pages))
         except BaseException:
@@ -164,13 +211,14 @@ class Publisher:
             raise
         for node, pfn in zip(nodes, pfns, strict=True):
             node.pfn = pfn
-        arena.release_extents(self.node_pages)
-        self.node_pages = extents
+        arena.release_extents(extents_of([pfn for _, pfn in replaced]))
+        self._listed = [*zip(nodes, pfns, strict=True), *tail]
+        self._pages_written = len(nodes)
 
     def _describe(self, flags: int, repeats: int) -> Published:
         nodes = self._nodes.values()
         return Published(
-            node_pfn=next(iter(nodes)).pfn if nodes else 0,
+            node_pfn=self._listed[0][1] if self._listed else 0,
             nodes=len(nodes),
             frames=self.frames,
             frames_used=2 + sum(1 + node.links + node.entries for node in nodes) - repeats,

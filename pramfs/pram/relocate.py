@@ -55,6 +55,7 @@ def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
     stayed = (pfn for pfn in pfns_of(node.owned) if pfn not in gone)
     node.owned = list(extents_of(sorted([*stayed, *fresh])))
     node.link_pfn = links[0]
+    node.pfn = 0  # its page in the list is of the past
     # In place, because a stream may be loading the node.
     chain.links, chain.extents = links, list(extents_of(entries.pfns))
     chain.entries.pfns = entries.pfns

@@ -16,7 +16,7 @@ from pramfs.storage.layout import PAGE_STREAM, SHARED, SuperBlock
 
 
 def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, Node]:
-    """Reserve all frames of the save of `current`, or none, and return its nodes by name.
+    """Reserve all frames of the save of `current`, or none, and return its nodes by name, as they are listed.
 
     Raises ReservationFailed with the cause: InvalidPfn, CorruptedPage or BusyPfn, checked in this order.
     """

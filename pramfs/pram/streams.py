@@ -73,6 +73,22 @@ class SaveStream:
         entries.indices += indices
         entries.flags += array("I", (PAGE_DATA,)) * len(pfns)
 
+    @property
+    def entries(self) -> Entries:
+        """The entries of the pages saved so far."""
+        return self._entries
+
+    def share_pages(self, entries: Entries) -> None:
+        """Save the pages of these entries, in frames that others hold: the node holds them, too, from now on.
+
+        The checksums are taken as they are. Raises WrongStreamType.
+        """
+        require_type(self._node, PAGE_STREAM)
+        for extent in extents_of(entries.pfns):
+            self._arena.table.share(extent.pfn, extent.frames)
+            self._node.owned.append(extent)
+        self._entries.extend(entries)
+
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append to a byte stream; return the number of bytes, always that of `data`.
 

@@ -3,6 +3,7 @@
 The tree keeps its data frames, and no data page is copied for a save.
 """
 
+import contextlib
 import enum
 import threading
 import time
@@ -12,15 +13,18 @@ from dataclasses import dataclass
 
 from pramfs.errors import (
     FilesIncomplete,
+    FramesHeld,
     LostFiles,
     LostPages,
     MoveFailed,
+    NoRoomForSnapshot,
     PramError,
     SaveFailed,
     SaveIncomplete,
 )
 from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Move, Publication
+from pramfs.pram.streams import SaveStream
 from pramfs.saves import codec
 from pramfs.saves.file_paths import listed, paths_of
 from pramfs.saves.more import encode_more
@@ -37,12 +41,20 @@ from pramfs.tree.pagemap import CHUNK_PAGES
 from pramfs.tree.tree import Tree
 
 
-def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda frames: None) -> int:
+def stage_tree(
+    pram: Pram,
+    name: str,
+    tree: Tree,
+    progress: Progress = lambda frames: None,
+    snapshot: str = "",
+) -> int:
     """Replace the nodes of tree `name` by the present state of `tree`, so that a publish saves it.
+
+    With `snapshot`, a tree of that name is added that shares all data pages; what was promised to these ends.
 
     Returns how many holders of shared frames, besides the first of each, are not in the save. `progress` is
     called with numbers of data pages whose checksums are known. Raises NoFrames; the nodes are incomplete
-    then, and must be staged again before a publish.
+    then, and must be staged again before a publish, but there is no tree `snapshot`.
     """
     drop_tree(pram, name)
     files, orphans = [], []
@@ -58,18 +70,48 @@ def stage_tree(pram: Pram, name: str, tree: Tree, progress: Progress = lambda fr
         for file in files:
             tree.data.relocate_banned(file, moved)
         tree.space.relocations = 0
-    with pram.prepare_save(name + META_SUFFIX, BYTE_STREAM) as meta:
+    if not snapshot:
+        _stage_nodes(pram, [name], tree, files, progress)
+        return tree.data.repeats_of(orphans)
+    for file in files:
+        tree.data.end_promises(file)
+    try:
+        _stage_nodes(pram, [name, snapshot], tree, files, progress)
+    except BaseException:
+        drop_tree(pram, snapshot)
+        raise
+    return tree.data.repeats_of(orphans)
+
+
+def _stage_nodes(
+    pram: Pram, names: list[str], tree: Tree, files: list[File], progress: Progress
+) -> None:
+    """Fill the nodes of the trees `names`: the first, whose frames `tree` owns, and a snapshot of it."""
+    with _streams(pram, names, META_SUFFIX, BYTE_STREAM) as streams:
         for piece in codec.encode_tree(tree.next_ino, tree.inodes):
-            meta.write(piece)
-    more = encode_more(tree.next_ino, tree.inodes, with_reserved=tree.space.promised_ranges > 0)
-    if more:
-        with pram.prepare_save(name + MORE_SUFFIX, BYTE_STREAM) as stream:
-            stream.write(more)
-    with pram.prepare_save(name + DATA_SUFFIX, PAGE_STREAM) as data:
+            for stream in streams:
+                stream.write(piece)
+    has_promises = tree.space.promised_ranges > 0
+    more = encode_more(tree.next_ino, tree.inodes, with_reserved=has_promises)
+    for name in names:
+        if more:
+            with pram.prepare_save(name + MORE_SUFFIX, BYTE_STREAM) as stream:
+                stream.write(more)
+        if has_promises:  # which are not those of a snapshot
+            more = encode_more(tree.next_ino, tree.inodes, with_reserved=False)
+    with _streams(pram, names, DATA_SUFFIX, PAGE_STREAM) as (data, *snapshots):
         for pfns, indices in _pages_of(files):
             data.lend_pages(pfns, indices)
             progress(len(pfns))
-    return tree.data.repeats_of(orphans)
+        for stream in snapshots:
+            stream.share_pages(data.entries)
+
+
+@contextlib.contextmanager
+def _streams(pram: Pram, names: list[str], suffix: str, type_: int) -> Iterator[list[SaveStream]]:
+    """Open a stream for a node of each of these trees."""
+    with contextlib.ExitStack() as streams:
+        yield [streams.enter_context(pram.prepare_save(name + suffix, type_)) for name in names]
 
 
 def _pages_of(files: list[File]) -> Iterator[tuple["array[int]", "array[int]"]]:
@@ -152,6 +194,7 @@ class Saver:
         self._pages_done = self._pages_total = 0
         self._running: _BackgroundWrite | None = None
         self._target: Image | None = None  # of the save under way, if it is another image
+        self._snapshot = ""  # that the save under way takes: the name of its tree
         self._update_space()
 
     @property
@@ -175,16 +218,16 @@ class Saver:
         """Return the number of pages that a save would report to `progress`: pages listed and written."""
         return self._tree.space.pages + self._pram.arena.table.count(FRESH)
 
-    def save(self, *, final: bool, progress: Progress) -> None:
+    def save(self, *, final: bool, progress: Progress, snapshot: str = "") -> None:
         """Publish the tree as it is now, durably. Raises SaveFailed; the last save then stands.
 
-        A `final` save is the last of a run, at unmount.
+        A `final` save is the last of a run, at unmount. `snapshot` is as for `start`.
         """
         if final:
             self.begin_final()
         try:
             self.settle()
-            publication = self._begin(progress)
+            publication = self._begin(progress, snapshot=snapshot)
             self._finish(publication, self._write(publication))
         finally:
             self._over = final
@@ -214,14 +257,15 @@ class Saver:
         """Note what the kernel could not hand over before the next save, "" if nothing."""
         self._complaint = complaint
 
-    def start(self, progress: Progress, image: Image | None = None) -> None:
+    def start(self, progress: Progress, image: Image | None = None, *, snapshot: str = "") -> None:
         """Begin a checkpoint of the tree as it is now, and write it in a thread. `settle` ends it.
 
-        With `image` it is written there, where everything goes on afterwards: see `Pram.begin_move`. Raises
-        SaveFailed if it cannot begin.
+        With `image` it is written there, where everything goes on afterwards: see `Pram.begin_move`. With
+        `snapshot`, a name from `snapshots.require_new`, it has a snapshot more; if it fails there is none.
+        Raises SaveFailed if it cannot begin.
         """
         self.settle()
-        publication = self._begin(progress, image)
+        publication = self._begin(progress, image, snapshot)
         try:
             self._running = _BackgroundWrite(publication, self._write)
         except RuntimeError:  # no thread could be started
@@ -259,9 +303,23 @@ class Saver:
             return FilesIncomplete(listed(paths), refused.why)
         return SaveIncomplete(self._complaint) if self._complaint else None
 
-    def _begin(self, progress: Progress, image: Image | None = None) -> Publication | Move:
+    def require_room_for_snapshot(self) -> None:
+        """Raise FramesHeld or NoRoomForSnapshot unless there is room for a snapshot of the tree."""
+        space, arena = self._tree.space, self._pram.arena
+        needed = space.snapshot_frames() + space.frames_to_keep_free()
+        try:
+            arena.require_free(needed)
+        except FramesHeld:
+            raise
+        except OSError as exc:
+            raise NoRoomForSnapshot(needed, arena.table.unused) from exc
+
+    def _begin(
+        self, progress: Progress, image: Image | None = None, snapshot: str = ""
+    ) -> Publication | Move:
         self._progress = progress
         self._target = image
+        self._snapshot = snapshot
         self._pages_done, self._pages_total = 0, self.pages
         if image is not None:
             self._pages_total += self._pram.arena.table.count(SAVED)
@@ -270,7 +328,7 @@ class Saver:
                 self._enter(SaveState.RESOLVING)
                 self._pram.resolve_doubt()
             self._enter(SaveState.STAGING)
-            unsaved = stage_tree(self._pram, self._name, self._tree, self._count)
+            unsaved = stage_tree(self._pram, self._name, self._tree, self._count, snapshot)
             self.incomplete = self.shortfall()
             publication = (
                 self._pram.begin_publish(self._flags(), unsaved)
@@ -308,6 +366,8 @@ class Saver:
 
     def _fail(self, error: Exception) -> None:
         in_doubt = self._pram.publisher.in_doubt
+        if self._snapshot and not in_doubt:
+            drop_tree(self._pram, self._snapshot)
         self._enter(SaveState.IN_DOUBT if in_doubt else SaveState.FAILED)
         image, generation = self._pram.image, self._pram.current.generation
         self.error = (
@@ -347,8 +407,9 @@ class Saver:
         """Update the tree's counts of frames for the save in force, and for the next node list."""
         pram, space = self._pram, self._tree.space
         ours = nodes_of(self._name)
-        space.node_frames = len(pram.nodes.keys() | ours)
-        space.node_moves = pram.frames_to_move(but_of=ours)
+        kept = pram.nodes_to_keep(ours)
+        space.node_frames = len(pram.nodes.keys() | ours) - kept
+        space.other_nodes = pram.frames_to_move(but_of=ours) + kept
         space.saved_frames = pram.frames_to_come_back(ours)
 
 

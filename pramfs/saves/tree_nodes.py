@@ -3,15 +3,19 @@
 A tree NAME is two nodes, as in patch 13 of the 2013 series: the byte stream NAME-meta with the records of
 all inodes, and the page stream NAME-data with the data pages of all regular files, file after file in the
 order of the records. A byte stream NAME-more may hold what a reader may do without (see `more`).
+A tree whose name contains an @ is a snapshot of the one named before it (see `snapshots`).
 """
 
 from collections.abc import Collection
 
 from pramfs.pram.pram import Pram
+from pramfs.storage import layout
 
 META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
 MORE_SUFFIX = "-more"
+SNAPSHOT_MARK = "@"
+TREE_NAME_MAX_BYTES = layout.NAME_MAX - 1 - len(META_SUFFIX)
 
 
 def tree_names(nodes: Collection[str]) -> list[str]:
@@ -23,6 +27,11 @@ def tree_names(nodes: Collection[str]) -> list[str]:
 def nodes_of(name: str) -> set[str]:
     """Return the names of the nodes that the tree `name` may have."""
     return {name + META_SUFFIX, name + DATA_SUFFIX, name + MORE_SUFFIX}
+
+
+def tree_of(name: str) -> str:
+    """Return the name of the tree that `name` is a snapshot of, or `name` if it is none."""
+    return name.partition(SNAPSHOT_MARK)[0]
 
 
 def stem_of(node: str) -> str:

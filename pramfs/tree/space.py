@@ -11,6 +11,7 @@ from pramfs.storage.layout import LINK_ENTRIES_MAX, PAGE_SIZE
 # Pages that were promised room and have frames are changed by copying them: so many frames are kept for
 # that, and as many pages can be changed before a checkpoint has to give the old frames back.
 SPARE_MAX = 128
+_SNAPSHOT_NODES = 3
 
 
 class Space:
@@ -21,7 +22,9 @@ class Space:
         self.metadata_bytes = layout.TREE_HEADER.size  # of the records of all inodes with names
         self.relocations = 0  # pages that the next save has to move
         self.node_frames = 3  # for the node list of the next save
-        self.node_moves = 0  # that the next save takes to move other nodes out of banned frames
+        # For other nodes: those that move out of banned frames, and all pages of the list that stay as they
+        # are in the next save, but not in one after a snapshot was freed.
+        self.other_nodes = 0
         self.saved_frames = 0  # of the last save, besides data: the next one gives them back
         self.promised = 0  # pages that fallocate(2) has promised room to
         self.promised_ranges = 0  # that these form
@@ -52,11 +55,16 @@ class Space:
             self._with_metadata = _frames_with(metadata)
         lasting = self._with_metadata + self.node_frames
         lasting += -(-(self.pages + self.claimed + pages) // LINK_ENTRIES_MAX)
-        kept = self.relocations + self.node_moves
+        kept = self.relocations + self.other_nodes
         if self.promised or ranges:
             kept += self.claimed + self.spare
             lasting += -(-(self.promised_ranges + ranges) * layout.RESERVED.size // PAGE_SIZE) + 1
         return kept + lasting + max(0, lasting - self.saved_frames)
+
+    def snapshot_frames(self) -> int:
+        """Return how many frames a snapshot of the tree takes, and the nodes of it from then on."""
+        metadata = -(-self.metadata_bytes // PAGE_SIZE)
+        return _frames_with(metadata) + link_count(self.pages) + 2 * _SNAPSHOT_NODES
 
     def require_metadata(self, more_bytes: int) -> None:
         """Raise OSError(ENOSPC) unless saves still fit after adding that much metadata."""

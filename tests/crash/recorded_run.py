@@ -150,9 +150,9 @@ class _RecordingSaver(Saver):
         self._history = history
         self._looked = tree
 
-    def save(self, *, final: bool, progress: Progress) -> None:
+    def save(self, *, final: bool, progress: Progress, snapshot: str = "") -> None:
         start, tree = self._history.begin(), tree_state(self._looked)
-        super().save(final=final, progress=progress)
+        super().save(final=final, progress=progress, snapshot=snapshot)
         self._history.note(start, tree)
 
 

@@ -102,12 +102,14 @@ class NotedSaver(Saver):
         super().__init__(machine.volume.pram, NAME, machine.volume.tree)
         self._machine = machine
 
-    def _begin(self, progress: Progress, image: Image | None = None) -> Publication | Move:
+    def _begin(
+        self, progress: Progress, image: Image | None = None, snapshot: str = ""
+    ) -> Publication | Move:
         machine = self._machine
         machine.end_write_back(late=False)  # the lock of a mount's saves sees to that
         generation = machine.volume.pram.current.generation + 1
         machine.begun.setdefault(generation, []).append(machine.volume.facts())
-        return super()._begin(progress, image)
+        return super()._begin(progress, image, snapshot)
 
 
 class TreeMachine(RuleBasedStateMachine):

@@ -234,8 +234,7 @@ def _check_promises(tree: Tree) -> None:
 def _owned(pram: Pram, tree: Tree | None) -> Counter[int]:
     """How many hold each frame."""
     owned: list[int] = []
-    for extent in pram.publisher.node_pages:
-        owned.extend(range(extent.pfn, extent.pfn + extent.frames))
+    owned.extend(pram.publisher.node_pages)
     for node in pram.nodes.values():
         for extent in node.owned:
             owned.extend(range(extent.pfn, extent.pfn + extent.frames))

@@ -1,6 +1,7 @@
 """PRAM as a library: the node list, page and byte streams, and what a publish makes durable."""
 
 import errno
+import os
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from pramfs.errors import (
     NotAnImage,
     PramError,
     ReadOnlyImage,
+    SaveFailed,
     WrongStreamType,
 )
 from pramfs.pram.pram import Pram
@@ -100,19 +102,76 @@ def test_published_nodes_are_a_list_linked_by_pfn_in_the_order_of_their_saves(
     assert [get(pram, name) for name in names] == [name.encode() for name in names]
 
 
-def test_the_list_is_built_anew_at_every_publish(pram: Pram, arena: str) -> None:
+def test_only_new_nodes_and_those_before_one_that_is_gone_get_new_pages_in_the_list(
+    pram: Pram, arena: str
+) -> None:
     for name in ("a", "b", "c"):
         put(pram, name, b"data of " + name.encode())
     pram.publish()
-    before = {node.pfn for node in walk(pram.image).nodes}
+    before = {node.name: node.pfn for node in walk(pram.image).nodes}
     pram.free("b")
     put(pram, "d", b"data of d")
+    assert pram.nodes_to_keep() == 1
     pram.publish()
     save = check_pram(pram)
-    assert [node.name for node in save.nodes] == ["a", "c", "d"]
-    assert not before & {node.pfn for node in save.nodes}
+    assert [node.name for node in save.nodes] == ["d", "a", "c"]
+    after = {node.name: node.pfn for node in save.nodes}
+    assert after["c"] == before["c"]
+    assert not {after["a"], after["d"]} & set(before.values())
     pram = reopen(pram, arena=arena)
     assert [get(pram, name) for name in pram.nodes] == [b"data of a", b"data of c", b"data of d"]
+
+
+@pytest.mark.parametrize("others", [0, 1, 100])
+def test_pages_written_for_the_list_do_not_grow_with_the_number_of_nodes(
+    arena: str, others: int
+) -> None:
+    pram = new_pram(1024, arena=arena)
+    for number in range(others):
+        put(pram, f"other {number}", b"")
+    pram.publish()
+    pram = reopen(pram, arena=arena)
+    put(pram, "new", b"")
+    pages: list[int] = []
+    pram.publish(progress=pages.append)
+    assert sum(pages) == 1
+    assert len(check_pram(pram).nodes) == others + 1
+
+
+def unable() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_publish_that_fails_leaves_the_list_as_it_was(
+    pram: Pram, arena: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        put(pram, name, name.encode())
+    pram.publish()
+    pram.free("b")
+    put(pram, "d", b"d")
+    with monkeypatch.context() as patch:
+        patch.setattr(pram.image, "sync", unable)
+        with pytest.raises(SaveFailed):
+            pram.publish()
+    check_pram(pram)
+    pram.publish()
+    check_pram(pram)
+    pram = reopen(pram, arena=arena)
+    assert {name: get(pram, name) for name in pram.nodes} == {"a": b"a", "c": b"c", "d": b"d"}
+
+
+def test_a_node_keeps_its_contents_under_another_name(pram: Pram, arena: str) -> None:
+    put(pram, "a", b"data of a")
+    put(pram, "b", b"data of b")
+    pram.publish()
+    pram.rename("a", "c")
+    with pytest.raises(NodeExists):
+        pram.rename("b", "c")
+    pram.publish()
+    check_pram(pram)
+    pram = reopen(pram, arena=arena)
+    assert {name: get(pram, name) for name in pram.nodes} == {"b": b"data of b", "c": b"data of a"}
 
 
 def test_a_node_whose_save_is_unfinished_is_not_published(pram: Pram) -> None:

@@ -1,0 +1,162 @@
+"""Snapshots: a snapshot S of the tree NAME is another tree of the image, called NAME@S.
+
+It has metadata and links of its own, and the same frames as the tree for every page that neither has changed
+since (see `storage.holders`). Files without a name are not in it, nor what fallocate(2) has promised.
+"""
+
+import os
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pramfs.errors import BadSnapshotName, NoSuchSnapshot, SnapshotExists
+from pramfs.pram.links import Entries
+from pramfs.pram.nodes import Node
+from pramfs.pram.pram import Pram
+from pramfs.pram.reserve import chain_of
+from pramfs.saves.tree_nodes import (
+    DATA_SUFFIX,
+    META_SUFFIX,
+    MORE_SUFFIX,
+    SNAPSHOT_MARK,
+    TREE_NAME_MAX_BYTES,
+    drop_tree,
+    has_tree,
+    tree_names,
+    tree_of,
+)
+from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
+
+AUTOMATIC_PREFIX = "auto-"
+REPLACED_PREFIX = "replaced-"  # by a rollback
+NAME_MAX_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot of a tree. `saved_ns` is when it was taken, in nanoseconds since the epoch."""
+
+    tree: str
+    name: str
+    saved_ns: int
+
+    @property
+    def full_name(self) -> str:
+        """The name of the tree that it is in the image."""
+        return self.tree + SNAPSHOT_MARK + self.name
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether pramfs took it unasked, and may free it."""
+        return self.name.startswith(AUTOMATIC_PREFIX)
+
+
+def check_name(tree: str, name: str, *, automatic: bool = False) -> str:
+    """Return the full name of a new snapshot. Raises BadSnapshotName."""
+    size = len(os.fsencode(name))
+    if not 0 < size <= NAME_MAX_BYTES:
+        raise BadSnapshotName(name, f"it has {size} bytes, 1 to {NAME_MAX_BYTES} are allowed")
+    if any(char in f"{SNAPSHOT_MARK}/" or ord(char) < 32 or ord(char) == 127 for char in name):
+        raise BadSnapshotName(name, "it must not contain '@', '/' or control characters")
+    if name.startswith((".", "-")):
+        raise BadSnapshotName(name, "it must not begin with '.' or '-'")
+    if name.startswith(AUTOMATIC_PREFIX) != automatic:
+        raise BadSnapshotName(name, f"names in '{AUTOMATIC_PREFIX}' are for automatic ones")
+    full_name = tree + SNAPSHOT_MARK + name
+    size = len(os.fsencode(full_name))
+    if size > TREE_NAME_MAX_BYTES:
+        raise BadSnapshotName(
+            name, f"'{full_name}' has {size} bytes, at most {TREE_NAME_MAX_BYTES} fit"
+        )
+    return full_name
+
+
+def new_name(tree: str, prefix: str, taken: Collection[str]) -> str:
+    """Return the prefix and the present time (UTC) as the name of a snapshot that is not `taken` yet."""
+    stem = prefix + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    name, number = stem, 1
+    while tree + SNAPSHOT_MARK + name + META_SUFFIX in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def snapshots_of(pram: Pram, tree: str) -> list[Snapshot]:
+    """Return the snapshots of a tree, the oldest first, also those that are not published yet."""
+    found = [
+        Snapshot(tree, full_name.removeprefix(tree + SNAPSHOT_MARK), saved_ns(pram, full_name))
+        for full_name in tree_names(pram.nodes)
+        if tree_of(full_name) == tree and full_name != tree
+    ]
+    return sorted(found, key=lambda snapshot: snapshot.saved_ns)
+
+
+def saved_ns(pram: Pram, name: str) -> int:
+    """Return when a tree was saved, in nanoseconds since the epoch."""
+    return pram.node(name + META_SUFFIX).saved_ns
+
+
+def require_new(pram: Pram, tree: str, name: str, *, automatic: bool = False) -> str:
+    """Return the full name of a snapshot to be taken. Raises BadSnapshotName, SnapshotExists."""
+    full_name = check_name(tree, name, automatic=automatic)
+    if has_tree(pram, full_name):
+        raise SnapshotExists(name)
+    return full_name
+
+
+def drop_snapshot(pram: Pram, tree: str, name: str) -> None:
+    """Free a snapshot; the last save keeps it until a publish. Raises NoSuchSnapshot."""
+    full_name = tree + SNAPSHOT_MARK + name
+    if full_name not in tree_names(pram.nodes):
+        raise NoSuchSnapshot(name)
+    drop_tree(pram, full_name)
+
+
+def copy_tree(pram: Pram, name: str, new_name: str) -> None:
+    """Add a tree with the same contents and the same frames; a publish saves it.
+
+    It has what the nodes of `name` hold now. Raises NoSuchNode, NodeExists, NoFrames, DamagedPage or another
+    PramError, and adds nothing then.
+    """
+    try:
+        for suffix in (META_SUFFIX, MORE_SUFFIX):
+            if suffix == META_SUFFIX or name + suffix in pram.nodes:
+                _copy_bytes(pram, name + suffix, new_name + suffix)
+        with pram.prepare_save(new_name + DATA_SUFFIX, PAGE_STREAM) as data:
+            data.share_pages(_entries_of(pram, pram.node(name + DATA_SUFFIX)))
+    except BaseException:
+        drop_tree(pram, new_name)
+        raise
+
+
+def rename_tree(pram: Pram, name: str, new_name: str) -> None:
+    """Give a tree another name, which no tree has yet; a publish saves that."""
+    for suffix in (META_SUFFIX, DATA_SUFFIX, MORE_SUFFIX):
+        if name + suffix in pram.nodes:
+            pram.rename(name + suffix, new_name + suffix)
+
+
+def roll_back(pram: Pram, tree: str, snapshot: str) -> str:
+    """Make of the tree what its snapshot is, and of what it was a snapshot, whose name is returned.
+
+    A publish saves that. Raises NoSuchSnapshot.
+    """
+    full_name = tree + SNAPSHOT_MARK + snapshot
+    if full_name not in tree_names(pram.nodes):
+        raise NoSuchSnapshot(snapshot)
+    replaced = new_name(tree, REPLACED_PREFIX, pram.nodes)
+    if has_tree(pram, tree):
+        rename_tree(pram, tree, check_name(tree, replaced))
+    rename_tree(pram, full_name, tree)
+    return replaced
+
+
+def _copy_bytes(pram: Pram, node: str, new_node: str) -> None:
+    with pram.prepare_load(node, BYTE_STREAM) as source:
+        data = source.read(pram.node(node).data_len)
+    with pram.prepare_save(new_node, BYTE_STREAM) as copy:
+        copy.write(data)
+
+
+def _entries_of(pram: Pram, node: Node) -> Entries:
+    return chain_of(pram.arena, pram.current.uuid, node).entries
