@@ -39,6 +39,7 @@ class MountOptions:
     recover: bool = False
     checkpoint: int = 0
     writeback: int = 30
+    dedup: bool = False
     ro: bool = False
     allow_other: bool = False
     noatime: bool = False
@@ -83,10 +84,11 @@ def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions
         else:
             option.read(options, value)
             options.words.append(word)
-    if options.ro and options.checkpoint:
-        raise UsageError(
-            "options 'ro' and 'checkpoint' exclude each other: nothing is saved read-only"
-        )
+    for name, why in (("checkpoint", "saved"), ("dedup", "changed")):
+        if options.ro and getattr(options, name):
+            raise UsageError(
+                f"options 'ro' and '{name}' exclude each other: nothing is {why} read-only"
+            )
     return options
 
 
@@ -295,6 +297,12 @@ OPTIONS = (
         "on a disk, write pages out before a save when there are more than it can write in that time "
         "(default: 30; 0: leave it alone until a save, unless memory runs short)",
         _set("writeback", _number(0, 1 << 31)),
+    ),
+    Option(
+        "dedup",
+        "",
+        "have pages with the same bytes share memory, whenever the mount is idle",
+        _flag("dedup"),
     ),
     Option("ro", "", "mount read-only; nothing is saved", _flag("ro")),
     Option("rw", "", "mount writable (the default)", _writable),

@@ -45,6 +45,13 @@ only zeros, or a block device. When that fails, the mount goes on with the image
 Ask the daemon of a mount how it does: image, process, log, age and generation of the last save, pages that
 are not saved yet, errors. Without MOUNTPOINT it lists every running mount that is visible here, a line each.
 """,
+    "dedup": """\
+Have pages of files that hold the same bytes share memory, and make holes of pages of zeros, now: returns
+when all files have been looked at. No content changes, and other programs go on meanwhile. Interrupting it
+ends the work, and what has been done stays. The mount option 'dedup' does this all the time.
+
+  pramfs dedup /mnt/keep
+""",
     "info": """\
 Say what the last save in an image holds: size, frames, generation, when it was saved and by whom, trees and
 nodes, and how the last run ended. Safe at any time, also while the image is mounted.

@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pramfs.control.control_xattrs import FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE, SAVE_TO
+from pramfs.control.control_xattrs import DEDUP, FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE, SAVE_TO
+from pramfs.control.dedup_report import DedupReport, parse_report
 from pramfs.control.save_target import opened_target
 from pramfs.control.status import MountStatus, parse_status
 from pramfs.errors import NotMounted, PramError, SaveNotAllowed, StatusNotAllowed
@@ -160,6 +161,39 @@ def request_save_to(
             return b""
 
         _request(mountpoint, mount, save, wait)
+
+
+def request_dedup(mountpoint: Path, wait: Callable[[ForkedCall], object]) -> None:
+    """Deduplicate, and return when that is done. Raises as `request_save`, and calls `wait` as that does."""
+    mount = _mount_to_ask(mountpoint)
+
+    def dedup() -> bytes:
+        os.setxattr(mount.mountpoint, DEDUP, b"")
+        return b""
+
+    call = ForkedCall(dedup, mount.access_credentials)
+    wait(call)
+    try:
+        call.result()
+    except PermissionError as exc:
+        if exc.errno == errno.EACCES:
+            told = "its daemon is of an older version, and cannot deduplicate"
+            raise PramError(f"{mountpoint}: {told}") from exc
+        told = f"only {mount.allowed_users} may ask it to deduplicate"
+        raise PramError(f"{mountpoint}: {told}") from exc
+    except OSError as exc:
+        raise PramError(f"{mountpoint}: not deduplicated: {exc.strerror}") from exc
+
+
+def read_dedup(mountpoint: Path) -> DedupReport:
+    """Return what the daemon tells of deduplication. Raises as `read_status`."""
+    mount = _mount_to_ask(mountpoint)
+    with _what_cannot_be_asked(mountpoint, mount):
+        text = _read(mount, DEDUP)
+    try:
+        return parse_report(text)
+    except ValueError as exc:
+        raise PramError(f"{mountpoint}: cannot read what its daemon tells: {exc}") from exc
 
 
 def _request(

@@ -7,6 +7,7 @@
     user.pramfs.pfn         of its super block, hexadecimal
     user.pramfs.frames.N    the states of the frames N*65536..., a byte each, deflated (see `frames`)
     user.pramfs.save        set it to publish a checkpoint
+    user.pramfs.dedup       JSON: what deduplication has found; set it to deduplicate, see `DedupReport`
     user.pramfs.save_to     set it to save to another image and go on there, see `SaveTarget`
 
 They are not listed, so that cp -a and rsync -X ignore them. Every file in the mount has them, because a bind
@@ -18,6 +19,7 @@ import os
 import zlib
 from collections.abc import Callable
 
+from pramfs.control.dedup_report import DedupReport
 from pramfs.control.status import MountStatus
 from pramfs.errors import posix_error
 from pramfs.storage.frames import FrameTable
@@ -25,6 +27,7 @@ from pramfs.storage.frames import FrameTable
 PREFIX = b"user.pramfs."
 SAVE = PREFIX + b"save"
 SAVE_TO = PREFIX + b"save_to"
+DEDUP = PREFIX + b"dedup"
 FRAMES = PREFIX + b"frames."
 FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an extended attribute
 
@@ -39,17 +42,25 @@ def may_control(uid: int, owner: int) -> bool:
 class ControlAttributes:
     """The values of the control attributes of one mount, for the daemon, which anybody may read.
 
-    The save that `SAVE` requests is up to `fuse.operations`.
+    The work that `SAVE` and others request is up to `fuse.attribute_requests`.
     """
 
-    def __init__(self, status: Callable[[], MountStatus], table: FrameTable) -> None:
+    def __init__(
+        self,
+        status: Callable[[], MountStatus],
+        dedup: Callable[[], DedupReport],
+        table: FrameTable,
+    ) -> None:
         self._status = status
+        self._dedup = dedup
         self._table = table
 
     def read(self, name: bytes) -> bytes:
         """Return the value of a control attribute. Raises OSError(ENODATA) for an unknown one."""
         if name.startswith(FRAMES):
             return self._frame_states(name.removeprefix(FRAMES))
+        if name == DEDUP:
+            return self._dedup().to_json()
         status = self._status()
         key = name.removeprefix(PREFIX).decode(errors="replace")
         if key == "status":

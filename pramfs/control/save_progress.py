@@ -1,4 +1,4 @@
-"""Follow the save of a daemon from another process, through the state in its run directory."""
+"""Follow the work of a daemon from another process; a save, through the state in its run directory."""
 
 import sys
 import time
@@ -36,8 +36,8 @@ def wait_for_end(daemon: DaemonWatch, status: MountStatus, mountpoint: Path) -> 
                 file=sys.stderr,
             )
             break
-    if not _show(status, daemon.wait):
-        raise UnknownOutcome(mountpoint, _stopped(status), status.image)
+    if not _follow(status, "saving", daemon.wait, lambda: _saved_pages(status)):
+        raise UnknownOutcome(mountpoint, stopped(status), status.image)
 
 
 def _saves(status: MountStatus, image: Image | None) -> bool:
@@ -64,9 +64,9 @@ def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
 
     def show(call: ForkedCall) -> None:
-        if not _show(status, lambda timeout_s: _is_readable(call, timeout_s)):
+        if not follow(status, "saving", call, lambda: _saved_pages(status)):
             call.abandon()
-            raise PramError(f"{mountpoint}: it is unknown whether it is saved: {_stopped(status)}")
+            raise PramError(f"{mountpoint}: it is unknown whether it is saved: {stopped(status)}")
 
     if to is None:
         client.request_save(mountpoint, show)
@@ -75,27 +75,42 @@ def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
     return client.read_status(mountpoint)
 
 
-def _is_readable(call: ForkedCall, timeout_s: float) -> bool:
-    return bool(readable([call], timeout_s))
+def follow(
+    status: MountStatus, label: str, call: ForkedCall, look: Callable[[], tuple[int, int]]
+) -> bool:
+    """Show the progress of the daemon until the call is over; return False if it is stopped before.
 
-
-def _show(status: MountStatus, done: Callable[[float], bool]) -> bool:
-    """Show how the daemon saves until `done`, which waits for that many seconds, says that it is over.
-
-    Returns False if the daemon is stopped before.
+    `look` returns how many pages are done, and how many there are, 0 if that is not known.
     """
-    path = Path(status.state)
+    return _follow(status, label, lambda timeout_s: bool(readable([call], timeout_s)), look)
+
+
+def _follow(
+    status: MountStatus,
+    label: str,
+    done: Callable[[float], bool],
+    look: Callable[[], tuple[int, int]],
+) -> bool:
+    """Do the same until `done`, which waits for that many seconds, says that it is over."""
     runs_s = time.monotonic()
-    with Bar("saving", 0) as bar:
+    with Bar(label, 0) as bar:
         while not done(_PERIOD_S if bar.visible else _LOOK_S):
             if not _is_stopped(status):
                 runs_s = time.monotonic()
             elif time.monotonic() > runs_s + _STOPPED_S:
                 return False
-            state = run_state.read_state(path) if bar.visible else None
-            if state is not None and state.run == status.run and state.pages_total:
-                bar.show(state.pages_done, state.pages_total)
+            if bar.visible:
+                pages, total = look()
+                if total:
+                    bar.show(pages, total)
     return True
+
+
+def _saved_pages(status: MountStatus) -> tuple[int, int]:
+    state = run_state.read_state(Path(status.state))
+    if state is None or state.run != status.run:
+        return 0, 0
+    return state.pages_done, state.pages_total
 
 
 def _is_stopped(status: MountStatus) -> bool:
@@ -103,5 +118,6 @@ def _is_stopped(status: MountStatus) -> bool:
     return is_ours and client.is_stopped(status.pid)
 
 
-def _stopped(status: MountStatus) -> str:
+def stopped(status: MountStatus) -> str:
+    """Return what to say of a daemon that is stopped."""
     return f"its daemon is stopped, and kill -CONT {status.pid} lets it go on"

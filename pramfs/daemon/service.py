@@ -18,6 +18,7 @@ import trio
 from pramfs.control.status import MountStatus
 from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import ENDING_SIGNALS, WaitingParent
+from pramfs.daemon.deduplication import Deduplication
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import warn_of_long_saves
 from pramfs.daemon.sd_notify import ServiceManager
@@ -75,6 +76,12 @@ class Daemon:
             volume.saver.note_internal_error,
         )
         self._checkpoints = Checkpoints(volume, manager, self._place)
+        self._deduplication = Deduplication(
+            volume,
+            is_idle=lambda: self._session.is_idle,
+            flush=lambda: self._checkpoints.flush(self._engine.directories),
+            on_holes=lambda file: self._engine.notices.drop_attributes(file.ino),
+        )
         # Address space for the final save, where that is limited. Never touched, so it takes no memory.
         self._memory_reserve = mmap.mmap(
             -1, _MEMORY_RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -99,6 +106,8 @@ class Daemon:
             ),
             Surroundings(
                 status=self._status,
+                dedup_report=self._deduplication.report,
+                dedup=self._deduplication.run,
                 publish=lambda: self._checkpoints.publish(self._engine.directories),
                 publish_to=self._publish_to,
                 make_durable=self._checkpoints.make_durable,
@@ -170,6 +179,8 @@ class Daemon:
                     self._session.activity,
                 )
                 nursery.start_soon(self._go_on, self._write_back_as_needed)
+            if self._options.dedup:
+                nursery.start_soon(self._go_on, self._deduplication.go_on)
             if self._options.checkpoint:
                 nursery.start_soon(
                     self._go_on,

@@ -1,6 +1,6 @@
 """Requests for attributes: GETATTR, STATX, SETATTR, GETXATTR, SETXATTR, READLINK; IOCTL for chattr(1).
 
-Two of the control attributes are requests to save, which may take long.
+Some of the control attributes are requests to save or to deduplicate, which may take long.
 """
 
 import errno
@@ -58,7 +58,8 @@ _ANY = (
 class AttributeRequests:
     """Answers requests for the attributes of a tree's inodes, and the control attributes.
 
-    `publish` saves; `publish_to` saves where the process of a pid asks for it.
+    `publish` saves; `publish_to` saves where the process of a pid asks for it; `dedup` deduplicates as long
+    as a callable says that it is wanted.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class AttributeRequests:
         notices: Notices,
         publish: Callable[[], Awaitable[None]],
         publish_to: Callable[[int, bytes], Awaitable[None]],
+        dedup: Callable[[Callable[[], bool]], Awaitable[None]],
         *,
         cached_writes: bool,
         noatime: bool,
@@ -77,6 +79,7 @@ class AttributeRequests:
         self._control = control
         self._publish = publish
         self._publish_to = publish_to
+        self._dedup = dedup
         self._cached_writes = cached_writes
         self._noatime = noatime
 
@@ -150,7 +153,7 @@ class AttributeRequests:
         if len(value) != size:
             raise OddRequestError(f"a value of {len(value)} bytes, not {size}")
         if name.startswith(control_xattrs.PREFIX):
-            return LongWait(self._save(request, name, value))
+            return LongWait(self._control_by(request, name, value))
         inode = self._tree.get(request.nodeid)
         exists = name in (inode.xattrs or {})
         if exists and flags & os.XATTR_CREATE:
@@ -179,14 +182,16 @@ class AttributeRequests:
         self._notices.drop_attributes(inode.ino)
         return _IOCTL_DONE
 
-    def _save(self, request: Request, name: bytes, value: bytes) -> Later:
-        """Return what makes the save that a control attribute asks for. Raises EPERM, EACCES."""
+    def _control_by(self, request: Request, name: bytes, value: bytes) -> Later:
+        """Return what does the work that a control attribute asks for. Raises EPERM, EACCES."""
         if not control_xattrs.may_control(request.uid, self._tree.root.uid):
             raise posix_error(errno.EPERM)
         if name == control_xattrs.SAVE:
             return functools.partial(_done, self._publish)
         if name == control_xattrs.SAVE_TO:
             return functools.partial(_done, self._publish_to, request.pid, value)
+        if name == control_xattrs.DEDUP:
+            return functools.partial(_done, self._dedup, lambda: not request.is_withdrawn)
         raise posix_error(errno.EACCES)
 
     def _flags(self, inode: Inode) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pramfs.control.control_xattrs import ControlAttributes
+from pramfs.control.dedup_report import DedupReport
 from pramfs.control.status import MountStatus
 from pramfs.fuse.attribute_requests import AttributeRequests
 from pramfs.fuse.dir_handles import OpenDirectories
@@ -46,9 +47,11 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the engine needs of the daemon: the state of the mount, and saves."""
+    """What the engine needs of the daemon: the state of the mount, saves, deduplication."""
 
     status: Callable[[], MountStatus]
+    dedup_report: Callable[[], DedupReport]
+    dedup: Callable[[Callable[[], bool]], Awaitable[None]]  # as long as it is wanted
     publish: Callable[[], Awaitable[None]]
     publish_to: Callable[[int, bytes], Awaitable[None]]  # see save_target
     make_durable: Callable[[], Awaitable[None]]  # what the tree has
@@ -79,10 +82,11 @@ class Engine:
         )
         attributes = AttributeRequests(
             tree,
-            ControlAttributes(daemon.status, tree.arena.table),
+            ControlAttributes(daemon.status, daemon.dedup_report, tree.arena.table),
             self.notices,
             daemon.publish,
             daemon.publish_to,
+            daemon.dedup,
             cached_writes=not direct_io,
             noatime=noatime,
         )

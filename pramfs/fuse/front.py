@@ -221,6 +221,7 @@ class Front:
         waiting = self._waiting.pop(unique, None)
         if waiting is None:
             return  # it has been answered, or pyfuse3 has it, which ends no wait
+        waiting.is_withdrawn = True
         if waiting.so_far:
             self._seam.tell(reply(unique, waiting.so_far))
         else:

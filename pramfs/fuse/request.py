@@ -14,11 +14,12 @@ class Request:
     """A request; `body` is what follows its header, in a buffer that the next request overwrites.
 
     `length`: of the message, by its header. `may_wait`: there may be room after a save. `taken`: bytes of a
-    write that were written before it had to wait for room; `so_far`: the reply that says so.
+    write that were written before it had to wait for room; `so_far`: the reply that says so. `is_withdrawn`:
+    the caller has got a signal, and waits no more.
     """
 
-    __slots__ = ("body", "gid", "length", "may_wait", "nodeid", "opcode", "pid", "so_far", "taken", "uid",
-                 "unique")  # fmt: skip
+    __slots__ = ("body", "gid", "is_withdrawn", "length", "may_wait", "nodeid", "opcode", "pid", "so_far",
+                 "taken", "uid", "unique")  # fmt: skip
 
     def __init__(self, message: memoryview) -> None:
         """Take a message apart that is at least as long as a header."""
@@ -37,6 +38,7 @@ class Request:
         self.may_wait = True
         self.taken = 0
         self.so_far = b""
+        self.is_withdrawn = False
 
     def keep(self) -> None:
         """Copy the body, because the request is answered after the next one is read."""

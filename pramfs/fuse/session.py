@@ -60,6 +60,7 @@ class Session:
         self._poll = select.poll()
         self._foreign = _fuse_descriptors()  # inherited
         self._closing = False
+        self.is_idle = False  # no request has come for a while
         self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
         self._others_ran_ns = 0
         self._gaps = 0
@@ -167,10 +168,13 @@ class Session:
             return True
         if self._closing:
             return self._is_readable()  # `finish` may have been called while other tasks ran
+        self.is_idle = True
         try:
             await trio.lowlevel.wait_readable(self._fd)
         except trio.ClosedResourceError:
             return self._is_readable()  # woken by `finish`
+        finally:
+            self.is_idle = False
         self._others_ran_ns = time.monotonic_ns()
         self._note_activity()
         return True

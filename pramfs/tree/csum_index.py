@@ -10,7 +10,7 @@ import secrets
 import sys
 from array import array
 
-EQUAL_MAX = 8  # pages that may have the same checksum: more are made by design, to be slow
+EQUAL_MAX = 8  # pages with the same checksum that are noted: each is compared with the others
 
 _NUMBER_MAX = (1 << 32) - 1  # of a page in its file: those behind 16 TiB are not noted
 _BUCKET = 16

@@ -61,6 +61,7 @@ class Dedup:
         self._tree = tree
         self._arena = tree.arena
         self._on_holes = on_holes
+        self._on_news: Callable[[], None] = lambda: None
         self._index = CsumIndex(0)
         self._written: set[tuple[int, int]] = set()  # inode numbers, and numbers of chunks
         self._everything = True  # is to be looked at, not only what was written
@@ -80,9 +81,11 @@ class Dedup:
 
     # --- what is written afterwards --------------------------------------------------------------
 
-    def watch(self) -> None:
-        """Note from now on what is written, for `look_at_news`."""
+    def watch(self, on_news: Callable[[], None] = lambda: None) -> None:
+        """Note from now on what is written, for `look_at_news`; `on_news` is called when there is any."""
+        self._on_news = on_news
         self._tree.data.on_write = self._note_write
+        on_news()
 
     def has_news(self) -> bool:
         """Whether anything was written that has not been looked at."""
@@ -98,14 +101,17 @@ class Dedup:
             first = chunk << CHUNK_SHIFT
             yield from self._look_at_range(ino, first, first + CHUNK_PAGES)
 
-    def forget_news(self) -> None:
+    def look_at_all_again(self) -> None:
         """Have `look_at_news` look at everything: a look was given up before its end."""
         self._everything = True
+        self._on_news()
 
     def _note_write(self, file: File, offset: int, size: int) -> None:
         if len(self._written) >= _WRITTEN_MAX:
             self._everything = True
             self._written.clear()
+        if not self._written:
+            self._on_news()
         first = offset >> (PAGE_SHIFT + CHUNK_SHIFT)
         last = max(offset, offset + size - 1) >> (PAGE_SHIFT + CHUNK_SHIFT)
         self._written.update((file.ino, chunk) for chunk in range(first, last + 1))
@@ -172,20 +178,25 @@ class Dedup:
             self._index.note(csum, page.file.ino, page.number)
 
     def _find_partner(self, page: _Page, csum: int) -> bool:
-        """Have a page share a frame with an equal one; return whether there is one, or it is noted itself."""
-        data = b""
+        """Have a page share a frame with an equal one, if there is any; return whether it is noted already.
+
+        It is noted in any case, as there may be others that are equal when the partner has changed.
+        """
+        data, is_noted = b"", False
         for slot in self._index.slots_of(csum):
             other = self._page_in(slot, csum)
             if other is None:
                 self._index.forget(slot)
-                continue
-            if other.pfn == page.pfn:  # it is the same page, or shares the frame already
-                return True
-            data = data or self._arena.read(page.pfn)
-            if self._arena.read(other.pfn) == data:
-                self._share(page, other)
-                return True
-        return False
+            elif other.number == page.number and other.file is page.file:
+                is_noted = True
+            elif other.pfn == page.pfn:
+                break
+            else:
+                data = data or self._arena.read(page.pfn)
+                if self._arena.read(other.pfn) == data:
+                    self._share(page, other)
+                    break
+        return is_noted
 
     def _page_in(self, slot: int, csum: int) -> _Page | None:
         """Return the page in a slot, None if it has not got this checksum any more, or may not be shared."""

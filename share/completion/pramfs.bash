@@ -6,10 +6,10 @@ _pramfs() {
     read -ra given <<<"${line%"$typed"}"
     COMPREPLY=()
     if ((${#given[@]} == 1)); then
-        words="mount umount save status info check map dump diff ls cat extract nodes put get free kexec claim -h --help --version"
+        words="mount umount save status dedup info check map dump diff ls cat extract nodes put get free kexec claim -h --help --version"
     elif [[ ${given[1]} == mount &&
         ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
-        words="size= nr_inodes= mode= uid= gid= banned= name= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= writeback= ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
+        words="size= nr_inodes= mode= uid= gid= banned= name= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= writeback= dedup ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
         local list=${typed#-o} cut=${typed%"${typed##*[=:]}"}
         list=${list#--options=}
         local last=${list##*,}
@@ -23,6 +23,7 @@ _pramfs() {
             umount) words="-h --help" ;;
             save) words="-h --help --to" ;;
             status) words="-h --help --json" ;;
+            dedup) words="-h --help --json" ;;
             info) words="-h --help --json" ;;
             check) words="-h --help --json" ;;
             map) words="-h --help --json --svg --file --name --node" ;;
@@ -38,7 +39,7 @@ _pramfs() {
             kexec) words="-h --help --load-only --dry-run --kernel --initrd --append --undo" ;;
             claim) words="-h --help --list --to" ;;
         esac
-    elif [[ ${given[1]} =~ ^(umount|save|status)$ ]]; then
+    elif [[ ${given[1]} =~ ^(umount|save|status|dedup)$ ]]; then
         compopt -o dirnames
     else
         compopt -o default

@@ -20,6 +20,7 @@ function __pramfs_mount_options
         "$before"recover 'mount what is whole of a damaged tree, and list the rest' \
         "$before"checkpoint= 'publish a save by itself whenever something changed that long ago (default: 0, never)' \
         "$before"writeback= 'on a disk, write pages out before a save when there are more than it can write in that time (default: 30; 0: leave it alone until a save, unless memory runs short)' \
+        "$before"dedup 'have pages with the same bytes share memory, whenever the mount is idle' \
         "$before"ro 'mount read-only; nothing is saved' \
         "$before"rw 'mount writable (the default)' \
         "$before"allow_other 'let other users in, as far as the permissions let them' \
@@ -37,6 +38,7 @@ complete -c pramfs -n __fish_use_subcommand -a mount -d 'mount an image; returns
 complete -c pramfs -n __fish_use_subcommand -a umount -d 'unmount and wait until the save is durable'
 complete -c pramfs -n __fish_use_subcommand -a save -d 'publish a checkpoint of a mount now'
 complete -c pramfs -n __fish_use_subcommand -a status -d 'say how a running mount does'
+complete -c pramfs -n __fish_use_subcommand -a dedup -d 'have equal pages of a mount share memory'
 complete -c pramfs -n __fish_use_subcommand -a info -d 'say what is in an image or a mount'
 complete -c pramfs -n __fish_use_subcommand -a check -d 'verify everything in an image, change nothing'
 complete -c pramfs -n __fish_use_subcommand -a map -d 'draw where everything lies in an image or a mount'
@@ -63,6 +65,9 @@ complete -c pramfs -n '__fish_seen_subcommand_from save' -a '(__fish_complete_di
 complete -c pramfs -n '__fish_seen_subcommand_from status' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from status' -l json -d 'for programs'
 complete -c pramfs -n '__fish_seen_subcommand_from status' -a '(__fish_complete_directories)'
+complete -c pramfs -n '__fish_seen_subcommand_from dedup' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from dedup' -l json -d 'for programs'
+complete -c pramfs -n '__fish_seen_subcommand_from dedup' -a '(__fish_complete_directories)'
 complete -c pramfs -n '__fish_seen_subcommand_from info' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from info' -l json -d 'for programs'
 complete -c pramfs -n '__fish_seen_subcommand_from info' -F

@@ -78,6 +78,9 @@ def test_the_controls_obey_ownership(volume: Volume) -> None:
     assert volume.generation == generation
     assert errno_of(save) == ""
     assert volume.generation == generation + 1
+    dedup = lambda: os.setxattr(root, "user.pramfs.dedup", b"")  # noqa: E731
+    assert run_as(ALICE, lambda: errno_of(dedup)) == "EPERM"
+    assert errno_of(dedup) == ""
     assert errno_of(lambda: os.setxattr(root, "user.pramfs.pid", b"1")) == "EACCES"
     remove = lambda: os.removexattr(root, "user.pramfs.pid")  # noqa: E731
     assert run_as(ALICE, lambda: errno_of(remove)) == "EPERM"

@@ -237,6 +237,24 @@ def test_only_what_was_written_is_looked_at_again(volume: Volume) -> None:
     volume.check()
 
 
+def test_who_was_found_first_may_change(volume: Volume) -> None:
+    """Others still find those that it shared a frame with, and it finds them again itself."""
+    content = pages(*range(1, 20))
+    dedup = Dedup(volume.tree)
+    dedup.watch()
+    for name in "ab":
+        volume.create(name, content)
+        list(dedup.look_at_news())
+    volume.tree.write(volume.file("a"), 0, pages(*range(101, 120)))
+    volume.create("c", content)
+    list(dedup.look_at_news())
+    assert used(volume) == 2 * 19
+    volume.tree.write(volume.file("a"), 0, content)
+    list(dedup.look_at_news())
+    assert used(volume) == 19
+    volume.check()
+
+
 def test_a_look_that_was_given_up_is_made_up_for(volume: Volume) -> None:
     volume.create("a", pages(*range(1, 100)))
     volume.create("b", pages(*range(1, 100)))
@@ -251,7 +269,7 @@ def test_a_look_that_was_given_up_is_made_up_for(volume: Volume) -> None:
     for name in ("c", "d"):
         volume.create(name, pages(*range(1, 100)))
     next(dedup.look_at_news())
-    dedup.forget_news()
+    dedup.look_at_all_again()
     list(dedup.look_at_news())
     assert used(volume) == 99
     volume.check()

@@ -11,6 +11,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pramfs.control.dedup_report import DedupReport
 from pramfs.control.status import MountStatus
 from pramfs.errors import FramesHeld, PramError
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
@@ -285,6 +286,8 @@ class Mount:
             ),
             Surroundings(
                 status=self._status,
+                dedup_report=DedupReport,
+                dedup=self._nothing,
                 publish=self._nothing,
                 publish_to=self._nothing,
                 make_durable=self._nothing,

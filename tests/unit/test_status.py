@@ -10,6 +10,7 @@ import pytest
 
 from pramfs.control import client, run_state
 from pramfs.control.control_xattrs import ControlAttributes, may_control
+from pramfs.control.dedup_report import DedupReport
 from pramfs.control.status import MountStatus, parse_status
 from pramfs.errors import PramError
 from pramfs.storage.frames import FrameCounts, FrameTable
@@ -112,7 +113,7 @@ def test_what_is_no_status_is_refused_in_one_line(
 
 
 def test_every_control_attribute_is_part_of_the_status() -> None:
-    attributes = ControlAttributes(lambda: STATUS, FrameTable(16))
+    attributes = ControlAttributes(lambda: STATUS, DedupReport, FrameTable(16))
     assert parse_status(attributes.read(b"user.pramfs.status")) == STATUS
     plain = {
         name: attributes.read(b"user.pramfs." + name) for name in (b"pid", b"generation", b"pfn")
