@@ -25,6 +25,7 @@ FUSE_MODULES = {
     "pramfs.fuse.session",
     "pramfs.daemon.stack_dump",
     "pramfs.daemon.checkpoints",
+    "pramfs.daemon.deduplication",
     "pramfs.daemon.long_save",
     "pramfs.daemon.service",
 }
