@@ -91,6 +91,9 @@ List what is in directories of the tree, or files, as 'ls -ln' does, without mou
 needed. A symbolic link is followed on the way, and at the end of a path with a slash behind it, but never
 out of the tree. With --recover the data of what is listed is verified, damaged files are named, and the exit
 code is then 4.
+
+With -l the flags of chattr(1) stand behind the mode, in the letters of lsattr(1) (iadA), and the time of
+birth behind that of the last change; - is an unknown one.
 """,
     "cat": """\
 Write files of the tree to standard output, without mounting. Symbolic links are followed, but never out of
@@ -100,9 +103,9 @@ left out, and the exit code is then 4.
     "extract": """\
 Copy the tree, or what is at the paths, into a new or empty directory, without mounting. A symbolic link at
 the end of a path stays one; one on the way is followed, but never out of the tree. Keeps hard links, holes,
-modes, times, extended attributes and, for root, owners and devices; says what it could not set. If a file is
-damaged nothing is made; with --recover everything that is whole is made, the rest is named, and the exit
-code is then 4.
+modes, times, extended attributes, the flags d and A of chattr(1) and, for root, i and a, owners and devices;
+says what it could not set. Birth times cannot be set. If a file is damaged nothing is made; with --recover
+everything that is whole is made, the rest is named, and the exit code is then 4.
 
   pramfs extract --recover -C rescued /dev/shm/keep.pram
 """,

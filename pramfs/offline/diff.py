@@ -4,16 +4,16 @@ Safe while a daemon has the image mounted: only what saves hold is read.
 """
 
 import contextlib
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.errors import PramError, SavedMeanwhile
+from pramfs.offline.paths import kind_name
 from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import scan_image
-from pramfs.offline.tree_diff import Comparison, Paths, kind_of
+from pramfs.offline.tree_diff import Comparison, Paths
 from pramfs.saves.tree_nodes import nodes_of
 from pramfs.storage import superblock
 from pramfs.storage.image import Image, open_image
@@ -21,15 +21,6 @@ from pramfs.storage.image import Image, open_image
 __all__ = ["Change", "Totals", "TreeDiff", "diff_trees"]
 
 _LOOKS = 5
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +85,7 @@ class TreeDiff:
             content = name.content
             yield Change(
                 change=name.change,
-                kind=_KINDS[kind_of(inode)],
+                kind=kind_name(inode),
                 path=old.path(name.old_place) if name.new is None else new.path(name.new_place),
                 old_path=old.path(name.old_place) if name.is_renamed else "",
                 pages=content.pages,

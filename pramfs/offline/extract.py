@@ -1,4 +1,4 @@
-"""Copy files out of an image into a directory, with all their attributes."""
+"""Copy files out of an image into a directory, with all attributes that can be set: not birth times."""
 
 import contextlib
 import errno
@@ -13,6 +13,8 @@ from pramfs.offline.paths import Entry
 from pramfs.offline.reader import TreeReader, damage_lines, refuse_damaged
 from pramfs.offline.scan import file_name
 from pramfs.storage.image import write_all
+from pramfs.system.inode_flags import add_flags
+from pramfs.tree.file_flags import FIXED
 from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
 
 
@@ -23,6 +25,8 @@ class Extracted:
     names: int
     left_out: list[str]
     not_set: dict[str, int]  # reason -> how often
+    flags_not_set: int  # files that lack flags of chattr(1)
+    flags_refused: str  # why: what the system said to the first of them
 
 
 def extract(
@@ -43,7 +47,13 @@ def extract(
         if entry.path not in damaged:
             extractor.make(entry)
     extractor.finish()
-    return Extracted(extractor.names, extractor.left_out, extractor.not_set)
+    return Extracted(
+        extractor.names,
+        extractor.left_out,
+        extractor.not_set,
+        extractor.flags_not_set,
+        extractor.flags_refused,
+    )
 
 
 class _Extractor:
@@ -53,6 +63,8 @@ class _Extractor:
         self.names = 0
         self.left_out: list[str] = []
         self.not_set: dict[str, int] = {}
+        self.flags_not_set = 0
+        self.flags_refused = ""
         self._reader = reader
         self._top = top
         self._made: dict[Inode, bytes] = {}  # inode -> its first path
@@ -80,6 +92,22 @@ class _Extractor:
         """Set the attributes of directories, last: they may forbid writing, and writing changes times."""
         for path, inode in reversed(self._directories):
             self._set_attributes(path, inode)
+        made = [(path, inode.flags) for inode, path in self._made.items()]
+        made += [(path, directory.flags) for path, directory in self._directories]
+        for path, flags in made:
+            if flags:
+                self._set_flags(path, flags)
+
+    def _set_flags(self, path: bytes, flags: int) -> None:
+        """Set flags of chattr(1): of everything last, as they may forbid all other changes."""
+        try:
+            if flags & ~FIXED:
+                add_flags(path, flags & ~FIXED)
+            if flags & FIXED:
+                add_flags(path, flags & FIXED)  # which only root may set
+        except OSError as exc:
+            self.flags_not_set += 1
+            self.flags_refused = self.flags_refused or words_of(exc)
 
     def _make_new(self, path: bytes, inode: Inode) -> None:
         if isinstance(inode, File):

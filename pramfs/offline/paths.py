@@ -1,6 +1,7 @@
 """Resolve paths in a tree that is not mounted: as in a mount, but never to anything outside of the tree."""
 
 import os
+import stat
 from typing import NamedTuple
 
 from pramfs.errors import PramError
@@ -8,6 +9,15 @@ from pramfs.system.text import printable
 from pramfs.tree.inodes import Directory, Inode, Symlink
 
 _LINKS_MAX = 40  # as in the kernel
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+}
 
 
 class Entry(NamedTuple):
@@ -19,6 +29,11 @@ class Entry(NamedTuple):
     def child(self, name: bytes, inode: Inode) -> "Entry":
         """Return the entry of that name in this directory."""
         return Entry(self.path + b"/" + name if self.path else name, inode)
+
+
+def kind_name(inode: Inode) -> str:
+    """Return the kind of file in words, as the output for programs has it."""
+    return _KINDS[stat.S_IFMT(inode.mode)]
 
 
 def resolve(root: Directory, path: str, *, follow: bool) -> list[Entry]:

@@ -24,7 +24,8 @@ from pramfs.options import DEFAULT_NAME
 from pramfs.pram.links import Entries
 from pramfs.saves import codec
 from pramfs.saves.file_paths import NAMED_PATHS_MAX
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, tree_names
+from pramfs.saves.more import apply_births, decode_more
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, tree_names
 from pramfs.storage import superblock
 from pramfs.storage.extents import is_ascending
 from pramfs.storage.image import Image, open_image
@@ -64,11 +65,17 @@ def open_tree(path: str | os.PathLike[str], name: str = DEFAULT_NAME) -> Iterato
     start, if a page could not be read because the daemon has published another save: then start again.
     """
     with open_image(path, writable=False) as image, superblock.steady(image):
-        yield TreeReader(image, name)
+        found = scan_image(image)
+        reader = TreeReader(image, name, found)
+        reader.read_births(found)
+        yield reader
 
 
 class TreeReader:
-    """One tree of an image, with all names and attributes, and its data on demand."""
+    """One tree of an image, with all names and attributes, and its data on demand.
+
+    `births_lost` is why no inode has a birth time (`born`) although they were saved, "" unless they are lost.
+    """
 
     def __init__(self, image: Image, name: str, found: Scan | None = None) -> None:
         """Read the metadata, of an image that was scanned already if `found` is given.
@@ -76,6 +83,7 @@ class TreeReader:
         Raises PramError for an unknown tree, DamagedTree if it is damaged.
         """
         self.name = name
+        self.births_lost = ""
         self._image = image
         found = found or scan_image(image)
         if name + META_SUFFIX not in found.nodes:
@@ -101,6 +109,18 @@ class TreeReader:
             at += pages
         if at < len(self._entries):
             raise DamagedTree(name, f"{len(self._entries)} data pages are not those of the files")
+
+    def read_births(self, found: Scan) -> None:
+        """Read when each inode was born, if the save in `found` says so."""
+        node = found.nodes.get(self.name + MORE_SUFFIX)
+        if node is None:
+            return
+        try:
+            more = decode_more(_read_stream(self._image, node), found.frames)
+        except (PramError, ValueError) as exc:
+            self.births_lost = str(exc)
+        else:
+            apply_births(more, self.inodes)
 
     def way(self, path: str, *, follow: bool = False) -> list[Entry]:
         """Return the entries on a path from the root, its target last. Raises PramError if there is none.

@@ -87,13 +87,24 @@ def decode_more(data: bytes, frames: int) -> More:
 
 def apply_more(more: More, inodes: Mapping[int, Inode], reservations: Reservations) -> None:
     """Give the inodes of a tree that is loaded what was saved of them."""
-    if more.generation != inodes[ROOT_INO].generation:
-        return  # of another tree, which once had the same name
+    if not _is_of(more, inodes):
+        return
     _set_births(more, inodes.values())
     for ino, first, pages in more.reserved:
         file = inodes.get(ino)
         if isinstance(file, File):
             reservations.restore(file, first, first + pages)
+
+
+def apply_births(more: More, inodes: Mapping[int, Inode]) -> None:
+    """Give the inodes of a tree that is only read their birth times."""
+    if _is_of(more, inodes):
+        _set_births(more, inodes.values())
+
+
+def _is_of(more: More, inodes: Mapping[int, Inode]) -> bool:
+    """Return whether it is this tree's, not that of another which once had the same name."""
+    return more.generation == inodes[ROOT_INO].generation
 
 
 def _births(next_ino: int, inodes: Iterable[Inode]) -> "array[int]":

@@ -18,8 +18,15 @@ ALL = IMMUTABLE | APPEND | NODUMP | NOATIME
 INHERITED = NODUMP | NOATIME  # by what is made in a directory
 FIXED = IMMUTABLE | APPEND  # names, permissions and the rest of what is there stay
 
+_LETTERS = {IMMUTABLE: "i", APPEND: "a", NODUMP: "d", NOATIME: "A"}  # in the order of lsattr(1)
+
 # The same flags in struct fsxattr: FS_XFLAG_IMMUTABLE and so on.
 _XFLAGS = {IMMUTABLE: 0x08, APPEND: 0x10, NODUMP: 0x80, NOATIME: 0x40}
+
+
+def letters(flags: int, absent: str = "") -> str:
+    """Return the letters of flags, in the order of lsattr(1), and `absent` for each that is not set."""
+    return "".join(letter if flags & flag else absent for flag, letter in _LETTERS.items())
 
 
 def to_xflags(flags: int) -> int:

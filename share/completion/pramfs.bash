@@ -29,7 +29,7 @@ _pramfs() {
             map) words="-h --help --json --svg --file --name --node" ;;
             dump) words="-h --help --node --links --pfn" ;;
             diff) words="-h --help --json" ;;
-            ls) words="-h --help --name --recover" ;;
+            ls) words="-h --help -l --long --json --name --recover" ;;
             cat) words="-h --help --name --recover" ;;
             extract) words="-h --help -C --directory --name --recover" ;;
             nodes) words="-h --help" ;;

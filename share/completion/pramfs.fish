@@ -90,6 +90,8 @@ complete -c pramfs -n '__fish_seen_subcommand_from diff' -s h -l help -d 'show t
 complete -c pramfs -n '__fish_seen_subcommand_from diff' -l json -d 'for programs'
 complete -c pramfs -n '__fish_seen_subcommand_from diff' -F
 complete -c pramfs -n '__fish_seen_subcommand_from ls' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from ls' -s l -l long -d 'with flags of chattr(1) and birth times'
+complete -c pramfs -n '__fish_seen_subcommand_from ls' -l json -d 'for programs'
 complete -c pramfs -n '__fish_seen_subcommand_from ls' -l name -x -d 'which tree (default: pramfs)'
 complete -c pramfs -n '__fish_seen_subcommand_from ls' -l recover -d 'take what is whole'
 complete -c pramfs -n '__fish_seen_subcommand_from ls' -F

@@ -10,7 +10,7 @@ from referencing import Registry, Resource
 from tests.support.checkout import CHECKOUT
 
 FOLDER = CHECKOUT / "share/schema"
-COMMANDS = ("status", "info", "check", "map", "diff", "dedup")
+COMMANDS = ("status", "info", "check", "map", "diff", "dedup", "ls")
 
 
 def schema_of(name: str) -> dict[str, Any]:

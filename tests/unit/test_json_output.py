@@ -67,6 +67,16 @@ def test_map_of_a_damaged_image(capsys: pytest.CaptureFixture[str], damaged: Pat
     assert picture["counts"]["damaged"] == len(picture["damage"]) == 1
 
 
+def test_ls_of_an_image(capsys: pytest.CaptureFixture[str], image: Path) -> None:
+    files = told(capsys, "ls", image, "small", "sub")["files"]
+    assert [file["path"] for file in files] == ["small", "sub/again", "sub/tagged"]
+
+
+def test_ls_of_a_damaged_image(capsys: pytest.CaptureFixture[str], damaged: Path) -> None:
+    (file,) = told(capsys, "ls", "--recover", damaged, "small")["files"]
+    assert file["damage"]
+
+
 @pytest.mark.parametrize("name", [*COMMANDS, "status-list"])
 def test_the_schema_is_one(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema_of(name))

@@ -1,5 +1,7 @@
 """`pramfs ls`, `cat` and `extract`: a tree without a mount, whole or in part."""
 
+import errno
+import json
 import os
 import stat
 import time
@@ -18,6 +20,7 @@ from pramfs.pram.pram import Pram
 from pramfs.saves.save import Saver
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import PAGE_SIZE
+from pramfs.tree.file_flags import IMMUTABLE, NOATIME, NODUMP
 from pramfs.tree.inodes import Directory, File
 from pramfs.tree.tree import Owner, Tree
 from tests.golden.specimen import NS
@@ -220,3 +223,102 @@ def test_reading_changes_nothing(image: Path, out: Path) -> None:
     run("extract", "-C", out, image)
     run("ls", image)
     assert image.read_bytes() == before
+
+
+# --- flags of chattr(1) and birth times -----------------------------------------------------------
+
+BORN = 1_700_000_000 * NS + 5
+
+
+@pytest.fixture
+def flagged(tmp_path: Path) -> Path:
+    """An image of two files, `plain`, and `kept` with flags, which is older and has two names."""
+    path = tmp_path / "flagged"
+    with open_image(path, writable=True, create=True) as image:
+        pram = Pram.create(image, 512)
+        tree = Tree(pram.arena, inodes_max=100, generation=1)
+        owner = Owner(os.getuid(), os.getgid())
+        root = tree.make_root(0o755, owner)
+        kept = tree.create(root, b"kept", stat.S_IFREG | 0o444, owner)
+        kept.born = BORN
+        plain = tree.create(root, b"plain", stat.S_IFREG | 0o644, owner)
+        plain.born = 0
+        directory = tree.create(root, b"dir", stat.S_IFDIR | 0o755, owner)
+        assert isinstance(directory, Directory)
+        tree.link(kept, directory, b"again")
+        tree.set_flags(directory, NODUMP, 0)
+        tree.set_flags(kept, NODUMP | NOATIME | IMMUTABLE, 0)
+        Saver(pram, "pramfs", tree).save(final=True, progress=lambda pages: None)
+        pram.close()
+    return path
+
+
+def test_ls_shows_flags_and_birth_times_when_asked(
+    flagged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert run("ls", "-l", flagged) == 0
+    lines = {line.split()[-1]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert {name: words[1] for name, words in lines.items()} == {
+        "dir": "--d-",
+        "kept": "i-dA",
+        "plain": "----",
+    }
+    assert lines["kept"][8:10] == ["2023-11-14", "22:13:20"]
+    assert lines["plain"][8:10] == ["-", "plain"]
+    assert run("ls", flagged) == 0
+    assert "i-dA" not in capsys.readouterr().out
+
+
+def test_ls_for_programs_has_flags_and_birth_times(
+    flagged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("ls", "--json", flagged) == 0
+    files = {file["path"]: file for file in json.loads(capsys.readouterr().out)["files"]}
+    assert (files["kept"]["flags"], files["kept"]["born_ns"]) == ("idA", BORN)
+    assert (files["plain"]["flags"], files["plain"]["born_ns"]) == ("", 0)
+
+
+def test_lost_birth_times_are_told_and_cost_nothing_else(
+    flagged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(flagged, links_of(flagged, "pramfs-more")[0])
+    assert run("ls", "-l", flagged) == CHECK_DAMAGED
+    out, err = capsys.readouterr()
+    assert "i-dA" in out
+    assert "2023-11-14" not in out
+    assert err.startswith("pramfs: damaged: birth times: node 'pramfs-more'")
+    assert run("ls", flagged) == 0
+
+
+def test_extract_sets_flags_last(flagged: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, int] = {}
+
+    def add_flags(path: bytes, flags: int) -> None:
+        name = os.path.relpath(os.fsdecode(path), out)
+        assert (out / "dir/again").exists()
+        assert stat.S_IMODE((out / "kept").stat().st_mode) == 0o444
+        given[name] = given.get(name, 0) | flags
+
+    monkeypatch.setattr("pramfs.offline.extract.add_flags", add_flags)
+    assert run("extract", "-C", out, flagged) == 0
+    kept = given.keys() & {"kept", "dir/again"}  # whichever name was made first
+    assert {given[name] for name in kept} == {NODUMP | NOATIME | IMMUTABLE}
+    assert given == {name: given[name] for name in kept} | {"dir": NODUMP}
+
+
+def test_flags_that_a_file_system_refuses_are_counted_in_a_line(
+    flagged: Path,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: bytes, flags: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr("pramfs.offline.extract.add_flags", refuse)
+    assert run("extract", "-C", out, flagged) == 0
+    told = "pramfs: flags of chattr(1) not set, of 2 files: Operation not supported\n"
+    assert capsys.readouterr().err == told
+    assert (out / "kept").samefile(out / "dir/again")

@@ -1,9 +1,11 @@
 """The commands that read a tree without mounting it: ls, cat, extract. Each imports only what it needs."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add the commands to the parser."""
     list_ = add_command(commands, "ls", _ls, "list files of an image without mounting it")
+    list_.add_argument(
+        "-l", "--long", action="store_true", help="with flags of chattr(1) and birth times"
+    )
+    list_.add_argument("--json", action="store_true", help="for programs")
     cat = add_command(commands, "cat", _cat, "write files of an image to standard output")
     extract = add_command(
         commands, "extract", _extract, "copy files out of an image, attributes too"
@@ -38,18 +44,25 @@ def add_commands(commands: Commands) -> None:
 
 
 def _ls(args: argparse.Namespace) -> int:
-    from pramfs.offline.listing import listing, listing_lines
+    from pramfs.offline.listing import listed_files, listing, listing_lines
     from pramfs.offline.reader import damage_lines
 
     with _reader(args) as reader:
         sections = listing(reader, args.paths)
         listed = [entry for section in sections for entry, _ in section.entries]
         damaged = reader.damaged(listed) if args.recover else {}
-    for line in listing_lines(sections):
-        print(line)
+    if args.json:
+        files = map(asdict, listed_files(sections, damaged))
+        print(json.dumps({"tree": reader.name, "files": list(files)}, indent=2))
+    else:
+        for line in listing_lines(sections, long=args.long):
+            print(line)
     for line in damage_lines(damaged):
         complain(f"damaged: {line}")
-    return CHECK_DAMAGED if damaged else 0
+    births_lost = reader.births_lost if args.long or args.json or args.recover else ""
+    if births_lost:
+        complain(f"damaged: birth times: {births_lost}")
+    return CHECK_DAMAGED if damaged or births_lost else 0
 
 
 def _cat(args: argparse.Namespace) -> int:
@@ -74,6 +87,8 @@ def _extract(args: argparse.Namespace) -> int:
         done = extract(reader, args.paths, args.directory, recover=args.recover)
     for reason, times in done.not_set.items():
         complain(f"not set, {times} times: {reason}")
+    if done.flags_not_set:
+        complain(f"flags of chattr(1) not set, of {done.flags_not_set} files: {done.flags_refused}")
     return _left_out(done.left_out)
 
 
