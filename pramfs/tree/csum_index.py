@@ -22,9 +22,8 @@ class CsumIndex:
 
     def __init__(self, pages: int) -> None:
         """`pages`: how many should fit."""
-        self.capacity = max(pages, _PAGES_MIN)
-        self.noted = 0  # pages so far, those that are out of date included
-        self._buckets = self.capacity * 3 // 2 // _BUCKET
+        self._room = max(pages, _PAGES_MIN)
+        self._buckets = self._room * 3 // 2 // _BUCKET
         self._factor = secrets.randbits(64) | 1  # so that nobody can know which checksums collide
         size = self._buckets * _BUCKET
         self._csums = bytearray(4 * size)  # not an array: finding one of 16 there takes longer
@@ -32,6 +31,11 @@ class CsumIndex:
         self._numbers = array("I", [0]) * size
         self._used = bytearray(self._buckets)  # slots of each bucket, the first ones
         self._victim = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more pages were noted than should fit, those that are out of date included."""
+        return self._room < 0
 
     def slots_of(self, csum: int) -> list[int]:
         """Return the slots with this checksum."""
@@ -80,7 +84,7 @@ class CsumIndex:
             self._victim = at = (self._victim + 1) % _BUCKET
         slot = bucket * _BUCKET + at
         self._csums[4 * slot : 4 * slot + 4] = csum.to_bytes(4, sys.byteorder)
-        self.noted += 1
+        self._room -= 1
         return slot
 
     def _buckets_of(self, csum: int) -> tuple[int, int]:

@@ -78,6 +78,8 @@ class Dedup:
             if not at % _INODES_AT_ONCE:
                 yield 0
         self._everything = False
+        if self._index.is_full:
+            self.look_at_all_again()
 
     # --- what is written afterwards --------------------------------------------------------------
 
@@ -93,13 +95,14 @@ class Dedup:
 
     def look_at_news(self) -> Iterator[int]:
         """Deduplicate what was written since the last call; yield as `look_at_all` does."""
-        if self._everything or self._index.noted > self._index.capacity:
-            yield from self.look_at_all()
-            return
         written, self._written = self._written, set()
         for ino, chunk in written:
+            if self._everything or self._index.is_full:
+                break
             first = chunk << CHUNK_SHIFT
             yield from self._look_at_range(ino, first, first + CHUNK_PAGES)
+        if self._everything or self._index.is_full:
+            yield from self.look_at_all()
 
     def look_at_all_again(self) -> None:
         """Have `look_at_news` look at everything: a look was given up before its end."""

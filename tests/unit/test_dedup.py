@@ -289,6 +289,27 @@ def test_many_writes_are_not_noted_one_by_one(
     assert used(volume) == 3
 
 
+def test_more_pages_than_the_table_was_made_for(volume: Volume) -> None:
+    """It is made anew, and then all is found."""
+    volume.pram.close()
+    volume = Volume(20_000, arena=volume.arena)
+    dedup = Dedup(volume.tree)
+    told: list[bool] = []
+    dedup.watch(lambda: told.append(True))
+    list(dedup.look_at_news())
+    content = noise(8_000)
+    for name in "ab":
+        volume.create(name, content)
+    while told:
+        told.clear()
+        list(dedup.look_at_news())
+    assert used(volume) == 8_000
+
+
+def noise(count: int) -> bytes:
+    return b"".join(random.Random(count + at).randbytes(PAGE_SIZE) for at in range(count))
+
+
 def test_what_comes_and_goes_does_not_fill_the_table_for_ever(volume: Volume) -> None:
     """Pages that are gone leave their places: new ones find theirs, and equal ones are found."""
     dedup = Dedup(volume.tree)
