@@ -156,6 +156,7 @@ def main() -> None:
     handlers = RawLoop(int(file_size_bytes)).handlers()
     front = Front(
         handlers,
+        {},
         _CARRIED,
         everything_else - handlers.keys() - _CARRIED,
         make_room=_no_room,

@@ -96,6 +96,8 @@ class Daemon:
             signal.signal(number, lambda number, frame: None)
         volume, options = self._volume, self._options
         self._engine = Engine(
+            volume.pram,
+            options.name,
             volume.tree,
             Behaviour(
                 direct_io=options.direct_io,

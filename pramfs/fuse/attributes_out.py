@@ -15,12 +15,15 @@ from pramfs.tree.inodes import Inode
 
 # Only the daemon changes the tree, so the kernel may cache names and attributes for ever.
 FOREVER_S = 1 << 30
+# But for names of snapshots, which come and go without the kernel.
+NOT_KEPT = 0
 
 _NS = 10**9
 _DIRENT_ALIGNMENT = 8
 
 # Lets the kernel cache that a name does not exist.
 NO_ENTRY = ENTRY_OUT.pack(0, 0, FOREVER_S, *[0] * 19)
+_NOTHING_TOLD = bytes(ENTRY_OUT.size)
 
 
 def attributes(inode: Inode) -> bytes:
@@ -51,8 +54,8 @@ def birth(inode: Inode) -> bytes:
     )  # fmt: skip
 
 
-def entry(inode: Inode) -> bytes:
-    """Return what says that a name means this inode, with its attributes."""
+def entry(inode: Inode, name_valid_s: int = FOREVER_S) -> bytes:
+    """Return what says that a name means this inode, for so long, with its attributes."""
     atime, mtime, ctime = (
         divmod(inode.atime, _NS),
         divmod(inode.mtime, _NS),
@@ -60,7 +63,7 @@ def entry(inode: Inode) -> bytes:
     )
     ino = inode.ino
     return ENTRY_OUT.pack(
-        ino, inode.generation, FOREVER_S, FOREVER_S, 0, 0,
+        ino, inode.generation, name_valid_s, FOREVER_S, 0, 0,
         ino, inode.size, inode.blocks,
         atime[0], mtime[0], ctime[0], atime[1], mtime[1], ctime[1],
         inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, PAGE_SIZE, 0,
@@ -71,3 +74,9 @@ def listed_entry(name: bytes, inode: Inode, position: int) -> bytes:
     """Return one entry of the reply to READDIRPLUS; reading goes on behind its position."""
     dirent = DIRENT.pack(inode.ino, position, len(name), inode.mode >> 12)
     return entry(inode) + dirent + name + bytes(-len(name) % _DIRENT_ALIGNMENT)
+
+
+def listed_name(name: bytes, ino: int, mode: int, next_position: int) -> bytes:
+    """Return one entry that tells no more than readdir(3) does: the kernel looks the name up to use it."""
+    dirent = DIRENT.pack(ino, next_position, len(name), mode >> 12)
+    return _NOTHING_TOLD + dirent + name + bytes(-len(name) % _DIRENT_ALIGNMENT)

@@ -10,14 +10,26 @@ from pramfs.fuse.attribute_requests import AttributeRequests
 from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.fuse.directory_requests import DirectoryRequests
 from pramfs.fuse.file_requests import FileRequests
-from pramfs.fuse.front import Front
+from pramfs.fuse.front import Front, Handler
 from pramfs.fuse.name_requests import NameRequests
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.open_files import OpenFiles
 from pramfs.fuse.operations import CARRIED, Operations
+from pramfs.fuse.page_cache import PageCache
 from pramfs.fuse.protocol import Opcode
 from pramfs.fuse.range_requests import RangeRequests
+from pramfs.fuse.snapshot_requests import (
+    SnapshotAttributes,
+    SnapshotDirectories,
+    SnapshotFiles,
+    SnapshotNames,
+    SnapshotRanges,
+    SnapshotSyncs,
+    once_read,
+)
+from pramfs.fuse.snapshot_view import FIRST_INO, SnapshotView
 from pramfs.fuse.sync_requests import SyncRequests
+from pramfs.pram.pram import Pram
 from pramfs.tree.tree import Tree
 
 # What the kernel is told once not to ask again. After FLUSH programs then see success: what they wrote is in
@@ -61,14 +73,21 @@ class Surroundings:
 
 
 class Engine:
-    """Answers all requests for one tree, each opcode in one place."""
+    """Answers all requests for the tree `name` of a Pram and its snapshots, each opcode in one place."""
 
-    def __init__(self, tree: Tree, behaviour: Behaviour, daemon: Surroundings) -> None:
+    def __init__(
+        self, pram: Pram, name: str, tree: Tree, behaviour: Behaviour, daemon: Surroundings
+    ) -> None:
         self._tree = tree
         self._on_change: Callable[[], bool] | None = daemon.on_change
         self.answers_open = behaviour.answers_open
         self.directories = OpenDirectories()
         self.notices = Notices(daemon.on_internal_error)
+        self._cache = PageCache(self.notices)
+        snapshots = SnapshotView(
+            pram, name, tree, lambda name: self.notices.drop_name(FIRST_INO, name)
+        )
+        control = ControlAttributes(daemon.status, daemon.dedup_report, tree.arena.table)
         direct_io, noatime = behaviour.direct_io, behaviour.noatime
         files = OpenFiles(tree, counted=self.answers_open, direct_io=direct_io)
         syncs = SyncRequests(
@@ -78,11 +97,17 @@ class Engine:
             make_durable=daemon.make_durable,
         )
         data = FileRequests(
-            tree, files, self.notices, syncs.written, direct_io=direct_io, noatime=noatime
+            tree,
+            files,
+            self.notices,
+            self._cache,
+            syncs.written,
+            direct_io=direct_io,
+            noatime=noatime,
         )
         attributes = AttributeRequests(
             tree,
-            ControlAttributes(daemon.status, daemon.dedup_report, tree.arena.table),
+            control,
             self.notices,
             daemon.publish,
             daemon.publish_to,
@@ -92,7 +117,7 @@ class Engine:
         )
         kinds = (
             data,
-            NameRequests(tree, files, data.forgotten),
+            NameRequests(tree, snapshots, files, self._cache.forgotten),
             attributes,
             DirectoryRequests(tree, self.directories, nodiratime=noatime or behaviour.nodiratime),
             syncs,
@@ -100,6 +125,7 @@ class Engine:
         )
         self.front = Front(
             {opcode: handler for kind in kinds for opcode, handler in kind.handlers().items()},
+            self._of_snapshots(snapshots, control, behaviour, daemon),
             CARRIED,
             UNSUPPORTED,
             make_room=daemon.make_room,
@@ -112,6 +138,39 @@ class Engine:
             note_change=self._note_change,
             on_internal_error=daemon.on_internal_error,
         )
+
+    def _of_snapshots(
+        self,
+        snapshots: SnapshotView,
+        control: ControlAttributes,
+        behaviour: Behaviour,
+        daemon: Surroundings,
+    ) -> dict[Opcode, Handler]:
+        """Return what answers requests for inodes in snapshots."""
+        tree, notices, direct_io = self._tree, self.notices, behaviour.direct_io
+        files = OpenFiles(snapshots, counted=self.answers_open, direct_io=direct_io)
+        data = SnapshotFiles(snapshots, files, notices, self._cache, tree.data.refused)
+        kinds = (
+            data,
+            SnapshotNames(snapshots, snapshots, files, self._cache.forgotten),
+            SnapshotAttributes(
+                snapshots,
+                control,
+                notices,
+                daemon.publish,
+                daemon.publish_to,
+                daemon.dedup,
+                cached_writes=not direct_io,
+                noatime=True,
+            ),
+            SnapshotDirectories(snapshots, self.directories),
+            SnapshotSyncs(of_files=behaviour.fsync_publishes),
+            SnapshotRanges(snapshots, tree, files, notices, cached_writes=not direct_io),
+        )
+        handlers = {
+            opcode: handler for kind in kinds for opcode, handler in kind.handlers().items()
+        }
+        return once_read(snapshots, handlers)
 
     def _note_change(self) -> None:
         """After the first request that changes the tree, and before it is answered: call `on_change`."""

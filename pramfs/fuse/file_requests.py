@@ -42,6 +42,7 @@ class FileRequests:
         tree: Tree,
         files: OpenFiles,
         notices: Notices,
+        cache: PageCache,
         when_written: Callable[[File, int, bytes | Later], bytes | Later],
         *,
         direct_io: bool,
@@ -53,8 +54,7 @@ class FileRequests:
         self._when_written = when_written
         self._direct_io = direct_io
         self._noatime_flags = os.O_NOATIME if noatime else 0
-        self._cache = PageCache(notices)
-        self.forgotten = self._cache.forgotten
+        self._cache = cache
 
     def handlers(self) -> dict[Opcode, Handler]:
         """Return what answers each opcode."""

@@ -22,6 +22,7 @@ from pramfs.fuse.protocol import (
 )
 from pramfs.fuse.request import OddRequestError, Request, error_reply, reply
 from pramfs.fuse.seam import Seam
+from pramfs.tree.inodes import INO_MAX
 
 log = logging.getLogger("pramfs")
 
@@ -40,7 +41,14 @@ class LongWait(NamedTuple):
     later: Later
 
 
-Handler = Callable[[Request], bytes | memoryview | Later | LongWait | None]
+class Again(NamedTuple):
+    """What to wait for, perhaps long, before the handler is called once more."""
+
+    first: Callable[[], Awaitable[None]]
+
+
+Answer = bytes | memoryview | Later | LongWait | Again | None
+Handler = Callable[[Request], Answer]
 """Returns the reply, what to wait for until there is one, or None where the kernel waits for none."""
 
 
@@ -56,7 +64,8 @@ class Outcome(enum.Enum):
 class Front:
     """Answers requests by opcode.
 
-    `carried`: what pyfuse3 answers; `unsupported`: what is answered ENOSYS without a word. `make_room` waits
+    `of_snapshots` are the handlers of requests for inodes in snapshots. `carried`: what pyfuse3 answers;
+    `unsupported`: what is answered ENOSYS without a word. `make_room` waits
     for a save that may have made room, and returns whether there was one. `note_change` is called before
     each reply.
     """
@@ -64,6 +73,7 @@ class Front:
     def __init__(
         self,
         handlers: Mapping[Opcode, Handler],
+        of_snapshots: Mapping[Opcode, Handler],
         carried: Set[Opcode],
         unsupported: Set[Opcode],
         *,
@@ -74,6 +84,7 @@ class Front:
         own = {Opcode.INTERRUPT: self._interrupt}
         self._handlers: dict[int, Handler] = {int(op): handlers[op] for op in handlers}
         self._handlers |= {int(op): own[op] for op in own}
+        self._of_snapshots = {int(op): of_snapshots[op] for op in of_snapshots}
         self._carried = frozenset(int(opcode) for opcode in carried)
         self._unsupported = frozenset(int(opcode) for opcode in unsupported)
         self._make_room = make_room
@@ -116,7 +127,8 @@ class Front:
             self._tell_once(request.opcode, f"{len(message)} bytes of {request.length}")
             self._seam.tell(error_reply(request.unique, errno.EIO))
             return Outcome.ANSWERED
-        handler = self._handlers.get(request.opcode)
+        handlers = self._handlers if request.nodeid <= INO_MAX else self._of_snapshots
+        handler = handlers.get(request.opcode)
         if handler is not None:
             if not self._attempt(request, handler):
                 self._wait(request, self._once_there_is_room, handler)
@@ -143,12 +155,10 @@ class Front:
         except Exception as exc:  # noqa: BLE001 - the mount goes on
             self._refuse(request, exc, handler)
         else:
-            self._reply(request, answer)
+            self._reply(request, answer, handler)
         return True
 
-    def _reply(
-        self, request: Request, answer: bytes | memoryview | Later | LongWait | None
-    ) -> None:
+    def _reply(self, request: Request, answer: Answer, handler: Handler) -> None:
         unique = request.unique
         if isinstance(answer, bytes):
             self._seam.tell(reply(unique, answer))
@@ -156,6 +166,8 @@ class Front:
             self._seam.tell(OUT_HEADER.pack(OUT_HEADER.size + len(answer), 0, unique), answer)
         elif isinstance(answer, LongWait):
             self._wait(request, self._answer_later, answer.later)
+        elif isinstance(answer, Again):
+            self._wait(request, self._call_again, (answer, handler))
         elif answer is not None:
             self.awaited += 1
             self._wait(request, self._answer_soon, answer)
@@ -198,6 +210,20 @@ class Front:
                 self._attempt(request, handler)
         finally:
             self._waiting.pop(request.unique, None)
+
+    async def _call_again(self, request: Request, what: tuple[Again, Handler]) -> None:
+        again, handler = what
+        error = None
+        try:
+            await again.first()
+        except Exception as exc:  # noqa: BLE001 - as above
+            error = exc
+        if self._waiting.pop(request.unique, None) is None:
+            return  # interrupted
+        if error is not None:
+            self._refuse(request, error, handler)
+        elif not self._attempt(request, handler):
+            self._wait(request, self._once_there_is_room, handler)
 
     async def _answer_soon(self, request: Request, later: Later) -> None:
         try:

@@ -3,7 +3,7 @@
 import stat
 from collections.abc import Callable
 
-from pramfs.fuse.attributes_out import NO_ENTRY, entry
+from pramfs.fuse.attributes_out import FOREVER_S, NO_ENTRY, NOT_KEPT, entry
 from pramfs.fuse.front import Handler
 from pramfs.fuse.open_files import OpenFiles
 from pramfs.fuse.protocol import (
@@ -19,18 +19,26 @@ from pramfs.fuse.protocol import (
     Opcode,
 )
 from pramfs.fuse.request import OddRequestError, Request
-from pramfs.tree.inodes import Directory, Inode
-from pramfs.tree.tree import Owner, Tree
+from pramfs.fuse.snapshot_view import SnapshotView, require_same_tree
+from pramfs.tree.inodes import INO_MAX, Directory, Inode
+from pramfs.tree.tree import SNAPSHOTS_NAME, Owner, Tree
 
 
 class NameRequests:
-    """Answers requests for the names in a tree.
+    """Answers requests for the names in a tree, of which `snapshots` has those.
 
     `forgotten` is told of each inode that the kernel has dropped.
     """
 
-    def __init__(self, tree: Tree, files: OpenFiles, forgotten: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        snapshots: SnapshotView,
+        files: OpenFiles,
+        forgotten: Callable[[int], None],
+    ) -> None:
         self._tree = tree
+        self._snapshots = snapshots
         self._files = files
         self._forgotten = forgotten
 
@@ -63,6 +71,8 @@ class NameRequests:
         try:
             return _entry(tree.lookup(directory, name))
         except FileNotFoundError:
+            if name == SNAPSHOTS_NAME and directory is tree.root:
+                return _entry(self._snapshots.root, NOT_KEPT)  # there may be one of its own later
             return NO_ENTRY
 
     def forget(self, request: Request) -> None:
@@ -114,6 +124,7 @@ class NameRequests:
 
     def link(self, request: Request) -> bytes:
         (ino,) = request.fields(LINK_IN)
+        require_same_tree(request.nodeid, ino)
         inode = self._tree.get(ino)
         self._tree.link(inode, self._tree.directory(request.nodeid), request.name(LINK_IN))
         return _entry(inode)
@@ -131,6 +142,7 @@ class NameRequests:
     def rename(self, request: Request) -> bytes:
         (new_parent,) = request.fields(RENAME_IN)
         name, new_name = request.names(2, RENAME_IN)
+        require_same_tree(request.nodeid, new_parent)
         tree = self._tree
         tree.rename(tree.directory(request.nodeid), name, tree.directory(new_parent), new_name)
         return b""
@@ -138,6 +150,7 @@ class NameRequests:
     def rename2(self, request: Request) -> bytes:
         new_parent, flags, _ = request.fields(RENAME2_IN)
         name, new_name = request.names(2, RENAME2_IN)
+        require_same_tree(request.nodeid, new_parent)
         tree = self._tree
         old, new = tree.directory(request.nodeid), tree.directory(new_parent)
         tree.rename(old, name, new, new_name, flags, _owner(request, 0))
@@ -146,17 +159,18 @@ class NameRequests:
     # --- helpers ---------------------------------------------------------------------------------
 
     def _forget(self, ino: int, count: int) -> None:
-        inode = self._tree.inodes.get(ino)
+        tree = self._tree if ino <= INO_MAX else self._snapshots
+        inode = tree.find(ino)
         if inode is not None:
-            self._tree.forget(inode, count)
+            tree.forget(inode, count)
             if not inode.refs:
                 self._forgotten(ino)
 
 
-def _entry(inode: Inode) -> bytes:
+def _entry(inode: Inode, name_valid_s: int = FOREVER_S) -> bytes:
     """Return a reply that adds one to the kernel's lookup count of the inode."""
     inode.refs += 1
-    return entry(inode)
+    return entry(inode, name_valid_s)
 
 
 def _owner(request: Request, umask: int) -> Owner:

@@ -8,7 +8,13 @@ from typing import Any
 
 import trio
 
-from pramfs.fuse.protocol import INVAL_INODE_OUT, NOTIFY_INVAL_INODE, OUT_HEADER
+from pramfs.fuse.protocol import (
+    INVAL_ENTRY_OUT,
+    INVAL_INODE_OUT,
+    NOTIFY_INVAL_ENTRY,
+    NOTIFY_INVAL_INODE,
+    OUT_HEADER,
+)
 from pramfs.fuse.seam import Seam
 from pramfs.system import mount_tools
 
@@ -77,6 +83,21 @@ class Notices:
             self._spawn(self._drop_refused, ino)
         else:
             self._refused[ino] = (min(offset, known[0]), max(end, known[1]))
+
+    def drop_name(self, directory: int, name: bytes) -> None:
+        """Have the kernel forget a name, and what is below it as far as nobody uses that."""
+        notice = INVAL_ENTRY_OUT.pack(directory, len(name), 0) + name + b"\0"
+        header = OUT_HEADER.pack(OUT_HEADER.size + len(notice), NOTIFY_INVAL_ENTRY, 0)
+        self._spawn(self._tell_in_thread, header + notice)
+
+    async def _tell_in_thread(self, message: bytes) -> None:
+        try:
+            await trio.to_thread.run_sync(
+                self._seam.tell, message, abandon_on_cancel=True, limiter=self._limiter
+            )
+        except Exception:  # the mount goes on
+            log.exception("internal error in a notice")
+            self._on_internal_error()
 
     async def _drop_refused(self, ino: int) -> None:
         start, end = self._refused.pop(ino)

@@ -182,4 +182,6 @@ DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32)
 # --- to the kernel, without a request ------------------------------------------------------------
 
 NOTIFY_INVAL_INODE = 2  # instead of the error, with unique 0
+NOTIFY_INVAL_ENTRY = 3
 INVAL_INODE_OUT = Struct("=Qqq")  # ino, off, len; a negative off: only attributes
+INVAL_ENTRY_OUT = Struct("=QII")  # ino of the directory, namelen, flags; name, and a zero byte

@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 
+from pramfs.errors import posix_error
 from pramfs.fuse.front import Handler, Later
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.open_files import OpenFiles
@@ -17,7 +18,7 @@ from pramfs.fuse.protocol import (
     Opcode,
 )
 from pramfs.fuse.request import Request
-from pramfs.tree.inodes import FILE_MAX_BYTES, File
+from pramfs.tree.inodes import FILE_MAX_BYTES, INO_MAX, File
 from pramfs.tree.tree import Tree
 
 _LOOKS_MAX = 16  # at a file into which somebody writes all the time
@@ -62,18 +63,24 @@ class RangeRequests:
         return LSEEK_OUT.pack(self._tree.seek(file, offset, whence))
 
     def copy_file_range(self, request: Request) -> bytes:
-        return WRITE_OUT.pack(self._copy(request, _COPY_MAX_BYTES), 0)
+        return WRITE_OUT.pack(self._copied(request, _COPY_MAX_BYTES), 0)
 
     def copy_file_range_64(self, request: Request) -> bytes:
-        return COPY_FILE_RANGE_64_OUT.pack(self._copy(request, FILE_MAX_BYTES))
+        return COPY_FILE_RANGE_64_OUT.pack(self._copied(request, FILE_MAX_BYTES))
 
-    def _copy(self, request: Request, most: int) -> int:
-        """Copy a piece; the program calls again for the rest. The kernel has handed over both ranges."""
+    def _copied(self, request: Request, most: int) -> int:
+        """Copy a piece within the tree; the program calls again for the rest."""
+        return self._copy(request, self._tree, most)
+
+    def _copy(self, request: Request, into: Tree, most: int) -> int:
+        """Copy a piece to a file of that tree. The kernel has handed over both ranges."""
         _, offset, target, _, target_offset, length, _ = request.fields(COPY_FILE_RANGE_IN)
-        return self._tree.copy_range(
+        if target > INO_MAX:
+            raise posix_error(errno.EROFS)
+        return into.copy_range(
             self._tree.get(request.nodeid),
             offset,
-            self._tree.get(target),
+            into.get(target),
             target_offset,
             min(length, most),
             set_times=not self._cached_writes,

@@ -11,7 +11,9 @@ from array import array
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pramfs.errors import CorruptedPage, InvalidPfn, PramError
+from crc32c import crc32c
+
+from pramfs.errors import CorruptedPage, DamagedPage, InvalidPfn, PramError
 from pramfs.storage import layout
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import Extent, FrameTable
@@ -142,6 +144,23 @@ def reserve_chain(
         else:
             link_pfn = _reserve_link(read, uuid, table, link_pfn, taken, chain, shared=shared)
     return chain
+
+
+def first_page(
+    read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, pfn: int
+) -> bytes:
+    """Return the first data page of the chain that starts at `pfn`, verified, without reading the rest.
+
+    Raises InvalidPfn, CorruptedPage, DamagedPage.
+    """
+    entries = Entries()
+    (data_pfn,) = entries.unpack(_read_link(read, uuid, frames, pfn).packed[: ENTRY.size])
+    if data_pfn >= frames:
+        raise InvalidPfn(data_pfn, "data page")
+    page = bytes(read(data_pfn))
+    if crc32c(page) != entries.csums[0]:
+        raise DamagedPage(data_pfn, "found on first read")
+    return page
 
 
 def link_count(entries: int) -> int:

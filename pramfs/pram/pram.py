@@ -35,6 +35,7 @@ from pramfs.errors import (
     SystemFault,
 )
 from pramfs.pram.nodes import Node, by_age
+from pramfs.pram.pins import Pins
 from pramfs.pram.publish import Move, Publication, Publisher
 from pramfs.pram.relocate import frames_to_move
 from pramfs.pram.reserve import chain_of, reserve
@@ -72,6 +73,11 @@ class Pram:
     def image(self) -> Image:
         """The open image."""
         return self.publisher.image
+
+    @property
+    def pins(self) -> Pins:
+        """What keeps frames of nodes as they are for readers."""
+        return self.publisher.pins
 
     @property
     def current(self) -> SuperBlock:
@@ -304,7 +310,7 @@ class Pram:
 
     def _drop(self, node: Node) -> None:
         del self.nodes[node.name]
-        self.arena.release_extents(node.owned)
+        self.pins.free(node)
 
     def _consume(self, node: Node) -> None:
         """Free a node that has been loaded, unless the image is read-only."""

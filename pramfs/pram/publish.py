@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 
 from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, fault_of
 from pramfs.pram.nodes import Node, build_nodes
+from pramfs.pram.pins import Pins
 from pramfs.pram.relocate import frames_to_move, leave_banned_frames
 from pramfs.storage import superblock
 from pramfs.storage.arena import Arena, Progress
@@ -54,6 +55,7 @@ class Publisher:
         self._listed = [(node, node.pfn) for node in listed]  # the list written last
         self._pages_written = 0  # of it, by the last publish: the first ones
         self._run = run
+        self.pins = Pins(arena)
         self._slot = current.other_pfn  # where the next super block goes
         self._in_doubt: Publication | None = None
 
@@ -159,7 +161,7 @@ class Publisher:
         self._require_complete()
         self._require_frames()
         for node in self._nodes.values() if self.arena.table.banned else ():
-            leave_banned_frames(self.arena, self.current.uuid, node)
+            leave_banned_frames(self.arena, self.pins, self.current.uuid, node)
         slot = self._choose_slot()
         self._write_node_list()
         self.arena.table.begin_save()

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 from pramfs.pram.links import build_links
 from pramfs.pram.nodes import Node
+from pramfs.pram.pins import Pins
 from pramfs.pram.reserve import chain_of
 from pramfs.storage.arena import Arena
 from pramfs.storage.extents import extents_of, pfns_of
@@ -24,7 +25,7 @@ def frames_to_move(nodes: Iterable[Node], banned: Regions, but_of: Collection[st
     return needed
 
 
-def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
+def leave_banned_frames(arena: Arena, pins: Pins, uuid: bytes, node: Node) -> None:
     """Copy the pages that `node` has in banned frames to others, and write new links.
 
     Raises OSError or PramError, and has then changed nothing.
@@ -50,7 +51,7 @@ def leave_banned_frames(arena: Arena, uuid: bytes, node: Node) -> None:
         arena.release_extents(extents)
         raise
     left = list(extents_of(sorted([*chain.links, *(chain.entries.pfns[at] for at in moving)])))
-    arena.release_extents(left)
+    pins.give_up(node, left)
     gone = _regions(left)
     stayed = (pfn for pfn in pfns_of(node.owned) if pfn not in gone)
     node.owned = list(extents_of(sorted([*stayed, *fresh])))

@@ -16,10 +16,12 @@ from pramfs.storage.layout import DIRENT, INODE, TREE_HEADER, XATTR, TreeHeader
 from pramfs.tree import file_flags
 from pramfs.tree.hardened_dict import room_for
 from pramfs.tree.inodes import (
+    DIRENT_SIZE,
     FILE_MAX_BYTES,
     INO_MAX,
     KINDS,
     NAME_MAX_BYTES,
+    ROOT_INO,
     SYMLINK_MAX_BYTES,
     XATTR_VALUE_MAX_BYTES,
     Directory,
@@ -82,6 +84,39 @@ def decode_tree(data: bytes) -> Decoded:
     for _ in range(header.inodes):
         decoder.take_inode()
     return decoder.finish()
+
+
+class UnreadRoot(Directory):
+    """The root directory of a tree of which nothing else has been read: its attributes."""
+
+    __slots__ = ("has_xattrs", "names")
+
+    def __init__(
+        self, generation: int, mode: int, uid: int, gid: int, *, names: int, has_xattrs: bool
+    ) -> None:
+        super().__init__(ROOT_INO, generation, mode, uid, gid, 0)
+        self.names = names
+        self.has_xattrs = has_xattrs
+
+    @property
+    def size(self) -> int:
+        return (self.names + 2) * DIRENT_SIZE
+
+
+def decode_root(data: bytes) -> UnreadRoot:
+    """Decode the root in the first page of a metadata stream, where it always is. Raises ValueError."""
+    if len(data) < TREE_HEADER.size + INODE.size:
+        raise ValueError("the metadata ends within a record")
+    ino, generation, mode, uid, gid, nlink, *times, size, _, xattrs, flags = INODE.unpack_from(
+        data, TREE_HEADER.size
+    )
+    if ino != ROOT_INO or not stat.S_ISDIR(mode) or mode >> 16:
+        raise ValueError("the first inode is not the root")
+    root = UnreadRoot(generation, mode, uid, gid, names=size, has_xattrs=bool(xattrs))
+    root.nlink = nlink
+    root.flags = flags & file_flags.ALL
+    _set_times(root, times)
+    return root
 
 
 def _encode_inode(inode: Inode) -> bytes:

@@ -77,7 +77,7 @@ class TreeLoad:
         pram, name, chain = self._pram, self._name, self._chain
         with _damage_of(name):
             decoded = codec.decode_tree(self._metadata)
-            _distribute(decoded, chain)
+            map_pages(decoded, chain)
             more = _read_more(pram, name, recover)
         bad_files = _files_at(self._verification.damaged(), decoded)
         paths = paths_of(decoded.inodes[ROOT_INO], bad_files)
@@ -143,7 +143,7 @@ def _read_more(pram: Pram, name: str, recover: Recovered | None) -> More | None:
         node.chain = None
 
 
-def _distribute(decoded: Decoded, chain: Chain) -> None:
+def map_pages(decoded: Decoded, chain: Chain) -> None:
     """Map the pages of every file. Raises ValueError if the entries do not match the files."""
     entries = chain.entries
     if sum(decoded.pages) != len(entries) or entries.flags.count(PAGE_DATA) != len(entries):

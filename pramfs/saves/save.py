@@ -72,7 +72,7 @@ def stage_tree(
         tree.space.relocations = 0
     if not snapshot:
         _stage_nodes(pram, [name], tree, files, progress)
-        return tree.data.repeats_of(orphans)
+        return tree.data.repeats_of(orphans, pram.pins.kept_pfns())
     for file in files:
         tree.data.end_promises(file)
     try:
@@ -80,7 +80,7 @@ def stage_tree(
     except BaseException:
         drop_tree(pram, snapshot)
         raise
-    return tree.data.repeats_of(orphans)
+    return tree.data.repeats_of(orphans, pram.pins.kept_pfns())
 
 
 def _stage_nodes(

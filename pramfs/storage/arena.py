@@ -268,6 +268,28 @@ class Arena(ABC):
         for pfn, count in extents:
             self._unverified[pfn : pfn + count] = b"\1" * count
 
+    def expect(self, pfn: int, csums: "array[int]") -> None:
+        """Verify frames of a save when they are first read, if nobody knows their checksums yet.
+
+        May run in another thread, after `verify_on_first_read`; the frames must not change. Raises
+        DamagedPage for one whose checksum is known and another.
+        """
+        assert self._unverified is not None
+        behind = pfn + len(csums)
+        known = self._csums[pfn:behind].tobytes()
+        if known == csums.tobytes():
+            return
+        if not known.strip(b"\0"):
+            self._csums[pfn:behind] = csums
+            self._unverified[pfn:behind] = b"\1" * len(csums)
+            return
+        for one, csum in enumerate(csums, pfn):
+            if self._csums[one] == UNKNOWN_CSUM:
+                self._csums[one] = csum
+                self._unverified[one] = 1
+            elif self._csums[one] != csum:
+                raise DamagedPage(one, "two saves have different checksums of it")
+
     def verify(self, extents: Iterable[Extent]) -> None:
         """Verify those of these frames that may be damaged. Raises DamagedPage."""
         if self._unverified is not None:

@@ -7,6 +7,7 @@ page of a file always holds zeros after the end of the file.
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
@@ -241,18 +242,21 @@ class FileData:
                 if pfn:
                     self.reservations.remove(file, index, index + count)
 
-    def repeats_of(self, files: Iterable[File]) -> int:
-        """Return how many holders, besides the first of each frame, are these files and only they."""
+    def repeats_of(self, files: Iterable[File], others: Iterable[int] = ()) -> int:
+        """Return how many holders, besides the first of each frame, are these files and only they.
+
+        `others` are frames that something else holds, which counts as a file that has them.
+        """
         table = self._arena.table
         if not table.repeats:
             return 0
-        times = Counter(
+        of_files = (
             pfn
             for file in files
             for _, pfns in (file.pages.chunks() if file.pages is not None else ())
             for pfn in filter(None, pfns)
-            if table.is_shared(pfn)
         )
+        times = Counter(pfn for pfn in chain(of_files, others) if table.is_shared(pfn))
         return sum(holds - (holds == table.holders(pfn)) for pfn, holds in times.items())
 
     # --- helpers ---------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from pramfs.tree.page_ranges import ReservedPages
 from pramfs.tree.pagemap import PageMap
 
 ROOT_INO = 1
-INO_MAX = (1 << 63) - 1  # the remaining bit is used in file handles, see `fuse.operations`
+INO_MAX = (
+    1 << 63
+) - 1  # the numbers above are those of inodes in snapshots, see `fuse.snapshot_view`
 NAME_MAX_BYTES = 255
 SYMLINK_MAX_BYTES = 4095
 PATH_MAX_BYTES = 4096  # of a path that a system call accepts

@@ -32,6 +32,9 @@ from pramfs.tree.inodes import (
     now_ns,
 )
 
+# Of the root: where snapshots are read in a mount. Only a tree that was made elsewhere has one of its own.
+SNAPSHOTS_NAME = b".snapshots"
+
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
@@ -100,6 +103,10 @@ class Tree(FileOperations):
         if inode is None:
             raise posix_error(errno.ENOENT)
         return inode
+
+    def find(self, ino: int) -> Inode | None:
+        """Return the inode of that number, None if there is none."""
+        return self.inodes.get(ino)
 
     def directory(self, ino: int) -> Directory:
         """Return the directory of that number. Raises ENOENT, ENOTDIR."""
@@ -197,8 +204,8 @@ class Tree(FileOperations):
         self._add_entry(parent, name, inode, now)
 
     def unlink(self, parent: Directory, name: bytes) -> None:
-        """Remove a name of a file that is no directory. Raises ENOENT, EPERM, EISDIR."""
-        inode = self.lookup(parent, name)
+        """Remove a name of a file that is no directory. Raises ENOENT, EPERM, EISDIR, EBUSY."""
+        inode = self._named(parent, name)
         if (parent.flags | inode.flags) & FIXED:
             raise posix_error(errno.EPERM)
         if isinstance(inode, Directory):
@@ -206,10 +213,10 @@ class Tree(FileOperations):
         self._remove_entry(parent, name, now_ns())
 
     def rmdir(self, parent: Directory, name: bytes) -> None:
-        """Remove an empty directory. Raises ENOENT, EPERM, ENOTDIR, ENOTEMPTY, EINVAL."""
+        """Remove an empty directory. Raises ENOENT, EPERM, ENOTDIR, ENOTEMPTY, EINVAL, EBUSY."""
         if name == b".":
             raise posix_error(errno.EINVAL)
-        inode = self.lookup(parent, name)
+        inode = self._named(parent, name)
         _refuse_removal(parent, inode)
         if not isinstance(inode, Directory):
             raise posix_error(errno.ENOTDIR)
@@ -234,7 +241,7 @@ class Tree(FileOperations):
             raise posix_error(errno.EINVAL)
         if name in (b".", b".."):
             raise posix_error(errno.EBUSY)
-        inode = self.lookup(parent, name)
+        inode = self._named(parent, name)
         target = new_parent.entries.get(new_name)
         if flags == RENAME_EXCHANGE:
             if target is None:
@@ -280,6 +287,15 @@ class Tree(FileOperations):
         return len(self.inodes) - self._orphans
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _named(self, parent: Directory, name: bytes) -> Inode:
+        """Return what `lookup` does, for a change of the name. Raises EBUSY for where snapshots are read."""
+        try:
+            return self.lookup(parent, name)
+        except FileNotFoundError:
+            if _is_for_snapshots(parent, name):
+                raise posix_error(errno.EBUSY) from None
+            raise
 
     def _make(self, parent: Directory, mode: int, owner: Owner, *, more_bytes: int) -> Inode:
         """Create an inode for a name in `parent`; name and contents take `more_bytes` of metadata."""
@@ -409,7 +425,7 @@ def _check_new_name(parent: Directory, name: bytes) -> None:
     """Raise EINVAL, EEXIST, ENOENT, ENAMETOOLONG or EPERM if `parent` cannot have a new file of that name."""
     if not name or b"/" in name or b"\0" in name:
         raise posix_error(errno.EINVAL)
-    if name in parent.entries or name in (b".", b".."):
+    if name in parent.entries or name in (b".", b"..") or _is_for_snapshots(parent, name):
         raise posix_error(errno.EEXIST)
     if not parent.nlink:
         raise posix_error(errno.ENOENT)  # removed, but still the working directory of a process
@@ -417,6 +433,10 @@ def _check_new_name(parent: Directory, name: bytes) -> None:
         raise posix_error(errno.ENAMETOOLONG)
     if parent.flags & IMMUTABLE:
         raise posix_error(errno.EPERM)
+
+
+def _is_for_snapshots(parent: Directory, name: bytes) -> bool:
+    return name == SNAPSHOTS_NAME and parent.parent is parent
 
 
 def _refuse_removal(parent: Directory, inode: Inode) -> None:

@@ -72,6 +72,7 @@ class Bench:
         self.internal_errors = 0
         self.front = Front(
             {Opcode.LOOKUP: handler},
+            {},
             {Opcode.SYMLINK},
             {Opcode.BMAP},
             make_room=self.make_room,
@@ -276,6 +277,8 @@ class Mount:
         self.internal_errors = 0
         self.kernel = Kernel()
         self.engine = Engine(
+            self.pram,
+            "pramfs",
             self.tree,
             Behaviour(
                 direct_io=False,

@@ -53,6 +53,7 @@ SIZES = {
     "DIRENT": 24,
     "INTERRUPT_IN": 8,
     "INVAL_INODE_OUT": 24,
+    "INVAL_ENTRY_OUT": 16,
     "INIT_FLAGS": 4,
 }
 
