@@ -55,9 +55,4 @@ def drop_tree(pram: Pram, name: str) -> None:
 
 def snapshot_tree(snapshot: str, tree: str) -> str:
     """Return the name of the tree that a snapshot is, which is given as SNAP, of `tree`, or NAME@SNAP."""
-    return snapshot if "@" in snapshot else f"{tree}@{snapshot}"
-
-
-def tree_of_snapshot(name: str) -> str:
-    """Return the name of the tree that NAME@SNAP is a snapshot of, or `name` if it is none."""
-    return name.partition("@")[0]
+    return snapshot if SNAPSHOT_MARK in snapshot else tree + SNAPSHOT_MARK + snapshot

@@ -19,7 +19,6 @@ from pramfs.tree.file_calls import KEEP_SIZE
 from pramfs.tree.tree import Owner, Tree
 from tests.support.image_audit import walk
 from tests.support.load_verdict import NAME, TreeState, tree_state
-from tests.support.snapshots import stage_snapshot
 from tests.support.watched_image import image_of, new_pram, watched
 
 FRAMES = 80
@@ -77,7 +76,8 @@ def sample_image(snapshot: str = "") -> SampleImage:
     saver.save(final=False, progress=lambda frames: None)
     older = tree_state(tree)
     if snapshot:
-        stage_snapshot(pram, tree, f"{NAME}@{snapshot}")
+        saver.save(final=False, progress=lambda pages: None, snapshot=f"{NAME}@{snapshot}")
+        older = tree_state(tree)
     _change(tree)
     saver.save(final=True, progress=lambda frames: None)
     newer = tree_state(tree)

@@ -8,6 +8,7 @@ from pramfs.errors import PramError
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
+from pramfs.saves.snapshots import drop_snapshot, require_new, roll_back
 from pramfs.storage.arena import Progress
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.storage.regions import Regions
@@ -23,29 +24,38 @@ FRAMES = 64
 NAMES = [b"a", b"b", b"c", b"d", b"e", b"f"]
 
 
+Trees = dict[str, TreeState]  # the tree and its snapshots, by name
+
+
 class Published(NamedTuple):
-    """A save: the steps start..end made it, and the tree that it holds."""
+    """A save: the steps start..end made it, and the trees that it holds."""
 
     start: int
     end: int
-    tree: TreeState
+    trees: Trees
 
 
 class History:
-    """All steps since the image was `before`, and the saves among them; the first was there already."""
+    """All steps since the image was `before`, and the saves among them; the first was there already.
 
-    def __init__(self, seed: int) -> None:
+    With `snapshots` some of the saves take snapshots or free them, and some are rollbacks.
+    """
+
+    def __init__(self, seed: int, *, snapshots: bool = False) -> None:
         self.rng = random.Random(seed)
+        self._with_snapshots = snapshots
+        self._snapshots: Trees = {}  # in force
+        self._freed: set[str] = set()  # and not yet gone from the save in force
         self.steps: list[Step] = []
         self.saves: list[Published] = []
         self._arena = self.rng.choice(["image", "memory"])
-        self._pram = new_pram(FRAMES, arena=self._arena)
+        self._pram = new_pram(2 * FRAMES if snapshots else FRAMES, arena=self._arena)
         self._begin_tree()
         self._tree.make_root(0o755, OWNER)
         self._saver.save(final=False, progress=_quiet)
         self.before = watched(self._pram).content()
         self._start_journal()
-        self.saves = [Published(0, 0, tree_state(self._tree))]
+        self.saves = [Published(0, 0, {NAME: tree_state(self._tree)})]
 
     def record(self, rounds: int) -> None:
         """Work and save, now and then as another process with other banned regions or more frames."""
@@ -59,10 +69,10 @@ class History:
         self._pram.close()
         self._pram.image.close()
 
-    def allowed(self, crash: int) -> list[TreeState]:
+    def allowed(self, crash: int) -> list[Trees]:
         """The trees that may be there after a crash before step number `crash`."""
-        done = [save.tree for save in self.saves if save.end <= crash]
-        return done[-1:] + [save.tree for save in self.saves if save.start <= crash < save.end]
+        done = [save.trees for save in self.saves if save.end <= crash]
+        return done[-1:] + [save.trees for save in self.saves if save.start <= crash < save.end]
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -70,8 +80,13 @@ class History:
     def _now(self) -> int:
         return len(self.steps) + len(watched(self._pram).journal)
 
-    def note(self, start: int, tree: TreeState) -> None:
-        self.saves.append(Published(start, self._now, tree))
+    def note(self, start: int, tree: TreeState, snapshot: str = "") -> None:
+        for name in self._freed:
+            self._snapshots.pop(name, None)
+        self._freed.clear()
+        if snapshot:
+            self._snapshots[snapshot] = tree
+        self.saves.append(Published(start, self._now, {NAME: tree, **self._snapshots}))
 
     def begin(self) -> int:
         return self._now
@@ -86,12 +101,40 @@ class History:
 
     def _save(self) -> bool:
         try:
-            self._saver.save(final=self.rng.random() < 0.5, progress=_quiet)
+            final = self.rng.random() < 0.5
+            self._saver.save(final=final, progress=_quiet, snapshot=self._changed_snapshots())
         except PramError:
             return False
         return True
 
+    def _changed_snapshots(self) -> str:
+        """Free a snapshot, perhaps, and return the full name of another one to take, or ""."""
+        if not self._with_snapshots:
+            return ""
+        there = sorted(self._snapshots.keys() - self._freed)
+        if there and self.rng.random() < 0.4:
+            gone = self.rng.choice(there)
+            drop_snapshot(self._pram, NAME, gone.removeprefix(f"{NAME}@"))
+            self._freed.add(gone)
+        name = f"s{self.rng.randrange(5)}"
+        taken = f"{NAME}@{name}" in self._pram.nodes or f"{NAME}@{name}" in self._snapshots
+        return "" if taken or self.rng.random() < 0.4 else require_new(self._pram, NAME, name)
+
+    def _roll_back(self) -> None:
+        """Go back to one of the snapshots, as another process, which keeps what is replaced."""
+        there = sorted(self._snapshots)
+        if not there or self.rng.random() < 0.5:
+            return
+        self.steps += watched(self._pram).journal
+        self._pram = reopen(self._pram)
+        start, name = self._now, self.rng.choice(there)
+        replaced = roll_back(self._pram, NAME, name.removeprefix(f"{NAME}@"))
+        self._pram.publish()
+        self._snapshots[f"{NAME}@{replaced}"] = self.saves[-1].trees[NAME]
+        self.note(start, self._snapshots.pop(name))
+
     def _reopen(self) -> None:
+        self._roll_back()
         self.steps += watched(self._pram).journal
         banned = Regions()
         if self.rng.random() < 0.6:
@@ -153,7 +196,7 @@ class _RecordingSaver(Saver):
     def save(self, *, final: bool, progress: Progress, snapshot: str = "") -> None:
         start, tree = self._history.begin(), tree_state(self._looked)
         super().save(final=final, progress=progress, snapshot=snapshot)
-        self._history.note(start, tree)
+        self._history.note(start, tree, snapshot)
 
 
 def _quiet(frames: int) -> None:

@@ -1,4 +1,4 @@
-"""Every image that a crash can leave loads as a tree that was published: the last, or the one under way.
+"""Every image that a crash can leave loads as what was published: the last save, or the one under way.
 
 The saves of a recorded run are cut off after every step. Of the steps since the last sync each is left out,
 is torn at 512 bytes, and random ones are lost: a disk may write them in any order.
@@ -9,37 +9,40 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.crash.recorded_run import History
-from tests.support.load_verdict import TreeState, load
+from tests.crash.recorded_run import History, Trees
+from tests.support.load_verdict import load_all
 from tests.support.watched_image import Step, Sync, Write, replay
 
 SECTOR = 512
 
 
 @pytest.mark.timeout(36_000)
-def test_every_crash_leaves_a_published_tree(long: bool) -> None:
+@pytest.mark.parametrize("snapshots", [False, True], ids=["", "snapshots"])
+def test_every_crash_leaves_what_was_published(snapshots: bool, long: bool) -> None:
     cases = saves = 0
     for seed in range(300 if long else 6):
-        history = History(seed)
+        history = History(seed, snapshots=snapshots)
         history.record(8 if long else 5)
         saves += len(history.saves)
         for what, content, allowed in _crashes(history, 20 if long else 3):
-            verdict = load(content)
-            assert verdict.tree in allowed, f"seed {seed}: {what}: {verdict.refusal or 'a mix'}"
+            trees, refusal = load_all(content)
+            assert trees in allowed, f"seed {seed}: {what}: {refusal or 'a mix'}"
             cases += 1
     print(f"{cases} crashes of {saves} saves")
 
 
 def test_what_was_recorded_is_what_happened() -> None:
     """The steps of a run, all of them, make the image of its end: the crashes are made of true steps."""
-    history = History(1)
-    history.record(5)
-    verdict = load(replay(history.before, history.steps))
-    assert verdict.tree == history.saves[-1].tree
-    assert len(history.saves) > 5
+    history = History(4, snapshots=True)
+    history.record(8)
+    assert load_all(replay(history.before, history.steps)) == (history.saves[-1].trees, "")
+    assert len(history.saves) > 8
+    names = {name for save in history.saves for name in save.trees}
+    assert any("@replaced-" in name for name in names)
+    assert len(history.saves[-1].trees) > 1
 
 
-def _crashes(history: History, subsets: int) -> Iterator[tuple[str, bytearray, list[TreeState]]]:
+def _crashes(history: History, subsets: int) -> Iterator[tuple[str, bytearray, list[Trees]]]:
     """The images that crashes leave, what happened, and the trees that may be there."""
     durable, unsynced = bytearray(history.before), 0
     for crash in range(len(history.steps) + 1):

@@ -11,6 +11,7 @@ from pramfs.errors import DamagedPage, PramError
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import Recovered, load_tree
 from pramfs.saves.save import Saver
+from pramfs.saves.tree_nodes import tree_names
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.inodes import Directory, File, Inode, Symlink
 from pramfs.tree.tree import Tree
@@ -57,6 +58,21 @@ def load(
             return _load(pram, image, recover=recover, lazy=lazy, save=save, name=name)
         finally:
             pram.close()
+
+
+def load_all(content: bytes | bytearray) -> tuple[dict[str, TreeState], str]:
+    """Load every tree of an image, by name; and the message of a refusal, "" if there is none."""
+    with contextlib.closing(image_of(bytes(content))) as image:
+        try:
+            pram = Pram.open(image, arena="memory")
+        except PramError as exc:
+            return {}, _told(exc)
+        names = tree_names(pram.nodes)
+        pram.close()
+    verdicts = {name: load(content, name=name) for name in names}
+    refusals = [verdict.refusal for verdict in verdicts.values() if verdict.tree is None]
+    trees = {name: verdict.tree for name, verdict in verdicts.items() if verdict.tree is not None}
+    return trees, "; ".join(refusals)
 
 
 def tree_state(tree: Tree, damaged: set[int] | None = None) -> TreeState:

@@ -1,20 +1,18 @@
-"""Snapshots of a tree in the hands of a test, made without a mount: NAME@SNAPSHOT, with the same frames."""
+"""Snapshots of a tree in the hands of a test, without a mount."""
 
 from pathlib import Path
 
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
-from pramfs.saves.save import Saver, stage_tree
-from pramfs.storage.extents import extents_of
-from pramfs.tree.inodes import File
-from pramfs.tree.tree import Tree
+from pramfs.saves.save import Saver
+from pramfs.saves.snapshots import require_new
 from tests.support.tree_volume import NAME, Volume, new_tree
 
 
-def take(volume: Volume, snapshot: str, *, tree: str = NAME) -> None:
-    """Save the tree, and with it a snapshot that holds every frame of its files, too."""
-    stage_snapshot(volume.pram, volume.tree, f"{tree}@{snapshot}")
-    volume.save(final=False)
+def take(volume: Volume, snapshot: str) -> None:
+    """Save, and take a snapshot with it."""
+    full_name = require_new(volume.pram, NAME, snapshot)
+    volume.saver.save(final=False, progress=lambda pages: None, snapshot=full_name)
 
 
 def take_in(path: Path, snapshot: str) -> None:
@@ -22,15 +20,6 @@ def take_in(path: Path, snapshot: str) -> None:
     with Pram.open(path) as pram:
         tree = new_tree(pram)
         load_tree(pram, NAME, tree)
-        stage_snapshot(pram, tree, f"{NAME}@{snapshot}")
-        Saver(pram, NAME, tree).save(final=True, progress=lambda frames: None)
-
-
-def stage_snapshot(pram: Pram, tree: Tree, name: str) -> None:
-    """Have the next save hold the tree under that name, too."""
-    for inode in tree.inodes.values():
-        if isinstance(inode, File) and inode.pages is not None:
-            for _, pfns in inode.pages.chunks():
-                for extent in extents_of([pfn for pfn in pfns if pfn]):
-                    pram.arena.table.share(extent.pfn, extent.frames)
-    stage_tree(pram, name, tree)
+        full_name = require_new(pram, NAME, snapshot)
+        saver = Saver(pram, NAME, tree)
+        saver.save(final=True, progress=lambda pages: None, snapshot=full_name)

@@ -34,15 +34,15 @@ def _diff(args: argparse.Namespace) -> int:
     from pramfs.control import client
     from pramfs.offline.diff import diff_trees
     from pramfs.options import DEFAULT_NAME
-    from pramfs.saves.tree_nodes import snapshot_tree, tree_of_snapshot
+    from pramfs.saves.tree_nodes import snapshot_tree, tree_of
     from pramfs.system import mountinfo
 
     status = client.read_status(args.target) if mountinfo.mount_at(args.target) else None
     if status is not None and args.new is None:
         status = _saved(args.target, status)
-    mounted = tree_of_snapshot(status.name) if status is not None else DEFAULT_NAME
+    mounted = tree_of(status.name) if status is not None else DEFAULT_NAME
     old = snapshot_tree(args.old, mounted)
-    tree = tree_of_snapshot(old)
+    tree = tree_of(old)
     new = tree if args.new is None else snapshot_tree(args.new, tree)
     found = diff_trees(Path(status.image) if status is not None else args.target, old, new)
     if args.json:
