@@ -4,6 +4,8 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.mounted.harness import Volume, wait_until
 from tests.mounted.system import syncfs
 
@@ -16,8 +18,11 @@ def wakings(pid: int) -> int:
     return int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[0])
 
 
-def test_an_idle_mount_with_unsaved_files_is_never_woken(volume: Volume) -> None:
-    root = volume.mount()
+@pytest.mark.parametrize("options", [(), ("dedup",)])
+def test_an_idle_mount_with_unsaved_files_is_never_woken(
+    volume: Volume, options: tuple[str, ...]
+) -> None:
+    root = volume.mount(*options)
     for number in range(100):
         (root / f"{number}").write_bytes(b"content")
     syncfs(root)  # else the kernel hands the files over meanwhile
