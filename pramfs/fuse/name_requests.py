@@ -68,12 +68,12 @@ class NameRequests:
         directory = tree.get(request.nodeid) if name == b"." else tree.directory(request.nodeid)
         if not isinstance(directory, Directory):
             return _entry(directory)  # of a file handle: see open_by_handle_at(2)
-        try:
-            return _entry(tree.lookup(directory, name))
-        except FileNotFoundError:
-            if name == SNAPSHOTS_NAME and directory is tree.root:
-                return _entry(self._snapshots.root, NOT_KEPT)  # there may be one of its own later
-            return NO_ENTRY
+        inode = tree.find_name(directory, name)
+        if inode is not None:
+            return _entry(inode)
+        if name == SNAPSHOTS_NAME and directory is tree.root:
+            return _entry(self._snapshots.root, NOT_KEPT)  # there may be one of its own later
+        return NO_ENTRY
 
     def forget(self, request: Request) -> None:
         (count,) = request.fields(FORGET_IN)

@@ -209,16 +209,21 @@ class Arena(ABC):
     def release(self, pfn: int, count: int) -> None:
         """Release frames; the system gets their memory back once no save needs them."""
         table = self.table
-        fresh = list(table.extents(FRESH, GOING, first=pfn, count=count))
-        written = []
-        if table.count(WRITTEN):
-            written = list(table.extents(WRITTEN, first=pfn, count=count))
+        if count == 1:  # most files have one page
+            state, one = table.state(pfn), [Extent(pfn, 1)]
+            fresh, written = one if state in (FRESH, GOING) else [], one if state == WRITTEN else []
+        else:
+            fresh = list(table.extents(FRESH, GOING, first=pfn, count=count))
+            written = []
+            if table.count(WRITTEN):
+                written = list(table.extents(WRITTEN, first=pfn, count=count))
         freed = table.release(pfn, count)
         if freed != [(pfn, count)]:  # some are shared
             fresh, written = _common(fresh, freed), _common(written, freed)
         for extent in fresh:
             self._discard(extent)
-        self._punch_later(written)
+        if written:
+            self._punch_later(written)
 
     def release_extents(self, extents: Iterable[Extent]) -> None:
         """Release every frame of `extents`."""

@@ -124,6 +124,13 @@ class Tree(FileOperations):
 
     def lookup(self, parent: Directory, name: bytes) -> Inode:
         """Return the inode of that name in `parent`. Raises ENOENT, ENAMETOOLONG."""
+        inode = self.find_name(parent, name)
+        if inode is None:
+            raise posix_error(errno.ENOENT)
+        return inode
+
+    def find_name(self, parent: Directory, name: bytes) -> Inode | None:
+        """Return the inode of that name in `parent`, None if there is none. Raises ENAMETOOLONG."""
         inode = parent.entries.get(name)
         if inode is not None:
             return inode
@@ -133,7 +140,7 @@ class Tree(FileOperations):
             return parent.parent
         if len(name) > NAME_MAX_BYTES:
             raise posix_error(errno.ENAMETOOLONG)
-        raise posix_error(errno.ENOENT)
+        return None
 
     # --- making and removing names ---------------------------------------------------------------
 
