@@ -262,6 +262,18 @@ class NoSuchSnapshot(PramError):
     errno = errno.ENOENT
 
 
+class NoSnapshotToMount(PramError):
+    """{0}: no snapshot '{1}' of tree '{2}'; there are: {3}"""
+
+    errno = errno.ENOENT
+
+
+class TreeExists(PramError):
+    """{0}: there is a tree '{1}' already; to mount it, leave out snapshot="""
+
+    errno = errno.EEXIST
+
+
 class NoRoomForSnapshot(PramError):
     """no room for a snapshot: {0} free frames needed, {1} available"""
 

@@ -31,7 +31,8 @@ class MountOptions:
     uid: int = field(default_factory=os.geteuid)
     gid: int = field(default_factory=os.getegid)
     banned: Regions = field(default_factory=Regions)
-    name: str = DEFAULT_NAME
+    name: str = DEFAULT_NAME  # of the tree that is mounted
+    snapshot: str = ""  # TREE@SNAPSHOT that it is read from at first, "" if that is the tree itself
     noload: bool = False
     pram: int | None = None
     arena: str = "auto"
@@ -84,12 +85,27 @@ def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions
         else:
             option.read(options, value)
             options.words.append(word)
+    if options.snapshot:
+        _settle_snapshot(options)
     for name, why in (("checkpoint", "saved"), ("dedup", "changed")):
         if options.ro and getattr(options, name):
             raise UsageError(
                 f"options 'ro' and '{name}' exclude each other: nothing is {why} read-only"
             )
     return options
+
+
+def _settle_snapshot(options: MountOptions) -> None:
+    """Fill in what `snapshot=` means for the other options. Raises UsageError for those that it excludes."""
+    if options.noload:
+        raise UsageError("options 'snapshot' and 'noload' exclude each other")
+    if not any(word.startswith("name=") for word in options.words):
+        options.name = options.snapshot
+        options.ro = True
+    elif options.ro:
+        raise UsageError(
+            "options 'ro' and 'name' exclude each other beside 'snapshot': the tree NAME is a new one"
+        )
 
 
 def ram_bytes() -> int:
@@ -204,6 +220,14 @@ def _name(text: str) -> str:
     return text
 
 
+def _snapshot(text: str) -> str:
+    """Return the full name of a snapshot, which is one of the default tree unless another is named."""
+    tree, mark, name = text.rpartition("@")
+    if "@" in tree or "\0" in text or not name or (mark and not tree):
+        raise ValueError(f"SNAPSHOT or TREE@SNAPSHOT expected, not '{text}'")
+    return f"{tree or DEFAULT_NAME}@{name}"
+
+
 def _choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -256,6 +280,13 @@ OPTIONS = (
         "NAME",
         f"name of the tree in the image (default: {DEFAULT_NAME})",
         _set("name", _name),
+    ),
+    Option(
+        "snapshot",
+        "SNAPSHOT",
+        "mount this snapshot read-only (TREE@SNAPSHOT: one of another tree than the default); with name= "
+        "a writable tree of that name, which must be a new one, grows from it",
+        _set("snapshot", _snapshot),
     ),
     Option(
         "noload",

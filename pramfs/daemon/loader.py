@@ -23,22 +23,26 @@ from pramfs.errors import (
     ImageInUse,
     ImageTooSmall,
     LostSave,
+    NoSnapshotToMount,
     NotAnImage,
     PramError,
     ReservationFailed,
     TooMuchBanned,
+    TreeExists,
 )
 from pramfs.options import MountOptions
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import Recovered, TreeLoad
 from pramfs.saves.save import Saver
-from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
+from pramfs.saves.snapshots import snapshots_of
+from pramfs.saves.tree_nodes import DATA_SUFFIX, SNAPSHOT_MARK, drop_tree, has_tree
 from pramfs.saves.write_back import WriteBacks
 from pramfs.storage import superblock
 from pramfs.storage.frames import BANNED
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import SUPER_FINAL
 from pramfs.system.progress import Bar
+from pramfs.system.text import printable
 from pramfs.tree.tree import Owner, Tree
 
 log = logging.getLogger("pramfs")
@@ -134,8 +138,13 @@ def verify(
 ) -> Iterator[Callable[[], Tree]]:
     """Start other processes that verify the tree; yield a function that loads and returns it.
 
-    Forks, so no other thread may run. Raises DamagedTree, here or from the function.
+    Forks, so no other thread may run. Raises DamagedTree, here or from the function; NoSnapshotToMount,
+    TreeExists.
     """
+    if options.snapshot:
+        _check_snapshot(pram, options)
+    source = options.snapshot or options.name
+    grows = source != options.name
     tree = Tree(
         pram.arena,
         inodes_max=options.nr_inodes or len(pram.arena.table),
@@ -144,14 +153,14 @@ def verify(
     if options.noload and not options.ro:
         drop_tree(pram, options.name)  # the first checkpoint frees its frames
     with _recovery_hint_added(pram.image, options), _many_objects():
-        if options.noload or not has_tree(pram, options.name):
+        if options.noload or not has_tree(pram, source):
             yield lambda: _with_root(tree, options)
             return
         lazy = options.verify == "lazy"
-        pages = pram.node(options.name + DATA_SUFFIX).entries if not lazy else 0
+        pages = pram.node(source + DATA_SUFFIX).entries if not lazy else 0
         with Bar("verifying", pages) as bar:
             progress = manager.watching(bar, "verifying")
-            with TreeLoad(pram, options.name, lazy=lazy, progress=progress) as load:
+            with TreeLoad(pram, source, lazy=lazy, shared=grows, progress=progress) as load:
                 yield lambda: _loaded(tree, load, options)
 
 
@@ -188,7 +197,8 @@ def _recovery_hint_added(image: Image, options: MountOptions) -> Iterator[None]:
             raise
         from pramfs.offline.reader import recovery_hint  # noqa: PLC0415 - a mount that succeeds needs none
 
-        raise PramError(f"{exc}; {recovery_hint(image, options.name)}") from exc
+        hint = recovery_hint(image, options.snapshot or options.name)
+        raise PramError(f"{exc}; {hint}") from exc
 
 
 @contextlib.contextmanager
@@ -205,7 +215,8 @@ def _many_objects() -> Iterator[None]:
 def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
     """Return the open image, and whether it is locked; if not, it is open to find out who has it."""
     try:
-        image = open_image(path, writable=not options.ro, create=not options.ro)
+        create = not (options.ro or options.snapshot)
+        image = open_image(path, writable=not options.ro, create=create)
     except ImageInUse:
         # Opening a device claims it. Find out whether another pramfs has claimed it.
         image = open_image(path, writable=False)
@@ -216,9 +227,20 @@ def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
     return image, image.try_lock(shared=options.ro)
 
 
+def _check_snapshot(pram: Pram, options: MountOptions) -> None:
+    """Raise NoSnapshotToMount unless the snapshot is there, TreeExists if the tree to grow from it is."""
+    path = pram.image.path
+    if not has_tree(pram, options.snapshot):
+        tree, _, name = options.snapshot.partition(SNAPSHOT_MARK)
+        there_are = [printable(snapshot.name) for snapshot in snapshots_of(pram, tree)]
+        raise NoSnapshotToMount(path, name, tree, ", ".join(there_are) or "none")
+    if options.name != options.snapshot and has_tree(pram, options.name):
+        raise TreeExists(path, options.name)
+
+
 def _is_new(image: Image, options: MountOptions) -> bool:
     """Return whether the image is empty, or holds only zeros, and may become a pram image."""
-    if options.ro or options.pram is not None:
+    if options.ro or options.snapshot or options.pram is not None:
         return False
     if not image.size_bytes:
         return True
@@ -250,6 +272,10 @@ def _with_root(tree: Tree, options: MountOptions) -> Tree:
 def _loaded(tree: Tree, load: TreeLoad, options: MountOptions) -> Tree:
     recovered = Recovered() if options.recover else None
     load.into(tree, recovered)
+    tree.changed = options.snapshot not in (
+        "",
+        options.name,
+    )  # there is no tree of its name in the image yet
     for path in recovered.left_out if recovered is not None else ():
         log.warning("left out, damaged: %s", path)
     if recovered is not None and recovered.more_lost:

@@ -17,7 +17,8 @@ import trio
 from pramfs.errors import posix_error
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
-from pramfs.saves.snapshot_trees import SEPARATOR, SnapshotTree, find_snapshot, snapshot_names
+from pramfs.saves.snapshot_trees import SnapshotTree, find_snapshot, snapshot_names
+from pramfs.saves.tree_nodes import SNAPSHOT_MARK
 from pramfs.tree.inodes import DIRENT_SIZE, INO_MAX, Directory, Inode, now_ns
 from pramfs.tree.read_only import ReadOnlyTree
 from pramfs.tree.tree import Tree
@@ -156,7 +157,7 @@ class SnapshotView(ReadOnlyTree):
         number = self._range_of(name, meta)
         snapshot = SnapshotTree(
             self._pram,
-            self._name + SEPARATOR + os.fsdecode(name),
+            self._name + SNAPSHOT_MARK + os.fsdecode(name),
             _first_ino(number),
             self._directory,
             lambda: self._freed(name),

@@ -38,7 +38,8 @@ class TreeLoad:
 
     The caller may do something else in between. Forks, so it must not be entered while other threads run.
     Raises NoSuchNode when there is no such tree, and DamagedTree when its metadata cannot be read. With
-    `lazy`, pages are verified when they are first read. `progress` is called with numbers of verified pages.
+    `lazy`, pages are verified when they are first read; with `shared`, the nodes stay a tree of their own.
+    `progress` is called with numbers of verified pages.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class TreeLoad:
         name: str,
         *,
         lazy: bool = False,
+        shared: bool = False,
         progress: Progress = lambda frames: None,
     ) -> None:
         if not has_tree(pram, name):
@@ -54,6 +56,7 @@ class TreeLoad:
         self._pram = pram
         self._name = name
         self._lazy = lazy
+        self._shared = shared
         with _damage_of(name):
             self._metadata = _read_stream(pram, name + META_SUFFIX)
             data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
@@ -83,7 +86,9 @@ class TreeLoad:
         paths = paths_of(decoded.inodes[ROOT_INO], bad_files)
         if paths and recover is None:
             raise DamagedTree(name, f"{len(paths)} damaged: {listed(paths)}")
-        _take_over(pram, name, chain, self._lazy)
+        _take_over(pram, name, chain, shared=self._shared)
+        if self._lazy:
+            pram.arena.verify_on_first_read(chain.extents)
         if recover is not None:
             recover.left_out += paths
             _leave_out(pram, decoded, bad_files)
@@ -171,17 +176,19 @@ def _files_at(positions: list[int], decoded: Decoded) -> list[File]:
     return [decoded.files[number] for number, _ in itertools.groupby(numbers)]
 
 
-def _take_over(pram: Pram, name: str, chain: Chain, lazy: bool) -> None:
-    """Make the tree the owner of the data frames; the node keeps its links."""
+def _take_over(pram: Pram, name: str, chain: Chain, *, shared: bool) -> None:
+    """Make the tree the owner of the data frames, or a holder beside the node, which keeps its links."""
     node = pram.node(name + DATA_SUFFIX)
-    node.owned = list(extents_of(chain.links))
+    if shared:
+        for extent in chain.extents:
+            pram.arena.table.share(extent.pfn, extent.frames)
+    else:
+        node.owned = list(extents_of(chain.links))
     node.chain = pram.node(name + META_SUFFIX).chain = None
     at = 0
     for extent in chain.extents:
         pram.arena.set_csums(extent.pfn, chain.entries.csums[at : at + extent.frames])
         at += extent.frames
-    if lazy:
-        pram.arena.verify_on_first_read(chain.extents)
 
 
 def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:

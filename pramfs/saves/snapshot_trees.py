@@ -18,17 +18,15 @@ from pramfs.saves import codec
 from pramfs.saves.codec import UnreadRoot
 from pramfs.saves.load import map_pages
 from pramfs.saves.more import apply_births, decode_more
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, SNAPSHOT_MARK
 from pramfs.storage.frames import SAVED, FrameTable
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.tree.inodes import ROOT_INO, Directory, Inode
 
-SEPARATOR = "@"  # between the names of a tree and of a snapshot of it
-
 
 def snapshot_names(pram: Pram, tree: str) -> list[bytes]:
     """Return the names of the snapshots of a tree, as names of files."""
-    prefix = tree + SEPARATOR
+    prefix = tree + SNAPSHOT_MARK
     stems = [
         node.removesuffix(META_SUFFIX)
         for node in pram.nodes
@@ -40,9 +38,9 @@ def snapshot_names(pram: Pram, tree: str) -> list[bytes]:
 
 def find_snapshot(pram: Pram, tree: str, name: bytes) -> Node | None:
     """Return the metadata node of a snapshot that is in force, None if there is none of that name."""
-    if name in (b"", b".", b"..") or b"/" in name or SEPARATOR.encode() in name:
+    if name in (b"", b".", b"..") or b"/" in name or SNAPSHOT_MARK.encode() in name:
         return None  # of an image that nobody has made for this
-    stem = tree + SEPARATOR + os.fsdecode(name)
+    stem = tree + SNAPSHOT_MARK + os.fsdecode(name)
     meta, data = pram.nodes.get(stem + META_SUFFIX), pram.nodes.get(stem + DATA_SUFFIX)
     if meta is None or data is None or meta.type != BYTE_STREAM or data.type != PAGE_STREAM:
         return None

@@ -10,6 +10,7 @@ function __pramfs_mount_options
         "$before"gid= 'its group (default: yours)' \
         "$before"banned= 'a region of the image that may hold nothing persistent; several as MIN-MAX,MIN-MAX or MIN-MAX:MIN-MAX or by repeating the option' \
         "$before"name= 'name of the tree in the image (default: pramfs)' \
+        "$before"snapshot= 'mount this snapshot read-only (TREE@SNAPSHOT: one of another tree than the default); with name= a writable tree of that name, which must be a new one, grows from it' \
         "$before"noload 'start with an empty tree; the next save replaces the one in the image' \
         "$before"pram= 'hexadecimal pfn of the super block (default: it is searched for)' \
         "$before"arena=auto 'where new pages are held until they are saved: in the image at once, in memory, or by where the image lives (default: auto)' \
