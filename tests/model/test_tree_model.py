@@ -10,7 +10,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,12 +24,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pramfs.errors import PramError, SaveFailed
+from pramfs.errors import (
+    FramesHeld,
+    NoRoomForSnapshot,
+    NoSuchSnapshot,
+    PramError,
+    SaveFailed,
+    SnapshotExists,
+)
 from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Move, Publication
 from pramfs.saves import save
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
+from pramfs.saves.snapshots import drop_snapshot, require_new, snapshots_of
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX
 from pramfs.storage.arena import Progress
 from pramfs.storage.image import Image
@@ -62,12 +70,15 @@ from tests.support.watched_image import WatchedImage, image_of, kernel_with_page
 
 OTHER = b"another node" * 1000
 
+Tree = dict[int, Facts]
+
 which = st.integers(0, 30)  # of the inodes there are
 names = st.sampled_from([b"a", b"b", b"c", b"d", b"\xff" * 255, b"n" * 256])
 modes = st.sampled_from([0o644, 0o755, 0o6755, 0o2775, 0o4600])
 sizes = st.sampled_from([0, 1, 100, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 20_000, 60_000])
 offsets = st.one_of(st.integers(0, 40_000), st.sampled_from([0, PAGE_SIZE, 3 * PAGE_SIZE]))
 owners = st.sampled_from([0, 1, 1000, (1 << 32) - 2])
+snapshot_names = st.sampled_from(["s1", "s2", "s3"])
 xattrs = st.sampled_from([b"user.a", b"user.b", b"trusted.c"])
 KINDS = [stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR]
 
@@ -96,7 +107,7 @@ class LateWrite:
 
 
 class NotedSaver(Saver):
-    """Notes the tree of every save that begins, those that make room included, by its generation."""
+    """Notes the trees of every save that begins, those that make room included, by its generation."""
 
     def __init__(self, machine: "TreeMachine") -> None:
         super().__init__(machine.volume.pram, NAME, machine.volume.tree)
@@ -107,19 +118,27 @@ class NotedSaver(Saver):
     ) -> Publication | Move:
         machine = self._machine
         machine.end_write_back(late=False)  # the lock of a mount's saves sees to that
+        publication = super()._begin(progress, image, snapshot)
+        facts = machine.volume.facts()
+        if snapshot:
+            machine.taken[snapshot] = without_promises(facts)
         generation = machine.volume.pram.current.generation + 1
-        machine.begun.setdefault(generation, []).append(machine.volume.facts())
-        return super()._begin(progress, image, snapshot)
+        machine.begun.setdefault(generation, []).append((facts, machine.snapshots()))
+        return publication
 
 
 class TreeMachine(RuleBasedStateMachine):
-    """`volume` and `model` are the same file system; `begun` holds the trees of saves by generation."""
+    """`volume` and `model` are the same file system; `begun` holds the trees of saves by generation.
+
+    What a snapshot holds, by its full name, is in `taken`.
+    """
 
     arena = "image"
 
     def __init__(self) -> None:
         super().__init__()
-        self.begun: dict[int, list[dict[int, Facts]]] = {}
+        self.begun: dict[int, list[tuple[Tree, dict[str, Tree]]]] = {}
+        self.taken: dict[str, Tree] = {}
         self.opened: list[int] = []
         self.had_orphans = False
         self._back: WriteBack | None = None
@@ -372,6 +391,32 @@ class TreeMachine(RuleBasedStateMachine):
         self.volume.save(final=final)
         self._check_save()
 
+    @rule(name=snapshot_names, at_once=st.sampled_from([None, False, True]))
+    def take_snapshot(self, name: str, at_once: bool | None) -> None:
+        """Take a snapshot, with a save or a checkpoint, or find that there is no room for it."""
+        volume = self.volume
+        volume.saver.settle()
+        try:
+            full_name = require_new(volume.pram, NAME, name)
+            volume.saver.require_room_for_snapshot()
+        except (SnapshotExists, NoRoomForSnapshot, FramesHeld):
+            return
+        if at_once is None:
+            volume.saver.save(final=False, progress=lambda pages: None, snapshot=full_name)
+            self._check_save()
+        else:
+            self._patch.setattr(LateWrite, "at_once", at_once)
+            volume.saver.start(lambda pages: None, snapshot=full_name)
+        for file in self._tree.inodes.values():
+            if isinstance(file, File) and file.nlink:
+                self._accept_lost_promises(file.ino, pages_of(file))
+
+    @rule(name=snapshot_names)
+    def free_snapshot(self, name: str) -> None:
+        self.volume.saver.settle()
+        with contextlib.suppress(NoSuchSnapshot):
+            drop_snapshot(self.volume.pram, NAME, name)
+
     @rule(at_once=st.booleans())
     def start_checkpoint(self, at_once: bool) -> None:
         self._patch.setattr(LateWrite, "at_once", at_once)
@@ -433,8 +478,10 @@ class TreeMachine(RuleBasedStateMachine):
         before = self.volume.facts()
         regions = Regions(Region(first, first + more) for first, more in banned)
         frames = len(self.volume.pram.arena.table) + grow
+        snapshots = self.snapshots()
         self._load(self.volume.image.reopen(), regions, frames, lazy=lazy)
         assert self.volume.facts() == before
+        assert self.snapshots_loaded() == snapshots
 
     @rule(where=st.floats(0, 1))
     def crash(self, where: float) -> None:
@@ -448,7 +495,7 @@ class TreeMachine(RuleBasedStateMachine):
         generation = self.volume.pram.current.generation
         assert generation >= self._first_generation
         assert where < 1 or generation >= current, "a save that was published is lost"
-        assert self.volume.facts() in self.begun[generation]
+        assert (self.volume.facts(), self.snapshots_loaded()) in self.begun[generation]
         self.model = reference_of(self.volume)
 
     # --- what is always true ---------------------------------------------------------------------
@@ -468,6 +515,23 @@ class TreeMachine(RuleBasedStateMachine):
     @property
     def _tree(self):  # type: ignore[no-untyped-def]
         return self.volume.tree
+
+    def snapshots(self) -> dict[str, Tree]:
+        """What the snapshots hold that there are, also in a save under way."""
+        names = [snapshot.full_name for snapshot in snapshots_of(self.volume.pram, NAME)]
+        return {name: self.taken[name] for name in names}
+
+    def snapshots_loaded(self) -> dict[str, Tree]:
+        """What another process finds of the snapshots in the image."""
+        image = self.volume.image.reopen()
+        with contextlib.closing(image), contextlib.closing(Pram.open(image)) as pram:
+            found = {}
+            for snapshot in snapshots_of(pram, NAME):
+                other = Volume(pram=pram)
+                other.tree = new_tree(pram)
+                load_tree(pram, snapshot.full_name, other.tree)
+                found[snapshot.full_name] = other.facts()
+        return found
 
     def _dir(self, ino: int) -> Directory:
         return self._tree.directory(ino)  # type: ignore[no-any-return]
@@ -507,7 +571,7 @@ class TreeMachine(RuleBasedStateMachine):
         )
         node.data[:] = content
 
-    def _accept_lost_promises(self, ino: int, pages: range) -> None:
+    def _accept_lost_promises(self, ino: int, pages: Iterable[int]) -> None:
         """Pages that are shared now are promised no room any more; all others still are."""
         promised = self.model.nodes[ino].promised
         file = self._tree.file(ino)
@@ -527,7 +591,7 @@ class TreeMachine(RuleBasedStateMachine):
         image.journal.clear()
         self._content = image.content()
         self._first_generation = self.volume.pram.current.generation
-        self.begun = {self._first_generation: [self.volume.facts()]}
+        self.begun = {self._first_generation: [(self.volume.facts(), self.snapshots())]}
 
     def _load(self, image: WatchedImage, banned: Regions, frames: int, *, lazy: bool) -> None:
         """Go on in another process, with what is in `image`."""
@@ -565,6 +629,17 @@ def open_with_room(image: WatchedImage, arena: str, banned: Regions, frames: int
         if pram.arena.table.unused >= needed:
             return Pram.open(image, arena=arena, banned=banned, frames=frames)
     return Pram.open(image, arena=arena, frames=frames)
+
+
+def without_promises(tree: Tree) -> Tree:
+    """What a snapshot of the tree holds."""
+    return {ino: facts._replace(reserved=[]) for ino, facts in tree.items()}
+
+
+def pages_of(file: File) -> Iterator[int]:
+    """The pages of a file that are no holes."""
+    for start, pfns in file.pages.chunks() if file.pages is not None else ():
+        yield from (start + at for at, pfn in enumerate(pfns) if pfn)
 
 
 def whole_pages(start: int, length: int) -> range:
