@@ -69,6 +69,24 @@ mount it also shows what is new, what only the last save still needs, and what i
   pramfs map /mnt/keep
   pramfs map --file project/README.md --svg report.svg /dev/shm/keep.pram
 """,
+    "snapshot": """\
+Publish a checkpoint of the mount, as 'pramfs save' does, and keep it as a snapshot of that name: what the
+tree holds now, whatever becomes of it later. It takes room for its metadata, and then for what is changed or
+deleted in the tree. Several names are several snapshots. A name has 1 to 128 bytes, none of them @ or /, and
+begins with neither '.', '-' nor 'auto-'. Returns when it is durable.
+
+  pramfs snapshot /srv/data before-upgrade
+""",
+    "snapshots": """\
+List the snapshots in an image or a mount, the oldest first: when each was taken, how many frames of 4 KiB
+only it holds, which come free with it, and how many it shares with the tree or other snapshots. A snapshot is
+a tree called NAME@SNAPSHOT: ls, cat, extract and map take it as --name NAME@SNAPSHOT.
+""",
+    "rollback": """\
+Make of a tree what a snapshot of it is. The image must not be mounted. What the tree was becomes a snapshot
+itself, called replaced- and the time, so that nothing is lost: 'pramfs free' frees it. Takes no time, however
+large the tree is. A snapshot of another tree is given as NAME@SNAPSHOT.
+""",
     "diff": """\
 Say what differs between two snapshots, or between a snapshot and the tree as it is now: a line for each name,
 and the sum in the last line. A SNAPSHOT of another tree is given as NAME@SNAPSHOT. Of a mount, what is in it
@@ -123,7 +141,8 @@ Write a node to standard output and leave it in the image. Every page is verifie
   pramfs get /dev/shm/keep.pram project | tar -x
 """,
     "free": """\
-Free a node, or a tree; without a name all of them. The image must not be mounted.
+Free a node, a tree, or a snapshot as NAME@SNAPSHOT; without a name all of them. In a mount, snapshots can be
+freed while it is used; an image must not be mounted.
 """,
     "kexec": """\
 Load a kernel and start it with kexec(8), so that images outlive it. Unmount first. The memory under a device

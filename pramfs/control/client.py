@@ -5,14 +5,30 @@ import errno
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pramfs.control.control_xattrs import DEDUP, FRAMES, FRAMES_AT_ONCE, PREFIX, SAVE, SAVE_TO
+from pramfs.control.control_xattrs import (
+    DEDUP,
+    FRAMES,
+    FRAMES_AT_ONCE,
+    FREE,
+    PREFIX,
+    SAVE,
+    SAVE_TO,
+    SNAPSHOT,
+)
 from pramfs.control.dedup_report import DedupReport, parse_report
 from pramfs.control.save_target import opened_target
 from pramfs.control.status import MountStatus, parse_status
-from pramfs.errors import NotMounted, PramError, SaveNotAllowed, StatusNotAllowed
+from pramfs.errors import (
+    NoSuchSnapshot,
+    NotMounted,
+    PramError,
+    SaveNotAllowed,
+    SnapshotExists,
+    StatusNotAllowed,
+)
 from pramfs.storage import superblock
 from pramfs.storage.frames import FrameCounts
 from pramfs.storage.image import open_image
@@ -196,19 +212,80 @@ def read_dedup(mountpoint: Path) -> DedupReport:
         raise PramError(f"{mountpoint}: cannot read what its daemon tells: {exc}") from exc
 
 
-def _request(
-    mountpoint: Path, mount: Mount, act: Callable[[], bytes], wait: Callable[[ForkedCall], object]
+def request_snapshot(
+    mountpoint: Path, name: str, wait: Callable[[ForkedCall], object] = lambda call: None
 ) -> None:
+    """Save, keep what is saved as a snapshot, and return when that is durable.
+
+    Raises as `request_save`, and SnapshotExists or another PramError if it was not tried.
+    """
+    refusals: dict[int | None, PramError] = {
+        errno.EEXIST: SnapshotExists(name),
+        errno.ENOSPC: PramError(
+            f"{mountpoint}: no room for a snapshot: free others, or delete files"
+        ),
+    }
+    _set(mountpoint, SNAPSHOT, name, wait, refusals)
+
+
+def request_free(
+    mountpoint: Path, full_name: str, wait: Callable[[ForkedCall], object] = lambda call: None
+) -> None:
+    """Free the snapshot NAME@SNAPSHOT, and return when a save without it is durable.
+
+    Raises as `request_save`, and NoSuchSnapshot.
+    """
+    _set(mountpoint, FREE, full_name, wait, {errno.ENOENT: NoSuchSnapshot(full_name)})
+
+
+def _set(
+    mountpoint: Path,
+    attribute: bytes,
+    value: str,
+    wait: Callable[[ForkedCall], object],
+    refusals: dict[int | None, PramError],
+) -> None:
+    mount = _mount_to_ask(mountpoint)
+
+    def act() -> bytes:
+        os.setxattr(mount.mountpoint, attribute, os.fsencode(value))
+        return b""
+
+    _request(mountpoint, mount, act, wait, {**_no_snapshots(mountpoint, mount), **refusals})
+
+
+def _no_snapshots(mountpoint: Path, mount: Mount) -> dict[int | None, PramError]:
+    # Without the right to write to its directories nobody gets as far as to the daemon.
+    refused = SaveNotAllowed(mountpoint, mount.allowed_users)
+    older = PramError(f"{mountpoint}: its daemon is of an older version, without snapshots")
+    return {
+        errno.EACCES: refused if os.geteuid() else older,
+        errno.EROFS: PramError(f"{mountpoint}: the mount is read-only"),
+    }
+
+
+def _request(
+    mountpoint: Path,
+    mount: Mount,
+    act: Callable[[], bytes],
+    wait: Callable[[ForkedCall], object],
+    refusals: Mapping[int | None, PramError] | None = None,
+) -> None:
+    """Have `act` ask the daemon; raise what an errno means, of `refusals` if it is there."""
     call = ForkedCall(act, mount.access_credentials)
     wait(call)
     try:
         call.result()
     except PermissionError as exc:
+        if refusals and exc.errno in refusals:
+            raise refusals[exc.errno] from exc
         if exc.errno == errno.EACCES:
             told = "its daemon is of an older version, and cannot save to another image"
             raise PramError(f"{mountpoint}: {told}") from exc
         raise SaveNotAllowed(mountpoint, mount.allowed_users) from exc
     except OSError as exc:
+        if refusals and exc.errno in refusals:
+            raise refusals[exc.errno] from exc
         why = read_status(mountpoint).error or f"save failed: {exc.strerror}"
         raise PramError(f"{mountpoint}: the {why}") from exc
 

@@ -56,23 +56,45 @@ def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
 
     With `to` it goes to a new image at that path, where the mount goes on.
     """
+    status = status_to_save(mountpoint)
+    if to is None:
+        client.request_save(mountpoint, _shown(mountpoint, status))
+    else:
+        client.request_save_to(mountpoint, to, _shown(mountpoint, status))
+    return client.read_status(mountpoint)
+
+
+def take_snapshot(mountpoint: Path, name: str, status: MountStatus) -> MountStatus:
+    """Take a snapshot, showing the progress of its save; return the status after it. Raises PramError."""
+    client.request_snapshot(mountpoint, name, _shown(mountpoint, status))
+    return client.read_status(mountpoint)
+
+
+def free_snapshot(mountpoint: Path, full_name: str, status: MountStatus) -> None:
+    """Free a snapshot, showing the progress of the save without it. Raises PramError."""
+    client.request_free(mountpoint, full_name, _shown(mountpoint, status))
+
+
+def status_to_save(mountpoint: Path) -> MountStatus:
+    """Return the status of a mount that is to save. Raises PramError if nobody may, or this user may not."""
     try:
         status = client.read_status(mountpoint)
     except StatusNotAllowed as exc:
         raise SaveNotAllowed(*exc.args) from exc
     if status.read_only:
         raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
+    return status
+
+
+def _shown(mountpoint: Path, status: MountStatus) -> Callable[[ForkedCall], None]:
+    """Return a function that waits for a call, showing how the daemon saves."""
 
     def show(call: ForkedCall) -> None:
         if not follow(status, "saving", call, lambda: _saved_pages(status)):
             call.abandon()
             raise PramError(f"{mountpoint}: it is unknown whether it is saved: {stopped(status)}")
 
-    if to is None:
-        client.request_save(mountpoint, show)
-    else:
-        client.request_save_to(mountpoint, to, show)
-    return client.read_status(mountpoint)
+    return show
 
 
 def follow(

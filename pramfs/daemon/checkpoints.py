@@ -7,7 +7,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pramfs.daemon.long_save import LongSave
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
 from pramfs.errors import (
     EXIT_FAILED,
+    FramesHeld,
     NotUnderItsName,
     PramError,
     ReadOnlyImage,
@@ -32,6 +33,8 @@ from pramfs.errors import (
 )
 from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.saves.save import SaveStatus
+from pramfs.saves.snapshots import drop_snapshot, require_new
+from pramfs.saves.tree_nodes import SNAPSHOT_MARK
 from pramfs.storage.image import Image
 from pramfs.storage.image_name import ImageName
 from pramfs.system import mount_tools
@@ -109,6 +112,43 @@ class Checkpoints:
                 await self._move(directories, target, pid, frames)
         for shortcoming in self.shortcomings():
             raise shortcoming
+
+    async def take_snapshot(self, directories: OpenDirectories, name: str) -> None:
+        """Save, and keep what is saved as a snapshot.
+
+        Raises OSError for what was not tried: EINVAL for a bad name, EEXIST, ENOSPC; SaveFailed, and there is
+        no snapshot then; SaveIncomplete or NotUnderItsName if there is one all the same.
+        """
+        self._require_writable()
+        await self.flush(directories)
+        async with self._saving:
+            with _refusals():
+                full_name = require_new(self._volume.pram, self._saver.name, name)
+                await self._make_room_for_snapshot()
+            await self._checkpoint(snapshot=full_name)
+        for shortcoming in self.shortcomings():
+            raise shortcoming
+
+    async def _make_room_for_snapshot(self) -> None:
+        """Save once if that gives back frames that a snapshot needs. Raises NoRoomForSnapshot, SaveFailed."""
+        try:
+            self._saver.require_room_for_snapshot(after_save=True)
+        except FramesHeld:
+            await self._checkpoint()
+            self._saver.require_room_for_snapshot()
+
+    async def free_snapshot(self, full_name: str) -> None:
+        """Free a snapshot, and save so that it is gone. Raises OSError(ENOENT), SaveFailed."""
+        self._require_writable()
+        async with self._saving:
+            with _refusals():
+                tree, _, name = full_name.partition(SNAPSHOT_MARK)
+                drop_snapshot(self._volume.pram, tree, name)
+            await self._checkpoint()
+
+    def _require_writable(self) -> None:
+        if self._volume.read_only:
+            raise posix_error(errno.EROFS)
 
     async def _move(
         self, directories: OpenDirectories, target: SaveTarget, pid: int, frames: int
@@ -233,8 +273,10 @@ class Checkpoints:
         self._saver.note_complaint(complaint if refusals == self._refusals else "")
         self._refusals = refusals
 
-    async def _checkpoint(self, image: Image | None = None) -> None:
+    async def _checkpoint(self, image: Image | None = None, *, snapshot: str = "") -> None:
         """Publish a checkpoint, in another image if one is given; the caller must hold the lock.
+
+        With `snapshot` it has one more, whose full name that is.
 
         Raises SaveFailed.
         """
@@ -242,7 +284,7 @@ class Checkpoints:
         self._begun += 1
         bar = Bar("saving", saver.pages)
         with Heartbeat(_STATE_PERIOD_S, self.report):
-            saver.start(bar, image)
+            saver.start(bar, image, snapshot=snapshot)
             await trio.to_thread.run_sync(saver.wait)
         saver.settle()
         self.report()
@@ -361,6 +403,17 @@ class Checkpoints:
             if self._logged_errno != exc.errno:  # once, and not five times a second
                 log.warning("%s: cannot leave the state: %s", directory.path, exc.strerror)
             self._logged_errno = exc.errno
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Answer who asked for something that was not tried, by errno; a save that failed is something else."""
+    try:
+        yield
+    except SaveFailed:
+        raise
+    except PramError as exc:
+        raise posix_error(exc.errno) from exc
 
 
 def _phase(status: SaveStatus) -> str:

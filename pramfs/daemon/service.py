@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import trio
 
+from pramfs.control.control_xattrs import FREE, SAVE_TO, SNAPSHOT
 from pramfs.control.status import MountStatus
 from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import ENDING_SIGNALS, WaitingParent
@@ -111,7 +112,7 @@ class Daemon:
                 dedup_report=self._deduplication.report,
                 dedup=self._deduplication.run,
                 publish=lambda: self._checkpoints.publish(self._engine.directories),
-                publish_to=self._publish_to,
+                orders=self._orders(),
                 make_durable=self._checkpoints.make_durable,
                 make_room=self._checkpoints.make_room,
                 on_change=self._checkpoints.note_change,
@@ -277,8 +278,20 @@ class Daemon:
             except PramError as exc:
                 log.info("%s", exc)  # another process has unmounted it
 
-    async def _publish_to(self, pid: int, request: bytes) -> None:
-        await self._checkpoints.publish_to(self._engine.directories, pid, request)
+    def _orders(self) -> dict[bytes, Callable[[int, bytes], Awaitable[None]]]:
+        """Return what users may ask for besides a save, by the control attribute that they set for it."""
+        saves = self._checkpoints
+
+        async def save_to(pid: int, request: bytes) -> None:
+            await saves.publish_to(self._engine.directories, pid, request)
+
+        async def snapshot(pid: int, name: bytes) -> None:
+            await saves.take_snapshot(self._engine.directories, os.fsdecode(name))
+
+        async def free(pid: int, full_name: bytes) -> None:
+            await saves.free_snapshot(os.fsdecode(full_name))
+
+        return {SAVE_TO: save_to, SNAPSHOT: snapshot, FREE: free}
 
     def _place(self) -> Path | None:
         """Return a place where the mount is visible, None if it is detached."""

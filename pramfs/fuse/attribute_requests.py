@@ -6,7 +6,7 @@ Some of the control attributes are requests to save or to deduplicate, which may
 import errno
 import functools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from pramfs.control import control_xattrs
 from pramfs.control.control_xattrs import ControlAttributes
@@ -60,8 +60,8 @@ _ANY = (
 class AttributeRequests:
     """Answers requests for the attributes of a tree's inodes, and the control attributes.
 
-    `publish` saves; `publish_to` saves where the process of a pid asks for it; `dedup` deduplicates as long
-    as a callable says that it is wanted.
+    `publish` saves; `dedup` deduplicates as long as a callable says that it is wanted; `orders` is what else
+    control attributes ask for, by name: called with the pid of who sets one, and its value.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class AttributeRequests:
         control: ControlAttributes,
         notices: Notices,
         publish: Callable[[], Awaitable[None]],
-        publish_to: Callable[[int, bytes], Awaitable[None]],
         dedup: Callable[[Callable[[], bool]], Awaitable[None]],
+        orders: Mapping[bytes, Callable[[int, bytes], Awaitable[None]]],
         *,
         cached_writes: bool,
         noatime: bool,
@@ -80,8 +80,8 @@ class AttributeRequests:
         self._notices = notices
         self._control = control
         self._publish = publish
-        self._publish_to = publish_to
         self._dedup = dedup
+        self._orders = orders
         self._cached_writes = cached_writes
         self._noatime = noatime
 
@@ -194,10 +194,10 @@ class AttributeRequests:
             raise posix_error(errno.EPERM)
         if name == control_xattrs.SAVE:
             return functools.partial(_done, self._publish)
-        if name == control_xattrs.SAVE_TO:
-            return functools.partial(_done, self._publish_to, request.pid, value)
         if name == control_xattrs.DEDUP:
             return functools.partial(_done, self._dedup, lambda: not request.is_withdrawn)
+        if name in self._orders:
+            return functools.partial(_done, self._orders[name], request.pid, value)
         raise posix_error(errno.EACCES)
 
     def _flags(self, inode: Inode) -> int:

@@ -1,6 +1,6 @@
 """What answers the requests of one mount: the front with its handlers, and pyfuse3's operations beside it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from pramfs.control.control_xattrs import ControlAttributes
@@ -65,7 +65,8 @@ class Surroundings:
     dedup_report: Callable[[], DedupReport]
     dedup: Callable[[Callable[[], bool]], Awaitable[None]]  # as long as it is wanted
     publish: Callable[[], Awaitable[None]]
-    publish_to: Callable[[int, bytes], Awaitable[None]]  # see save_target
+    # What control attributes ask for, by name: called with the pid of who sets one, and its value.
+    orders: Mapping[bytes, Callable[[int, bytes], Awaitable[None]]]
     make_durable: Callable[[], Awaitable[None]]  # what the tree has
     make_room: Callable[[], Awaitable[bool]]  # returns whether there was a save
     on_change: Callable[[], bool]  # returns whether the change is recorded
@@ -110,8 +111,8 @@ class Engine:
             control,
             self.notices,
             daemon.publish,
-            daemon.publish_to,
             daemon.dedup,
+            daemon.orders,
             cached_writes=not direct_io,
             noatime=noatime,
         )
@@ -158,8 +159,8 @@ class Engine:
                 control,
                 notices,
                 daemon.publish,
-                daemon.publish_to,
                 daemon.dedup,
+                daemon.orders,
                 cached_writes=not direct_io,
                 noatime=True,
             ),

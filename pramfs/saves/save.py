@@ -185,7 +185,7 @@ class Saver:
         self.published = 0  # saves of this run
         self.pace = Pace()  # of the medium
         self._pram = pram
-        self._name = name
+        self.name = name
         self._tree = tree
         self._suspect = False  # see SaveStatus
         self._complaint = ""  # of the kernel: what it could not hand over
@@ -303,15 +303,18 @@ class Saver:
             return FilesIncomplete(listed(paths), refused.why)
         return SaveIncomplete(self._complaint) if self._complaint else None
 
-    def require_room_for_snapshot(self) -> None:
-        """Raise FramesHeld or NoRoomForSnapshot unless there is room for a snapshot of the tree."""
+    def require_room_for_snapshot(self, *, after_save: bool = False) -> None:
+        """Raise NoRoomForSnapshot unless there is room for a snapshot of the tree.
+
+        With `after_save`, raise FramesHeld if there may be after a save.
+        """
         space, arena = self._tree.space, self._pram.arena
         needed = space.snapshot_frames() + space.frames_to_keep_free()
         try:
             arena.require_free(needed)
-        except FramesHeld:
-            raise
         except OSError as exc:
+            if after_save and isinstance(exc, FramesHeld):
+                raise
             raise NoRoomForSnapshot(needed, arena.table.unused) from exc
 
     def _begin(
@@ -328,7 +331,7 @@ class Saver:
                 self._enter(SaveState.RESOLVING)
                 self._pram.resolve_doubt()
             self._enter(SaveState.STAGING)
-            unsaved = stage_tree(self._pram, self._name, self._tree, self._count, snapshot)
+            unsaved = stage_tree(self._pram, self.name, self._tree, self._count, snapshot)
             self.incomplete = self.shortfall()
             publication = (
                 self._pram.begin_publish(self._flags(), unsaved)
@@ -406,7 +409,7 @@ class Saver:
     def _update_space(self) -> None:
         """Update the tree's counts of frames for the save in force, and for the next node list."""
         pram, space = self._pram, self._tree.space
-        ours = nodes_of(self._name)
+        ours = nodes_of(self.name)
         kept = pram.nodes_to_keep(ours)
         space.node_frames = len(pram.nodes.keys() | ours) - kept
         space.other_nodes = pram.frames_to_move(but_of=ours) + kept

@@ -100,15 +100,14 @@ def require_new(pram: Pram, tree: str, name: str, *, automatic: bool = False) ->
     """Return the full name of a snapshot to be taken. Raises BadSnapshotName, SnapshotExists."""
     full_name = check_name(tree, name, automatic=automatic)
     if has_tree(pram, full_name):
-        raise SnapshotExists(name)
+        raise SnapshotExists(full_name)
     return full_name
 
 
 def drop_snapshot(pram: Pram, tree: str, name: str) -> None:
     """Free a snapshot; the last save keeps it until a publish. Raises NoSuchSnapshot."""
     full_name = tree + SNAPSHOT_MARK + name
-    if full_name not in tree_names(pram.nodes):
-        raise NoSuchSnapshot(name)
+    _require_snapshot(pram, full_name)
     drop_tree(pram, full_name)
 
 
@@ -139,16 +138,21 @@ def rename_tree(pram: Pram, name: str, new_name: str) -> None:
 def roll_back(pram: Pram, tree: str, snapshot: str) -> str:
     """Make of the tree what its snapshot is, and of what it was a snapshot, whose name is returned.
 
-    A publish saves that. Raises NoSuchSnapshot.
+    That is "" if there was no such tree any more. A publish saves it. Raises NoSuchSnapshot.
     """
     full_name = tree + SNAPSHOT_MARK + snapshot
-    if full_name not in tree_names(pram.nodes):
-        raise NoSuchSnapshot(snapshot)
-    replaced = new_name(tree, REPLACED_PREFIX, pram.nodes)
+    _require_snapshot(pram, full_name)
+    replaced = ""
     if has_tree(pram, tree):
+        replaced = new_name(tree, REPLACED_PREFIX, pram.nodes)
         rename_tree(pram, tree, check_name(tree, replaced))
     rename_tree(pram, full_name, tree)
     return replaced
+
+
+def _require_snapshot(pram: Pram, full_name: str) -> None:
+    if SNAPSHOT_MARK not in full_name or full_name not in tree_names(pram.nodes):
+        raise NoSuchSnapshot(full_name)
 
 
 def _copy_bytes(pram: Pram, node: str, new_node: str) -> None:

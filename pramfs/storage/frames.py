@@ -302,6 +302,12 @@ class FrameTable:
         """Return whether any of these frames has several holders."""
         return self._holders is not None and self._holders.is_shared(pfn, count)
 
+    def held_alike(self, other: "FrameTable", pfn: int, count: int) -> int:
+        """Return how many of these frames, which are in use in both tables, have as many holders in each."""
+        if self._holders is None or other._holders is None:
+            return count if self.repeats == other.repeats else 0
+        return self._holders.count_alike(other._holders, pfn, count)
+
     @property
     def repeats(self) -> int:
         """The number of holders besides the first of each frame: frames that sharing saves."""

@@ -48,6 +48,18 @@ class Holders:
         """Return whether all of these frames, which have a holder, may have another one."""
         return self._counts[pfn : pfn + count].find(_SOLE) < 0
 
+    def count_alike(self, other: "Holders", pfn: int, count: int) -> int:
+        """Return how many of these frames, which are in use, have as many holders here as there."""
+        ours = self._counts[pfn : pfn + count].translate(_CLAIMED)
+        theirs = other._counts[pfn : pfn + count].translate(_CLAIMED)
+        differing = int.from_bytes(ours, "little") ^ int.from_bytes(theirs, "little")
+        alike = differing.to_bytes(count, "little").count(0)
+        # With so many holders the byte is the same whatever their number.
+        many = _found(ours, bytes((_MANY,)), pfn)
+        return alike - sum(
+            other._counts[one] == _MANY and self.count(one) != other.count(one) for one in many
+        )
+
     def claim(self, pfn: int, count: int) -> None:
         """Note that frames have got their first holder, and may be shared."""
         self._counts[pfn : pfn + count] = self._counts[pfn : pfn + count].translate(_CLAIMED)

@@ -292,7 +292,7 @@ class Mount:
                 dedup_report=DedupReport,
                 dedup=self._nothing,
                 publish=self._nothing,
-                publish_to=self._nothing,
+                orders={},
                 make_durable=self._nothing,
                 make_room=self._no_room,
                 on_change=lambda: True,

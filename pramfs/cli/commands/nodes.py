@@ -24,16 +24,17 @@ def add_commands(commands: Commands) -> None:
     nodes = add_command(commands, "nodes", _nodes, "list the nodes of an image")
     put = add_command(commands, "put", _put, "store standard input as a node")
     get = add_command(commands, "get", _get, "write a node to standard output")
-    free = add_command(commands, "free", _free, "free a node or tree, or all of them")
-    for command in (nodes, put, get, free):
+    free = add_command(commands, "free", _free, "free a node, tree or snapshot, or all of them")
+    for command in (nodes, put, get):
         command.add_argument("image", metavar="IMAGE", type=a_path)
     for command in (put, get):
         command.add_argument("name", metavar="NAME")
+    free.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=a_path)
     free.add_argument("name", metavar="NAME", nargs="?")
 
 
 def _nodes(args: argparse.Namespace) -> int:
-    with _open(args.image, writable=False) as pram:
+    with open_pram(args.image, writable=False) as pram:
         for line in node_lines([node.info() for node in pram.nodes.values()]):
             print(line)
     return 0
@@ -46,7 +47,7 @@ def _put(args: argparse.Namespace) -> int:
 
     if stem_of(args.name) != args.name:
         raise UsageError(f"'{args.name}': names in -meta, -data and -more are for trees")
-    with _open(args.image, writable=True, create=True) as pram:
+    with open_pram(args.image, writable=True, create=True) as pram:
         if args.name in tree_names(pram.nodes):
             raise UsageError(f"'{args.name}': a tree has that name")
         status = os.fstat(sys.stdin.fileno())
@@ -66,7 +67,7 @@ def _get(args: argparse.Namespace) -> int:
     from pramfs.storage.layout import BYTE_STREAM, PAGE_SHIFT
     from pramfs.system.progress import Bar
 
-    with _open(args.image, writable=False) as pram:
+    with open_pram(args.image, writable=False) as pram:
         node = pram.node(args.name)
         with (
             pram.prepare_load(args.name, node.type) as stream,
@@ -85,11 +86,28 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _free(args: argparse.Namespace) -> int:
-    with _open(args.image, writable=True) as pram:
+    from pramfs.system import mountinfo
+
+    if mountinfo.mount_at(args.target):
+        return _free_in_mount(args.target, args.name)
+    with open_pram(args.target, writable=True) as pram:
         names = list(pram.nodes) if args.name is None else _named(args.name, pram)
         for name in names:
             pram.free(name)
         pram.publish()
+    return 0
+
+
+def _free_in_mount(mountpoint: Path, name: str | None) -> int:
+    from pramfs.control import save_progress
+    from pramfs.saves.tree_nodes import SNAPSHOT_MARK
+
+    if name is None or SNAPSHOT_MARK not in name:
+        raise UsageError(
+            f"{mountpoint}: mounted; only snapshots can be freed there, as TREE@SNAPSHOT"
+        )
+    status = save_progress.status_to_save(mountpoint)
+    save_progress.free_snapshot(mountpoint, name, status)
     return 0
 
 
@@ -107,7 +125,7 @@ def _named(name: str, pram: "Pram") -> list[str]:
 
 
 @contextmanager
-def _open(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
+def open_pram(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
     """Yield the persistent memory in the image at `path`, locked if it is to be written."""
     from pramfs.control.holder import holder_of, refuse_if_mounted
     from pramfs.errors import ImageInUse

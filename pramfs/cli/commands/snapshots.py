@@ -1,0 +1,77 @@
+"""The commands for snapshots: snapshot, snapshots, rollback. Each imports only what it needs."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.system.text import printable, say, when
+
+if TYPE_CHECKING:
+    from pramfs.offline.snapshots import ImageSnapshots
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands to the parser."""
+    snapshot = add_command(commands, "snapshot", _snapshot, "keep what a mount holds now")
+    snapshot.add_argument("mountpoint", metavar="MOUNTPOINT", type=a_path)
+    snapshot.add_argument("snapshot", metavar="NAME")
+    list_ = add_command(
+        commands, "snapshots", _snapshots, "list the snapshots of an image or a mount"
+    )
+    list_.add_argument("--json", action="store_true", help="for programs")
+    list_.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=a_path)
+    rollback = add_command(commands, "rollback", _rollback, "go back to a snapshot")
+    rollback.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
+    rollback.add_argument("image", metavar="IMAGE", type=a_path)
+    rollback.add_argument("snapshot", metavar="SNAPSHOT")
+
+
+def _snapshot(args: argparse.Namespace) -> int:
+    from pramfs.control import save_progress
+    from pramfs.saves.snapshots import check_name
+
+    status = save_progress.status_to_save(args.mountpoint)
+    full_name = check_name(status.name, args.snapshot)
+    status = save_progress.take_snapshot(args.mountpoint, args.snapshot, status)
+    say(printable(f"{args.mountpoint}: snapshot {full_name}, generation {status.generation}"))
+    return 0
+
+
+def _snapshots(args: argparse.Namespace) -> int:
+    from pramfs.offline.snapshots import image_snapshots
+
+    found = image_snapshots(args.target)
+    if args.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        for line in _lines(found):
+            print(printable(line))
+    return 0
+
+
+def _lines(found: "ImageSnapshots") -> Iterator[str]:
+    names = [f"{one.tree}@{one.name}" for one in found.snapshots]
+    width = max(map(len, names), default=0)
+    for name, one in zip(names, found.snapshots, strict=True):
+        held = f"{one.alone:>8} frames alone, {one.shared:>8} shared"
+        yield f"{name:{width}}  {when(one.saved_ns)}  {held}"
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from pramfs.cli.commands.nodes import open_pram
+    from pramfs.options import DEFAULT_NAME
+    from pramfs.saves.snapshots import roll_back
+    from pramfs.saves.tree_nodes import SNAPSHOT_MARK, snapshot_tree
+
+    full_name = snapshot_tree(args.snapshot, args.name or DEFAULT_NAME)
+    tree, _, snapshot = full_name.partition(SNAPSHOT_MARK)
+    with open_pram(args.image, writable=True) as pram:
+        replaced = roll_back(pram, tree, snapshot)
+        pram.publish()
+        generation = pram.current.generation
+    was = f"; what it was is {tree}@{replaced}" if replaced else ""
+    say(printable(f"{args.image}: {tree} is {full_name} now, generation {generation}{was}"))
+    return 0

@@ -1,0 +1,113 @@
+"""List the snapshots of an image, and what each holds: `pramfs snapshots`. Safe beside a daemon."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pramfs.control import client
+from pramfs.control.served_image import open_served
+from pramfs.errors import SavedMeanwhile
+from pramfs.pram.nodes import Node
+from pramfs.pram.reserve import reserve
+from pramfs.saves.snapshots import AUTOMATIC_PREFIX
+from pramfs.saves.tree_nodes import (
+    DATA_SUFFIX,
+    META_SUFFIX,
+    SNAPSHOT_MARK,
+    nodes_of,
+    tree_names,
+)
+from pramfs.storage import superblock
+from pramfs.storage.frames import SAVED, Extent, FrameTable
+from pramfs.storage.image import Image, open_image
+from pramfs.system import mountinfo
+
+__all__ = ["ImageSnapshots", "SnapshotInfo", "image_snapshots"]
+
+_LOOKS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotInfo:
+    """One snapshot. The JSON has these names, in this order (see docs/json.md)."""
+
+    tree: str  # the name of the tree that it is of
+    name: str
+    saved_ns: int  # when it was taken, nanoseconds since the epoch
+    automatic: bool  # pramfs took it, and may free it
+    alone: int  # frames that only it holds: so many come free with it
+    shared: int  # frames that others hold, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSnapshots:
+    """The snapshots of all trees of an image, the oldest first, as the save of `generation` has them."""
+
+    image: str  # its path, without symbolic links
+    generation: int
+    snapshots: tuple[SnapshotInfo, ...]
+
+
+def image_snapshots(target: Path) -> ImageSnapshots:
+    """Return the snapshots in the image at `target`, or in the one mounted there.
+
+    Raises NotAnImage, ReservationFailed, SavedMeanwhile or another PramError.
+    """
+    status = client.read_status(target) if mountinfo.mount_at(target) else None
+    with open_served(status) if status else open_image(target, writable=False) as image:
+        for _ in range(_LOOKS - 1):
+            with suppress(SavedMeanwhile):
+                return _look(image)
+        return _look(image)
+
+
+def _look(image: Image) -> ImageSnapshots:
+    with superblock.steady(image):
+        current = superblock.require(image)
+        table = FrameTable(min(current.frames, image.frames))
+        nodes = reserve(image, table, current)
+        return ImageSnapshots(
+            image=str(image.path.resolve()),
+            generation=current.generation,
+            snapshots=tuple(sorted(_infos(nodes, table), key=lambda info: info.saved_ns)),
+        )
+
+
+def _infos(nodes: dict[str, Node], table: FrameTable) -> Iterator[SnapshotInfo]:
+    own = FrameTable(len(table))
+    for full_name in tree_names(nodes):
+        tree, mark, name = full_name.partition(SNAPSHOT_MARK)
+        if not mark:
+            continue
+        mine = [nodes[node] for node in nodes_of(full_name) & nodes.keys()]
+        data = nodes[full_name + DATA_SUFFIX].chain
+        assert data is not None
+        alone, pages = _count_alone(data.extents, table, own)
+        # Everything else of it is its own: the pages of the list, links, and metadata.
+        others = sum(1 + node.links for node in mine)
+        others += sum(node.entries for node in mine if node.name != full_name + DATA_SUFFIX)
+        yield SnapshotInfo(
+            tree=tree,
+            name=name,
+            saved_ns=nodes[full_name + META_SUFFIX].saved_ns,
+            automatic=name.startswith(AUTOMATIC_PREFIX),
+            alone=alone + others,
+            shared=pages - alone,
+        )
+
+
+def _count_alone(extents: list[Extent], table: FrameTable, own: FrameTable) -> tuple[int, int]:
+    """Return how many of these frames nobody else holds, and how many there are, each once.
+
+    They may occur several times, as in clones. `own` is a table of the same length, and is left empty.
+    """
+    for extent in extents:
+        own.reserve(extent.pfn, extent.frames, "data page", shared=True)
+    once: Iterable[Extent] = own.extents(SAVED) if own.repeats else extents
+    alone = pages = 0
+    for extent in once:
+        pages += extent.frames
+        alone += table.held_alike(own, *extent)
+    own.unreserve(extents)
+    return alone, pages
