@@ -218,7 +218,7 @@ class Arena(ABC):
             if table.count(WRITTEN):
                 written = list(table.extents(WRITTEN, first=pfn, count=count))
         freed = table.release(pfn, count)
-        if freed != [(pfn, count)]:  # some are shared
+        if freed is not None:  # some may be shared
             fresh, written = _common(fresh, freed), _common(written, freed)
         for extent in fresh:
             self._discard(extent)

@@ -217,17 +217,18 @@ class FrameTable:
             count -= extent.frames
         return extents
 
-    def release(self, pfn: int, count: int) -> list[Extent]:
+    def release(self, pfn: int, count: int) -> list[Extent] | None:
         """Release frames that a tree or a node holds; return the extents that nobody holds any more.
 
-        Those of a published save stay HELD for it.
+        None stands for all of them: nearly always, so that it costs nothing to say. Those of a published save
+        stay HELD for it.
         """
         before = self._states[pfn : pfn + count]
         if before.translate(None, _OWNED):
             raise AssertionError(f"pfn:{pfn:x}: {count} frames released that nobody owned")
         if self._holders is None:
             self._give_up(pfn, before)
-            return [Extent(pfn, count)]
+            return None
         freed = [Extent(*extent) for extent in self._holders.drop(pfn, count)]
         for extent in freed:
             self._give_up(extent.pfn, self._states[extent.pfn : sum(extent)])

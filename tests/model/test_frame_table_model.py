@@ -61,6 +61,7 @@ class FrameMachine(RuleBasedStateMachine):
             return
         freed = self.table.release(pfn, len(before))
         gone = [one for one in range(pfn, pfn + len(before)) if self.holders.get(one, 1) == 1]
+        freed = [Extent(pfn, len(before))] if freed is None else freed
         assert [one for extent in freed for one in range(extent.pfn, sum(extent))] == gone
         for one in range(pfn, pfn + len(before)):
             if one in gone:
