@@ -85,7 +85,7 @@ class Engine:
         self.directories = OpenDirectories()
         self.notices = Notices(daemon.on_internal_error)
         self._cache = PageCache(self.notices)
-        snapshots = SnapshotView(
+        self.snapshots = snapshots = SnapshotView(
             pram, name, tree, lambda name: self.notices.drop_name(FIRST_INO, name)
         )
         control = ControlAttributes(daemon.status, daemon.dedup_report, tree.arena.table)

@@ -21,6 +21,7 @@ from pramfs.fuse import protocol as p
 from pramfs.fuse.front import Outcome
 from pramfs.fuse.protocol import IN_HEADER, OUT_HEADER, REQUEST_MAX_BYTES, Opcode
 from pramfs.fuse.seam import Seam
+from pramfs.fuse.snapshot_view import FIRST_INO
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
 from tests.conftest import LONG
@@ -73,6 +74,18 @@ SHAPES: dict[Opcode, tuple[struct.Struct | None, int]] = {
     Opcode.COPY_FILE_RANGE_64: (p.COPY_FILE_RANGE_IN, 0),
 }
 
+# The directory of snapshots, the root of one and what is in it, and what there is not.
+SNAPSHOT = FIRST_INO + (1 << 40)
+IN_SNAPSHOTS = (
+    FIRST_INO,
+    SNAPSHOT,
+    SNAPSHOT,
+    SNAPSHOT + 1,
+    SNAPSHOT + 1,
+    SNAPSHOT + 9,
+    FIRST_INO + 1,
+)
+
 # Where pages and integers end, modes of files, commands.
 EDGES = (
     *(4095, 4096, 4097, 1 << 14, 0o40755, 0o100644, 0o120777, 0o176666),
@@ -81,7 +94,15 @@ EDGES = (
 )
 NAMES = (
     *(b"file", b"file", b"a", b"b", b"c", b".", b"..", b"", b"a/b", b"\xff" * 255, b"n" * 256),
-    *(b"user.a", b"trusted.b", b"user.pramfs.save", b"user.pramfs.status", b"security.capability"),
+    *(
+        b".snapshots",
+        b"one",
+        b"user.a",
+        b"trusted.b",
+        b"user.pramfs.save",
+        b"user.pramfs.status",
+        b"security.capability",
+    ),
 )
 DATA = (b"", b"x", bytes(28), b"\x10" * 28, b"y" * 5000, bytes(16) * 3)
 ROOT, FILE = 1, 2
@@ -154,7 +175,9 @@ class Fuzzer:
     def _node(self, usual: int) -> int:
         """Return an inode number: the usual one, one that may have been made, or any."""
         kind = self._rng.randrange(8)
-        return usual if kind < 4 else self._rng.randrange(9) if kind < 7 else self._field("Q")
+        if kind == 6:
+            return self._rng.choice(IN_SNAPSHOTS)
+        return usual if kind < 4 else self._rng.randrange(9) if kind < 6 else self._field("Q")
 
 
 class FakeDevice(Mount):
@@ -167,6 +190,10 @@ class FakeDevice(Mount):
         self._seam = Seam(self._session.fileno())
         self.engine.front.open(self._seam, self._spawn)
         self.engine.notices.open(self._seam, lambda *task: None)
+        Saver(self.pram, NAME, self.tree).save(
+            final=False, progress=lambda pages: None, snapshot=f"{NAME}@one"
+        )
+        self.engine.snapshots.snapshot(b"one").refs += 1  # looked up
 
     def _status(self) -> MountStatus:
         return STATUS
