@@ -13,7 +13,7 @@ from pramfs.options import OPTIONS, Option
 
 MADE_BY = "Made by python -m pramfs.cli.manual; do not edit."
 
-_FILE = {"IMAGE", "IMAGE|MOUNTPOINT", "IMAGE-DEVICE", "FILE", "PATH"}
+_FILE = {"IMAGE", "IMAGE|MOUNTPOINT", "IMAGE-DEVICE", "FILE", "PATH", "SOURCE", "TARGET"}
 _DIRECTORY = {"MOUNTPOINT", "DIR"}
 
 

@@ -52,6 +52,18 @@ ends the work, and what has been done stays. The mount option 'dedup' does this 
 
   pramfs dedup /mnt/keep
 """,
+    "clone": """\
+Copy a file or a whole tree within a mount, as 'cp -a' does, but let the copy share all whole pages: it takes
+no room for data until one of the two is changed, and the other stays as it is then. Holes stay holes. Keeps
+modes, owners, times, extended attributes and ACLs, flags of chattr(1), links within the tree, and special
+files; what only root may set is told when it could not be set.
+
+If TARGET is a directory the clone is made in it. A file that is there is replaced; a directory is never. Both
+must be in the same mount. The clone is made beside its place as .pramfs-clone-NUMBER, and gets its name when
+it is complete; if anything fails it is removed. What programs write meanwhile may be in it or not.
+
+  pramfs clone /mnt/dump/monday /mnt/dump/tuesday
+""",
     "info": """\
 Say what the last save in an image holds: size, frames, generation, when it was saved and by whom, trees and
 nodes, and how the last run ended. Safe at any time, also while the image is mounted.

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import struct
+from pathlib import Path
 
 from pramfs.errors import posix_error
 
@@ -23,10 +24,18 @@ def read_flags(fd: int) -> int:
     return flags
 
 
-def add_flags(path: bytes, flags: int) -> None:
+def add_flags(path: bytes | Path, flags: int) -> None:
     """Set `flags` of a regular file or directory besides those that it has. Raises OSError."""
+    set_flags(path, flags, flags)
+
+
+def set_flags(path: bytes | Path, flags: int, known: int) -> None:
+    """Let a regular file or directory have, of the flags `known`, just `flags`. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.ioctl(fd, _SETFLAGS, _FLAGS.pack(read_flags(fd) | flags))
+        before = read_flags(fd)
+        wanted = before & ~known | flags
+        if wanted != before:
+            fcntl.ioctl(fd, _SETFLAGS, _FLAGS.pack(wanted))
     finally:
         os.close(fd)

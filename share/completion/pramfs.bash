@@ -6,7 +6,7 @@ _pramfs() {
     read -ra given <<<"${line%"$typed"}"
     COMPREPLY=()
     if ((${#given[@]} == 1)); then
-        words="mount umount save status snapshot snapshots rollback dedup info check map dump diff ls cat extract nodes put get free kexec claim -h --help --version"
+        words="mount umount save status snapshot snapshots rollback clone dedup info check map dump diff ls cat extract nodes put get free kexec claim -h --help --version"
     elif [[ ${given[1]} == mount &&
         ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
         words="size= nr_inodes= mode= uid= gid= banned= name= snapshot= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= writeback= dedup ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
@@ -26,6 +26,7 @@ _pramfs() {
             snapshot) words="-h --help" ;;
             snapshots) words="-h --help --json" ;;
             rollback) words="-h --help --name" ;;
+            clone) words="-h --help" ;;
             dedup) words="-h --help --json" ;;
             info) words="-h --help --json" ;;
             check) words="-h --help --json" ;;

@@ -42,6 +42,7 @@ complete -c pramfs -n __fish_use_subcommand -a status -d 'say how a running moun
 complete -c pramfs -n __fish_use_subcommand -a snapshot -d 'keep what a mount holds now'
 complete -c pramfs -n __fish_use_subcommand -a snapshots -d 'list the snapshots of an image or a mount'
 complete -c pramfs -n __fish_use_subcommand -a rollback -d 'go back to a snapshot'
+complete -c pramfs -n __fish_use_subcommand -a clone -d 'copy a file or a tree, sharing its pages'
 complete -c pramfs -n __fish_use_subcommand -a dedup -d 'have equal pages of a mount share memory'
 complete -c pramfs -n __fish_use_subcommand -a info -d 'say what is in an image or a mount'
 complete -c pramfs -n __fish_use_subcommand -a check -d 'verify everything in an image, change nothing'
@@ -77,6 +78,8 @@ complete -c pramfs -n '__fish_seen_subcommand_from snapshots' -F
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -l name -x -d 'which tree (default: pramfs)'
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -F
+complete -c pramfs -n '__fish_seen_subcommand_from clone' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from clone' -F
 complete -c pramfs -n '__fish_seen_subcommand_from dedup' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from dedup' -l json -d 'for programs'
 complete -c pramfs -n '__fish_seen_subcommand_from dedup' -a '(__fish_complete_directories)'
