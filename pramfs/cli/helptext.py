@@ -87,7 +87,7 @@ tree holds now, whatever becomes of it later. It takes room for its metadata, an
 deleted in the tree. Several names are several snapshots. A name has 1 to 128 bytes, none of them @ or /, and
 begins with neither '.', '-' nor 'auto-'. Returns when it is durable.
 
-  pramfs snapshot /srv/data before-upgrade
+  pramfs snapshot /mnt/keep before-upgrade
 """,
     "snapshots": """\
 List the snapshots in an image or a mount, the oldest first: when each was taken, how many frames of 4 KiB
@@ -108,6 +108,8 @@ A is for added, D for deleted, R for renamed (what is in a renamed directory is 
 contents, with the number of pages of 4 KiB that differ, and m for nothing but other attributes: mode, owner,
 extended attributes (xattrs) and flags of chattr(1). Times are not compared. Exit codes are diff(1)'s: 0 no
 difference, 1 there are some, 2 trouble.
+
+  pramfs diff /mnt/keep before-upgrade
 """,
     "dump": """\
 Print super block, nodes and links field by field, as pramfs(5) names them. Checksums that are wrong are
