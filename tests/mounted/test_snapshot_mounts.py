@@ -9,7 +9,6 @@ import pytest
 from tests.mounted.admin_shell import Shell
 from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, content_of, mount_entry, pramfs, run
 from tests.mounted.sample_trees import noise
-from tests.support.snapshot_by_hand import add_snapshot
 
 
 @pytest.fixture
@@ -17,12 +16,10 @@ def taken(volume: Volume) -> Volume:
     """A volume with the snapshots `one` and `two`, between which a file has changed."""
     root = volume.mount()
     (root / "file").write_bytes(noise(MIB))
-    (root / "state").write_bytes(b"one")
+    for name in ("one", "two"):
+        (root / "state").write_bytes(name.encode())
+        pramfs("snapshot", root, name).succeeded()
     volume.umount()
-    add_snapshot(volume.image, "one")
-    (volume.mount() / "state").write_bytes(b"two")
-    volume.umount()
-    add_snapshot(volume.image, "two")
     return volume
 
 
@@ -102,8 +99,8 @@ def test_two_mounts_of_an_image_only_if_both_are_read_only(
 def test_fstab_names_snapshots(shell: Shell, image: Path, root: Path) -> None:
     shell.run("mount", "-t", "pramfs", "-o", "size=16M", image, root).succeeded()
     (shell.path(root) / "file").write_bytes(b"saved")
+    shell.pramfs("snapshot", root, "one").succeeded()
     shell.run("umount", root).succeeded()
-    add_snapshot(shell.path(image), "one")
     for options, name in (("snapshot=one", "pramfs@one"), ("snapshot=one,name=new", "new")):
         shell.fstab.write_text(f"{image} {root} pramfs noauto,{options} 0 0\n")
         shell.run("mount", root).succeeded()
@@ -116,8 +113,8 @@ def test_fstab_names_snapshots(shell: Shell, image: Path, root: Path) -> None:
 @pytest.mark.parametrize("arena", ["image"], indirect=True)
 def test_a_snapshot_of_another_tree(volume: Volume) -> None:
     (volume.mount("name=work") / "file").write_bytes(b"work")
+    pramfs("snapshot", volume.root, "one").succeeded()
     volume.umount()
-    add_snapshot(volume.image, "one", of="work")
     assert (volume.mount("snapshot=work@one") / "file").read_bytes() == b"work"
     assert run("touch", volume.root / "new").code != 0
     volume.umount()

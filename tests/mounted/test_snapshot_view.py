@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import sample_trees
-from tests.mounted.harness import MIB, NOBODY, PAGE, Volume, run
+from tests.mounted.harness import MIB, NOBODY, PAGE, Volume, pramfs, run, wait_until
 from tests.mounted.sample_trees import noise
 from tests.mounted.system import (
     RENAME_EXCHANGE,
@@ -19,7 +19,6 @@ from tests.mounted.system import (
     renameat2,
 )
 from tests.mounted.test_read_only import CHANGES, plant
-from tests.support.snapshot_by_hand import add_snapshot
 
 OWN = ".snapshots"
 
@@ -28,10 +27,11 @@ NOT_REFUSED_AT_OPEN = {"open to write", "open to append"}
 
 
 def take(volume: Volume, name: str, *options: str) -> Path:
-    """Take a snapshot of a mounted volume, mount it again, and return where the snapshot is read."""
-    volume.umount()
-    add_snapshot(volume.image, name)
-    return volume.mount(*options) / OWN / name
+    """Take a snapshot of a mounted volume, mount it again with options, and return where it is read."""
+    pramfs("snapshot", volume.root, name).succeeded()
+    if options:
+        volume.remount(*options)
+    return volume.root / OWN / name
 
 
 def error_of(call: Callable[..., object], *arguments: object) -> str:
@@ -48,9 +48,11 @@ def test_a_snapshot_shows_all_that_was_there(volume: Volume) -> None:
     before = sample_trees.portable(sample_trees.snapshot(root))
     snapshot = take(volume, "one")
     run("find", root, "-mindepth", "1", "-delete").succeeded()
-    assert list(root.iterdir()) == []
-    sample_trees.assert_same(sample_trees.portable(sample_trees.snapshot(snapshot)), before)
-    assert os.listdir(root / OWN) == ["one"]
+    for _ in range(2):
+        assert list(root.iterdir()) == []
+        sample_trees.assert_same(sample_trees.portable(sample_trees.snapshot(snapshot)), before)
+        assert os.listdir(root / OWN) == ["one"]
+        volume.remount()
 
 
 def test_nothing_that_walks_the_tree_meets_the_snapshots(volume: Volume, tmp_path: Path) -> None:
@@ -270,3 +272,77 @@ def test_a_mount_with_ro_shows_snapshots(volume: Volume) -> None:
     snapshot = take(volume, "one", "ro")
     assert (snapshot / "file").read_bytes() == b"content"
     assert error_of(lambda: (snapshot / "file").write_bytes(b"")) == "EROFS"
+
+
+def test_a_snapshot_is_there_at_once_and_gone_at_once(volume: Volume) -> None:
+    root = volume.mount()
+    (root / "file").write_bytes(b"first")
+    file = root / OWN / "one" / "file"
+    for content in (b"first", b"second"):
+        assert not file.exists()  # which the kernel must not remember
+        (root / "file").write_bytes(content)
+        take(volume, "one")
+        assert file.read_bytes() == content
+        (root / "file").write_bytes(b"changed")
+        assert file.read_bytes() == content
+        pramfs("free", root, "pramfs@one").succeeded()
+        assert os.listdir(root / OWN) == []
+    assert not file.exists()
+
+
+def test_who_reads_a_snapshot_that_is_freed_reads_on(volume: Volume) -> None:
+    root = volume.mount()
+    content = noise(8 * MIB)
+    (root / "file").write_bytes(content)
+    (root / "d").mkdir()
+    (root / "d" / "other").write_bytes(b"other")
+    snapshot = take(volume, "one")
+    (root / "file").unlink()
+    with (snapshot / "file").open("rb") as file:
+        directory = os.open(snapshot / "d", os.O_RDONLY)
+        assert file.read(MIB) == content[:MIB]
+        pramfs("free", root, "pramfs@one").succeeded()
+        (root / "new").write_bytes(noise(40 * MIB, seed=1))  # most of the image
+        volume.save()
+        (root / "file").write_bytes(b"anew")
+        again = take(volume, "one")
+        assert (again / "file").read_bytes() == b"anew"
+        run("sh", "-c", "echo 1 > /proc/sys/vm/drop_caches").succeeded()
+        assert file.read() == content[MIB:]
+        assert sorted(os.listdir(directory)) == ["other"]
+        found = os.open("other", os.O_RDONLY, dir_fd=directory)
+        assert os.read(found, 10) == b"other"
+        os.close(found)
+        os.close(directory)
+    volume.save()
+    volume.remount()
+    assert (again / "file").read_bytes() == b"anew"
+    assert (root / "new").read_bytes() == noise(40 * MIB, seed=1)
+
+
+def test_the_frames_of_a_freed_snapshot_come_back_after_it_was_looked_at(volume: Volume) -> None:
+    root = volume.mount()
+    (root / "file").write_bytes(noise(8 * MIB))
+    snapshot = take(volume, "one")
+    (root / "file").unlink()
+    assert (snapshot / "file").read_bytes() == noise(8 * MIB)
+    volume.save()
+    used = volume.status()["frames"]["used"]
+    pramfs("free", root, "pramfs@one").succeeded()
+
+    def came_back() -> bool:
+        return bool(volume.status()["frames"]["used"] < used - 8 * MIB // PAGE)
+
+    wait_until(came_back, "the frames to come back")
+
+
+def test_a_copy_of_a_whole_snapshot(volume: Volume, tmp_path: Path) -> None:
+    root = volume.mount()
+    sample_trees.plant_everything(root)
+    before = sample_trees.portable(sample_trees.snapshot(root))
+    snapshot = take(volume, "one")
+    run("rsync", "-aHAX", f"{snapshot}/", root / "copy").succeeded()
+    sample_trees.assert_same_below(
+        sample_trees.portable(sample_trees.snapshot(root / "copy")), before
+    )
+    run("tar", "-C", snapshot, "-cf", tmp_path / "tar", ".").succeeded()
