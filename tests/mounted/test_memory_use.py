@@ -27,7 +27,7 @@ def test_what_is_read_through_the_mount_does_not_become_memory_of_the_daemon(
 ) -> None:
     """The pages of an image are there without the daemon: to kill it for them would free none."""
     size_mib = 8192 if long else 2048
-    volume.size = f"{size_mib + 64}M"
+    volume.size = f"{size_mib + size_mib // 32}M"  # with room for the metadata of two saves
     root = volume.mount()
     block = sample_trees.noise(8 * MIB)
     with (root / "file").open("wb") as file:
