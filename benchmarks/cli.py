@@ -21,6 +21,7 @@ from benchmarks import (
     report,
     saves,
     scaling,
+    snapshots,
     streams,
     tools,
     write_back,
@@ -55,6 +56,10 @@ def _many(scale: Scale) -> int:
     return scale.many_dirs * FILES_PER_DIR * 12 * KIB + GIB
 
 
+def _snapshots(scale: Scale) -> int:
+    return 5 * scale.saved_bytes + GIB
+
+
 def _scaled(scale: Scale) -> int:
     return 19 * GIB
 
@@ -75,6 +80,7 @@ WORKLOADS = (
     Workload("criu", "the write and read pattern of dump and restore", tools.criu, _bulk),
     Workload("saves", "save and load of 16 big files", saves.saves, _bulk),
     Workload("write-back", "a save after a burst, on a slow disk", write_back.write_back, _small),
+    Workload("snapshots", "what snapshots cost", snapshots.snapshots, _snapshots),
     Workload("start", "mount of an empty image until it is usable", saves.start, _small),
     Workload("many", "very many files of 512 bytes, a hundred a directory", many.many_files, _many),
     Workload("overhead", "frames used for one big file", footprint.overhead, _bulk),
