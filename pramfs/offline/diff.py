@@ -3,24 +3,20 @@
 Safe while a daemon has the image mounted: only what saves hold is read.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from pramfs.errors import PramError, SavedMeanwhile
+from pramfs.errors import PramError
 from pramfs.offline.paths import kind_name
 from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import scan_image
 from pramfs.offline.tree_diff import Comparison, Paths
 from pramfs.saves.tree_nodes import nodes_of
 from pramfs.storage import superblock
-from pramfs.storage.image import Image, open_image
+from pramfs.storage.image import Image
 
 __all__ = ["Change", "Totals", "TreeDiff", "diff_trees"]
-
-_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,24 +91,19 @@ class TreeDiff:
             )
 
 
-def diff_trees(path: Path, old: str, new: str) -> TreeDiff:
-    """Return the differences between the trees `old` and `new` of the image at `path`.
+def diff_trees(image: Image, old: str, new: str) -> TreeDiff:
+    """Return the differences between two trees of an image.
 
-    Raises NotAnImage, or another PramError if the image cannot be opened, lacks a tree or is damaged;
-    SavedMeanwhile if a daemon published each time that it was read.
+    Raises NotAnImage, or another PramError if the image lacks a tree or is damaged; SavedMeanwhile if a
+    daemon published each time that it was read.
     """
-    with open_image(path, writable=False) as image:
-        for _ in range(_LOOKS - 1):
-            with contextlib.suppress(SavedMeanwhile):
-                return _look(image, old, new)
-        return _look(image, old, new)
+    return superblock.look_between_saves(image, lambda: _look(image, old, new))
 
 
 def _look(image: Image, old: str, new: str) -> TreeDiff:
-    with superblock.steady(image):
-        # There may be many other snapshots, whose chains need not be read.
-        found = scan_image(image, only=nodes_of(old) | nodes_of(new))
-        trees = TreeReader(image, old, found), TreeReader(image, new, found)
-        if found.damage:
-            raise PramError(f"{image.path}: {found.damage[0]}")
-        return TreeDiff(image, *trees, found.current.generation)
+    # There may be many other snapshots, whose chains need not be read.
+    found = scan_image(image, only=nodes_of(old) | nodes_of(new))
+    trees = TreeReader(image, old, found), TreeReader(image, new, found)
+    if found.damage:
+        raise PramError(f"{image.path}: {found.damage[0]}")
+    return TreeDiff(image, *trees, found.current.generation)

@@ -1,13 +1,11 @@
 """List the snapshots of an image, and what each holds: `pramfs snapshots`. Safe beside a daemon."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.control import client
 from pramfs.control.served_image import open_served
-from pramfs.errors import SavedMeanwhile
 from pramfs.pram.nodes import Node
 from pramfs.pram.reserve import reserve
 from pramfs.saves.snapshots import AUTOMATIC_PREFIX
@@ -24,8 +22,6 @@ from pramfs.storage.image import Image, open_image
 from pramfs.system import mountinfo
 
 __all__ = ["ImageSnapshots", "SnapshotInfo", "image_snapshots"]
-
-_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,22 +52,18 @@ def image_snapshots(target: Path) -> ImageSnapshots:
     """
     status = client.read_status(target) if mountinfo.mount_at(target) else None
     with open_served(status) if status else open_image(target, writable=False) as image:
-        for _ in range(_LOOKS - 1):
-            with suppress(SavedMeanwhile):
-                return _look(image)
-        return _look(image)
+        return superblock.look_between_saves(image, lambda: _look(image))
 
 
 def _look(image: Image) -> ImageSnapshots:
-    with superblock.steady(image):
-        current = superblock.require(image)
-        table = FrameTable(min(current.frames, image.frames))
-        nodes = reserve(image, table, current)
-        return ImageSnapshots(
-            image=str(image.path.resolve()),
-            generation=current.generation,
-            snapshots=tuple(sorted(_infos(nodes, table), key=lambda info: info.saved_ns)),
-        )
+    current = superblock.require(image)
+    table = FrameTable(min(current.frames, image.frames))
+    nodes = reserve(image, table, current)
+    return ImageSnapshots(
+        image=str(image.path.resolve()),
+        generation=current.generation,
+        snapshots=tuple(sorted(_infos(nodes, table), key=lambda info: info.saved_ns)),
+    )
 
 
 def _infos(nodes: dict[str, Node], table: FrameTable) -> Iterator[SnapshotInfo]:

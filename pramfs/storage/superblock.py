@@ -92,6 +92,18 @@ def steady(image: Image) -> Iterator[None]:
         raise
 
 
+def look_between_saves(image: Image, look: Callable[[], T]) -> T:
+    """Return what `look` does; call it again, at most _LOOKS times, if a save that came between broke it.
+
+    Raises SavedMeanwhile if one always did.
+    """
+    for _ in range(_LOOKS - 1):
+        with contextlib.suppress(SavedMeanwhile), steady(image):
+            return look()
+    with steady(image):
+        return look()
+
+
 def look_until_steady(look: Callable[[], tuple[T, bool]]) -> tuple[T, bool]:
     """Call `look` until no save was published meanwhile, at most _LOOKS times; return its last answer.
 

@@ -77,8 +77,7 @@ def compare(content: bytes | bytearray) -> list[str] | None:
     """The changes since the snapshot, None for a refusal. Any exception but a PramError is a bug."""
     with deadline(), contextlib.closing(image_of(bytes(content), writable=False)) as image:
         try:
-            path = Path(f"/proc/self/fd/{image.fileno()}")
-            found = diff_trees(path, f"{NAME}@{SNAPSHOT}", NAME)
+            found = diff_trees(image, f"{NAME}@{SNAPSHOT}", NAME)
         except PramError:
             return None
         return [f"{change.change} {change.path}" for change in found.changes()]
@@ -144,6 +143,16 @@ READERS = [
     ("ls",),
     ("diff", SNAPSHOT),
     ("diff", f"{NAME}@"),
+    ("snapshots",),
+    ("snapshots", "--json"),
+]
+CHANGERS = [
+    ("rollback", SNAPSHOT),
+    ("rollback", f"{NAME}@"),
+    ("free", f"{NAME}@{SNAPSHOT}"),
+    ("free", f"{NAME}@"),
+    ("free", NAME),
+    ("free",),
 ]
 
 
@@ -156,9 +165,14 @@ def test_nodes_that_are_no_snapshot(
     with Pram.open(path) as pram:
         LIES[lie](pram)
         pram.publish()
-    for command, *words in READERS:
+    content = path.read_bytes()
+    tree = load(content).tree
+    assert tree is not None
+    for command, *words in READERS + CHANGERS:
+        path.write_bytes(content)
         code = main([command, str(path), *words])
         out, err = capsys.readouterr()
         assert len(err.splitlines()) == (code != 0 and command != "check"), (command, err)
         assert all(char.isprintable() or char == "\n" for char in out + err), command
-    assert load(path.read_bytes()).tree is not None
+        if command not in ("rollback", "free") or code or words == [f"{NAME}@{SNAPSHOT}"]:
+            assert load(path.read_bytes()).tree == tree, command

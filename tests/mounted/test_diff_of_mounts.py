@@ -67,6 +67,16 @@ def test_a_mount_that_is_read_only_is_compared_as_it_is(kept: Volume) -> None:
     assert (told.text, told.err) == ("A new\n1 added\n", "")
 
 
+def test_a_snapshot_that_is_mounted_is_what_is_compared(kept: Volume) -> None:
+    root = kept.mount()
+    (root / "new").touch()
+    pramfs("snapshot", root, "after").succeeded()
+    (root / "newer").touch()
+    root = kept.remount("snapshot=before")
+    assert diff(root, "after").text == "D new\n1 deleted\n"
+    assert diff(root, "before", code=0).text == ""
+
+
 def test_an_unknown_snapshot_is_one_line(kept: Volume) -> None:
     root = kept.mount()
     diff(root, "before", "after", code=TROUBLE).refused(TROUBLE, "pramfs@after", "pramfs@before")

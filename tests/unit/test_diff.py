@@ -14,7 +14,7 @@ from pramfs.cli.commands.diff import change_line
 from pramfs.cli.main import main
 from pramfs.errors import DIFF_EQUAL, DIFF_FOUND, DIFF_TROUBLE, DamagedPage, SavedMeanwhile
 from pramfs.offline import diff as diff_module
-from pramfs.offline.diff import diff_trees
+from pramfs.offline.diff import TreeDiff, diff_trees
 from pramfs.offline.page_diff import changed_pages
 from pramfs.pram.links import Entries
 from pramfs.pram.pram import Pram
@@ -43,10 +43,12 @@ class Kept(Volume):
     def diff(self, *snapshots: str) -> list[str]:
         """The lines of `pramfs diff` after a save, without the totals."""
         self.save(final=False)
-        found = diff_trees(
-            self.path, *(f"{NAME}@{snapshot}" if snapshot else NAME for snapshot in snapshots)
-        )
-        return [change_line(change) for change in found.changes()]
+        names = [f"{NAME}@{snapshot}" if snapshot else NAME for snapshot in snapshots]
+        return [change_line(change) for change in self.compare(*names).changes()]
+
+    def compare(self, old: str, new: str) -> TreeDiff:
+        with open_image(self.path, writable=False) as image:
+            return diff_trees(image, old, new)
 
 
 @pytest.fixture
@@ -257,7 +259,7 @@ def test_everything_in_a_directory_that_is_gone_is_told(volume: Kept) -> None:
 def test_each_name_of_a_changed_file_is_told_and_its_pages_count_once(volume: Kept) -> None:
     volume.tree.write(volume.file("one"), 0, b"T")
     assert since(volume) == ["M one (1 page)", "M two (1 page)"]
-    assert diff_trees(volume.path, f"{NAME}@before", NAME).totals.pages == 1
+    assert volume.compare(f"{NAME}@before", NAME).totals.pages == 1
 
 
 def test_a_name_more_and_a_name_less(volume: Kept) -> None:
@@ -472,7 +474,7 @@ def test_a_save_in_between_is_no_damage(volume: Kept, monkeypatch: pytest.Monkey
         return look(*args)
 
     monkeypatch.setattr(diff_module, "_look", interrupted)
-    found = diff_trees(volume.path, f"{NAME}@before", NAME)
+    found = volume.compare(f"{NAME}@before", NAME)
     assert [change.path for change in found.changes()] == ["new"]
 
 
@@ -486,7 +488,7 @@ def test_a_deep_tree_takes_little_memory(tmp_path: Path) -> None:
         assert isinstance(below, Directory)
         directory = below
     volume.save(final=False)
-    changes = list(diff_trees(volume.path, f"{NAME}@before", NAME).changes())
+    changes = list(volume.compare(f"{NAME}@before", NAME).changes())
     assert len(changes) == 2000
     assert max(len(change.path) for change in changes) <= 4096
     assert changes[-1].path.startswith("…/nnn")

@@ -32,19 +32,23 @@ def add_commands(commands: Commands) -> None:
 
 def _diff(args: argparse.Namespace) -> int:
     from pramfs.control import client
+    from pramfs.control.served_image import open_served
     from pramfs.offline.diff import diff_trees
     from pramfs.options import DEFAULT_NAME
     from pramfs.saves.tree_nodes import snapshot_tree, tree_of
+    from pramfs.storage.image import open_image
     from pramfs.system import mountinfo
 
     status = client.read_status(args.target) if mountinfo.mount_at(args.target) else None
     if status is not None and args.new is None:
         status = _saved(args.target, status)
-    mounted = tree_of(status.name) if status is not None else DEFAULT_NAME
-    old = snapshot_tree(args.old, mounted)
+    now = status.name if status is not None else DEFAULT_NAME  # a snapshot may be mounted
+    old = snapshot_tree(args.old, tree_of(now))
     tree = tree_of(old)
-    new = tree if args.new is None else snapshot_tree(args.new, tree)
-    found = diff_trees(Path(status.image) if status is not None else args.target, old, new)
+    itself = now if tree_of(now) == tree else tree
+    new = itself if args.new is None else snapshot_tree(args.new, tree)
+    with open_served(status) if status else open_image(args.target, writable=False) as image:
+        found = diff_trees(image, old, new)
     if args.json:
         _print_json(found)
     else:
