@@ -19,6 +19,7 @@ from tests.mounted.system import (
     renameat2,
 )
 from tests.mounted.test_read_only import CHANGES, plant
+from tests.support.renamed_in_image import rename_in_root
 
 OWN = ".snapshots"
 
@@ -196,6 +197,26 @@ def test_the_name_is_taken(volume: Volume) -> None:
     (root / "d" / OWN).mkdir()  # only in the root
     volume.remount()
     assert os.listdir(root) == ["d"]
+
+
+def test_a_tree_keeps_a_directory_of_its_own_of_that_name(volume: Volume) -> None:
+    root = volume.mount()
+    (root / "own").mkdir()
+    (root / "own" / "file").write_bytes(b"own")
+    take(volume, "one")
+    volume.umount()
+    rename_in_root(volume.image, b"own", OWN.encode())
+    volume.mount()
+    assert os.listdir(root) == [OWN]
+    (root / OWN / "file").write_bytes(b"changed")
+    (root / OWN / "new").mkdir()
+    volume.remount()
+    assert sorted(os.listdir(root / OWN)) == ["file", "new"]
+    (root / OWN).rename(root / "moved")
+    assert (root / OWN / "one" / "own" / "file").read_bytes() == b"own"
+    assert error_of(lambda: (root / "moved").rename(root / OWN)) == "EEXIST"
+    volume.remount("snapshot=one")
+    assert (root / "own" / "file").read_bytes() == b"own"
 
 
 def test_permissions_are_those_of_the_snapshot(volume: Volume) -> None:
