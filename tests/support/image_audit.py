@@ -235,6 +235,7 @@ def _owned(pram: Pram, tree: Tree | None) -> Counter[int]:
     """How many hold each frame."""
     owned: list[int] = []
     owned.extend(pram.publisher.node_pages)
+    owned.extend(pram.pins.kept_pfns())
     for node in pram.nodes.values():
         for extent in node.owned:
             owned.extend(range(extent.pfn, extent.pfn + extent.frames))
