@@ -17,7 +17,7 @@ prepare_load: ENODEV, ENOENT, EBUSY, EPERM. A page that fails its checksum: EFAU
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Self
 
 from pramfs.errors import (
@@ -246,22 +246,35 @@ class Pram:
         if error is not None:
             raise SaveFailed(error, self.current.generation) from error
 
-    def begin_publish(self, flags: int, unsaved_repeats: int = 0) -> Publication:
+    def begin_publish(
+        self,
+        flags: int,
+        unsaved_repeats: Callable[[], int] = lambda: 0,
+        moved: dict[int, int] | None = None,
+    ) -> Publication:
         """Build the node list and freeze all frames in use.
 
-        `unsaved_repeats` is the number of holders, besides the first of each frame, that are not in the save.
+        `unsaved_repeats` counts the holders, besides the first of each frame, that are not in the save; it is
+        called when nothing is in banned frames any more. `moved` is where shared frames have gone for that.
         Raises NodeBusy, NoFrames, SaveFailed, OSError.
         """
         self._require_writable()
-        return self.publisher.begin(flags, unsaved_repeats)
+        return self.publisher.begin(flags, unsaved_repeats, {} if moved is None else moved)
 
-    def begin_move(self, flags: int, image: Image, unsaved_repeats: int = 0) -> Move:
+    def begin_move(
+        self,
+        flags: int,
+        image: Image,
+        unsaved_repeats: Callable[[], int] = lambda: 0,
+        moved: dict[int, int] | None = None,
+    ) -> Move:
         """Begin to publish in another image, which is blank, locked and long enough, and to go on there.
 
         Every frame keeps its number. The old image stays the caller's to close. Raises as `begin_publish`.
         """
         self._require_writable()
-        return self.publisher.begin_move(flags, unsaved_repeats, image)
+        moved = {} if moved is None else moved
+        return self.publisher.begin_move(flags, unsaved_repeats, moved, image)
 
     def mark_changed(self) -> None:
         """Record in the image that this run has changes which are not saved. Raises OSError.

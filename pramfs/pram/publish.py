@@ -9,7 +9,7 @@ come first, and a publish writes no page for those behind the last one that has 
 """
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, fault_of
 from pramfs.pram.nodes import Node, build_nodes
@@ -59,22 +59,31 @@ class Publisher:
         self._slot = current.other_pfn  # where the next super block goes
         self._in_doubt: Publication | None = None
 
-    def begin(self, flags: int, unsaved_repeats: int) -> "Publication":
+    def begin(
+        self, flags: int, unsaved_repeats: Callable[[], int], moved: dict[int, int]
+    ) -> "Publication":
         """Build the node list and freeze all frames in use.
 
-        `unsaved_repeats` is the number of holders, besides the first of each frame, that are not in the save.
-        Raises NodeBusy, NoFrames, SaveFailed, OSError.
+        `unsaved_repeats` counts the holders, besides the first of each frame, that are not in the save.
+        `moved` is where shared frames have gone that had become banned; other holders of them follow. Raises
+        NodeBusy, NoFrames, SaveFailed, OSError.
         """
         self.resolve_doubt()
-        return Publication(self, *self._stage(flags, unsaved_repeats))
+        return Publication(self, *self._stage(flags, unsaved_repeats, moved))
 
-    def begin_move(self, flags: int, unsaved_repeats: int, image: Image) -> "Move":
+    def begin_move(
+        self,
+        flags: int,
+        unsaved_repeats: Callable[[], int],
+        moved: dict[int, int],
+        image: Image,
+    ) -> "Move":
         """Build the node list and freeze all frames in use, for a save in another, blank image.
 
         It must be open, locked and long enough. A save that is in doubt stays so until the move succeeds.
         Raises as `begin`.
         """
-        return Move(self, image, *self._stage(flags, unsaved_repeats))
+        return Move(self, image, *self._stage(flags, unsaved_repeats, moved))
 
     def resolve_doubt(self) -> None:
         """Write again the super block that a failed publish left in doubt; needs no frames.
@@ -156,16 +165,18 @@ class Publisher:
         banned = self.arena.table.banned
         return sum(pfn not in banned for pfn in [*pages, *owned])
 
-    def _stage(self, flags: int, unsaved_repeats: int) -> tuple[int, Published]:
+    def _stage(
+        self, flags: int, unsaved_repeats: Callable[[], int], moved: dict[int, int]
+    ) -> tuple[int, Published]:
         """Write the node list, freeze all frames in use, and return the next super block and its slot."""
         self._require_complete()
         self._require_frames()
         for node in self._nodes.values() if self.arena.table.banned else ():
-            leave_banned_frames(self.arena, self.pins, self.current.uuid, node)
+            leave_banned_frames(self.arena, self.pins, self.current.uuid, node, moved)
         slot = self._choose_slot()
         self._write_node_list()
         self.arena.table.begin_save()
-        return slot, self._describe(flags, self.arena.table.repeats - unsaved_repeats)
+        return slot, self._describe(flags, self.arena.table.repeats - unsaved_repeats())
 
     def _require_complete(self) -> None:
         busy = next((node for node in self._nodes.values() if node.flags & ACCMODE_SAVE), None)

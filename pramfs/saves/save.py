@@ -47,14 +47,16 @@ def stage_tree(
     tree: Tree,
     progress: Progress = lambda frames: None,
     snapshot: str = "",
-) -> int:
+    moved: dict[int, int] | None = None,
+) -> Callable[[], int]:
     """Replace the nodes of tree `name` by the present state of `tree`, so that a publish saves it.
 
     With `snapshot`, a tree of that name is added that shares all data pages; what was promised to these ends.
 
-    Returns how many holders of shared frames, besides the first of each, are not in the save. `progress` is
-    called with numbers of data pages whose checksums are known. Raises NoFrames; the nodes are incomplete
-    then, and must be staged again before a publish, but there is no tree `snapshot`.
+    Returns what counts the holders of shared frames, besides the first of each, that are not in the save.
+    `moved` takes where shared frames have gone that had become banned; the publish that follows needs both.
+    `progress` is called with numbers of data pages whose checksums are known. Raises NoFrames; the nodes are
+    incomplete then, and must be staged again before a publish, but there is no tree `snapshot`.
     """
     drop_tree(pram, name)
     files, orphans = [], []
@@ -66,13 +68,13 @@ def stage_tree(
                 tree.data.leave_out_orphan(inode)
                 orphans.append(inode)
     if tree.space.relocations:
-        moved: dict[int, int] = {}
+        moved = {} if moved is None else moved
         for file in files:
             tree.data.relocate_banned(file, moved)
         tree.space.relocations = 0
     if not snapshot:
         _stage_nodes(pram, [name], tree, files, progress)
-        return tree.data.repeats_of(orphans, pram.pins.kept_pfns())
+        return lambda: tree.data.repeats_of(orphans, pram.pins.kept_pfns())
     for file in files:
         tree.data.end_promises(file)
     try:
@@ -80,7 +82,7 @@ def stage_tree(
     except BaseException:
         drop_tree(pram, snapshot)
         raise
-    return tree.data.repeats_of(orphans, pram.pins.kept_pfns())
+    return lambda: tree.data.repeats_of(orphans, pram.pins.kept_pfns())
 
 
 def _stage_nodes(
@@ -331,12 +333,13 @@ class Saver:
                 self._enter(SaveState.RESOLVING)
                 self._pram.resolve_doubt()
             self._enter(SaveState.STAGING)
-            unsaved = stage_tree(self._pram, self.name, self._tree, self._count, snapshot)
+            moved: dict[int, int] = {}
+            unsaved = stage_tree(self._pram, self.name, self._tree, self._count, snapshot, moved)
             self.incomplete = self.shortfall()
             publication = (
-                self._pram.begin_publish(self._flags(), unsaved)
+                self._pram.begin_publish(self._flags(), unsaved, moved)
                 if image is None
-                else self._pram.begin_move(self._flags(), image, unsaved)
+                else self._pram.begin_move(self._flags(), image, unsaved, moved)
             )
         except Exception as exc:
             # After any error nothing is published, and the next save stages everything again.

@@ -13,6 +13,7 @@ from pramfs.errors import (
     SaveFailed,
     SnapshotExists,
 )
+from pramfs.offline.check import check_image
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
 from pramfs.saves.snapshots import (
@@ -24,7 +25,7 @@ from pramfs.saves.snapshots import (
     snapshots_of,
 )
 from pramfs.saves.tree_nodes import MORE_SUFFIX, tree_names
-from pramfs.storage.frames import FREE
+from pramfs.storage.frames import FREE, SAVED
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.storage.regions import Region, Regions
 from tests.support.image_audit import check_bans
@@ -306,6 +307,52 @@ def test_a_snapshot_leaves_banned_frames(volume: Volume) -> None:
     check_bans(volume.pram, volume.pram.nodes)
     assert facts_of(volume, f"{NAME}@s") == before
     assert facts_of(volume, NAME) == volume.facts()
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_what_snapshots_share_stays_shared_in_other_frames(volume: Volume, mounted: bool) -> None:
+    before = volume.facts()
+    for name in ("s", "t"):
+        snap(volume, name)
+    volume.save()
+    spared = volume.pram.arena.table.summary().spared
+    assert spared == 2 * 23
+    banned = Regions([Region(10, 200)])
+    if mounted:
+        volume.reopen(banned=banned)
+        volume.save()
+    else:
+        volume.pram = reopen(volume.pram, arena=volume.arena, banned=banned)
+        free = volume.pram.arena.table.count(FREE)
+        needed = volume.pram.frames_to_move()
+        volume.pram.publish()
+        assert 0 < needed < 2 * 23 + 9 * 3  # pages that are shared count once
+        assert volume.pram.arena.table.count(FREE) >= free - needed - len(volume.pram.nodes)
+    assert volume.pram.arena.table.summary().spared == spared
+    check_bans(volume.pram, volume.pram.nodes)
+    for name in (NAME, f"{NAME}@s", f"{NAME}@t"):
+        assert facts_of(volume, name) == before
+    volume.reopen()
+    assert volume.pram.arena.table.summary().spared == spared
+    volume.check()
+
+
+def test_what_is_open_without_a_name_stays_behind_when_snapshots_leave_banned_frames(
+    volume: Volume,
+) -> None:
+    snap(volume, "s")
+    volume.save()
+    volume.reopen(banned=Regions([Region(10, 200)]))
+    file = volume.file("dir/a")
+    content = volume.read("dir/a")
+    file.refs += 1
+    volume.unlink("dir/a")
+    volume.save(final=False)
+    table, current = volume.pram.arena.table, volume.pram.current
+    assert current.frames_used == 2 + table.count(SAVED) - 20
+    assert bytes(volume.tree.data.read(file, 0, file.length)) == content
+    assert len(facts_of(volume, f"{NAME}@s")) == 4
+    assert check_image(watched(volume.pram)).clean
 
 
 # --- offline --------------------------------------------------------------------------------------
