@@ -90,11 +90,15 @@ def test_frames_that_are_left_because_they_are_banned_stay_for_a_pin(volume: Vol
     first = min(frames_of(volume))
     volume.reopen(banned=Regions([Region(first, first + 3)]))
     frames = frames_of(volume)
+    link = volume.pram.nodes[f"{SNAPSHOT}-data"].link_pfn  # which somebody may be reading
+    before = contents(volume, [link])
     taken, _ = pin(volume)
     volume.save(final=False)
     volume.unlink("file")
+    volume.create("other", b"x" * (PAGE_SIZE * (volume.pram.arena.table.unused // 2)))
     volume.save(final=False)
     assert contents(volume, frames) == CONTENT
+    assert contents(volume, [link]) == before
     drop_snapshot(volume.pram, NAME, "one")
     volume.save(final=False)
     assert contents(volume, frames) == CONTENT
