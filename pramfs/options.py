@@ -19,6 +19,8 @@ NAME_MAX_BYTES = layout.NAME_MAX - 1 - len("-meta")
 _BARE_REGION = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)[kKmMgGtTpPeE]?-.*")
 _DECIMALS = re.compile(r"[0-9]+\s*[a-zA-Z]{0,3}")
 _ID_MAX = (1 << 32) - 2
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_KEEP_DIGITS_MAX = 6
 
 
 @dataclass(slots=True)
@@ -39,6 +41,8 @@ class MountOptions:
     verify: str = "full"
     recover: bool = False
     checkpoint: int = 0
+    keep_saves: int = 0
+    keep_seconds: int = 0
     writeback: int = 30
     dedup: bool = False
     ro: bool = False
@@ -87,10 +91,15 @@ def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions
             options.words.append(word)
     if options.snapshot:
         _settle_snapshot(options)
-    for name, why in (("checkpoint", "saved"), ("dedup", "changed")):
+    for name, why in (
+        ("checkpoint", "saved"),
+        ("keep_saves", "saved"),
+        ("keep_seconds", "saved"),
+        ("dedup", "changed"),
+    ):
         if options.ro and getattr(options, name):
             raise UsageError(
-                f"options 'ro' and '{name}' exclude each other: nothing is {why} read-only"
+                f"options 'ro' and '{name.partition('_')[0]}' exclude each other: nothing is {why} read-only"
             )
     return options
 
@@ -237,6 +246,15 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _keep(options: MountOptions, value: str) -> None:
+    number, unit = (value[:-1], value[-1]) if value[-1] in _UNITS_S else (value, "")
+    if not (number.isascii() and number.isdecimal()) or len(number) > _KEEP_DIGITS_MAX:
+        raise UsageError(f"option 'keep': a number or a time such as 24h expected, not '{value}'")
+    options.keep_saves, options.keep_seconds = (
+        (0, int(number) * _UNITS_S[unit]) if unit else (int(number), 0)
+    )
+
+
 def _ban(options: MountOptions, value: str) -> None:
     for region in parse_regions(value):
         options.banned.add(region)
@@ -321,6 +339,13 @@ OPTIONS = (
         "SECONDS",
         "publish a save by itself whenever something changed that long ago (default: 0, never)",
         _set("checkpoint", _number(0, 1 << 31)),
+    ),
+    Option(
+        "keep",
+        "N|TIME",
+        "keep the last N saves, or those of a time such as 30m, 24h or 7d, as snapshots: of umount, 'pramfs "
+        "save' and checkpoint=; when the arena is full the oldest go (default: 0, none)",
+        _keep,
     ),
     Option(
         "writeback",

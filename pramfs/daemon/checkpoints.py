@@ -22,7 +22,7 @@ from pramfs.daemon.long_save import LongSave
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
 from pramfs.errors import (
     EXIT_FAILED,
-    FramesHeld,
+    NoRoomForSnapshot,
     NotUnderItsName,
     PramError,
     ReadOnlyImage,
@@ -32,6 +32,7 @@ from pramfs.errors import (
     words_of,
 )
 from pramfs.fuse.dir_handles import OpenDirectories
+from pramfs.saves.automatic import AutomaticSnapshots, Keep
 from pramfs.saves.save import SaveStatus
 from pramfs.saves.snapshots import drop_snapshot, require_new
 from pramfs.saves.tree_nodes import SNAPSHOT_MARK
@@ -57,9 +58,11 @@ class Checkpoints:
         volume: Volume,
         manager: ServiceManager,
         place: Callable[[], Path | None],
+        keep: Keep,
     ) -> None:
         self._volume = volume
         self._saver = volume.saver
+        self._automatic = AutomaticSnapshots(volume.pram, volume.saver, volume.tree, keep)
         self._name = ImageName(volume.image)
         self._logged: list[str] = []
         self._logged_errno: int | None = None  # why the state cannot be written
@@ -90,7 +93,7 @@ class Checkpoints:
             return
         await self.flush(directories)
         async with self._saving:
-            await self._checkpoint()
+            await self._checkpoint_to_keep()
         for shortcoming in self.shortcomings():
             raise shortcoming
 
@@ -130,12 +133,25 @@ class Checkpoints:
             raise shortcoming
 
     async def _make_room_for_snapshot(self) -> None:
-        """Save once if that gives back frames that a snapshot needs. Raises NoRoomForSnapshot, SaveFailed."""
-        try:
-            self._saver.require_room_for_snapshot(after_save=True)
-        except FramesHeld:
+        """Save, or free automatic ones, if a snapshot needs room. Raises NoRoomForSnapshot, SaveFailed."""
+        for _ in self._automatic.make_room():
             await self._checkpoint()
-            self._saver.require_room_for_snapshot()
+
+    async def _checkpoint_to_keep(self) -> None:
+        """Publish a checkpoint, and keep it if that is asked for; the caller must hold the lock.
+
+        Raises SaveFailed.
+        """
+        snapshot = self._automatic.next_one()
+        try:
+            if snapshot:
+                await self._make_room_for_snapshot()
+        except NoRoomForSnapshot as exc:
+            log.warning("this save is not kept: %s", exc)
+            snapshot = ""
+        await self._checkpoint(snapshot=snapshot)
+        if snapshot:
+            self._automatic.note_kept()
 
     async def free_snapshot(self, full_name: str) -> None:
         """Free a snapshot, and save so that it is gone. Raises OSError(ENOENT), SaveFailed."""
@@ -185,7 +201,7 @@ class Checkpoints:
                 await self.flush(directories)
                 if self._volume.tree.changed:
                     async with self._saving:
-                        await self._checkpoint()
+                        await self._checkpoint_to_keep()
                 self._log_shortcomings()
             except SaveFailed as exc:
                 log.error("%s", exc)
@@ -225,6 +241,7 @@ class Checkpoints:
             return await self._make_memory()
         async with self._saving:
             if self._saver.published == published:
+                self._automatic.give_up()
                 try:
                     await self._checkpoint()
                 except SaveFailed:
@@ -282,6 +299,7 @@ class Checkpoints:
         """
         saver = self._saver
         self._begun += 1
+        self._automatic.note_save()
         bar = Bar("saving", saver.pages)
         with Heartbeat(_STATE_PERIOD_S, self.report):
             saver.start(bar, image, snapshot=snapshot)
@@ -329,12 +347,23 @@ class Checkpoints:
 
     def _save(self, bar: Bar) -> SaveFailed | None:
         try:
-            self._saver.save(final=True, progress=bar)
+            self._saver.save(final=True, progress=bar, snapshot=self._snapshot_at_end(bar))
         except SaveFailed as exc:
             if not isinstance(exc.__cause__, OSError | PramError | None):
                 log.error("internal error while saving", exc_info=exc.__cause__)
             return exc
         return None
+
+    def _snapshot_at_end(self, bar: Bar) -> str:
+        """Return the name of the snapshot to take with the last save, "" for none. Raises SaveFailed."""
+        snapshot = self._automatic.next_one()
+        try:
+            for _ in self._automatic.make_room() if snapshot else ():
+                self._saver.save(final=False, progress=bar)
+        except NoRoomForSnapshot as exc:
+            log.warning("this save is not kept: %s", exc)
+            return ""
+        return snapshot
 
     # --- for others ------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from pramfs.fuse.device_mount import DeviceMount
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
+from pramfs.saves.automatic import Keep
 from pramfs.storage.frames import UNPUBLISHED
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.namespaces import pid_namespace
@@ -76,7 +77,9 @@ class Daemon:
             self._first_request.set,
             volume.saver.note_internal_error,
         )
-        self._checkpoints = Checkpoints(volume, manager, self._place)
+        self._checkpoints = Checkpoints(
+            volume, manager, self._place, Keep(options.keep_saves, options.keep_seconds)
+        )
         self._deduplication = Deduplication(
             volume,
             is_idle=lambda: self._session.is_idle,

@@ -73,7 +73,8 @@ def check_name(tree: str, name: str, *, automatic: bool = False) -> str:
 
 def new_name(tree: str, prefix: str, taken: Collection[str]) -> str:
     """Return the prefix and the present time (UTC) as the name of a snapshot that is not `taken` yet."""
-    stem = prefix + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    now_s, now_ms = divmod(time.time_ns() // 10**6, 1000)
+    stem = prefix + time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_s)) + f".{now_ms:03}Z"
     name, number = stem, 1
     while tree + SNAPSHOT_MARK + name + META_SUFFIX in taken:
         number += 1
@@ -109,6 +110,15 @@ def drop_snapshot(pram: Pram, tree: str, name: str) -> None:
     full_name = tree + SNAPSHOT_MARK + name
     _require_snapshot(pram, full_name)
     drop_tree(pram, full_name)
+
+
+def have_same_contents(pram: Pram, name: str, other: str) -> bool:
+    """Return whether the last save has the same in two trees."""
+    ours, theirs = (_entries_of(pram, pram.node(tree + DATA_SUFFIX)) for tree in (name, other))
+    if (ours.pfns, ours.indices) != (theirs.pfns, theirs.indices):
+        return False
+    ours, theirs = (_entries_of(pram, pram.node(tree + META_SUFFIX)) for tree in (name, other))
+    return ours.csums == theirs.csums
 
 
 def copy_tree(pram: Pram, name: str, new_name: str) -> None:

@@ -71,6 +71,9 @@ class Arena(ABC):
         self._unpunched: list[Extent] = []
         self._unpunched_frames = 0
         self._to_keep = 0  # see `keep`
+        # Whether something can be given up for frames, as automatic snapshots can; the frames then wanted.
+        self.may_give_up: Callable[[], bool] = lambda: False
+        self.wanted = 0
         self._csums = memoryview(mmap.mmap(-1, max(4, len(table) * 4))).cast("I")
         self._unverified: bytearray | None = None
         self._viewed_frames = 0  # since the mappings were emptied
@@ -108,7 +111,9 @@ class Arena(ABC):
         if table.unused >= count:
             return
         if table.count_all(FREE_IN_TIME) < count:
-            raise posix_error(errno.ENOSPC)
+            if not self.may_give_up():
+                raise posix_error(errno.ENOSPC)
+            self.wanted = max(self.wanted, count)
         raise FramesHeld()
 
     def keep(self, frames: int) -> None:

@@ -9,7 +9,7 @@ _pramfs() {
         words="mount umount save status snapshot snapshots rollback clone dedup info check map dump diff ls cat extract nodes put get free kexec claim -h --help --version"
     elif [[ ${given[1]} == mount &&
         ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
-        words="size= nr_inodes= mode= uid= gid= banned= name= snapshot= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= writeback= dedup ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
+        words="size= nr_inodes= mode= uid= gid= banned= name= snapshot= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= keep=N keep=TIME writeback= dedup ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
         local list=${typed#-o} cut=${typed%"${typed##*[=:]}"}
         list=${list#--options=}
         local last=${list##*,}

@@ -20,6 +20,8 @@ function __pramfs_mount_options
         "$before"verify=lazy 'check every page before the mount is ready, or each when it is read first (default: full)' \
         "$before"recover 'mount what is whole of a damaged tree, and list the rest' \
         "$before"checkpoint= 'publish a save by itself whenever something changed that long ago (default: 0, never)' \
+        "$before"keep=N 'keep the last N saves, or those of a time such as 30m, 24h or 7d, as snapshots: of umount, '\''pramfs save'\'' and checkpoint=; when the arena is full the oldest go (default: 0, none)' \
+        "$before"keep=TIME 'keep the last N saves, or those of a time such as 30m, 24h or 7d, as snapshots: of umount, '\''pramfs save'\'' and checkpoint=; when the arena is full the oldest go (default: 0, none)' \
         "$before"writeback= 'on a disk, write pages out before a save when there are more than it can write in that time (default: 30; 0: leave it alone until a save, unless memory runs short)' \
         "$before"dedup 'have pages with the same bytes share memory, whenever the mount is idle' \
         "$before"ro 'mount read-only; nothing is saved' \
