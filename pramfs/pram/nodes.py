@@ -57,6 +57,7 @@ class Node:
     entries: int = 0
     saved_ns: int = 0
     pfn: int = 0  # of its page in the published list, 0 = not in it, or not as it is now
+    place: int = 0  # of that page, counted from the end of the list: 1 is the last one
     owned: list[Extent] = field(default_factory=list)  # frames that are released with the node
     chain: Chain | None = None  # as reserved; dropped by its user to save memory
 

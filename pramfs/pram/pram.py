@@ -219,7 +219,8 @@ class Pram:
         if new_name in self.nodes:
             raise NodeExists(new_name)
         del self.nodes[name]
-        node.name, node.pfn = new_name, 0
+        self.publisher.note_change(node)
+        node.name = new_name
         self.nodes[new_name] = node
 
     def free(self, name: str) -> None:
@@ -323,6 +324,7 @@ class Pram:
 
     def _drop(self, node: Node) -> None:
         del self.nodes[node.name]
+        self.publisher.note_change(node)
         self.pins.free(node)
 
     def _consume(self, node: Node) -> None:

@@ -9,6 +9,7 @@ come first, and a publish writes no page for those behind the last one that has 
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Collection, Sequence
 
 from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, fault_of
@@ -53,6 +54,8 @@ class Publisher:
         self.frames = len(arena.table)
         self._nodes = nodes
         self._listed = [(node, node.pfn) for node in listed]  # the list written last
+        self._number(listed, len(listed))
+        self._unchanged = len(listed)  # nodes at the end of it that are there, and as they were
         self._pages_written = 0  # of it, by the last publish: the first ones
         self._run = run
         self.pins = Pins(arena)
@@ -134,9 +137,16 @@ class Publisher:
         written = self._listed[: self._pages_written]
         self.arena.release_extents(extents_of([pfn for _, pfn in written]))
         for node, _ in written:
-            node.pfn = 0
+            node.pfn = node.place = 0
         self._listed = self._listed[self._pages_written :]
+        self._unchanged = min(self._unchanged, len(self._listed))
         self._pages_written = 0
+
+    def note_change(self, node: Node) -> None:
+        """Note that a node is gone, or is not what its page in the list says."""
+        if node.place:
+            self._unchanged = min(self._unchanged, node.place - 1)
+        node.pfn = node.place = 0
 
     @property
     def node_pages(self) -> list[int]:
@@ -148,22 +158,21 @@ class Publisher:
 
         The nodes `replaced` will be others by then.
         """
-        nodes, banned = self._nodes, self.arena.table.banned
-        kept = 0
-        for node, pfn in reversed(self._listed):
-            is_same = nodes.get(node.name) is node and node.pfn == pfn and node.name not in replaced
-            if not is_same or pfn in banned:
-                break
-            kept += 1
-        return kept
+        others = [self._nodes[name] for name in replaced if name in self._nodes]
+        kept = min([self._unchanged, *(node.place - 1 for node in others if node.place)])
+        banned = self.arena.table.banned
+        if not banned:
+            return kept
+        last_pages = (pfn for _, pfn in itertools.islice(reversed(self._listed), kept))
+        return next((at for at, pfn in enumerate(last_pages) if pfn in banned), kept)
 
     def frames_to_come_back(self, replaced: Collection[str]) -> int:
         """Count the frames that the next publish frees: of the node list, and of the nodes `replaced`."""
         nodes = [self._nodes[name] for name in replaced if name in self._nodes]
         owned = pfns_of(extent for node in nodes for extent in node.owned)
-        pages = self.node_pages[: len(self._listed) - self.nodes_to_keep(replaced)]
+        gone = self._listed[: len(self._listed) - self.nodes_to_keep(replaced)]
         banned = self.arena.table.banned
-        return sum(pfn not in banned for pfn in [*pages, *owned])
+        return sum(pfn not in banned for pfn in [*owned, *(pfn for _, pfn in gone)])
 
     def _stage(
         self, flags: int, unsaved_repeats: Callable[[], int], moved: dict[int, int]
@@ -173,6 +182,8 @@ class Publisher:
         self._require_frames()
         for node in self._nodes.values() if self.arena.table.banned else ():
             leave_banned_frames(self.arena, self.pins, self.current.uuid, node, moved)
+            if not node.pfn:
+                self.note_change(node)
         slot = self._choose_slot()
         self._write_node_list()
         self.arena.table.begin_save()
@@ -226,7 +237,16 @@ class Publisher:
             node.pfn = pfn
         arena.release_extents(extents_of([pfn for _, pfn in replaced]))
         self._listed = [*zip(nodes, pfns, strict=True), *tail]
+        self._number(nodes, len(self._listed))
+        self._unchanged = len(self._listed)
         self._pages_written = len(nodes)
+
+    @staticmethod
+    def _number(nodes: Sequence[Node], place: int) -> None:
+        """Tell nodes, which are neighbours in the list, their places, the first of which is `place`."""
+        for node in nodes:
+            node.place = place
+            place -= 1
 
     def _describe(self, flags: int, repeats: int) -> Published:
         nodes = self._nodes.values()
