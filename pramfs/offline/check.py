@@ -7,6 +7,7 @@ from pramfs.errors import DamagedTree, LostSave, ReservationFailed, SavedMeanwhi
 from pramfs.pram import verify
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
+from pramfs.pram.verify import FramesRead
 from pramfs.saves.load import Recovered, load_tree
 from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names
 from pramfs.storage import superblock
@@ -83,11 +84,12 @@ def _check_once(image: Image, progress: Progress) -> _Findings:
         _check_accounts(pram, found)
         trees = tree_names(pram.nodes)
         of_trees = {node for name in trees for node in nodes_of(name)}
+        read = FramesRead(len(pram.arena.table)) if pram.arena.table.repeats else None
         for node in list(pram.nodes.values()):
             if node.name not in of_trees:
-                _check_node(pram, node, found, progress)
+                _check_node(pram, node, found, progress, read)
         for name in trees:
-            _check_tree(pram, name, found, progress)
+            _check_tree(pram, name, found, progress, read)
     return found
 
 
@@ -100,16 +102,20 @@ def _check_accounts(pram: Pram, found: _Findings) -> None:
         )
 
 
-def _check_node(pram: Pram, node: Node, found: _Findings, progress: Progress) -> None:
+def _check_node(
+    pram: Pram, node: Node, found: _Findings, progress: Progress, read: FramesRead | None
+) -> None:
     assert node.chain is not None
     entries = node.chain.entries
     counter = progress(f"checking {node.name}", len(entries))
-    for at in verify.damaged_entries(pram.image, node.chain, counter):
+    for at in verify.damaged_entries(pram.image, node.chain, counter, read):
         found.damage.append(f"node '{node.name}': pfn:{entries.pfns[at]:x} corrupted")
     found.pages += len(entries)
 
 
-def _check_tree(pram: Pram, name: str, found: _Findings, progress: Progress) -> None:
+def _check_tree(
+    pram: Pram, name: str, found: _Findings, progress: Progress, read: FramesRead | None
+) -> None:
     pages = pram.node(name + DATA_SUFFIX).entries
     others = nodes_of(name) & pram.nodes.keys() - {name + DATA_SUFFIX}
     found.pages += pages + sum(pram.node(node).entries for node in others)
@@ -117,7 +123,7 @@ def _check_tree(pram: Pram, name: str, found: _Findings, progress: Progress) -> 
     tree = Tree(pram.arena, inodes_max=0, generation=0)
     counter = progress(f"checking {name}", pages)
     try:
-        load_tree(pram, name, tree, recover=recovered, progress=counter)
+        load_tree(pram, name, tree, recover=recovered, read=read, progress=counter)
     except DamagedTree as exc:
         found.damage.append(str(exc))
     for path in recovered.left_out:

@@ -19,7 +19,7 @@ from pramfs.storage.arena import Progress
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import FrameTable
 from pramfs.storage.image import Image
-from pramfs.storage.layout import SuperBlock
+from pramfs.storage.layout import SHARED, SuperBlock
 from pramfs.system.text import printable
 
 
@@ -52,9 +52,10 @@ class Scan:
 
     def verify_data(self, progress: Progress) -> None:
         """Verify every data page, and note the damaged ones."""
+        read = verify.FramesRead(self.frames) if self.current.incompatible & SHARED else None
         for found in self.nodes.values():
             pfns = found.chain.entries.pfns
-            for at in verify.damaged_entries(self.image, found.chain, progress):
+            for at in verify.damaged_entries(self.image, found.chain, progress, read):
                 self.damaged.append(pfns[at])
                 name = printable(found.node.name)
                 self.damage.append(f"node '{name}': pfn:{pfns[at]:x} corrupted")

@@ -10,6 +10,7 @@ import mmap
 import os
 from array import array
 from collections.abc import Iterator
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -27,6 +28,11 @@ _SHARE_FRAMES = 16384  # fewer are not worth a process of their own
 _BATCH_FRAMES = 1024
 _BATCHES_MAX = 1024  # so that their numbers, 4 bytes each, fit into any pipe
 
+# States of frames in FramesRead.
+_UNREAD = 0
+_READ = 1
+_DAMAGED = 2
+
 
 class _Piece(NamedTuple):
     at: int  # position of the first page in the entries
@@ -34,12 +40,92 @@ class _Piece(NamedTuple):
     frames: int
 
 
-def damaged_entries(image: Image, chain: Chain, progress: Progress) -> list[int]:
+class FramesRead:
+    """The frames that several verifications, one after the other, have read: none of them is read twice.
+
+    For images with shared frames, which several entries name. An entry that has the checksum of the first one
+    for its frame has the same verdict; one that has another checksum is compared with the page itself.
+    """
+
+    def __init__(self, frames: int) -> None:
+        # Both take memory only for frames that are named.
+        self._states = mmap.mmap(-1, max(frames, 1))
+        self._csums = memoryview(mmap.mmap(-1, max(frames, 1) * 4)).cast("I")
+
+    def divide(self, chain: Chain) -> tuple[list[_Piece], list[_Piece]]:
+        """Return the pages of the chain that are to be read, and those that are, or will be before these."""
+        unread: list[_Piece] = []
+        repeated: list[_Piece] = []
+        for piece in _all_of(chain):
+            for part in self._uniform_parts(chain, piece):
+                if self._is_read(chain, part):
+                    repeated.append(part)
+                else:
+                    self._note(chain, part)
+                    unread.append(part)
+        return unread, repeated
+
+    def all_damaged(self, chain: Chain, damaged: list[int], repeated: list[_Piece]) -> list[int]:
+        """Return the `damaged` positions of those that were read, and all that are so for the same reason."""
+        pfns, csums = chain.entries.pfns, chain.entries.csums
+        for at in damaged:
+            if csums[at] == self._csums[pfns[at]]:
+                self._states[pfns[at]] = _DAMAGED
+        for at, pfn, frames in repeated:
+            states = self._states[pfn : pfn + frames]
+            if _DAMAGED in states:
+                damaged += [at + n for n, state in enumerate(states) if state == _DAMAGED]
+        return damaged
+
+    def forget(self, pieces: list[_Piece]) -> None:
+        """Note that these pages were not read after all."""
+        for _, pfn, frames in pieces:
+            self._states[pfn : pfn + frames] = bytes(frames)
+
+    def _uniform_parts(self, chain: Chain, piece: _Piece) -> Iterator[_Piece]:
+        """Yield parts of which all pages were read, or none; nearly always the whole piece."""
+        at, pfn, frames = piece
+        states = self._states[pfn : pfn + frames]
+        if states.count(_UNREAD) == frames or self._is_read(chain, piece):
+            yield piece
+            return
+        for _, group in groupby(
+            range(frames), lambda n: self._is_read(chain, _Piece(at + n, pfn + n, 1))
+        ):
+            numbers = list(group)
+            yield _Piece(at + numbers[0], pfn + numbers[0], len(numbers))
+
+    def _is_read(self, chain: Chain, piece: _Piece) -> bool:
+        """Return whether all these pages were read, and compared with the same checksums."""
+        at, pfn, frames = piece
+        if _UNREAD in self._states[pfn : pfn + frames]:
+            return False
+        csums = chain.entries.csums[at : at + frames]
+        return self._csums[pfn : pfn + frames].tobytes() == csums.tobytes()
+
+    def _note(self, chain: Chain, piece: _Piece) -> None:
+        at, pfn, frames = piece
+        states = self._states[pfn : pfn + frames]
+        csums = chain.entries.csums[at : at + frames]
+        if states.count(_UNREAD) == frames:
+            self._csums[pfn : pfn + frames] = csums
+            self._states[pfn : pfn + frames] = bytes((_READ,)) * frames
+            return
+        for one, (state, csum) in enumerate(zip(states, csums, strict=True), pfn):
+            if state == _UNREAD:  # else it has two checksums, of which one is wrong
+                self._csums[one] = csum
+                self._states[one] = _READ
+
+
+def damaged_entries(
+    image: Image, chain: Chain, progress: Progress, read: FramesRead | None = None
+) -> list[int]:
     """Return the positions, in the entries of `chain`, of pages that are damaged or cannot be read.
 
-    `progress` is called with the number of pages checked since its last call. May fork: see `Verification`.
+    `progress` is called with the number of pages checked since its last call. What is in `read` is not read
+    again. May fork: see `Verification`.
     """
-    with Verification(image, chain, progress) as verification:
+    with Verification(image, chain, progress, read) as verification:
         return verification.damaged()
 
 
@@ -50,16 +136,26 @@ class Verification:
     must not be entered while other threads run.
     """
 
-    def __init__(self, image: Image, chain: Chain, progress: Progress) -> None:
+    def __init__(
+        self, image: Image, chain: Chain, progress: Progress, read: FramesRead | None = None
+    ) -> None:
         self._image = image
         self._chain = chain
         self._progress = progress
+        self._read = read
+        self._unread: list[_Piece] = []
+        self._repeated: list[_Piece] = []
 
     def __enter__(self) -> "Verification":
         image, chain = self._image, self._chain
+        if self._read is None:
+            self._unread = _all_of(chain)
+        else:
+            self._unread, self._repeated = self._read.divide(chain)
+        pages = sum(piece.frames for piece in self._unread)
         processors = len(os.sched_getaffinity(0))
-        helpers = min(processors - 1, len(chain.entries) // _SHARE_FRAMES)
-        self._queue = _Queue(_batches(chain))
+        helpers = min(processors - 1, pages // _SHARE_FRAMES)
+        self._queue = _Queue(_batches(self._unread, pages))
         self._tally = _Tally(helpers, self._progress)
         self._others = [
             _Helper(image, chain, self._queue, self._tally.counter(n)) for n in range(helpers)
@@ -71,10 +167,16 @@ class Verification:
         damaged = _check(self._image, self._chain, self._queue, self._tally)
         while self._others:
             damaged += self._others.pop().result()
+        if self._read is not None:
+            damaged = self._read.all_damaged(self._chain, damaged, self._repeated)
+            self._unread = []
+            self._tally(sum(piece.frames for piece in self._repeated))
         self._tally.tell()
         return sorted(damaged)
 
     def __exit__(self, *exc: object) -> None:
+        if self._read is not None:
+            self._read.forget(self._unread)
         self._queue.close()
         for helper in self._others:
             with contextlib.suppress(
@@ -84,20 +186,26 @@ class Verification:
         self._tally.close()
 
 
-def _batches(chain: Chain) -> list[list[_Piece]]:
-    """Return all pages of the chain, in batches of the same size."""
-    most = max(_BATCH_FRAMES, -(-len(chain.entries) // _BATCHES_MAX))
+def _all_of(chain: Chain) -> list[_Piece]:
+    """Return all pages of the chain, a piece for each extent."""
+    starts = accumulate((frames for _, frames in chain.extents), initial=0)
+    return [_Piece(at, *extent) for at, extent in zip(starts, chain.extents, strict=False)]
+
+
+def _batches(pieces: list[_Piece], pages: int) -> list[list[_Piece]]:
+    """Return the pieces, which have so many pages, in batches of the same size."""
+    most = max(_BATCH_FRAMES, -(-pages // _BATCHES_MAX))
     batches: list[list[_Piece]] = [[]]
-    at, room = 0, most
-    for pfn, frames in chain.extents:
-        end = at + frames
-        while at < end:
+    room = most
+    for at, pfn, frames in pieces:
+        done = 0
+        while done < frames:
             if not room:
                 batches.append([])
                 room = most
-            part = min(end - at, room)
-            batches[-1].append(_Piece(at, pfn + frames - (end - at), part))
-            at += part
+            part = min(frames - done, room)
+            batches[-1].append(_Piece(at + done, pfn + done, part))
+            done += part
             room -= part
     return batches
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pramfs.errors import DamagedTree, NoSuchNode, PramError
 from pramfs.pram.links import Chain
 from pramfs.pram.pram import Pram
-from pramfs.pram.verify import Verification
+from pramfs.pram.verify import FramesRead, Verification
 from pramfs.saves import codec
 from pramfs.saves.codec import Decoded
 from pramfs.saves.file_paths import listed, paths_of
@@ -39,7 +39,7 @@ class TreeLoad:
     The caller may do something else in between. Forks, so it must not be entered while other threads run.
     Raises NoSuchNode when there is no such tree, and DamagedTree when its metadata cannot be read. With
     `lazy`, pages are verified when they are first read; with `shared`, the nodes stay a tree of their own.
-    `progress` is called with numbers of verified pages.
+    What is in `read` is not read again. `progress` is called with numbers of verified pages.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class TreeLoad:
         *,
         lazy: bool = False,
         shared: bool = False,
+        read: FramesRead | None = None,
         progress: Progress = lambda frames: None,
     ) -> None:
         if not has_tree(pram, name):
@@ -62,7 +63,10 @@ class TreeLoad:
             data = pram.prepare_load(name + DATA_SUFFIX, PAGE_STREAM)
         data.keep()
         self._chain = data.chain
-        self._verification = Verification(pram.image, Chain() if lazy else self._chain, progress)
+        if read is None and pram.arena.table.repeats:
+            read = FramesRead(len(pram.arena.table))
+        chain = Chain() if lazy else self._chain
+        self._verification = Verification(pram.image, chain, progress, read)
 
     def __enter__(self) -> "TreeLoad":
         self._verification.__enter__()
@@ -108,10 +112,11 @@ def load_tree(
     *,
     lazy: bool = False,
     recover: Recovered | None = None,
+    read: FramesRead | None = None,
     progress: Progress = lambda frames: None,
 ) -> None:
     """Fill the empty `tree` with the tree `name` of the image: both steps of a `TreeLoad` in one."""
-    with TreeLoad(pram, name, lazy=lazy, progress=progress) as load:
+    with TreeLoad(pram, name, lazy=lazy, read=read, progress=progress) as load:
         load.into(tree, recover)
 
 

@@ -14,6 +14,7 @@ from pramfs.errors import (
     SnapshotExists,
 )
 from pramfs.offline.check import check_image
+from pramfs.pram import verify
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
 from pramfs.saves.snapshots import (
@@ -26,6 +27,7 @@ from pramfs.saves.snapshots import (
 )
 from pramfs.saves.tree_nodes import MORE_SUFFIX, tree_names
 from pramfs.storage.frames import FREE, SAVED
+from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.storage.regions import Region, Regions
 from tests.support.image_audit import check_bans
@@ -389,3 +391,27 @@ def test_a_copy_of_a_tree_that_fails_leaves_nothing(volume: Volume) -> None:
         copy_tree(pram, NAME, "copy")
     assert tree_names(pram.nodes) == [NAME]
     assert not pram.arena.table.repeats
+
+
+def test_check_reads_what_snapshots_share_once(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("s", "t"):
+        snap(volume, name)
+    volume.save()
+    reads: list[int] = []
+    real = verify._damaged_pages
+
+    def look(image: Image, pfn: int, expected: list[int]) -> list[int]:
+        reads.extend(range(pfn, pfn + len(expected)))
+        return real(image, pfn, expected)
+
+    monkeypatch.setattr(verify, "_damaged_pages", look)
+    report = check_image(watched(volume.pram))
+    assert report.clean
+    assert report.pages == 3 * 23 + 3 * 2  # metadata and births of each
+    assert len(reads) == 23
+    watched(volume.pram).guarded = False
+    watched(volume.pram).write(reads[0] * PAGE_SIZE, b"damage")
+    report = check_image(watched(volume.pram))
+    assert len(report.damage) == 3

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -140,3 +141,77 @@ def test_nothing_to_verify_is_no_damage(image: WatchedImage) -> None:
     chain = Chain()
     assert chain.entries.pfns == array("I")
     assert verify.damaged_entries(image, chain, lambda pages: None) == []
+
+
+# --- frames that several entries name -------------------------------------------------------------
+
+
+@pytest.fixture
+def read_pfns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[int]]:
+    """Tells the frames that were read since the last call, also by other processes."""
+    path = tmp_path / "reads"
+    path.touch()
+    real = verify._damaged_pages
+
+    def look(image: WatchedImage, pfn: int, expected: list[int]) -> list[int]:
+        with path.open("a") as reads:
+            reads.write("".join(f"{pfn + at}\n" for at in range(len(expected))))
+        return real(image, pfn, expected)
+
+    def told() -> list[int]:
+        pfns = [int(line) for line in path.read_text().split()]
+        path.write_text("")
+        return sorted(pfns)
+
+    monkeypatch.setattr(verify, "_damaged_pages", look)
+    return told
+
+
+REPEATED = [*range(1, 300), 5, 6, 7, *range(100, 400), 5]
+
+
+def test_a_frame_that_several_entries_name_is_read_once(
+    image: WatchedImage, read_pfns: Callable[[], list[int]]
+) -> None:
+    read = verify.FramesRead(FRAMES)
+    counts: list[int] = []
+    chains = [chain_of(image, pfns) for pfns in (REPEATED, [9, *range(50, 500)], [3, 2, 1])]
+    for chain in chains:
+        assert verify.damaged_entries(image, chain, counts.append, read) == []
+    assert read_pfns() == list(range(1, 500))
+    assert sum(counts) == sum(len(chain.entries) for chain in chains)
+
+
+def test_damage_of_a_frame_is_that_of_all_entries_that_name_it(image: WatchedImage) -> None:
+    read = verify.FramesRead(FRAMES)
+    first, second = chain_of(image, REPEATED), chain_of(image, [4, 5, *range(390, 500)])
+    for pfn in (5, 395):
+        image.write(pfn * PAGE_SIZE, b"damage")
+    found = verify.damaged_entries(image, first, lambda pages: None, read)
+    assert found == [at for at, pfn in enumerate(REPEATED) if pfn in (5, 395)]
+    assert verify.damaged_entries(image, second, lambda pages: None, read) == [1, 7]
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_every_entry_has_to_have_the_checksum_of_its_page(image: WatchedImage, wrong: int) -> None:
+    read = verify.FramesRead(FRAMES)
+    chain = chain_of(image, [*range(1, 20), 7, *range(30, 60), 7])
+    at = [6, 19, 50][wrong]
+    chain.entries.csums[at] ^= 1
+    assert verify.damaged_entries(image, chain, lambda pages: None, read) == [at]
+    again = chain_of(image, [6, 7, 8])
+    assert verify.damaged_entries(image, again, lambda pages: None, read) == []
+    again.entries.csums[2] ^= 1
+    assert verify.damaged_entries(image, again, lambda pages: None, read) == [2]
+
+
+def test_what_was_not_verified_to_the_end_is_read_again(image: WatchedImage) -> None:
+    read = verify.FramesRead(FRAMES)
+    chain = chain_of(image, REPEATED)
+    image.write(5 * PAGE_SIZE, b"damage")
+    with verify.Verification(image, chain, lambda pages: None, read):
+        pass  # the metadata of the tree, say, is damaged
+    again = chain_of(image, [4, 6])
+    again.entries.pfns[1] = 5
+    again.extents = list(extents_of(again.entries.pfns))
+    assert verify.damaged_entries(image, again, lambda pages: None, read) == [1]
