@@ -63,6 +63,7 @@ must be in the same mount. The clone is made beside its place as .pramfs-clone-N
 it is complete; if anything fails it is removed. What programs write meanwhile may be in it or not.
 
   pramfs clone /mnt/dump/monday /mnt/dump/tuesday
+  pramfs clone /mnt/dump/.snapshots/monday/project /mnt/dump/project
 """,
     "info": """\
 Say what the last save in an image holds: size, frames, generation, when it was saved and by whom, trees and

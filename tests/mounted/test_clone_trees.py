@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,22 @@ def test_a_change_of_one_is_no_change_of_the_other(volume: Volume, changed: str)
         assert_same_below(now, then)
         content = (point / changed / "big").read_bytes()
         assert content[MIB : MIB + 20][5:12] == b"changed"
+        volume.remount()
+
+
+def test_what_is_in_a_snapshot_comes_back_without_a_frame(volume: Volume) -> None:
+    point = volume.mount()
+    (point / "tree").mkdir()
+    plant_files(point / "tree", 30)
+    (point / "tree/twice").hardlink_to(point / "tree/d1/f1")
+    before = portable(snapshot(point / "tree"))
+    pramfs("snapshot", point, "monday").succeeded()
+    shutil.rmtree(point / "tree")
+    frames = used(volume)
+    pramfs("clone", point / ".snapshots/monday/tree", point / "tree").succeeded()
+    assert used(volume) == frames
+    for _ in range(2):
+        assert_same_below(portable(snapshot(point / "tree")), before)
         volume.remount()
 
 
