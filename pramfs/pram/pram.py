@@ -282,10 +282,8 @@ class Pram:
 
         Not while a publish is running or in doubt: it uses the same slot.
         """
-        if self.current.other_pfn in self.arena.table.banned:
-            return
         try:
-            superblock.mark_changed(self.image, self.current, self.run)
+            self.publisher.mark_changed()
         except OSError:
             self.arena.mark_writeback_failed()
             raise

@@ -88,6 +88,12 @@ class Publisher:
         """
         return Move(self, image, *self._stage(flags, unsaved_repeats, moved))
 
+    def mark_changed(self) -> None:
+        """Record in the image that this run has changes which are not saved. Raises OSError, PramError."""
+        self.current = superblock.with_pair(self.image, self.current, self.arena.table.banned)
+        self._slot = self.current.other_pfn
+        superblock.mark_changed(self.image, self.current, self._run)
+
     def resolve_doubt(self) -> None:
         """Write again the super block that a failed publish left in doubt; needs no frames.
 

@@ -166,14 +166,45 @@ def replace(image: Image, current: SuperBlock, slot: int, published: Published) 
 def mark_changed(image: Image, current: SuperBlock, run: bytes) -> None:
     """Record durably, in the slot that is not in force, that this run is about to change the tree.
 
-    The save in force is not touched; the next one overwrites the mark. Does nothing when the slot holds no
-    older super block, because only such a block may be there besides. Raises OSError.
+    The save in force is not touched; the next one overwrites the mark. `with_pair` has seen to it that the
+    slot holds an older super block. Raises OSError.
     """
     old = _other(image, current)
     if old is not None:
         marked = old._replace(flags=old.flags | layout.SUPER_CHANGED, run=run)
         image.write(old.pfn << PAGE_SHIFT, _page(marked))
         image.sync()
+
+
+def with_pair(image: Image, current: SuperBlock, banned: Regions) -> SuperBlock:
+    """Return the super block in force, after making sure that an older one is in the slot `other_pfn`.
+
+    Where that slot is banned, or holds none, the save in force is published again as it is, in another slot;
+    twice if its own slot is banned, too. Raises OSError; PramError when no slots or generations are left.
+    """
+    while current.other_pfn in banned or _other(image, current) is None:
+        slot: int | None = current.other_pfn
+        if current.other_pfn in banned:
+            slot = free_slot(current.frames, banned, current.pfn)
+        if slot is None:
+            raise TooMuchBanned(image.path, "super blocks need two frames, where they may lie")
+        current = _published_again(image, current, slot, banned)
+    return current
+
+
+def _published_again(image: Image, current: SuperBlock, slot: int, banned: Regions) -> SuperBlock:
+    if current.generation >= _GENERATION_MAX:
+        raise PramError(f"generation {current.generation} is the last one that an image can have")
+    pair = 0 if current.pfn in banned else layout.SUPER_PAIR
+    block = current._replace(
+        pfn=slot,
+        other_pfn=current.pfn,
+        generation=current.generation + 1,
+        flags=current.flags & ~layout.SUPER_PAIR | pair,
+    )
+    image.write(slot << PAGE_SHIFT, _page(block))
+    image.sync()
+    return block
 
 
 def changed_by(image: Image, current: SuperBlock) -> bytes | None:

@@ -67,6 +67,23 @@ def test_any_change_counts(saved: Volume, change: str) -> None:
     assert UNCLEAN in saved.info()["last_run"]
 
 
+@pytest.mark.parametrize(
+    ("banned", "runs_before"),
+    [("0-4K", 0), ("0-4K", 1), ("4K-8K", 1), ("0-16M", 0), ("0-16M", 1), ("0-16M", 2)],
+)
+def test_a_ban_of_the_slots_for_super_blocks_hides_nothing(
+    saved: Volume, banned: str, runs_before: int
+) -> None:
+    """As the first example for fstab has it: banned=0-16M."""
+    for number in range(runs_before):
+        (saved.mount(f"banned={banned}") / f"{number}").touch()
+        saved.umount()
+    (saved.mount(f"banned={banned}") / "new").touch()
+    cut_the_power(saved)
+    assert UNCLEAN in saved.info()["last_run"]
+    pramfs("check", saved.image).succeeded()
+
+
 def test_a_run_that_only_read_writes_nothing_and_lost_nothing(saved: Volume) -> None:
     before = saved.image.read_bytes()
     root = saved.mount()

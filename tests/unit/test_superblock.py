@@ -539,11 +539,47 @@ def test_the_next_save_overwrites_the_mark(image: WatchedImage) -> None:
     assert superblock.changed_by(image, superblock.discover(image)) is None
 
 
-def test_nothing_is_marked_where_no_older_super_block_is(image: WatchedImage) -> None:
+def test_the_save_is_published_again_where_no_older_super_block_is(image: WatchedImage) -> None:
+    """Else there would be nothing to mark."""
     current = published(image, 5)
     write(image, current.other_pfn, bytes(PAGE_SIZE))
-    superblock.mark_changed(image, current, b"the run that did")
-    assert not any(image.read(current.other_pfn))
+    paired = superblock.with_pair(image, current, Regions())
+    assert (paired.pfn, paired.other_pfn, paired.generation) == (current.other_pfn, current.pfn, 6)
+    superblock.mark_changed(image, paired, b"the run that did")
+    assert superblock.discover(image).generation == paired.generation
+    assert superblock.changed_by(image, paired) == b"the run that did"
+
+
+BANS = {
+    "the slot in force": lambda block: frames_between(block.pfn, block.pfn),
+    "the other slot": lambda block: frames_between(block.other_pfn, block.other_pfn),
+    "both slots": lambda block: frames_between(0, 7),
+}
+
+
+@pytest.mark.parametrize("ban", BANS)
+@pytest.mark.parametrize("saves", [0, 1, 2, 3])
+def test_a_change_is_marked_wherever_slots_have_become_banned(ban: str, saves: int) -> None:
+    """Whatever the ban, and in the runs after it, too."""
+    pram = new_pram(FRAMES)
+    pram.publish()
+    banned = BANS[ban](pram.current)
+    pram = reopen(pram, banned=banned)
+    for _ in range(saves):
+        pram.publish()
+        pram = reopen(pram, banned=banned)
+    pages = [pram.image.read(pfn) for pfn in range(FRAMES) if pfn in banned]
+    nodes = pram.current.node_pfn
+    assert superblock.changed_by(pram.image, pram.current) is None
+    pram.mark_changed()
+    assert [pram.image.read(pfn) for pfn in range(FRAMES) if pfn in banned] == pages
+    found = superblock.discover(pram.image)
+    assert found._replace(csum=0) == pram.current._replace(csum=0)
+    assert found.node_pfn == nodes
+    assert superblock.changed_by(pram.image, found) == pram.run
+    assert check_image(watched(pram).reopen(writable=False)).clean
+    pram.publish()
+    assert superblock.changed_by(pram.image, superblock.discover(pram.image)) is None
 
 
 # --- a save that may be lost ---------------------------------------------------------------------
