@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pramfs.system import mount_tools
 from tests.mounted import sample_trees
-from tests.mounted.harness import Volume, content_of, mount_entry, run
+from tests.mounted.harness import Volume, content_of, mount_entry
 from tests.mounted.system import RENAME_EXCHANGE, renameat2
 
 FS_IOC_SETFLAGS = 0x40086602
@@ -121,14 +122,14 @@ def test_a_mount_with_ro_refuses_every_change(volume: Volume, options: tuple[str
 def test_a_mount_that_has_become_read_only_refuses_every_change(volume: Volume) -> None:
     root = volume.mount()
     plant(root)
-    run("mount", "-i", "-o", "remount,ro", root).succeeded()
+    mount_tools.remount(root, ["ro"])
     assert_refuses_every_change(root)
     volume.save()
     generation = volume.generation
     assert_refuses_every_change(root)
     assert not volume.status()["changed"]
     assert volume.generation == generation
-    run("mount", "-i", "-o", "remount,rw", root).succeeded()
+    mount_tools.remount(root, ["rw"])
     (root / "file").unlink()
     volume.remount()
     assert sorted(path.name for path in root.iterdir()) == ["directory", "link", "other"]
