@@ -60,7 +60,7 @@ class Deduplication:
             raise ReadOnlyImage
         await self._flush()
         async with self._running:
-            dedup = self._lasting or Dedup(self._volume.tree, self._on_holes)
+            dedup = self._lasting or self._new_dedup()
             self._done, self._total = 0, max(1, self._volume.tree.space.pages)
             try:
                 for looked in _sliced(dedup.look_at_all()):
@@ -74,7 +74,7 @@ class Deduplication:
 
     async def go_on(self) -> None:
         """Deduplicate everything, and then what is written, whenever there are no requests."""
-        dedup = self._lasting = Dedup(self._volume.tree, self._on_holes)
+        dedup = self._lasting = self._new_dedup()
         dedup.watch(self._note_news)
         while True:
             try:
@@ -97,6 +97,9 @@ class Deduplication:
                 if self._is_awaited():
                     dedup.look_at_all_again()  # as who waits will do
                     return
+
+    def _new_dedup(self) -> Dedup:
+        return Dedup(self._volume.tree, self._on_holes, self._volume.pram.nodes)
 
     def _is_awaited(self) -> bool:
         """Return whether a run that was asked for waits for its turn."""

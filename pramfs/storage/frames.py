@@ -309,6 +309,10 @@ class FrameTable:
             return count if self.repeats == other.repeats else 0
         return self._holders.count_alike(other._holders, pfn, count)
 
+    def may_be_shared(self, pfn: int) -> bool:
+        """Return whether the frame, which is in use, has been shared: so it is a data page that may be."""
+        return self._holders is not None and self._holders.may_be_shared(pfn, 1)
+
     @property
     def repeats(self) -> int:
         """The number of holders besides the first of each frame: frames that sharing saves."""

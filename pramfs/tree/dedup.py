@@ -3,21 +3,23 @@
 Pages with the same checksum are compared, byte by byte, before they share anything. The work is done in small
 pieces, between which the tree may change in any way. It takes no frame, and contents stay as they are. For
 files with a name only; pages that fallocate has promised room are left alone, because a page that is shared
-needs a new frame when it changes.
+needs a new frame when it changes. A page may also share the frame of a page in a snapshot, which stays there.
 """
 
 import contextlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from pramfs.errors import PramError
+from pramfs.pram.nodes import Node
 from pramfs.storage.arena import UNKNOWN_CSUM
+from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import PENDING, SAVED, WRITTEN_PENDING
-from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
 from pramfs.tree.csum_index import CsumIndex
 from pramfs.tree.inodes import File
 from pramfs.tree.pagemap import CHUNK_PAGES, CHUNK_SHIFT, file_extents_of
@@ -26,6 +28,7 @@ from pramfs.tree.tree import Tree
 PIECE_PAGES = 16  # looked at without a pause: some 200 microseconds
 _INODES_AT_ONCE = 256  # that are no files, or empty
 _WRITTEN_MAX = 16384  # chunks of files that are noted; with more, everything is looked at again
+_FIRST_NODE = 1 << 63  # in place of an inode number, which is lower
 _ZEROS = bytes(PAGE_SIZE)
 _ZEROS_CSUM = crc32c(_ZEROS)
 _IN_SAVE = (SAVED, PENDING, WRITTEN_PENDING)
@@ -43,9 +46,9 @@ class DedupCounts:
 
 
 class _Page(NamedTuple):
-    """A page of a file, and its frame."""
+    """A page of a file, and its frame; without a file, a page of a snapshot."""
 
-    file: File
+    file: File | None
     number: int
     pfn: int
 
@@ -53,14 +56,23 @@ class _Page(NamedTuple):
 class Dedup:
     """Deduplicates the files of one tree.
 
-    `on_holes` is called for a file that has got holes, which changes how many blocks it takes.
+    `on_holes` is called for a file that has got holes, which changes how many blocks it takes. `nodes` are
+    those of the image, by name, as they come and go; the page streams among them are snapshots, or of other
+    trees.
     """
 
-    def __init__(self, tree: Tree, on_holes: Callable[[File], None] = lambda file: None) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        on_holes: Callable[[File], None] = lambda file: None,
+        nodes: Mapping[str, Node] | None = None,
+    ) -> None:
         self.counts = DedupCounts()
         self._tree = tree
         self._arena = tree.arena
         self._on_holes = on_holes
+        self._nodes = nodes or {}
+        self._noted_nodes: list[Node] = []
         self._on_news: Callable[[], None] = lambda: None
         self._index = CsumIndex(0)
         self._written: set[tuple[int, int]] = set()  # inode numbers, and numbers of chunks
@@ -71,8 +83,12 @@ class Dedup:
         self.counts = DedupCounts()
         self._everything = True
         self._written.clear()
+        self._noted_nodes = [node for node in self._nodes.values() if node.type == PAGE_STREAM]
+        of_nodes = sum(extent.frames for node in self._noted_nodes for extent in node.owned)
+        pages = self._tree.space.pages + min(of_nodes, self._arena.table.summary().used)
         # Half as many again, for what is written meanwhile and afterwards.
-        self._index = CsumIndex(self._tree.space.pages * 3 // 2)
+        self._index = CsumIndex(pages * 3 // 2)
+        yield from self._note_nodes()
         for at, ino in enumerate(array("Q", self._tree.inodes)):
             yield from self._look_at_range(ino, 0, None)
             if not at % _INODES_AT_ONCE:
@@ -121,6 +137,20 @@ class Dedup:
 
     # --- helpers ---------------------------------------------------------------------------------
 
+    def _note_nodes(self) -> Iterator[int]:
+        """Note the pages of snapshots, as far as their checksums are known; yield 0 after each piece."""
+        seen = bytearray(len(self._arena.table))
+        for number, node in enumerate(self._noted_nodes, _FIRST_NODE):
+            for pfn, count in pieces_of(node.owned, PIECE_PAGES):
+                at = seen.find(0, pfn, pfn + count)
+                while at >= 0:
+                    seen[at] = 1
+                    csum = self._arena.known_csum(at)
+                    if csum != UNKNOWN_CSUM and self._arena.table.may_be_shared(at):
+                        self._index.note(csum, number, at)
+                    at = seen.find(0, at, pfn + count)
+                yield 0
+
     def _look_at_range(self, ino: int, first: int, behind: int | None) -> Iterator[int]:
         """Deduplicate the pages of a file from `first` on, before `behind`."""
         inode = self._tree.inodes.get(ino)
@@ -141,7 +171,7 @@ class Dedup:
             if page is not None:
                 self.counts.pages += 1
                 try:
-                    self._look_at(page)
+                    self._look_at(file, page)
                 except (OSError, PramError):
                     continue  # it cannot be read, or is damaged: whoever reads it will be told
         if self.counts.holes > holes:
@@ -167,18 +197,18 @@ class Dedup:
             return None
         return _Page(file, number, pfn)
 
-    def _look_at(self, page: _Page) -> None:
-        """Make a page a hole, or have it share a frame, or note it for others.
+    def _look_at(self, file: File, page: _Page) -> None:
+        """Make a page of a file a hole, or have it share a frame, or note it for others.
 
         Raises OSError or PramError if it cannot be read, or one that it is compared with.
         """
         csum = self._arena.known_csum(page.pfn)
         if csum == _ZEROS_CSUM and self._arena.read(page.pfn) == _ZEROS:
             with self._counted(page.pfn):
-                self._tree.data.make_hole(page.file, page.number)
+                self._tree.data.make_hole(file, page.number)
             self.counts.holes += 1
         elif csum != UNKNOWN_CSUM and not self._find_partner(page, csum):
-            self._index.note(csum, page.file.ino, page.number)
+            self._index.note(csum, file.ino, page.number)
 
     def _find_partner(self, page: _Page, csum: int) -> bool:
         """Have a page share a frame with an equal one, if there is any; return whether it is noted already.
@@ -204,17 +234,28 @@ class Dedup:
     def _page_in(self, slot: int, csum: int) -> _Page | None:
         """Return the page in a slot, None if it has not got this checksum any more, or may not be shared."""
         ino, number = self._index.page(slot)
+        if ino >= _FIRST_NODE:
+            return self._page_of_node(ino - _FIRST_NODE, number, csum)
         file = self._tree.inodes.get(ino)
         page = self._page(file, number) if isinstance(file, File) else None
         return page if page is not None and self._arena.known_csum(page.pfn) == csum else None
+
+    def _page_of_node(self, number: int, pfn: int, csum: int) -> _Page | None:
+        """Return a page of a snapshot, None if that or the page is gone."""
+        node, table = self._noted_nodes[number], self._arena.table
+        is_there = self._nodes.get(node.name) is node and table.state(pfn) in _IN_SAVE
+        if is_there and table.may_be_shared(pfn) and self._arena.known_csum(pfn) == csum:
+            return _Page(None, pfn, pfn)
+        return None
 
     def _share(self, page: _Page, other: _Page) -> None:
         """Give two pages with the same bytes one frame."""
         # The frame of most holders stays, else others would have to be moved; then one that a save has,
         # because the other one comes free at once.
         loser, pfn = page, other.pfn
-        if self._worth(page.pfn) > self._worth(other.pfn):
+        if other.file is not None and self._worth(page.pfn) > self._worth(other.pfn):
             loser, pfn = other, page.pfn
+        assert loser.file is not None
         with self._counted(loser.pfn):
             self._tree.data.map_to_equal(loser.file, loser.number, pfn)
         self.counts.shared += 1

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pramfs.saves.snapshots import drop_snapshot, require_new
 from pramfs.storage import arena as arena_module
 from pramfs.storage.frames import FREE, HELD
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
@@ -18,7 +19,7 @@ from pramfs.tree.dedup import Dedup, DedupCounts
 from pramfs.tree.inodes import File
 from tests.conftest import LONG
 from tests.support.refusals import refused
-from tests.support.tree_volume import Volume
+from tests.support.tree_volume import NAME, Volume
 
 DUMP_PAGES = 65536 if LONG else 16384  # 256 MiB, 64 MiB
 ZEROS = bytes(PAGE_SIZE)
@@ -187,6 +188,52 @@ def test_pages_of_a_save_under_way(volume: Volume, ends: str) -> None:
     volume.check()
     volume.reopen()
     assert contents(volume) == before
+
+
+def take_snapshot(volume: Volume, name: str) -> None:
+    full_name = require_new(volume.pram, NAME, name)
+    volume.saver.save(final=False, progress=lambda pages: None, snapshot=full_name)
+
+
+def test_pages_of_a_snapshot_are_found(volume: Volume) -> None:
+    """A dump is kept as a snapshot, removed, and made anew with one other page."""
+    volume.create("a", pages(*range(1, 20), 0))
+    take_snapshot(volume, "s")
+    volume.unlink("a")
+    volume.create("a", pages(*range(1, 19), 100))
+    volume.create("links", pages(1))
+    dedup = Dedup(volume.tree, nodes=volume.pram.nodes)
+    list(dedup.look_at_all())
+    assert (dedup.counts.shared, dedup.counts.freed) == (19, 19)
+    assert volume.read("a") == pages(*range(1, 19), 100)
+    for _ in range(2):
+        volume.save()
+        volume.check()
+        volume.reopen()
+        assert volume.read("a") == pages(*range(1, 19), 100)
+    drop_snapshot(volume.pram, NAME, "s")
+    volume.tree.write(volume.file("links"), 0, pages(50))
+    volume.save()
+    volume.check()
+    assert volume.read("a") == pages(*range(1, 19), 100)
+
+
+def test_pages_of_a_snapshot_that_is_gone_are_not(volume: Volume) -> None:
+    volume.create("a", pages(*range(1, 20)))
+    take_snapshot(volume, "s")
+    volume.unlink("a")
+    volume.create("b", pages(*range(101, 120)))
+    dedup = Dedup(volume.tree, nodes=volume.pram.nodes)
+    dedup.watch()
+    list(dedup.look_at_news())
+    drop_snapshot(volume.pram, NAME, "s")
+    volume.save()
+    volume.create("c", pages(*range(1, 20)))
+    list(dedup.look_at_news())
+    assert dedup.counts.shared == 0
+    volume.save()
+    volume.check()
+    assert volume.read("c") == pages(*range(1, 20))
 
 
 def test_the_frame_of_most_holders_stays(volume: Volume) -> None:
