@@ -14,6 +14,7 @@ import trio
 from pramfs.control.dedup_report import DedupReport
 from pramfs.daemon.loader import Volume
 from pramfs.errors import ReadOnlyImage, posix_error, words_of
+from pramfs.saves.tree_nodes import DATA_SUFFIX
 from pramfs.tree.dedup import Dedup
 from pramfs.tree.inodes import File
 
@@ -99,7 +100,9 @@ class Deduplication:
                     return
 
     def _new_dedup(self) -> Dedup:
-        return Dedup(self._volume.tree, self._on_holes, self._volume.pram.nodes)
+        volume = self._volume
+        own = volume.saver.name + DATA_SUFFIX
+        return Dedup(volume.tree, self._on_holes, volume.pram.nodes, own)
 
     def _is_awaited(self) -> bool:
         """Return whether a run that was asked for waits for its turn."""

@@ -58,7 +58,7 @@ class Dedup:
 
     `on_holes` is called for a file that has got holes, which changes how many blocks it takes. `nodes` are
     those of the image, by name, as they come and go; the page streams among them are snapshots, or of other
-    trees.
+    trees, except the one named `own`.
     """
 
     def __init__(
@@ -66,13 +66,15 @@ class Dedup:
         tree: Tree,
         on_holes: Callable[[File], None] = lambda file: None,
         nodes: Mapping[str, Node] | None = None,
+        own: str = "",
     ) -> None:
         self.counts = DedupCounts()
         self._tree = tree
         self._arena = tree.arena
         self._on_holes = on_holes
-        self._nodes = nodes or {}
-        self._noted_nodes: list[Node] = []
+        self._nodes = {} if nodes is None else nodes
+        self._own = own
+        self._noted_nodes: list[Node | None] = []  # None: it is gone
         self._on_news: Callable[[], None] = lambda: None
         self._index = CsumIndex(0)
         self._written: set[tuple[int, int]] = set()  # inode numbers, and numbers of chunks
@@ -83,12 +85,13 @@ class Dedup:
         self.counts = DedupCounts()
         self._everything = True
         self._written.clear()
-        self._noted_nodes = [node for node in self._nodes.values() if node.type == PAGE_STREAM]
-        of_nodes = sum(extent.frames for node in self._noted_nodes for extent in node.owned)
+        self._noted_nodes = []
+        nodes = self._new_nodes()
+        of_nodes = sum(extent.frames for node in nodes for extent in node.owned)
         pages = self._tree.space.pages + min(of_nodes, self._arena.table.summary().used)
         # Half as many again, for what is written meanwhile and afterwards.
         self._index = CsumIndex(pages * 3 // 2)
-        yield from self._note_nodes()
+        yield from self._note_nodes(nodes)
         for at, ino in enumerate(array("Q", self._tree.inodes)):
             yield from self._look_at_range(ino, 0, None)
             if not at % _INODES_AT_ONCE:
@@ -111,6 +114,8 @@ class Dedup:
 
     def look_at_news(self) -> Iterator[int]:
         """Deduplicate what was written since the last call; yield as `look_at_all` does."""
+        if not self._everything:
+            yield from self._note_nodes(self._new_nodes())
         written, self._written = self._written, set()
         for ino, chunk in written:
             if self._everything or self._index.is_full:
@@ -137,19 +142,43 @@ class Dedup:
 
     # --- helpers ---------------------------------------------------------------------------------
 
-    def _note_nodes(self) -> Iterator[int]:
+    def _new_nodes(self) -> list[Node]:
+        """Return the snapshots that are not noted yet, and forget those that are gone."""
+        self._noted_nodes = [
+            node if node is not None and self._nodes.get(node.name) is node else None
+            for node in self._noted_nodes
+        ]
+        noted = {id(node) for node in self._noted_nodes}
+        return [
+            node
+            for node in self._nodes.values()
+            if node.type == PAGE_STREAM and node.name != self._own and id(node) not in noted
+        ]
+
+    def _note_nodes(self, nodes: list[Node]) -> Iterator[int]:
         """Note the pages of snapshots, as far as their checksums are known; yield 0 after each piece."""
+        if not nodes:
+            return
         seen = bytearray(len(self._arena.table))
-        for number, node in enumerate(self._noted_nodes, _FIRST_NODE):
+        for node in nodes:
+            number = _FIRST_NODE + len(self._noted_nodes)
+            self._noted_nodes.append(node)
             for pfn, count in pieces_of(node.owned, PIECE_PAGES):
                 at = seen.find(0, pfn, pfn + count)
                 while at >= 0:
                     seen[at] = 1
                     csum = self._arena.known_csum(at)
                     if csum != UNKNOWN_CSUM and self._arena.table.may_be_shared(at):
-                        self._index.note(csum, number, at)
+                        self._note_page_of_node(number, at, csum)
                     at = seen.find(0, at, pfn + count)
                 yield 0
+
+    def _note_page_of_node(self, number: int, pfn: int, csum: int) -> None:
+        for slot in self._index.slots_of(csum):
+            other = self._page_in(slot, csum)
+            if other is not None and other.file is None and other.pfn == pfn:
+                return  # another snapshot has it, too
+        self._index.note(csum, number, pfn)
 
     def _look_at_range(self, ino: int, first: int, behind: int | None) -> Iterator[int]:
         """Deduplicate the pages of a file from `first` on, before `behind`."""
@@ -243,8 +272,13 @@ class Dedup:
     def _page_of_node(self, number: int, pfn: int, csum: int) -> _Page | None:
         """Return a page of a snapshot, None if that or the page is gone."""
         node, table = self._noted_nodes[number], self._arena.table
-        is_there = self._nodes.get(node.name) is node and table.state(pfn) in _IN_SAVE
-        if is_there and table.may_be_shared(pfn) and self._arena.known_csum(pfn) == csum:
+        is_there = node is not None and self._nodes.get(node.name) is node
+        if (
+            is_there
+            and table.state(pfn) in _IN_SAVE
+            and table.may_be_shared(pfn)
+            and self._arena.known_csum(pfn) == csum
+        ):
             return _Page(None, pfn, pfn)
         return None
 

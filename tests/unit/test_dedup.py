@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pramfs.saves.snapshots import drop_snapshot, require_new
+from pramfs.saves.tree_nodes import DATA_SUFFIX
 from pramfs.storage import arena as arena_module
 from pramfs.storage.frames import FREE, HELD
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
@@ -216,6 +217,24 @@ def test_pages_of_a_snapshot_are_found(volume: Volume) -> None:
     volume.save()
     volume.check()
     assert volume.read("a") == pages(*range(1, 19), 100)
+
+
+def test_a_snapshot_that_is_taken_while_it_goes_on_is_found(volume: Volume) -> None:
+    dedup = Dedup(volume.tree, nodes=volume.pram.nodes, own=NAME + DATA_SUFFIX)
+    dedup.watch()
+    for number in range(4):
+        volume.create("a", pages(*range(1, 50), 100 + number))
+        list(dedup.look_at_news())
+        assert volume.pram.arena.table.repeats == 49 * number
+        take_snapshot(volume, f"s{number}")
+        volume.unlink("a")
+    for number in range(4):
+        drop_snapshot(volume.pram, NAME, f"s{number}")
+    volume.save()
+    volume.check()
+    volume.create("a", pages(*range(1, 50)))
+    list(dedup.look_at_news())
+    assert dedup._noted_nodes == [None] * 3  # the last one came and went unseen
 
 
 def test_pages_of_a_snapshot_that_is_gone_are_not(volume: Volume) -> None:
