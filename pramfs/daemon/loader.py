@@ -162,6 +162,8 @@ def verify(
             progress = manager.watching(bar, "verifying")
             with TreeLoad(pram, source, lazy=lazy, shared=grows, progress=progress) as load:
                 yield lambda: _loaded(tree, load, options)
+        for node in pram.nodes.values():
+            node.chain = None  # 5 MiB for each GiB of each snapshot; who needs one reads it again
 
 
 def give_back_abandoned(pram: Pram, options: MountOptions) -> None:
