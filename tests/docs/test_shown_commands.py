@@ -41,10 +41,24 @@ trap 'echo "$at: exit code $?: $BASH_COMMAND"' ERR
 sudo() { env "$@"; }
 PID=$$
 """
+DUMPS = """\
+mkdir /mnt/keep /mnt/dump
+pramfs mount /dev/shm/dump.pram /mnt/dump
+mkdir /mnt/dump/monday /mnt/dump/project
+pramfs snapshot /mnt/dump monday
+rmdir /mnt/dump/project
+cd
+"""
+UPGRADED = """\
+mkdir /srv/data /mnt/old /mnt/test
+pramfs mount /dev/shm/keep.pram /srv/data
+mkdir /srv/data/etc
+touch /srv/data/etc/app.conf
+"""
 BEFORE = {
-    "help": "mkdir /mnt/keep; cd",
+    "help": DUMPS,
     "docs/deduplication.md": "mkdir /mnt/keep; pramfs mount /dev/shm/keep.pram /mnt/keep",
-    "docs/snapshots.md": "mkdir /srv/data; pramfs mount /dev/shm/keep.pram /srv/data",
+    "docs/snapshots.md": UPGRADED,
     "docs/kexec.md": "pramfs mount -o size=16M /dev/shm/keep.pram /mnt",
 }
 AFTER = {"README.md": "diff -r ~/project /mnt/keep/project"}
