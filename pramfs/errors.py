@@ -363,5 +363,13 @@ class SaveFailed(PramError):
     errno = errno.EIO
 
 
+class ImageOverwritten(SaveFailed):
+    """save failed: another program has {1} {0}, no save there can be trusted; use: pramfs save --to PATH"""
+
+
 class MoveFailed(SaveFailed):
     """save to {0} failed: {1}; the mount goes on with {2}, where generation {3} stands"""
+
+
+class NothingSaved(MoveFailed):
+    """save to {0} failed: {1}; another program has changed {2}, so nothing is saved"""

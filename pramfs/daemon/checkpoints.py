@@ -22,6 +22,7 @@ from pramfs.daemon.long_save import LongSave
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
 from pramfs.errors import (
     EXIT_FAILED,
+    ImageOverwritten,
     NoRoomForSnapshot,
     NotUnderItsName,
     PramError,
@@ -382,7 +383,12 @@ class Checkpoints:
     def trouble(self) -> str:
         """Return all that is wrong with the saves by now, "" if nothing. Not while one is staged."""
         saver = self._saver
-        known = [saver.error, saver.incomplete or saver.shortfall(), self._name.lost()]
+        known = [
+            None if self._volume.read_only else saver.foreign_change(),
+            saver.error if not isinstance(saver.error, ImageOverwritten) else None,
+            saver.incomplete or saver.shortfall(),
+            self._name.lost(),
+        ]
         return "; the ".join(str(exc) for exc in known if exc is not None)
 
     def _log_shortcomings(self) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Collection, Sequence
 
-from pramfs.errors import NodeBusy, NoFrames, PramError, SaveFailed, fault_of
+from pramfs.errors import ImageOverwritten, NodeBusy, NoFrames, PramError, SaveFailed, fault_of
 from pramfs.pram.nodes import Node, build_nodes
 from pramfs.pram.pins import Pins
 from pramfs.pram.relocate import frames_to_move, leave_banned_frames
@@ -61,6 +61,22 @@ class Publisher:
         self.pins = Pins(arena)
         self._slot = current.other_pfn  # where the next super block goes
         self._in_doubt: Publication | None = None
+        self._seen: dict[
+            int, bytes
+        ] = {}  # both super blocks, as this run has read or written them last
+        self._look_at_slots()
+
+    def require_untouched(self) -> None:
+        """Raise ImageOverwritten if another program has changed the image, as far as its super blocks show.
+
+        Not while a super block is written. Raises OSError or SystemFault if that cannot be seen. Thread-safe.
+        """
+        image, banned = self.image, self.arena.table.banned
+        if image.length_now() < self.current.frames << PAGE_SHIFT:
+            raise ImageOverwritten(image.path, "cut short")
+        for pfn, page in list(self._seen.items()):
+            if pfn not in banned and image.read_bytes(pfn << PAGE_SHIFT, PAGE_SIZE) != page:
+                raise ImageOverwritten(image.path, "written to")
 
     def begin(
         self, flags: int, unsaved_repeats: Callable[[], int], moved: dict[int, int]
@@ -90,9 +106,11 @@ class Publisher:
 
     def mark_changed(self) -> None:
         """Record in the image that this run has changes which are not saved. Raises OSError, PramError."""
+        self.require_untouched()
         self.current = superblock.with_pair(self.image, self.current, self.arena.table.banned)
         self._slot = self.current.other_pfn
         superblock.mark_changed(self.image, self.current, self._run)
+        self._look_at_slots()
 
     def resolve_doubt(self) -> None:
         """Write again the super block that a failed publish left in doubt; needs no frames.
@@ -124,10 +142,12 @@ class Publisher:
         self._slot = self.current.pfn
         self.current = block
         self.arena.commit_save()
+        self._look_at_slots()
 
     def leave_in_doubt(self, publication: "Publication") -> None:
         """Note that the super block may or may not be on the medium, and keep the frames of both saves."""
         self._in_doubt = publication
+        self._seen.pop(self._slot, None)  # it may be there or not
         self.arena.mark_writeback_failed()
 
     @property
@@ -179,6 +199,14 @@ class Publisher:
         gone = self._listed[: len(self._listed) - self.nodes_to_keep(replaced)]
         banned = self.arena.table.banned
         return sum(pfn not in banned for pfn in [*owned, *(pfn for _, pfn in gone)])
+
+    def _look_at_slots(self) -> None:
+        """Remember what is in both slots: whatever is there later and is not ours is another program's."""
+        self._seen = {}
+        for pfn in (self.current.pfn, self.current.other_pfn):
+            if pfn < self.image.frames and pfn not in self.arena.table.banned:
+                with contextlib.suppress(PramError):
+                    self._seen[pfn] = self.image.read_bytes(pfn << PAGE_SHIFT, PAGE_SIZE)
 
     def _stage(
         self, flags: int, unsaved_repeats: Callable[[], int], moved: dict[int, int]
@@ -280,11 +308,14 @@ class Publication:
     def write(self, progress: Progress) -> OSError | PramError | None:
         """Write everything and make it durable: first the pages, then the super block.
 
-        Returns the error that prevented this, to be passed to `finish`.
+        Returns the error that prevented this, to be passed to `finish`. What another program has put into the
+        image is not touched.
         """
         try:
+            self._publisher.require_untouched()
             self._publisher.arena.write_back(progress)
             self._publisher.image.sync()
+            self._publisher.require_untouched()
         except Exception as exc:  # noqa: BLE001 - after any error this save is certainly not in force
             return fault_of(exc)
         return self.write_super_block()
@@ -307,6 +338,8 @@ class Publication:
         elif self._slot_written:
             self._publisher.leave_in_doubt(self)
         else:
+            if isinstance(error, ImageOverwritten):
+                self._publisher.arena.leave_image_alone()
             self._publisher.give_up()
         return error
 

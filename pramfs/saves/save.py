@@ -10,14 +10,17 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pramfs.errors import (
     FilesIncomplete,
     FramesHeld,
+    ImageOverwritten,
     LostFiles,
     LostPages,
     MoveFailed,
     NoRoomForSnapshot,
+    NothingSaved,
     PramError,
     SaveFailed,
     SaveIncomplete,
@@ -275,7 +278,7 @@ class Saver:
 
     def refuse(self, path: str, why: Exception) -> MoveFailed:
         """Record and return that a save to the image at `path` could not begin."""
-        error = MoveFailed(path, why, self._pram.image.path, self._pram.current.generation)
+        error = self._move_failed(path, why)
         self.error = error
         return error
 
@@ -295,6 +298,18 @@ class Saver:
     def seconds_to_save(self) -> int:
         """Return how long a save would take now, by the pace of the last one; -1 if that is not known."""
         return self.pace.seconds_for(self._pram.arena.table.count(FRESH))
+
+    def foreign_change(self) -> ImageOverwritten | None:
+        """Return what another program has done to the image, so that the next save will fail, if anything."""
+        if self.state in UNDER_WAY:
+            return None  # its super block is being written
+        try:
+            self._pram.publisher.require_untouched()
+        except ImageOverwritten as exc:
+            return exc
+        except (OSError, PramError):  # a save says what the medium is like
+            return None
+        return None
 
     def shortfall(self) -> SaveIncomplete | None:
         """Return which data the kernel has taken from programs that is not in the tree, if any."""
@@ -375,12 +390,18 @@ class Saver:
         if self._snapshot and not in_doubt:
             drop_tree(self._pram, self._snapshot)
         self._enter(SaveState.IN_DOUBT if in_doubt else SaveState.FAILED)
-        image, generation = self._pram.image, self._pram.current.generation
+        if isinstance(error, ImageOverwritten) and self._target is None:
+            self.error = error
+            return
         self.error = (
-            SaveFailed(error, generation)
+            SaveFailed(error, self._pram.current.generation)
             if self._target is None
-            else MoveFailed(self._target.path, error, image.path, generation)
+            else self._move_failed(self._target.path, error)
         )
+
+    def _move_failed(self, path: Path | str, why: Exception) -> MoveFailed:
+        kind = MoveFailed if self.foreign_change() is None else NothingSaved
+        return kind(path, why, self._pram.image.path, self._pram.current.generation)
 
     def _enter(self, state: SaveState) -> None:
         if state not in _NEXT_STATES[self.state]:

@@ -383,6 +383,13 @@ class Arena(ABC):
             for extent in self.table.extents(KEPT):
                 self._provide_extent(extent)
 
+    def leave_image_alone(self) -> None:
+        """Give nothing of the image back to the system any more: what is there is another program's now."""
+        if self._holes is not None:
+            self._holes.close()
+        self._holes = None
+        self._unpunched, self._unpunched_frames = [], 0
+
     # --- frames kept for promises ----------------------------------------------------------------
 
     @property

@@ -61,6 +61,10 @@ class Image:
         """The number of whole frames in the image as it is now."""
         return self.size_bytes >> PAGE_SHIFT
 
+    def length_now(self) -> int:
+        """Return the bytes that the file or device has at present, whoever has changed that. Thread-safe."""
+        return self.size_bytes if self.is_block_device else os.fstat(self._fd).st_size
+
     def fileno(self) -> int:
         """Return the descriptor of the file or device."""
         return self._fd
