@@ -86,6 +86,12 @@ class UnknownOutcome(PramError):
     exit_code = EXIT_UNKNOWN
 
 
+class SaveUnknown(PramError):
+    """{0}: it is unknown whether it is saved: {1}"""
+
+    exit_code = EXIT_UNKNOWN
+
+
 # --- mounts -------------------------------------------------------------------------------------
 
 
@@ -94,7 +100,7 @@ class NotMounted(PramError):
 
 
 class DeadMount(PramError):
-    """{0}: a dead mount: its daemon is gone, the last save stands; clear it with: {1}"""
+    """{0}: a dead mount: its daemon is gone, and with it all that was not saved; clear it with: {1}"""
 
     errno = errno.ENOTCONN
 

@@ -31,7 +31,7 @@ _EXIT_STATUS = (
         "32",
         "it failed, or the save is incomplete or not in the image; the line on standard error says why",
     ),
-    ("64", "umount: unmounted, but it is unknown what was saved"),
+    ("64", "umount, save: it is unknown what is saved"),
 )
 _FILES = (
     ("/run/pramfs/UUID-DEVICE-INODE.log", "what the daemons of this image logged"),
@@ -51,10 +51,10 @@ but the mount, -v says more, -n is the default. A remount may change ro, rw and 
 """
 _UMOUNT_HELPER = """\
 What umount(8) calls for a pramfs: it unmounts and waits until the daemon has saved everything. Exit code 0
-means durable; on a terminal, or with -v, it says so, too. Errors go to standard error, and so does the place
-where it is still mounted. -l detaches and does not wait, -r makes a busy mount read-only and leaves it
-mounted, -f drops what the kernel has not yet handed over. umount -i and fusermount3 -u do not call it, and
-do not wait; the next mount of the image then waits.
+means durable, but for -l, which detaches and does not wait; on a terminal, or with -v, it says so, too.
+Errors go to standard error, and so does the place where it is still mounted. -r makes a busy mount read-only
+and leaves it mounted. -f cuts off who uses it, after the kernel has handed over what it can. umount -i and
+fusermount3 -u do not call it, and do not wait; the next mount of the image then waits.
 
   umount /mnt/keep
 """

@@ -3,7 +3,7 @@
 from pramfs.control import run_state
 from pramfs.storage import superblock
 from pramfs.storage.image import Image
-from pramfs.storage.layout import SUPER_FINAL, SUPER_INCOMPLETE, SuperBlock
+from pramfs.storage.layout import SUPER_INCOMPLETE, SuperBlock
 
 _ENDS = (run_state.SAVED, run_state.FAILED, run_state.MOVED)
 
@@ -15,7 +15,7 @@ def ended_badly(image: Image, current: SuperBlock) -> str:
     """
     state = run_state.last_state(image, current.uuid)
     changed_by = superblock.changed_by(image, current)
-    lost_something = changed_by is not None or not current.flags & SUPER_FINAL
+    lost_something = superblock.is_unclean(image, current)
     if state is not None and state.run == (changed_by or current.run).hex():
         # A daemon may be killed after its final save, and before it has recorded that in its state.
         if lost_something or state.phase in _ENDS:

@@ -8,7 +8,13 @@ from pathlib import Path
 from pramfs.control import client, run_state
 from pramfs.control.daemon_watch import DaemonWatch
 from pramfs.control.status import MountStatus
-from pramfs.errors import PramError, SaveNotAllowed, StatusNotAllowed, UnknownOutcome
+from pramfs.errors import (
+    PramError,
+    SaveNotAllowed,
+    SaveUnknown,
+    StatusNotAllowed,
+    UnknownOutcome,
+)
 from pramfs.storage.image import Image
 from pramfs.system.descriptors import readable
 from pramfs.system.forked_call import ForkedCall
@@ -92,7 +98,7 @@ def _shown(mountpoint: Path, status: MountStatus) -> Callable[[ForkedCall], None
     def show(call: ForkedCall) -> None:
         if not follow(status, "saving", call, lambda: _saved_pages(status)):
             call.abandon()
-            raise PramError(f"{mountpoint}: it is unknown whether it is saved: {stopped(status)}")
+            raise SaveUnknown(mountpoint, stopped(status))
 
     return show
 

@@ -11,7 +11,8 @@ from pramfs.control.daemon_watch import DaemonWatch
 from pramfs.control.run_state import State
 from pramfs.control.status import MountStatus
 from pramfs.errors import NotUnderItsName, PramError, UmountNotAllowed, UnknownOutcome
-from pramfs.storage.image import identity_of
+from pramfs.storage import superblock
+from pramfs.storage.image import identity_of, open_image
 from pramfs.storage.layout import SUPER_INCOMPLETE
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.mountinfo import Mount
@@ -39,8 +40,8 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
     if mountinfo.is_dead(mountpoint):
         mount_tools.unmount(mount.mountpoint, *flags)
         raise PramError(
-            f"{mountpoint}: unmounted, but the daemon was dead: what it had not saved is lost, "
-            "the last save stands"
+            f"{mountpoint}: unmounted, but the daemon was dead: what it had not saved is lost; "
+            f"{_what_stands(mount.image)}"
         )
     status = client.read_status(mountpoint)
     # Before the mount is gone: its device number may then be reused.
@@ -55,7 +56,10 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
         views = [view for view in mountinfo.views_of(mount.device) if view in before]
         _record_helpers(views, mount.mountpoint if for_umount and "-n" not in flags else None)
         if "-l" in flags:
-            return Unmounted(_detached(mountpoint, views, status), is_over=False)
+            told = _detached(mountpoint, views, status)
+            if status.error:
+                raise PramError(f"{told}; but the {status.error}")
+            return Unmounted(told, is_over=False)
         if views:
             return Unmounted(_still_mounted(mountpoint, views, status), is_over=False)
         if watch.can_wait:
@@ -116,16 +120,32 @@ def _forced(
             save_progress.wait_for_end(watch, status, mountpoint)
         raise PramError(
             f"{mountpoint}: busy, and cut off by force: a dead mount now. The daemon has ended; "
-            f"what programs wrote since {_now_saved(watch)} may be lost ({exc})"
+            f"{_lost_by_force(watch, status)} ({exc})"
         ) from exc
 
 
-def _now_saved(watch: DaemonWatch) -> str:
+def _lost_by_force(watch: DaemonWatch, status: MountStatus) -> str:
+    """Say what may be lost after an unmount by force; `status` is that of before."""
+    trouble = _displaced(watch, status.image) or status.error
+    if trouble:
+        return f"what programs wrote may be lost; the {trouble}"
     with contextlib.suppress(OSError):
         block = watch.last_block(sync=True)
         if block is not None:
-            return f"it saved generation {block.generation}"
-    return "the last save"
+            told = f"what programs wrote since it saved generation {block.generation} may be lost"
+            return told + (
+                ", and that save is incomplete" if block.flags & SUPER_INCOMPLETE else ""
+            )
+    return "what programs wrote since the last save may be lost"
+
+
+def _what_stands(image: str) -> str:
+    """Say which save is in the image of a daemon that has been killed, if there is one."""
+    try:
+        with open_image(image, writable=False) as opened:
+            return f"generation {superblock.require(opened).generation} in {image} stands"
+    except (OSError, PramError) as exc:
+        return f"no save is to be seen: {exc}"
 
 
 def _detached(mountpoint: Path, views: Sequence[Mount], status: MountStatus) -> str:

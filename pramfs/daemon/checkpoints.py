@@ -340,7 +340,9 @@ class Checkpoints:
             return EXIT_FAILED
         shortcomings = self.shortcomings()
         if not any(isinstance(shortcoming, NotUnderItsName) for shortcoming in shortcomings):
-            log.info("saved: generation %d", volume.pram.current.generation)
+            told = f"saved: generation {volume.pram.current.generation}"
+            log.info("%s", told)
+            self._manager.tell(f"STATUS={told}")
         for shortcoming in shortcomings:
             log.error("the %s", shortcoming)
             self._manager.tell(f"STATUS=the {shortcoming}")

@@ -87,6 +87,6 @@ def _last_run(image: Image) -> str:
     current = superblock.require(image)
     told = ended_badly(image, current)
     state = run_state.last_state(image, current.uuid)
-    if told or state is None:
+    if told or state is None or state.run != current.run.hex() or state.phase != run_state.SAVED:
         return told
     return f"saved at unmount by process {state.pid}"

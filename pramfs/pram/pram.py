@@ -233,11 +233,15 @@ class Pram:
 
     # --- publishing ------------------------------------------------------------------------------
 
-    def publish(self, *, flags: int = layout.SUPER_FINAL, progress: Progress | None = None) -> None:
+    def publish(self, *, flags: int | None = None, progress: Progress | None = None) -> None:
         """Publish all nodes as they are now: durably, they become the save in force.
 
-        Raises NodeBusy, NoFrames or SaveFailed; then the previous save stands.
+        `flags` are those of the super block; by default FINAL, but where the last run has ended without a
+        final save: that is to be known still. Raises NodeBusy, NoFrames or SaveFailed; then the previous save
+        stands.
         """
+        if flags is None:
+            flags = 0 if superblock.is_unclean(self.image, self.current) else layout.SUPER_FINAL
         try:
             publication = self.begin_publish(flags)
         except OSError as exc:

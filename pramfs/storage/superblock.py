@@ -213,6 +213,11 @@ def changed_by(image: Image, current: SuperBlock) -> bytes | None:
     return old.run if old is not None and old.flags & layout.SUPER_CHANGED else None
 
 
+def is_unclean(image: Image, current: SuperBlock) -> bool:
+    """Whether the last run has ended without a final save, as far as the image shows."""
+    return not current.flags & layout.SUPER_FINAL or changed_by(image, current) is not None
+
+
 def damaged_slot(image: Image, current: SuperBlock) -> int | None:
     """Return the slot that is not in force if its super block is damaged, else None.
 

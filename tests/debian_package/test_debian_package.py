@@ -104,7 +104,7 @@ def test_apt_installs_it_without_a_compiler_and_fstab_mounts(machines: Machines)
         mount /mnt/keep
         cat /mnt/keep/kept
         mount -o remount,ro /mnt/keep
-        umount /mnt/keep
+        umount -v /mnt/keep
     """)
     assert f"pramfs {__version__}\n" in told
     assert "not installed" not in told
@@ -124,7 +124,7 @@ def test_an_ordinary_user_mounts(machine: Machine) -> None:
         as_nobody() { setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/tmp "$@"; }
         as_nobody pramfs mount -o size=16M /dev/shm/mine/image /mnt/keep
         as_nobody sh -c 'echo worth keeping >/mnt/keep/kept'
-        as_nobody umount /mnt/keep
+        as_nobody umount -v /mnt/keep
         as_nobody pramfs cat /dev/shm/mine/image kept
     """)
     assert "saved to /dev/shm/mine/image" in told
@@ -185,7 +185,7 @@ def test_nothing_that_pip_or_the_environment_brings_gets_in(machine: Machine) ->
         cd /tmp/path
         pramfs --version
         keep
-        umount /mnt/keep
+        umount -v /mnt/keep
     """)
     assert "saved to" in told
     assert "not ours" not in told
@@ -286,7 +286,7 @@ def test_over_install_helpers_the_package_takes_sbin_and_tells_of_the_rest(
         apt install /tmp/pramfs.deb
         pramfs
         keep
-        umount /mnt/keep
+        umount -v /mnt/keep
         scripts/install-helpers --remove
         hash -r
         pramfs --version

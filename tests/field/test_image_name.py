@@ -6,12 +6,13 @@ whoever still has it open: PostgreSQL died, LDM lost its queue.
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import MOUNT_FAILED, Volume, pramfs, run
+from tests.mounted.harness import MOUNT_FAILED, Volume, detach, pramfs, run
 from tests.support.checkout import PRAMFS
 
 WRONG_PLACE = "save is not in"
@@ -51,6 +52,9 @@ def rename_the_directory(image: Path) -> str:
     return f"is called {image.parent.with_name('moved') / image.name} now"
 
 
+UMOUNT_HELPER = (
+    sys.executable, "-c", "import sys; from pramfs.cli.entry import umount_helper; sys.exit(umount_helper())",
+)  # fmt: skip
 WAYS = [remove, rename, replace, remove_one_of_two_names, rename_the_directory]
 
 
@@ -208,3 +212,32 @@ def test_an_image_below_the_mountpoint_is_still_there(volume: Volume) -> None:
     volume.save()
     assert not volume.status()["error"]
     volume.umount()
+
+
+def test_a_removed_image_is_told_when_the_daemon_is_dead(elsewhere: Volume) -> None:
+    root = elsewhere.mount()
+    (root / "file").write_bytes(b"lost")
+    remove(elsewhere.image)
+    os.kill(elsewhere.pid, signal.SIGKILL)
+    elsewhere.daemon.wait()
+    outcome = pramfs("umount", root).refused(
+        MOUNT_FAILED, "the daemon was dead", "no save is to be"
+    )
+    assert "stands" not in outcome.err
+    elsewhere.ended(-signal.SIGKILL)
+
+
+@pytest.mark.parametrize("flag", ["-l", "-f"])
+def test_a_removed_image_is_told_by_an_unmount_that_does_not_wait(
+    elsewhere: Volume, flag: str
+) -> None:
+    root = elsewhere.mount()
+    descriptor = os.open(root, os.O_RDONLY)
+    remove(elsewhere.image)
+    words = [WRONG_PLACE, str(elsewhere.image), "removed"]
+    outcome = run(*UMOUNT_HELPER, root, flag).refused(MOUNT_FAILED, *words)
+    assert "the last save" not in outcome.err
+    os.close(descriptor)
+    if flag == "-f":
+        detach(root)
+    elsewhere.ended(MOUNT_FAILED)

@@ -122,3 +122,31 @@ def test_a_clean_end_says_nothing(saved: Volume) -> None:
     state.unlink()
     assert not saved.info()["last_run"]
     pramfs("check", saved.image).succeeded()
+
+
+@pytest.mark.parametrize("ended", ["changed", "after a checkpoint"])
+@pytest.mark.parametrize("state_is_left", [False, True])
+def test_what_tools_do_to_the_image_afterwards_hides_nothing(
+    saved: Volume, ended: str, state_is_left: bool
+) -> None:
+    (saved.mount() / "new").touch()
+    if ended == "after a checkpoint":
+        saved.save()
+    pid, state = saved.pid, Path(saved.status()["state"])
+    kept = state.read_bytes()
+    cut_the_power(saved)
+    if state_is_left:
+        state.write_bytes(kept)
+    told = pramfs("put", saved.image, "note", stdin=b"text").succeeded().err
+    assert "ended without a final save" in told
+    assert len(told.splitlines()) == 1
+    pramfs("free", saved.image, "note").succeeded()
+    known = saved.info()["last_run"]
+    assert UNCLEAN in known
+    assert str(pid) not in known
+    saved.mount()
+    assert UNCLEAN in saved.log
+    saved.umount()
+    assert UNCLEAN not in saved.info()["last_run"]
+    assert not pramfs("put", saved.image, "note", stdin=b"text").succeeded().err
+    assert not saved.info()["last_run"]

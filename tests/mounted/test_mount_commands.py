@@ -138,7 +138,7 @@ def test_umount_clears_a_dead_mount_and_says_what_that_means(volume: Volume) -> 
     root = volume.mount()
     os.kill(volume.pid, signal.SIGKILL)
     volume.daemon.wait()
-    pramfs("umount", root).refused(MOUNT_FAILED, str(root), "dead", "last save stands")
+    pramfs("umount", root).refused(MOUNT_FAILED, str(root), "dead", "generation", "stands")
     volume.ended(-signal.SIGKILL)
 
 

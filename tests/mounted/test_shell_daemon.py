@@ -172,7 +172,7 @@ def test_a_dead_mount_is_named_with_the_command_that_clears_it(
     if asks not in (0, mounts):
         outcome.refused(MOUNT_FAILED, "only root can unmount it")
         outcome = shell.pramfs("umount", words["m"])
-    outcome.refused(MOUNT_FAILED, "the daemon was dead", "the last save stands")
+    outcome.refused(MOUNT_FAILED, "the daemon was dead", "generation 3 in")
     assert not shell.pramfs_mounts()
 
 
@@ -402,6 +402,7 @@ def test_a_service_manager_hears_of_everything(
             hear(b"STOPPING=1")
             for _ in range(3):
                 assert b"STATUS=saving" in hear(b"EXTEND_TIMEOUT_USEC=")
+        assert b"STATUS=saved: generation 3" in hear(b"STATUS=saved")
         assert daemon.wait() == 0
 
 

@@ -128,11 +128,13 @@ def _named(name: str, pram: "Pram") -> list[str]:
 def open_pram(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
     """Yield the persistent memory in the image at `path`, locked if it is to be written."""
     from pramfs.control.holder import holder_of, refuse_if_mounted
+    from pramfs.control.last_run import ended_badly
     from pramfs.errors import ImageInUse
     from pramfs.options import MountOptions
     from pramfs.pram.pram import Pram
     from pramfs.storage.image import open_image
     from pramfs.storage.superblock import steady
+    from pramfs.system.text import printable
 
     with (
         open_image(path, writable=writable, create=create) as image,
@@ -144,6 +146,9 @@ def open_pram(path: Path, *, writable: bool, create: bool = False) -> "Iterator[
         try:
             is_new = create and image.size_bytes == 0
             with Pram.create(image, MountOptions().frames) if is_new else Pram.open(image) as pram:
+                told = ended_badly(image, pram.current) if writable else ""
+                if told:
+                    print(printable(f"pramfs: {path}: {told}"), file=sys.stderr)
                 yield pram
         except BaseException:
             image.unmake()
