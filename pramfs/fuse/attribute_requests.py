@@ -19,6 +19,7 @@ from pramfs.fuse.protocol import (
     FATTR_ATIME,
     FATTR_ATIME_NOW,
     FATTR_CTIME,
+    FATTR_FH,
     FATTR_GID,
     FATTR_MODE,
     FATTR_MTIME,
@@ -43,14 +44,15 @@ from pramfs.fuse.protocol import (
 )
 from pramfs.fuse.request import OddRequestError, Request
 from pramfs.tree import file_flags
-from pramfs.tree.attributes import Changes
+from pramfs.tree.attributes import CAPABILITY, Changes
 from pramfs.tree.inodes import Directory, File, Inode, now_ns
 from pramfs.tree.tree import Tree
 
 _NS = 10**9
+_CAPABILITY_BYTES = 20  # of a value of security.capability
 _IOCTL_DONE = IOCTL_OUT.pack(0, 0, 0, 0)
-# What the kernel keeps where it caches writes. It tells of them after each rename, link and unlink, too.
-_CACHED_TIMES = FATTR_MTIME | FATTR_CTIME
+# The kernel keeps them where it caches writes. It tells of them after each rename, link and unlink, too.
+_WRITE_TIMES = FATTR_MTIME | FATTR_CTIME
 _ANY = (
     FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE
     | FATTR_ATIME | FATTR_ATIME_NOW | FATTR_MTIME | FATTR_MTIME_NOW
@@ -116,9 +118,12 @@ class AttributeRequests:
         if max(atime_ns, mtime_ns, ctime_ns) >= _NS:
             raise OddRequestError("a time with more than a second of nanoseconds")
         inode = self._tree.get(request.nodeid)
-        if valid == _CACHED_TIMES:
-            times = Changes(mtime=mtime * _NS + mtime_ns, ctime=ctime * _NS + ctime_ns)
-            self._tree.setattr(inode, times)
+        if valid in (_WRITE_TIMES, _WRITE_TIMES | FATTR_FH):
+            times = mtime * _NS + mtime_ns, ctime * _NS + ctime_ns
+            if valid & FATTR_FH:  # by nobody but the kernel
+                self._tree.set_cached_times(inode, *times)
+            else:
+                self._tree.setattr(inode, Changes(mtime=times[0], ctime=times[1]))
             return attributes(inode)
         changes = Changes(
             mode=mode if valid & FATTR_MODE else None,
@@ -145,7 +150,10 @@ class AttributeRequests:
         if name.startswith(control_xattrs.PREFIX):
             value = self._control.read(name)
         else:
-            value = self._tree.getxattr(self._tree.get(request.nodeid), name)
+            inode = self._tree.get(request.nodeid)
+            if not room and name == CAPABILITY and self._refuses_writes(inode):
+                return GETXATTR_OUT.pack(_CAPABILITY_BYTES, 0)
+            value = self._tree.getxattr(inode, name)
         if not room:
             return GETXATTR_OUT.pack(len(value), 0)
         if len(value) > room:
@@ -170,7 +178,7 @@ class AttributeRequests:
         self._tree.setxattr(inode, name, value, in_group=group)
         return b""
 
-    def ioctl(self, request: Request) -> bytes:
+    def ioctl(self, request: Request) -> bytes | Later:
         _, _, command, _, _, _ = request.fields(IOCTL_IN)
         inode = self._tree.get(request.nodeid)
         data = request.body[IOCTL_IN.size :]
@@ -184,7 +192,19 @@ class AttributeRequests:
             flags = file_flags.from_xflags(*FSXATTR.unpack_from(data))
         else:
             raise posix_error(errno.ENOTTY)
-        self._tree.set_flags(inode, flags, request.uid)
+        if flags & ~inode.flags & file_flags.FIXED and not self._notices.has_nothing(
+            inode.ino, 0, 0
+        ):
+            return functools.partial(self._set_flags_later, inode, flags, request.uid)
+        return self._set_flags(inode, flags, request.uid)
+
+    async def _set_flags_later(self, inode: Inode, flags: int, uid: int) -> bytes:
+        """Set flags that forbid writes when the tree has what was written before."""
+        await self._notices.hand_over(inode.ino, 0, 0)
+        return self._set_flags(inode, flags, uid)
+
+    def _set_flags(self, inode: Inode, flags: int, uid: int) -> bytes:
+        self._tree.set_flags(inode, flags, uid)
         self._notices.drop_attributes(inode.ino)
         return _IOCTL_DONE
 
@@ -199,6 +219,14 @@ class AttributeRequests:
         if name in self._orders:
             return functools.partial(_done, self._orders[name], request.pid, value)
         raise posix_error(errno.EACCES)
+
+    def _refuses_writes(self, inode: Inode) -> bool:
+        """Return whether to pretend that an inode without capabilities has some, for their size is asked.
+
+        The kernel asks for it before each write(2), to take them away, and is refused that. Otherwise it
+        would take the data, and the size that they give the file, and hear of the refusal later.
+        """
+        return bool(inode.flags & file_flags.IMMUTABLE) and CAPABILITY not in (inode.xattrs or {})
 
     def _flags(self, inode: Inode) -> int:
         """Return the flags of a file or directory. Raises ENOTTY for others."""

@@ -93,6 +93,7 @@ FATTR_GID = 1 << 2
 FATTR_SIZE = 1 << 3
 FATTR_ATIME = 1 << 4
 FATTR_MTIME = 1 << 5
+FATTR_FH = 1 << 6  # for a call on an open file
 FATTR_ATIME_NOW = 1 << 7
 FATTR_MTIME_NOW = 1 << 8
 FATTR_CTIME = 1 << 10

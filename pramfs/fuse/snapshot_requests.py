@@ -35,14 +35,13 @@ from pramfs.fuse.range_requests import RangeRequests
 from pramfs.fuse.request import Request
 from pramfs.fuse.snapshot_view import SnapshotView
 from pramfs.tree.attributes import CAPABILITY
-from pramfs.tree.inodes import File
+from pramfs.tree.inodes import File, Inode
 from pramfs.tree.refused_writes import RefusedWrites
 from pramfs.tree.tree import Tree
 
 # Answered from the root alone while nothing else of a snapshot has been read, the others if it has none.
 _OF_THE_ROOT = {Opcode.GETATTR, Opcode.FORGET}
 _OF_ITS_XATTRS = {Opcode.GETXATTR, Opcode.LISTXATTR}
-_CAPABILITY_BYTES = 20  # of a value of security.capability
 
 
 class SnapshotNames(NameRequests):
@@ -124,18 +123,8 @@ class SnapshotAttributes(AttributeRequests):
             Opcode.REMOVEXATTR: self.removexattr,
         }
 
-    def getxattr(self, request: Request) -> bytes:
-        """Return the value, or its size; of capabilities always one.
-
-        The kernel asks for that size before each write(2), to take capabilities away, and is refused that.
-        """
-        room, _ = request.fields(GETXATTR_IN)
-        try:
-            return super().getxattr(request)
-        except OSError:
-            if room or request.name(GETXATTR_IN) != CAPABILITY:
-                raise
-            return GETXATTR_OUT.pack(_CAPABILITY_BYTES, 0)
+    def _refuses_writes(self, inode: Inode) -> bool:
+        return CAPABILITY not in (inode.xattrs or {})
 
     def listxattr(self, request: Request) -> bytes:
         room, _ = request.fields(GETXATTR_IN)

@@ -83,6 +83,18 @@ class InodeOperations:
         inode.ctime = now if changes.ctime is None else changes.ctime
         self.changed = True
 
+    def set_cached_times(self, inode: Inode, mtime: int, ctime: int) -> None:
+        """Set the times of the last write, which the kernel has kept. Raises EPERM for one that is forbidden.
+
+        What was written before chattr(1) forbade it may be told of later.
+        """
+        if inode.flags & file_flags.IMMUTABLE:
+            if mtime > inode.ctime:
+                raise posix_error(errno.EPERM)
+            ctime = inode.ctime
+        inode.mtime, inode.ctime = mtime, ctime
+        self.changed = True
+
     def getxattr(self, inode: Inode, name: bytes) -> bytes:
         """Return the value of an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
         if inode.xattrs is None or name not in inode.xattrs:

@@ -92,6 +92,16 @@ def test_what_is_in_a_file_for_appends_does_not_change(volume: Volume, what: str
     assert volume.facts() == before
 
 
+def test_the_kernel_may_tell_later_of_a_write_before_it_was_forbidden(volume: Volume) -> None:
+    file = volume.inode("f")
+    flag(volume, "f", IMMUTABLE)
+    forbidden_since = file.ctime
+    volume.tree.set_cached_times(file, forbidden_since - 5, forbidden_since - 5)
+    assert (file.mtime, file.ctime) == (forbidden_since - 5, forbidden_since)
+    with refused(errno.EPERM):
+        volume.tree.set_cached_times(file, forbidden_since + 1, forbidden_since + 1)
+
+
 @pytest.mark.parametrize("what", REFUSED_OF_IMMUTABLE)
 def test_a_file_for_appends_grows(volume: Volume, what: str) -> None:
     flag(volume, "f", APPEND)

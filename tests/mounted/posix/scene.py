@@ -68,8 +68,10 @@ def open_close(path: Path | str, flags: int = os.O_RDONLY, mode: int = 0o666) ->
 def write(path: Path, flags: int = 0, data: bytes = b"x") -> None:
     """Write once, at the start of a file."""
     fd = os.open(path, os.O_WRONLY | flags)
-    os.write(fd, data)
-    os.close(fd)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def write_direct(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 import struct
 import subprocess
@@ -12,7 +13,6 @@ import pytest
 
 from tests.mounted.harness import Volume, wait_until
 from tests.mounted.posix.scene import ALICE, ROOT, User, errno_of, open_close, run_as, table, write
-from tests.mounted.system import syncfs
 
 GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
 FSGETXATTR = 0x801C581F
@@ -52,11 +52,10 @@ FORBIDDEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "read": (lambda d: (d / "file").read_bytes(), "", ""),
 }
 
-# The kernel does not ask about an open, and the daemon refuses what is written when it is handed over.
+# The kernel does not ask about an open, but before a write.
 LATE_ON_PRAMFS = {
     (FORBIDDEN["open to write"][0], IMMUTABLE): "",
     (FORBIDDEN["open to write"][0], APPEND): "",
-    (FORBIDDEN["append"][0], IMMUTABLE): "EIO",
 }
 
 
@@ -76,11 +75,42 @@ def test_what_may_not_be_done(
     finally:
         set_flags(fs / "file", 0)
     appended = b"x" if flags == APPEND and call is FORBIDDEN["append"][0] else b""
-    if expected != "EIO":  # else the kernel keeps what it was told: see the next test
-        assert (fs / "file").read_bytes() == b"content" + appended
-    else:
-        # The kernel tells the next syncfs of the refusal, too: not one of another test.
-        assert errno_of(lambda: syncfs(fs)) in ("", "EPERM")
+    assert (fs / "file").read_bytes() == b"content" + appended
+
+
+def test_a_write_is_refused_at_once_whenever_the_file_was_opened(volume: Volume) -> None:
+    """Although the kernel caches writes: it keeps neither the data nor the size."""
+    root = volume.mount()
+    path = root / "file"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.write(descriptor, b"content")
+    for _ in range(2):
+        set_flags(path, IMMUTABLE)
+        for _ in range(2):
+            assert errno_of(lambda: os.pwrite(descriptor, b"x" * 5000, 3)) == "EPERM"
+            assert errno_of(lambda: write(path, os.O_APPEND)) == "EPERM"
+        assert (path.stat().st_size, path.read_bytes()) == (7, b"content")
+        assert "security.capability" not in os.listxattr(path)
+        assert errno_of(lambda: os.getxattr(path, "security.capability")) == "ENODATA"
+        set_flags(path, 0)
+        os.pwrite(descriptor, b"C", 0)
+        os.pwrite(descriptor, b"c", 0)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    volume.save()
+    assert not volume.status()["error"]
+
+
+def test_memory_that_is_mapped_is_not_in_the_file(volume: Volume) -> None:
+    root = volume.mount()
+    (root / "file").write_bytes(b"content")
+    set_flags(root / "file", IMMUTABLE)
+    descriptor = os.open(root / "file", os.O_RDWR)
+    with mmap.mmap(descriptor, 7) as mapped:
+        mapped[0] = 0
+        assert errno_of(mapped.flush) == "EPERM"
+    os.close(descriptor)
+    wait_until(lambda: (root / "file").read_bytes() == b"content", "the kernel to forget it")
 
 
 def test_what_is_refused_late_is_not_in_the_file(volume: Volume) -> None:
