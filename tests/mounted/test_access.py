@@ -1,16 +1,19 @@
 """Other users get no access: to the image, the mount, bytes of deleted files, the control attributes."""
 
+import errno
 import functools
 import os
 import random
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import KIB, MIB, PAGE, Volume, run
+from tests.mounted.harness import KIB, MIB, PAGE, Volume, run, wait_until
 from tests.mounted.posix.scene import ALICE, errno_of, run_as, write
 from tests.mounted.system import syncfs
 
@@ -147,3 +150,31 @@ def _assert_no_secret(root: Path) -> None:
     for path in root.iterdir():
         content = path.read_bytes()
         assert SECRET not in content, f"{path} at {content.find(SECRET)}"
+
+
+# Asks mount_setattr(2) for an idmapped mount and prints the errno. Arguments: mountpoint, pid of a process in
+# the user namespace whose map is to count.
+IDMAP = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+AT_EMPTY_PATH, OPEN_TREE_CLONE, MOUNT_ATTR_IDMAP = 0x1000, 1, 0x100000
+tree = libc.syscall(428, -100, os.fsencode(sys.argv[1]), OPEN_TREE_CLONE)
+assert tree >= 0, os.strerror(ctypes.get_errno())
+users = os.open(f"/proc/{sys.argv[2]}/ns/user", os.O_RDONLY)
+attr = struct.pack("=QQQQ", MOUNT_ATTR_IDMAP, 0, 0, users)
+done = libc.syscall(442, tree, b"", AT_EMPTY_PATH, attr, len(attr))
+print(0 if not done else ctypes.get_errno())
+"""
+
+
+def test_an_idmapped_mount_is_refused_as_the_limits_say(volume: Volume) -> None:
+    root = volume.mount()
+    (root / "file").touch()
+    words = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "cat"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as other:
+        maps = [Path(f"/proc/{other.pid}/{name}") for name in ("uid_map", "gid_map")]
+        wait_until(lambda: all("1000" in path.read_text() for path in maps), "a user namespace")
+        refused = run(sys.executable, "-c", IDMAP, root, str(other.pid)).succeeded()
+        allowed = run(sys.executable, "-c", IDMAP, "/dev/shm", str(other.pid)).succeeded()
+    assert (int(refused.text), int(allowed.text)) == (errno.EINVAL, 0)
+    assert (root / "file").stat().st_uid == 0

@@ -56,6 +56,28 @@ def test_without_fstab_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.mount.d"))
 
 
+def test_units_of_all_places_get_the_time_but_those_that_somebody_has_replaced(
+    tmp_path: Path,
+) -> None:
+    """A unit of the administrator hides one of a package, also if it is a link to /dev/null."""
+    ours, packages = tmp_path / "etc", tmp_path / "usr"
+    ours.mkdir()
+    packages.mkdir()
+    unit = "[Mount]\nWhat=/srv/a.img\nWhere=/mnt/{}\nType=pramfs\n"
+    for name in ("packaged", "replaced", "masked"):
+        (packages / f"mnt-{name}.mount").write_text(unit.format(name))
+    (ours / "mnt-own.mount").write_text(unit.format("own"))
+    (ours / "mnt-replaced.mount").write_text(unit.format("replaced") + "TimeoutSec=5\n")
+    (ours / "mnt-masked.mount").symlink_to("/dev/null")
+    environment = {
+        "SYSTEMD_FSTAB": str(tmp_path / "fstab"),
+        "SYSTEMD_UNIT_PATH": f"{ours}:{packages}",
+    }
+    run(GENERATOR, tmp_path / "units", env=environment).succeeded()
+    found = {path.parent.name for path in (tmp_path / "units").glob("*.mount.d/50-pramfs.conf")}
+    assert found == {"mnt-own.mount.d", "mnt-packaged.mount.d"}
+
+
 @pytest.mark.parametrize(
     ("image", "what"),
     [
