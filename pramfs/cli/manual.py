@@ -31,7 +31,7 @@ _EXIT_STATUS = (
         "32",
         "it failed, or the save is incomplete or not in the image; the line on standard error says why",
     ),
-    ("64", "umount, save: it is unknown what is saved"),
+    ("64", "umount, save, snapshot, free: it is unknown what is saved"),
 )
 _FILES = (
     ("/run/pramfs/UUID-DEVICE-INODE.log", "what the daemons of this image logged"),

@@ -143,7 +143,13 @@ def _what_stands(image: str) -> str:
     """Say which save is in the image of a daemon that has been killed, if there is one."""
     try:
         with open_image(image, writable=False) as opened:
-            return f"generation {superblock.require(opened).generation} in {image} stands"
+            opened.sync()  # the daemon may have been killed before it did
+            block = superblock.require(opened)
+            state = run_state.last_state(opened, block.uuid)
+            if state is None or state.phase not in (run_state.SERVING, run_state.SAVING):
+                return f"in {image} is generation {block.generation}, perhaps of another image"
+            lacks = ", incomplete" if block.flags & SUPER_INCOMPLETE else ""
+            return f"generation {block.generation} in {image} stands{lacks}"
     except (OSError, PramError) as exc:
         return f"no save is to be seen: {exc}"
 

@@ -227,6 +227,16 @@ def test_a_removed_image_is_told_when_the_daemon_is_dead(elsewhere: Volume) -> N
     elsewhere.ended(-signal.SIGKILL)
 
 
+def test_an_image_that_has_taken_the_name_is_not_what_stands(elsewhere: Volume) -> None:
+    root = elsewhere.mount()
+    replace_by_another(elsewhere.image)
+    os.kill(elsewhere.pid, signal.SIGKILL)
+    elsewhere.daemon.wait()
+    outcome = pramfs("umount", root).refused(MOUNT_FAILED, "dead", "perhaps of another image")
+    assert "stands" not in outcome.err
+    elsewhere.ended(-signal.SIGKILL)
+
+
 @pytest.mark.parametrize("flag", ["-l", "-f"])
 def test_a_removed_image_is_told_by_an_unmount_that_does_not_wait(
     elsewhere: Volume, flag: str

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pramfs.errors import EXIT_UNKNOWN
 from tests.mounted.failing_medium import SYNC, Medium
 from tests.mounted.harness import (
     DEADLINE_S,
@@ -66,7 +65,7 @@ def test_a_daemon_stopped_in_its_last_save_is_told_of(on_medium: Volume, medium:
     root = on_medium.mount()
     (root / "file").write_bytes(b"kept")
     code, told = stop_in_a_save(on_medium, medium, "umount")
-    assert code == EXIT_UNKNOWN
+    assert code == UNKNOWN
     assert len(told.splitlines()) == 1
     for words in (
         str(root),
