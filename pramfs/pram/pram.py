@@ -233,15 +233,23 @@ class Pram:
 
     # --- publishing ------------------------------------------------------------------------------
 
+    @property
+    def lasting_flags(self) -> int:
+        """What is to be known of the save in force after a tool has published another one.
+
+        Whether it lacks something, or is suspect; and FINAL, unless the last run ended without a final save.
+        """
+        final = 0 if superblock.is_unclean(self.image, self.current) else layout.SUPER_FINAL
+        return final | self.current.flags & (layout.SUPER_SUSPECT | layout.SUPER_INCOMPLETE)
+
     def publish(self, *, flags: int | None = None, progress: Progress | None = None) -> None:
         """Publish all nodes as they are now: durably, they become the save in force.
 
-        `flags` are those of the super block; by default FINAL, but where the last run has ended without a
-        final save: that is to be known still. Raises NodeBusy, NoFrames or SaveFailed; then the previous save
-        stands.
+        `flags` are those of the super block, by default `lasting_flags`. Raises NodeBusy, NoFrames or
+        SaveFailed; then the previous save stands.
         """
         if flags is None:
-            flags = 0 if superblock.is_unclean(self.image, self.current) else layout.SUPER_FINAL
+            flags = self.lasting_flags
         try:
             publication = self.begin_publish(flags)
         except OSError as exc:

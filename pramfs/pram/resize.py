@@ -9,8 +9,6 @@ from pramfs.storage.frames import SAVED
 from pramfs.storage.image import Image
 from pramfs.storage.regions import Region, Regions
 
-_LASTING_FLAGS = layout.SUPER_FINAL | layout.SUPER_SUSPECT | layout.SUPER_INCOMPLETE
-
 
 def shorten(image: Image) -> None:
     """Cut off what the image, a locked file, has beyond its save and the room for one more node list.
@@ -26,7 +24,7 @@ def shorten(image: Image) -> None:
         pram.publisher.frames = wanted
         # Twice, because each super block tells the length: an older one in force again would be truncated.
         for _ in range(2):
-            pram.publish(flags=pram.current.flags & _LASTING_FLAGS)
+            pram.publish()
     image.cut(wanted << layout.PAGE_SHIFT)
 
 
@@ -35,7 +33,7 @@ def lengthen(image: Image, frames: int) -> None:
     if image.frames >= frames:
         return
     with Pram.open(image, frames=frames) as pram:
-        pram.publish(flags=pram.current.flags & _LASTING_FLAGS)
+        pram.publish()
 
 
 def _shortest(pram: Pram) -> int:

@@ -31,7 +31,9 @@ from pramfs.storage.layout import (
     PAGE_SIZE,
     PAGE_STREAM,
     SUPER_FINAL,
+    SUPER_INCOMPLETE,
     SUPER_PAIR,
+    SUPER_SUSPECT,
 )
 from tests.support.image_audit import check_bans, check_owners, check_pram, walk
 from tests.support.watched_image import frames_between, image_of, new_pram, reopen, watched
@@ -707,3 +709,26 @@ def test_a_ban_that_leaves_no_room_to_move_to_is_refused_and_changes_nothing(are
     check_pram(pram)
     pram = reopen(pram, arena=arena)
     assert get(pram, "a") == bytes(range(256)) * 16 * 40
+
+
+@pytest.mark.parametrize(
+    ("flags", "marked", "after"),
+    [
+        (SUPER_FINAL, False, SUPER_FINAL),
+        (SUPER_FINAL | SUPER_INCOMPLETE, False, SUPER_FINAL | SUPER_INCOMPLETE),
+        (SUPER_FINAL | SUPER_SUSPECT, True, SUPER_SUSPECT),
+        (SUPER_INCOMPLETE, False, SUPER_INCOMPLETE),
+        (SUPER_FINAL, True, 0),
+    ],
+)
+def test_what_is_known_of_a_save_is_known_after_a_tool_has_published_two_others(
+    flags: int, marked: bool, after: int
+) -> None:
+    pram = new_pram(64)
+    pram.publish(flags=flags)
+    if marked:
+        pram.mark_changed()
+    pram = reopen(pram)
+    for _ in range(2):
+        pram.publish()
+        assert pram.current.flags & ~SUPER_PAIR == after
