@@ -12,7 +12,15 @@ import contextlib
 import itertools
 from collections.abc import Callable, Collection, Sequence
 
-from pramfs.errors import ImageOverwritten, NodeBusy, NoFrames, PramError, SaveFailed, fault_of
+from pramfs.errors import (
+    ImageOverwritten,
+    NodeBusy,
+    NoFrames,
+    PramError,
+    SaveFailed,
+    SystemFault,
+    fault_of,
+)
 from pramfs.pram.nodes import Node, build_nodes
 from pramfs.pram.pins import Pins
 from pramfs.pram.relocate import frames_to_move, leave_banned_frames
@@ -115,11 +123,14 @@ class Publisher:
     def resolve_doubt(self) -> None:
         """Write again the super block that a failed publish left in doubt; needs no frames.
 
-        Until it is known to be on the medium, the frames of both saves are kept. Raises SaveFailed.
+        Until it is known to be on the medium, the frames of both saves are kept. Raises SaveFailed, also if
+        another program has put something there meanwhile.
         """
         if self._in_doubt is None:
             return
         publication = self._in_doubt
+        with contextlib.suppress(OSError, SystemFault):  # of which the write tells
+            self.require_untouched()
         error = publication.write_super_block()
         publication.finish(error)
         if error is not None:

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from pramfs.errors import MoveFailed, SaveFailed
+from pramfs.errors import ImageOverwritten, MoveFailed, SaveFailed
 from pramfs.saves.save import SaveState
 from pramfs.storage.layout import PAGE_SIZE
 from tests.support.image_audit import check_bans
@@ -140,6 +140,20 @@ def doubt(volume: Volume) -> None:
                 volume.save(final=False)
         if volume.saver.state is SaveState.IN_DOUBT:
             return
+
+
+def test_a_doubt_is_not_resolved_over_what_another_program_has_put_there(volume: Volume) -> None:
+    volume.save(final=False)
+    doubt(volume)
+    image = volume.image
+    image.guarded = False
+    for pfn in (volume.pram.current.pfn, volume.pram.current.other_pfn):
+        image.write(pfn * PAGE_SIZE, b"restored" * (PAGE_SIZE // 8))
+    with pytest.raises(ImageOverwritten, match="another program has written to"):
+        volume.save(final=False)
+    assert volume.saver.foreign_change() is not None
+    for pfn in (volume.pram.current.pfn, volume.pram.current.other_pfn):
+        assert image.read(pfn) == b"restored" * (PAGE_SIZE // 8)
 
 
 def test_pages_that_are_lost_are_named(volume: Volume) -> None:
