@@ -42,6 +42,11 @@ __all__ = ["FrameCounts", "Mount", "MountStatus", "read_status", "request_save",
 _ANSWER_S = 6.0
 
 
+def status_if_mounted(target: Path) -> MountStatus | None:
+    """Return the status of the mount at `target`, None if that is an image. Raises as `read_status`."""
+    return read_status(target) if mountinfo.mount_at(target) else None
+
+
 def read_status(mountpoint: Path) -> MountStatus:
     """Return the status of the pramfs mounted at `mountpoint`.
 

@@ -1,4 +1,4 @@
-"""Open the image of a running mount, which may have been renamed or replaced since it was mounted."""
+"""Open an image, or that of a running mount, which may have been renamed or replaced meanwhile."""
 
 import contextlib
 import os
@@ -9,6 +9,14 @@ from pramfs.control.status import MountStatus
 from pramfs.errors import PramError
 from pramfs.storage.image import Image, identity_of, open_image
 from pramfs.system.namespaces import pid_namespace
+
+
+def open_target(target: Path, status: MountStatus | None) -> Image:
+    """Open the image at `target`, or that of the mount there if `status` is given, read-only.
+
+    Raises PramError.
+    """
+    return open_image(target, writable=False) if status is None else open_served(status)
 
 
 def open_served(status: MountStatus) -> Image:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pramfs.control import client
-from pramfs.control.served_image import open_served
+from pramfs.control.served_image import open_target
 from pramfs.errors import PramError
 from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import Scan, scan_image
@@ -32,9 +32,8 @@ from pramfs.storage.frames import (
     SAVED,
     Extent,
 )
-from pramfs.storage.image import Image, open_image
+from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SIZE
-from pramfs.system import mountinfo
 from pramfs.system.progress import Bar
 from pramfs.system.text import printable
 from pramfs.tree.inodes import File
@@ -219,9 +218,9 @@ def _look(
     target: Path, file: str | None, node: str | None, name: str | None
 ) -> tuple[FrameMap, bool]:
     """Return a map, and whether no save was published while it was drawn."""
-    status = client.read_status(target) if mountinfo.mount_at(target) else None
+    status = client.status_if_mounted(target)
     states = client.read_frames(target, status.frames.total) if status else b""
-    with open_served(status) if status else open_image(target, writable=False) as image:
+    with open_target(target, status) as image:
         found = scan_image(image)
         chosen: list[int] = []
         if node is not None:

@@ -6,16 +6,15 @@ from pathlib import Path
 from pramfs.control import client, run_state
 from pramfs.control.holder import holder_of
 from pramfs.control.last_run import ended_badly
-from pramfs.control.served_image import open_served
+from pramfs.control.served_image import open_target
 from pramfs.control.status import MountStatus
 from pramfs.pram.nodes import NodeInfo, by_age
 from pramfs.pram.reserve import reserve
 from pramfs.saves.tree_nodes import tree_names
 from pramfs.storage import superblock
 from pramfs.storage.frames import FrameCounts, FrameTable
-from pramfs.storage.image import Image, open_image
+from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SIZE, SUPER_FINAL, SUPER_INCOMPLETE, SUPER_SUSPECT
-from pramfs.system import mountinfo
 
 __all__ = ["FrameCounts", "ImageInfo", "MountStatus", "NodeInfo", "image_info"]
 
@@ -49,8 +48,8 @@ def image_info(target: Path) -> ImageInfo:
 
     Raises NotAnImage, ReservationFailed, SavedMeanwhile or another PramError.
     """
-    status = client.read_status(target) if mountinfo.mount_at(target) else None
-    with open_served(status) if status else open_image(target, writable=False) as image:
+    status = client.status_if_mounted(target)
+    with open_target(target, status) as image:
         with superblock.steady(image):
             info = _info_of_save(image)
         info = replace(info, last_run=_last_run(image))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.control import client
-from pramfs.control.served_image import open_served
+from pramfs.control.served_image import open_target
 from pramfs.pram.nodes import Node
 from pramfs.pram.reserve import reserve
 from pramfs.saves.snapshots import AUTOMATIC_PREFIX
@@ -18,8 +18,7 @@ from pramfs.saves.tree_nodes import (
 )
 from pramfs.storage import superblock
 from pramfs.storage.frames import SAVED, Extent, FrameTable
-from pramfs.storage.image import Image, open_image
-from pramfs.system import mountinfo
+from pramfs.storage.image import Image
 
 __all__ = ["ImageSnapshots", "SnapshotInfo", "image_snapshots"]
 
@@ -50,8 +49,8 @@ def image_snapshots(target: Path) -> ImageSnapshots:
 
     Raises NotAnImage, ReservationFailed, SavedMeanwhile or another PramError.
     """
-    status = client.read_status(target) if mountinfo.mount_at(target) else None
-    with open_served(status) if status else open_image(target, writable=False) as image:
+    status = client.status_if_mounted(target)
+    with open_target(target, status) as image:
         return superblock.look_between_saves(image, lambda: _look(image))
 
 

@@ -32,14 +32,12 @@ def add_commands(commands: Commands) -> None:
 
 def _diff(args: argparse.Namespace) -> int:
     from pramfs.control import client
-    from pramfs.control.served_image import open_served
+    from pramfs.control.served_image import open_target
     from pramfs.offline.diff import diff_trees
     from pramfs.options import DEFAULT_NAME
     from pramfs.saves.tree_nodes import snapshot_tree, tree_of
-    from pramfs.storage.image import open_image
-    from pramfs.system import mountinfo
 
-    status = client.read_status(args.target) if mountinfo.mount_at(args.target) else None
+    status = client.status_if_mounted(args.target)
     if status is not None and args.new is None:
         status = _saved(args.target, status)
     now = status.name if status is not None else DEFAULT_NAME  # a snapshot may be mounted
@@ -47,7 +45,7 @@ def _diff(args: argparse.Namespace) -> int:
     tree = tree_of(old)
     itself = now if tree_of(now) == tree else tree
     new = itself if args.new is None else snapshot_tree(args.new, tree)
-    with open_served(status) if status else open_image(args.target, writable=False) as image:
+    with open_target(args.target, status) as image:
         found = diff_trees(image, old, new)
     if args.json:
         _print_json(found)
