@@ -162,7 +162,7 @@ def request_save(
     lacks something. `wait` is called with the running call, and may wait for it in its own way.
     """
     mount = _mount_to_ask(mountpoint)
-    _request(mountpoint, mount, lambda: _save(mount), wait)
+    _request_save(mountpoint, mount, lambda: _save(mount), wait)
 
 
 def request_save_to(
@@ -176,34 +176,21 @@ def request_save_to(
     mount = _mount_to_ask(mountpoint)
     status = read_status(mountpoint)
     with opened_target(path, status) as target:
-
-        def save() -> bytes:
-            os.setxattr(mount.mountpoint, SAVE_TO, target.to_json())
-            return b""
-
-        _request(mountpoint, mount, save, wait)
+        _request_save(mountpoint, mount, _setting(mount, SAVE_TO, target.to_json()), wait)
 
 
 def request_dedup(mountpoint: Path, wait: Callable[[ForkedCall], object]) -> None:
     """Deduplicate, and return when that is done. Raises as `request_save`, and calls `wait` as that does."""
     mount = _mount_to_ask(mountpoint)
-
-    def dedup() -> bytes:
-        os.setxattr(mount.mountpoint, DEDUP, b"")
-        return b""
-
-    call = ForkedCall(dedup, mount.access_credentials)
-    wait(call)
+    refusals = {
+        errno.EACCES: "its daemon is of an older version, and cannot deduplicate",
+        errno.EPERM: f"only {mount.allowed_users} may ask it to deduplicate",
+    }
     try:
-        call.result()
-    except PermissionError as exc:
-        if exc.errno == errno.EACCES:
-            told = "its daemon is of an older version, and cannot deduplicate"
-            raise PramError(f"{mountpoint}: {told}") from exc
-        told = f"only {mount.allowed_users} may ask it to deduplicate"
-        raise PramError(f"{mountpoint}: {told}") from exc
+        _request(mount, _setting(mount, DEDUP), wait)
     except OSError as exc:
-        raise PramError(f"{mountpoint}: not deduplicated: {exc.strerror}") from exc
+        told = refusals.get(exc.errno or 0, f"not deduplicated: {exc.strerror}")
+        raise PramError(f"{mountpoint}: {told}") from exc
 
 
 def read_dedup(mountpoint: Path) -> DedupReport:
@@ -224,7 +211,7 @@ def request_snapshot(
 
     Raises as `request_save`, and SnapshotExists or another PramError if it was not tried.
     """
-    refusals: dict[int | None, PramError] = {
+    refusals: dict[int, PramError] = {
         errno.EEXIST: SnapshotExists(name),
         errno.ENOSPC: PramError(
             f"{mountpoint}: no room for a snapshot: free others, or delete files"
@@ -248,18 +235,14 @@ def _set(
     attribute: bytes,
     value: str,
     wait: Callable[[ForkedCall], object],
-    refusals: dict[int | None, PramError],
+    refusals: Mapping[int, PramError],
 ) -> None:
     mount = _mount_to_ask(mountpoint)
-
-    def act() -> bytes:
-        os.setxattr(mount.mountpoint, attribute, os.fsencode(value))
-        return b""
-
-    _request(mountpoint, mount, act, wait, {**_no_snapshots(mountpoint, mount), **refusals})
+    act = _setting(mount, attribute, os.fsencode(value))
+    _request_save(mountpoint, mount, act, wait, {**_no_snapshots(mountpoint, mount), **refusals})
 
 
-def _no_snapshots(mountpoint: Path, mount: Mount) -> dict[int | None, PramError]:
+def _no_snapshots(mountpoint: Path, mount: Mount) -> dict[int, PramError]:
     # Without the right to write to its directories nobody gets as far as to the daemon.
     refused = SaveNotAllowed(mountpoint, mount.allowed_users)
     older = PramError(f"{mountpoint}: its daemon is of an older version, without snapshots")
@@ -269,30 +252,44 @@ def _no_snapshots(mountpoint: Path, mount: Mount) -> dict[int | None, PramError]
     }
 
 
-def _request(
+def _request_save(
     mountpoint: Path,
     mount: Mount,
     act: Callable[[], bytes],
     wait: Callable[[ForkedCall], object],
-    refusals: Mapping[int | None, PramError] | None = None,
+    refusals: Mapping[int, PramError] | None = None,
 ) -> None:
-    """Have `act` ask the daemon; raise what an errno means, of `refusals` if it is there."""
-    call = ForkedCall(act, mount.access_credentials)
-    wait(call)
+    """Have `act` ask for a save of some kind; raise what an errno means, by `refusals` if it is there."""
+    told = "its daemon is of an older version, and cannot save to another image"
+    known: dict[int, PramError] = {
+        errno.EACCES: PramError(f"{mountpoint}: {told}"),
+        errno.EPERM: SaveNotAllowed(mountpoint, mount.allowed_users),
+        **(refusals or {}),
+    }
     try:
-        call.result()
-    except PermissionError as exc:
-        if refusals and exc.errno in refusals:
-            raise refusals[exc.errno] from exc
-        if exc.errno == errno.EACCES:
-            told = "its daemon is of an older version, and cannot save to another image"
-            raise PramError(f"{mountpoint}: {told}") from exc
-        raise SaveNotAllowed(mountpoint, mount.allowed_users) from exc
+        _request(mount, act, wait)
     except OSError as exc:
-        if refusals and exc.errno in refusals:
-            raise refusals[exc.errno] from exc
+        if exc.errno in known:
+            raise known[exc.errno] from exc
         why = read_status(mountpoint).error or f"save failed: {exc.strerror}"
         raise PramError(f"{mountpoint}: the {why}") from exc
+
+
+def _request(mount: Mount, act: Callable[[], bytes], wait: Callable[[ForkedCall], object]) -> None:
+    """Have `act` ask the daemon. Raises OSError with what it answers."""
+    call = ForkedCall(act, mount.access_credentials)
+    wait(call)
+    call.result()
+
+
+def _setting(mount: Mount, attribute: bytes, value: bytes = b"") -> Callable[[], bytes]:
+    """Return what sets a control attribute, for `_request`."""
+
+    def act() -> bytes:
+        os.setxattr(mount.mountpoint, attribute, value)
+        return b""
+
+    return act
 
 
 def _mount_to_ask(mountpoint: Path) -> Mount:
@@ -306,8 +303,7 @@ def _mount_to_ask(mountpoint: Path) -> Mount:
 
 def _save(mount: Mount) -> bytes:
     if mount.part != "/":
-        os.setxattr(mount.mountpoint, SAVE, b"")
-        return b""
+        return _setting(mount, SAVE)()
     # fsync of the root does the same, and is permitted even after a remount read-only.
     root = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
