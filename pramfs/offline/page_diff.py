@@ -6,17 +6,13 @@ as a hole. Frames with different checksums differ, and are not read.
 
 from collections.abc import Iterator
 
-from crc32c import crc32c
-
 from pramfs.errors import DamagedPage
-from pramfs.pram.links import Entries
+from pramfs.pram.links import Entries, read_page
 from pramfs.storage.image import Image
-from pramfs.storage.layout import PAGE_SIZE
+from pramfs.storage.layout import ZEROS, ZEROS_CSUM
 
 _BLOCK = 512
 _HOLE = -1
-_ZEROS = bytes(PAGE_SIZE)
-_ZEROS_CSUM = crc32c(_ZEROS)
 
 
 def changed_pages(image: Image, old: Entries, new: Entries) -> int:
@@ -77,11 +73,8 @@ def _differ(image: Image, old: Entries, at: int, new: Entries, other: int) -> bo
 
 
 def _is_zeros(image: Image, entries: Entries, at: int) -> bool:
-    return entries.csums[at] == _ZEROS_CSUM and _page(image, entries, at) == _ZEROS
+    return entries.csums[at] == ZEROS_CSUM and _page(image, entries, at) == ZEROS
 
 
 def _page(image: Image, entries: Entries, at: int) -> bytes:
-    page = image.read(entries.pfns[at])
-    if crc32c(page) != entries.csums[at]:
-        raise DamagedPage(entries.pfns[at], "data")
-    return page
+    return read_page(image.read, entries.pfns[at], entries.csums[at], "data")

@@ -21,7 +21,7 @@ from pramfs.errors import DamagedPage, DamagedTree, PramError
 from pramfs.offline.paths import Entry, resolve
 from pramfs.offline.scan import Scan, ScannedNode, file_name, scan_image
 from pramfs.options import DEFAULT_NAME
-from pramfs.pram.links import Entries
+from pramfs.pram.links import Entries, read_stream
 from pramfs.saves import codec
 from pramfs.saves.file_paths import NAMED_PATHS_MAX
 from pramfs.saves.more import apply_births, decode_more
@@ -163,10 +163,8 @@ class TreeReader:
 
         Raises DamagedPage, or another PramError if pages are missing or cannot be read.
         """
-        entries, (start, end) = self._entries, self._pages[file]
-        if end > max(start, len(entries)):
-            raise PramError("its pages are behind a damaged link")
-        for first, count in _pieces(entries, start, end):
+        entries = self.entries(file)
+        for first, count in _pieces(entries):
             data = self._image.read(entries.pfns[first], count)
             for at in range(count):
                 page = data[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]
@@ -261,19 +259,14 @@ def _read_stream(image: Image, scanned: ScannedNode) -> bytes:
         raise PramError(scanned.damage)
     if node.type != BYTE_STREAM:
         raise PramError(f"node '{printable(node.name)}' is no byte stream")
-    pieces = []
-    for at, pfn in enumerate(entries.pfns):
-        page = image.read(pfn)
-        if crc32c(page) != entries.csums[at]:
-            raise DamagedPage(pfn, f"node '{printable(node.name)}'")
-        pieces.append(page)
-    return b"".join(pieces)[: node.data_len]
+    return read_stream(image.read, entries, node.data_len, f"node '{printable(node.name)}'")
 
 
-def _pieces(entries: Entries, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield entries start..end-1 as (first, count) of pieces with consecutive frames and indices."""
+def _pieces(entries: Entries) -> Iterator[tuple[int, int]]:
+    """Yield the entries as (first, count) of pieces with consecutive frames and indices."""
     pfns: array[int] = entries.pfns
     indices: array[int] = entries.indices
+    start, end = 0, len(entries)
     while start < end:
         count = 1
         while (

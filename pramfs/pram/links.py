@@ -8,7 +8,7 @@ u32 arrays with a stride.
 import contextlib
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -117,6 +117,13 @@ class Chain:
         self.entries = Entries()
         self.extents: list[Extent] = []
 
+    def csums_by_extent(self) -> Iterator[tuple[int, "array[int]"]]:
+        """Yield for each extent its first pfn, and the checksums of its pages."""
+        at = 0
+        for pfn, frames in self.extents:
+            yield pfn, self.entries.csums[at : at + frames]
+            at += frames
+
 
 def reserve_chain(
     read: Callable[[int], bytes | memoryview],
@@ -157,10 +164,23 @@ def first_page(
     (data_pfn,) = entries.unpack(_read_link(read, uuid, frames, pfn).packed[: ENTRY.size])
     if data_pfn >= frames:
         raise InvalidPfn(data_pfn, "data page")
-    page = bytes(read(data_pfn))
-    if crc32c(page) != entries.csums[0]:
-        raise DamagedPage(data_pfn, "found on first read")
+    return read_page(read, data_pfn, entries.csums[0], "found on first read")
+
+
+def read_page(read: Callable[[int], bytes | memoryview], pfn: int, csum: int, what: str) -> bytes:
+    """Return a data page that has this checksum. Raises DamagedPage, saying `what` it is of."""
+    page = bytes(read(pfn))
+    if crc32c(page) != csum:
+        raise DamagedPage(pfn, what)
     return page
+
+
+def read_stream(
+    read: Callable[[int], bytes | memoryview], entries: Entries, size: int, what: str
+) -> bytes:
+    """Return the `size` bytes of a byte stream with these entries. Raises as `read_page`."""
+    pages = zip(entries.pfns, entries.csums, strict=True)
+    return b"".join(read_page(read, pfn, csum, what) for pfn, csum in pages)[:size]
 
 
 def link_count(entries: int) -> int:

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from crc32c import crc32c
-
 from pramfs.errors import DamagedPage, WrongStreamType
 from pramfs.pram import links
-from pramfs.pram.links import Chain, Entries
+from pramfs.pram.links import Chain, Entries, read_page
 from pramfs.pram.nodes import Node
 from pramfs.storage.arena import Arena
 from pramfs.storage.extents import Numbers, count_up, extents_of, pfns_of
@@ -232,7 +230,6 @@ class LoadStream:
         if self._next >= len(entries):
             return None
         at, self._next = self._next, self._next + 1
-        page = self._arena.read(entries.pfns[at])
-        if crc32c(page) != entries.csums[at]:
-            raise DamagedPage(entries.pfns[at], f"node '{self._node.name}'")
+        what = f"node '{self._node.name}'"
+        page = read_page(self._arena.read, entries.pfns[at], entries.csums[at], what)
         return page, entries.flags[at], entries.indices[at]

@@ -190,10 +190,8 @@ def _take_over(pram: Pram, name: str, chain: Chain, *, shared: bool) -> None:
     else:
         node.owned = list(extents_of(chain.links))
     node.chain = pram.node(name + META_SUFFIX).chain = None
-    at = 0
-    for extent in chain.extents:
-        pram.arena.set_csums(extent.pfn, chain.entries.csums[at : at + extent.frames])
-        at += extent.frames
+    for pfn, csums in chain.csums_by_extent():
+        pram.arena.set_csums(pfn, csums)
 
 
 def _leave_out(pram: Pram, decoded: Decoded, bad_files: list[File]) -> None:

@@ -7,10 +7,8 @@ looks below it. Its nodes are pinned meanwhile. Pages are verified when they are
 import os
 from collections.abc import Callable
 
-from crc32c import crc32c
-
-from pramfs.errors import DamagedPage, DamagedTree, PramError
-from pramfs.pram.links import Chain, ReadAhead, first_page, reserve_chain
+from pramfs.errors import DamagedTree, PramError
+from pramfs.pram.links import Chain, ReadAhead, first_page, read_stream, reserve_chain
 from pramfs.pram.nodes import Node
 from pramfs.pram.pins import Pin
 from pramfs.pram.pram import Pram
@@ -131,10 +129,8 @@ class SnapshotTree:
         if self._more is not None:
             more = decode_more(self._stream(self._more), len(pram.arena.table))
             apply_births(more, decoded.inodes)
-        at = 0
-        for pfn, frames in chain.extents:
-            pram.arena.expect(pfn, chain.entries.csums[at : at + frames])
-            at += frames
+        for pfn, csums in chain.csums_by_extent():
+            pram.arena.expect(pfn, csums)
         root = decoded.inodes[ROOT_INO]
         inodes = [root, *(inode for inode in decoded.inodes.values() if inode is not root)]
         for number, inode in enumerate(inodes, self.first_ino):
@@ -142,14 +138,8 @@ class SnapshotTree:
         return inodes
 
     def _stream(self, node: Node) -> bytes:
-        image, entries = self._pram.image, self._chain(node).entries
-        pages = []
-        for pfn, csum in zip(entries.pfns, entries.csums, strict=True):
-            page = image.read(pfn)
-            if crc32c(page) != csum:
-                raise DamagedPage(pfn, f"node '{node.name}'")
-            pages.append(page)
-        return b"".join(pages)[: node.data_len]
+        entries = self._chain(node).entries
+        return read_stream(self._pram.image.read, entries, node.data_len, f"node '{node.name}'")
 
     def _chain(self, node: Node) -> Chain:
         if node.chain is not None:

@@ -66,6 +66,8 @@ from crc32c import crc32c
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
+ZEROS = bytes(PAGE_SIZE)  # a data page without contents
+ZEROS_CSUM = crc32c(ZEROS)
 
 VERSION = 1
 COMPATIBLE = 0

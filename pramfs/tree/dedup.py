@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from crc32c import crc32c
-
 from pramfs.errors import PramError
 from pramfs.pram.nodes import Node
 from pramfs.storage.arena import UNKNOWN_CSUM
 from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import PENDING, SAVED, WRITTEN_PENDING
-from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE, PAGE_STREAM
+from pramfs.storage.layout import PAGE_SHIFT, PAGE_STREAM, ZEROS, ZEROS_CSUM
 from pramfs.tree.csum_index import CsumIndex
 from pramfs.tree.inodes import File
 from pramfs.tree.pagemap import CHUNK_PAGES, CHUNK_SHIFT, file_extents_of
@@ -29,8 +27,6 @@ PIECE_PAGES = 16  # looked at without a pause: some 200 microseconds
 _INODES_AT_ONCE = 256  # that are no files, or empty
 _WRITTEN_MAX = 16384  # chunks of files that are noted; with more, everything is looked at again
 _FIRST_NODE = 1 << 63  # in place of an inode number, which is lower
-_ZEROS = bytes(PAGE_SIZE)
-_ZEROS_CSUM = crc32c(_ZEROS)
 _IN_SAVE = (SAVED, PENDING, WRITTEN_PENDING)
 
 
@@ -232,7 +228,7 @@ class Dedup:
         Raises OSError or PramError if it cannot be read, or one that it is compared with.
         """
         csum = self._arena.known_csum(page.pfn)
-        if csum == _ZEROS_CSUM and self._arena.read(page.pfn) == _ZEROS:
+        if csum == ZEROS_CSUM and self._arena.read(page.pfn) == ZEROS:
             with self._counted(page.pfn):
                 self._tree.data.make_hole(file, page.number)
             self.counts.holes += 1
