@@ -151,14 +151,10 @@ class AttributeRequests:
             value = self._control.read(name)
         else:
             inode = self._tree.get(request.nodeid)
-            if not room and name == CAPABILITY and self._refuses_writes(inode):
+            if not room and name == CAPABILITY and self._pretends_capability(inode):
                 return GETXATTR_OUT.pack(_CAPABILITY_BYTES, 0)
             value = self._tree.getxattr(inode, name)
-        if not room:
-            return GETXATTR_OUT.pack(len(value), 0)
-        if len(value) > room:
-            raise posix_error(errno.ERANGE)
-        return value
+        return sized(value, room)
 
     def setxattr(self, request: Request) -> bytes | LongWait:
         size, flags = request.fields(SETXATTR_IN)
@@ -220,13 +216,16 @@ class AttributeRequests:
             return functools.partial(_done, self._orders[name], request.pid, value)
         raise posix_error(errno.EACCES)
 
-    def _refuses_writes(self, inode: Inode) -> bool:
+    def _pretends_capability(self, inode: Inode) -> bool:
         """Return whether to pretend that an inode without capabilities has some, for their size is asked.
 
         The kernel asks for it before each write(2), to take them away, and is refused that. Otherwise it
         would take the data, and the size that they give the file, and hear of the refusal later.
         """
-        return bool(inode.flags & file_flags.IMMUTABLE) and CAPABILITY not in (inode.xattrs or {})
+        return self._refuses_writes(inode) and CAPABILITY not in (inode.xattrs or {})
+
+    def _refuses_writes(self, inode: Inode) -> bool:
+        return bool(inode.flags & file_flags.IMMUTABLE)
 
     def _flags(self, inode: Inode) -> int:
         """Return the flags of a file or directory. Raises ENOTTY for others."""
@@ -241,6 +240,15 @@ class AttributeRequests:
         if self._noatime:
             link.atime = atime
         return target
+
+
+def sized(value: bytes, room: int) -> bytes:
+    """Return the reply with an attribute or their names: the size if there is no `room`. Raises ERANGE."""
+    if not room:
+        return GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > room:
+        raise posix_error(errno.ERANGE)
+    return value
 
 
 async def _done(call: Callable[..., Awaitable[None]], *args: object) -> bytes:

@@ -60,10 +60,7 @@ class Notices:
 
     async def hand_over(self, ino: int, offset: int, size: int) -> None:
         """Have the kernel hand over what programs have written to a range; to the end, if `size` is 0."""
-        message = _inval_inode(ino, offset, size)
-        await trio.to_thread.run_sync(
-            self._seam.tell, message, abandon_on_cancel=True, limiter=self._limiter
-        )
+        await self._tell_in_thread(_inval_inode(ino, offset, size))
 
     async def drop_data(self, ino: int, offset: int, size: int) -> None:
         """Have the kernel hand over what it has written in a range, and forget it; wait until it has.
@@ -87,25 +84,24 @@ class Notices:
     def drop_name(self, directory: int, name: bytes) -> None:
         """Have the kernel forget a name, and what is below it as far as nobody uses that."""
         notice = INVAL_ENTRY_OUT.pack(directory, len(name), 0) + name + b"\0"
-        header = OUT_HEADER.pack(OUT_HEADER.size + len(notice), NOTIFY_INVAL_ENTRY, 0)
-        self._spawn(self._tell_in_thread, header + notice)
-
-    async def _tell_in_thread(self, message: bytes) -> None:
-        try:
-            await trio.to_thread.run_sync(
-                self._seam.tell, message, abandon_on_cancel=True, limiter=self._limiter
-            )
-        except Exception:  # the mount goes on
-            log.exception("internal error in a notice")
-            self._on_internal_error()
+        self._spawn(self._send, _message(NOTIFY_INVAL_ENTRY, notice))
 
     async def _drop_refused(self, ino: int) -> None:
         start, end = self._refused.pop(ino)
+        await self._send(_inval_inode(ino, start, end - start))
+
+    async def _send(self, message: bytes) -> None:
+        """Tell the kernel what nobody waits for; the mount goes on whatever happens."""
         try:
-            await self.hand_over(ino, start, end - start)
-        except Exception:  # the mount goes on
+            await self._tell_in_thread(message)
+        except Exception:
             log.exception("internal error in a notice")
             self._on_internal_error()
+
+    async def _tell_in_thread(self, message: bytes) -> None:
+        await trio.to_thread.run_sync(
+            self._seam.tell, message, abandon_on_cancel=True, limiter=self._limiter
+        )
 
 
 class _Messenger:
@@ -148,5 +144,8 @@ class _Messenger:
 
 
 def _inval_inode(ino: int, offset: int, size: int) -> bytes:
-    notice = INVAL_INODE_OUT.pack(ino, offset, size)
-    return OUT_HEADER.pack(OUT_HEADER.size + len(notice), NOTIFY_INVAL_INODE, 0) + notice
+    return _message(NOTIFY_INVAL_INODE, INVAL_INODE_OUT.pack(ino, offset, size))
+
+
+def _message(code: int, notice: bytes) -> bytes:
+    return OUT_HEADER.pack(OUT_HEADER.size + len(notice), code, 0) + notice

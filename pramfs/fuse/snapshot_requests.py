@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 
 from pramfs.errors import posix_error
-from pramfs.fuse.attribute_requests import AttributeRequests
+from pramfs.fuse.attribute_requests import AttributeRequests, sized
 from pramfs.fuse.attributes_out import NOT_KEPT, entry, listed_name
 from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.fuse.directory_requests import DirectoryRequests
@@ -22,7 +22,6 @@ from pramfs.fuse.open_files import OpenFiles
 from pramfs.fuse.page_cache import PageCache
 from pramfs.fuse.protocol import (
     GETXATTR_IN,
-    GETXATTR_OUT,
     LSEEK_IN,
     LSEEK_OUT,
     OPEN_IN,
@@ -34,7 +33,6 @@ from pramfs.fuse.protocol import (
 from pramfs.fuse.range_requests import RangeRequests
 from pramfs.fuse.request import Request
 from pramfs.fuse.snapshot_view import SnapshotView
-from pramfs.tree.attributes import CAPABILITY
 from pramfs.tree.inodes import File, Inode
 from pramfs.tree.refused_writes import RefusedWrites
 from pramfs.tree.tree import Tree
@@ -124,17 +122,12 @@ class SnapshotAttributes(AttributeRequests):
         }
 
     def _refuses_writes(self, inode: Inode) -> bool:
-        return CAPABILITY not in (inode.xattrs or {})
+        return True
 
     def listxattr(self, request: Request) -> bytes:
         room, _ = request.fields(GETXATTR_IN)
         xattrs = self._tree.get(request.nodeid).xattrs or {}
-        names = b"".join(name + b"\0" for name in xattrs)
-        if not room:
-            return GETXATTR_OUT.pack(len(names), 0)
-        if len(names) > room:
-            raise posix_error(errno.ERANGE)
-        return names
+        return sized(b"".join(name + b"\0" for name in xattrs), room)
 
     def removexattr(self, request: Request) -> bytes:
         self._tree.removexattr(self._tree.get(request.nodeid), request.name())

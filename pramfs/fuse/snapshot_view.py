@@ -17,7 +17,7 @@ import trio
 from pramfs.errors import posix_error
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
-from pramfs.saves.snapshot_trees import SnapshotTree, find_snapshot, snapshot_names
+from pramfs.saves.snapshot_trees import SnapshotTree, find_snapshot, find_snapshots
 from pramfs.saves.tree_nodes import SNAPSHOT_MARK
 from pramfs.tree.inodes import DIRENT_SIZE, INO_MAX, Directory, Inode, now_ns
 from pramfs.tree.read_only import ReadOnlyTree
@@ -25,17 +25,20 @@ from pramfs.tree.tree import Tree
 
 FIRST_INO = INO_MAX + 1
 _RANGE_SHIFT = 40  # more inodes than fit into the metadata of one tree
-_RANGE = 1 << _RANGE_SHIFT
 
 
 def require_same_tree(ino: int, other: int) -> None:
     """Raise EXDEV unless two inodes are in the mounted tree both, or in one snapshot."""
-    if max(ino, other) > INO_MAX and (ino ^ other) >> _RANGE_SHIFT:
+    if max(ino, other) > INO_MAX and _range_number(ino) != _range_number(other):
         raise posix_error(errno.EXDEV)
 
 
 def _first_ino(number: int) -> int:
     return FIRST_INO + (number << _RANGE_SHIFT)
+
+
+def _range_number(ino: int) -> int:
+    return (ino - FIRST_INO) >> _RANGE_SHIFT
 
 
 class SnapshotsDirectory(Directory):
@@ -77,7 +80,8 @@ class SnapshotView(ReadOnlyTree):
         return self._directory
 
     def find(self, ino: int) -> Inode | None:
-        number, at = divmod(ino - FIRST_INO, _RANGE)
+        number = _range_number(ino)
+        at = ino - _first_ino(number)
         if not number:
             return None if at else self._directory
         snapshot = self._by_range.get(number)
@@ -96,11 +100,9 @@ class SnapshotView(ReadOnlyTree):
         A snapshot keeps its position, whichever others come and go.
         """
         found = []
-        for name in snapshot_names(self._pram, self._name):
-            meta = find_snapshot(self._pram, self._name, name)
-            if meta is not None:
-                number = self._range_of(name, meta)
-                found.append((name, _first_ino(number), first + number))
+        for name, meta in find_snapshots(self._pram, self._name).items():
+            number = self._range_of(name, meta)
+            found.append((name, _first_ino(number), first + number))
         return sorted(found, key=itemgetter(2))
 
     def snapshot(self, name: bytes) -> Directory:
@@ -118,7 +120,7 @@ class SnapshotView(ReadOnlyTree):
 
         `more_than_xattrs`: the request is for more than the extended attributes of the inode.
         """
-        snapshot = self._by_range.get((ino - FIRST_INO) >> _RANGE_SHIFT)
+        snapshot = self._by_range.get(_range_number(ino))
         if snapshot is None or not snapshot.lacks(more_than_xattrs=more_than_xattrs):
             return None
         return snapshot
@@ -140,7 +142,7 @@ class SnapshotView(ReadOnlyTree):
     def forget(self, inode: Inode, count: int = 1) -> None:
         """Drop references to an inode, and with the last one its snapshot."""
         inode.refs -= count
-        snapshot = self._by_range.get((inode.ino - FIRST_INO) >> _RANGE_SHIFT)
+        snapshot = self._by_range.get(_range_number(inode.ino))
         if snapshot is not None and not inode.refs:
             self._close_unless_looked_up(snapshot)
 
@@ -175,7 +177,7 @@ class SnapshotView(ReadOnlyTree):
     def _close_unless_looked_up(self, snapshot: SnapshotTree) -> None:
         if snapshot in self._reading or snapshot.is_looked_up():
             return
-        del self._by_range[(snapshot.first_ino - FIRST_INO) >> _RANGE_SHIFT]
+        del self._by_range[_range_number(snapshot.first_ino)]
         for name in [name for name, known in self._by_name.items() if known is snapshot]:
             del self._by_name[name]
         snapshot.close()

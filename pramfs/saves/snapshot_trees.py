@@ -22,8 +22,8 @@ from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.tree.inodes import ROOT_INO, Directory, Inode
 
 
-def snapshot_names(pram: Pram, tree: str) -> list[bytes]:
-    """Return the names of the snapshots of a tree, as names of files."""
+def find_snapshots(pram: Pram, tree: str) -> dict[bytes, Node]:
+    """Return the metadata nodes of the snapshots of a tree that are in force, by their names as files."""
     prefix = tree + SNAPSHOT_MARK
     stems = [
         node.removesuffix(META_SUFFIX)
@@ -31,7 +31,8 @@ def snapshot_names(pram: Pram, tree: str) -> list[bytes]:
         if node.startswith(prefix) and node.endswith(META_SUFFIX)
     ]
     names = [os.fsencode(stem.removeprefix(prefix)) for stem in stems]
-    return [name for name in names if find_snapshot(pram, tree, name) is not None]
+    found = ((name, find_snapshot(pram, tree, name)) for name in names)
+    return {name: meta for name, meta in found if meta is not None}
 
 
 def find_snapshot(pram: Pram, tree: str, name: bytes) -> Node | None:
