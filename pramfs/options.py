@@ -14,7 +14,6 @@ from pramfs.storage.regions import Regions, parse_regions
 from pramfs.system.memory_values import memparse
 
 DEFAULT_NAME = "pramfs"
-NAME_MAX_BYTES = layout.NAME_MAX - 1 - len("-meta")
 
 _BARE_REGION = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)[kKmMgGtTpPeE]?-.*")
 _DECIMALS = re.compile(r"[0-9]+\s*[a-zA-Z]{0,3}")
@@ -61,6 +60,16 @@ class MountOptions:
         size_bytes = ram_bytes() // 2 if self.size_bytes is None else self.size_bytes
         return (size_bytes + PAGE_SIZE - 1) >> PAGE_SHIFT
 
+    @property
+    def source(self) -> str:
+        """The name of the tree that is read at the mount: of a snapshot, or of the tree itself."""
+        return self.snapshot or self.name
+
+    @property
+    def grows(self) -> bool:
+        """Whether the tree is a new one that grows from a snapshot."""
+        return self.source != self.name
+
 
 class Option(NamedTuple):
     """One option: its name, the name of its value ("" for a flag), its description, and its parser."""
@@ -91,15 +100,14 @@ def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions
             options.words.append(word)
     if options.snapshot:
         _settle_snapshot(options)
-    for name, why in (
-        ("checkpoint", "saved"),
-        ("keep_saves", "saved"),
-        ("keep_seconds", "saved"),
-        ("dedup", "changed"),
+    for name, is_set, what in (
+        ("checkpoint", options.checkpoint, "saved"),
+        ("keep", options.keep_saves or options.keep_seconds, "saved"),
+        ("dedup", options.dedup, "changed"),
     ):
-        if options.ro and getattr(options, name):
+        if options.ro and is_set:
             raise UsageError(
-                f"options 'ro' and '{name.partition('_')[0]}' exclude each other: nothing is {why} read-only"
+                f"options 'ro' and '{name}' exclude each other: nothing is {what} read-only"
             )
     return options
 
@@ -222,8 +230,8 @@ def _inodes(text: str) -> int:
 
 def _name(text: str) -> str:
     size = len(os.fsencode(text))
-    if size > NAME_MAX_BYTES or "\0" in text:
-        raise ValueError(f"the name has {size} bytes, at most {NAME_MAX_BYTES} fit")
+    if size > layout.TREE_NAME_MAX_BYTES or "\0" in text:
+        raise ValueError(f"the name has {size} bytes, at most {layout.TREE_NAME_MAX_BYTES} fit")
     if "@" in text:
         raise ValueError("names with @ are those of snapshots")
     return text

@@ -143,8 +143,7 @@ def verify(
     """
     if options.snapshot:
         _check_snapshot(pram, options)
-    source = options.snapshot or options.name
-    grows = source != options.name
+    source = options.source
     tree = Tree(
         pram.arena,
         inodes_max=options.nr_inodes or len(pram.arena.table),
@@ -160,7 +159,7 @@ def verify(
         pages = pram.node(source + DATA_SUFFIX).entries if not lazy else 0
         with Bar("verifying", pages) as bar:
             progress = manager.watching(bar, "verifying")
-            with TreeLoad(pram, source, lazy=lazy, shared=grows, progress=progress) as load:
+            with TreeLoad(pram, source, lazy=lazy, shared=options.grows, progress=progress) as load:
                 yield lambda: _loaded(tree, load, options)
         for node in pram.nodes.values():
             node.chain = None  # 5 MiB for each GiB of each snapshot; who needs one reads it again
@@ -199,7 +198,7 @@ def _recovery_hint_added(image: Image, options: MountOptions) -> Iterator[None]:
             raise
         from pramfs.offline.reader import recovery_hint  # noqa: PLC0415 - a mount that succeeds needs none
 
-        hint = recovery_hint(image, options.snapshot or options.name)
+        hint = recovery_hint(image, options.source)
         raise PramError(f"{exc}; {hint}") from exc
 
 
@@ -236,7 +235,7 @@ def _check_snapshot(pram: Pram, options: MountOptions) -> None:
         tree, _, name = options.snapshot.partition(SNAPSHOT_MARK)
         there_are = [printable(snapshot.name) for snapshot in snapshots_of(pram, tree)]
         raise NoSnapshotToMount(path, name, tree, ", ".join(there_are) or "none")
-    if options.name != options.snapshot and has_tree(pram, options.name):
+    if options.grows and has_tree(pram, options.name):
         raise TreeExists(path, options.name)
 
 
@@ -274,10 +273,7 @@ def _with_root(tree: Tree, options: MountOptions) -> Tree:
 def _loaded(tree: Tree, load: TreeLoad, options: MountOptions) -> Tree:
     recovered = Recovered() if options.recover else None
     load.into(tree, recovered)
-    tree.changed = options.snapshot not in (
-        "",
-        options.name,
-    )  # there is no tree of its name in the image yet
+    tree.changed = options.grows  # then there is no tree of its name in the image yet
     for path in recovered.left_out if recovered is not None else ():
         log.warning("left out, damaged: %s", path)
     if recovered is not None and recovered.more_lost:

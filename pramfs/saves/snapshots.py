@@ -19,13 +19,12 @@ from pramfs.saves.tree_nodes import (
     META_SUFFIX,
     MORE_SUFFIX,
     SNAPSHOT_MARK,
-    TREE_NAME_MAX_BYTES,
     drop_tree,
     has_tree,
     tree_names,
     tree_of,
 )
-from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
+from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM, TREE_NAME_MAX_BYTES
 
 AUTOMATIC_PREFIX = "auto-"
 REPLACED_PREFIX = "replaced-"  # by a rollback

@@ -9,13 +9,11 @@ A tree whose name contains an @ is a snapshot of the one named before it (see `s
 from collections.abc import Collection
 
 from pramfs.pram.pram import Pram
-from pramfs.storage import layout
 
 META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
 MORE_SUFFIX = "-more"
 SNAPSHOT_MARK = "@"
-TREE_NAME_MAX_BYTES = layout.NAME_MAX - 1 - len(META_SUFFIX)
 
 
 def tree_names(nodes: Collection[str]) -> list[str]:

@@ -107,6 +107,7 @@ PAGE_DATA = 2  # entry flag (the 2013 file system)
 SLOT_SPACING = 4096
 
 NAME_MAX = 256  # of a node, including the NUL
+TREE_NAME_MAX_BYTES = NAME_MAX - 1 - len("-meta")  # whose nodes are called NAME-meta and so on
 FRAMES_MAX = 1 << 32  # pfns are kept in 32 bits in memory
 
 SUPER = Struct("<IIQIIII16sQQQQQQq16s32s")
