@@ -30,9 +30,7 @@ class Change:
     pages: int  # that differ
     old_size: int  # bytes of a regular file, else 0
     new_size: int
-    what: tuple[
-        str, ...
-    ]  # what else differs: "target", "device", "mode", "owner", "xattrs", "flags"
+    what: tuple[str, ...]  # else differs: "target", "device", "mode", "owner", "xattrs", "flags"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

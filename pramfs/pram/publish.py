@@ -69,9 +69,8 @@ class Publisher:
         self.pins = Pins(arena)
         self._slot = current.other_pfn  # where the next super block goes
         self._in_doubt: Publication | None = None
-        self._seen: dict[
-            int, bytes
-        ] = {}  # both super blocks, as this run has read or written them last
+        # Both super blocks, as this run has read or written them last.
+        self._seen: dict[int, bytes] = {}
         self._look_at_slots()
 
     def require_untouched(self) -> None:

@@ -75,15 +75,13 @@ def stage_tree(
         for file in files:
             tree.data.relocate_banned(file, moved)
         tree.space.relocations = 0
-    if not snapshot:
-        _stage_nodes(pram, [name], tree, files, progress)
-        return lambda: tree.data.repeats_of(orphans, pram.pins.kept_pfns())
-    for file in files:
+    for file in files if snapshot else ():
         tree.data.end_promises(file)
     try:
-        _stage_nodes(pram, [name, snapshot], tree, files, progress)
+        _stage_nodes(pram, [name, snapshot] if snapshot else [name], tree, files, progress)
     except BaseException:
-        drop_tree(pram, snapshot)
+        if snapshot:
+            drop_tree(pram, snapshot)
         raise
     return lambda: tree.data.repeats_of(orphans, pram.pins.kept_pfns())
 
@@ -307,8 +305,8 @@ class Saver:
             self._pram.publisher.require_untouched()
         except ImageOverwritten as exc:
             return exc
-        except (OSError, PramError):  # a save says what the medium is like
-            return None
+        except (OSError, PramError):
+            pass  # a save says what the medium is like
         return None
 
     def shortfall(self) -> SaveIncomplete | None:

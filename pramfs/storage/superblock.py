@@ -30,6 +30,7 @@ from pramfs.storage.regions import Regions
 T = TypeVar("T")
 
 _GENERATION_MAX = 1 << 62  # only a forged image gets there
+_TWO_SLOTS = "super blocks need two frames, where they may lie"
 _LOOKS = 4
 
 
@@ -138,7 +139,7 @@ def two_slots(image: Image, frames: int, banned: Regions) -> tuple[int, int]:
     first = free_slot(frames, banned)
     second = free_slot(frames, banned, first)
     if first is None or second is None:
-        raise TooMuchBanned(image.path, "super blocks need two frames, where they may lie")
+        raise TooMuchBanned(image.path, _TWO_SLOTS)
     return first, second
 
 
@@ -156,9 +157,8 @@ def replace(image: Image, current: SuperBlock, slot: int, published: Published) 
 
     Raises PramError when the generations are used up, because no reader would accept the super block.
     """
-    if current.generation >= _GENERATION_MAX:
-        raise PramError(f"generation {current.generation} is the last one that an image can have")
-    block = _compose(current.uuid, slot, current.pfn, current.generation + 1, published)
+    generation = _next_generation(current)
+    block = _compose(current.uuid, slot, current.pfn, generation, published)
     image.write(slot << PAGE_SHIFT, _page(block))
     return block
 
@@ -187,24 +187,28 @@ def with_pair(image: Image, current: SuperBlock, banned: Regions) -> SuperBlock:
         if current.other_pfn in banned:
             slot = free_slot(current.frames, banned, current.pfn)
         if slot is None:
-            raise TooMuchBanned(image.path, "super blocks need two frames, where they may lie")
+            raise TooMuchBanned(image.path, _TWO_SLOTS)
         current = _published_again(image, current, slot, banned)
     return current
 
 
 def _published_again(image: Image, current: SuperBlock, slot: int, banned: Regions) -> SuperBlock:
-    if current.generation >= _GENERATION_MAX:
-        raise PramError(f"generation {current.generation} is the last one that an image can have")
     pair = 0 if current.pfn in banned else layout.SUPER_PAIR
     block = current._replace(
         pfn=slot,
         other_pfn=current.pfn,
-        generation=current.generation + 1,
+        generation=_next_generation(current),
         flags=current.flags & ~layout.SUPER_PAIR | pair,
     )
     image.write(slot << PAGE_SHIFT, _page(block))
     image.sync()
     return block
+
+
+def _next_generation(current: SuperBlock) -> int:
+    if current.generation >= _GENERATION_MAX:
+        raise PramError(f"generation {current.generation} is the last one that an image can have")
+    return current.generation + 1
 
 
 def changed_by(image: Image, current: SuperBlock) -> bytes | None:

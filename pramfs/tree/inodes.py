@@ -12,9 +12,7 @@ from pramfs.tree.page_ranges import ReservedPages
 from pramfs.tree.pagemap import PageMap
 
 ROOT_INO = 1
-INO_MAX = (
-    1 << 63
-) - 1  # the numbers above are those of inodes in snapshots, see `fuse.snapshot_view`
+INO_MAX = (1 << 63) - 1  # those above are of inodes in snapshots, see `fuse.snapshot_view`
 NAME_MAX_BYTES = 255
 SYMLINK_MAX_BYTES = 4095
 PATH_MAX_BYTES = 4096  # of a path that a system call accepts

@@ -134,7 +134,7 @@ def open_pram(path: Path, *, writable: bool, create: bool = False) -> "Iterator[
     from pramfs.pram.pram import Pram
     from pramfs.storage.image import open_image
     from pramfs.storage.superblock import steady
-    from pramfs.system.text import printable
+    from pramfs.system.text import complain
 
     with (
         open_image(path, writable=writable, create=create) as image,
@@ -148,7 +148,7 @@ def open_pram(path: Path, *, writable: bool, create: bool = False) -> "Iterator[
             with Pram.create(image, MountOptions().frames) if is_new else Pram.open(image) as pram:
                 told = ended_badly(image, pram.current) if writable else ""
                 if told:
-                    print(printable(f"pramfs: {path}: {told}"), file=sys.stderr)
+                    complain(f"{path}: {told}")
                 yield pram
         except BaseException:
             image.unmake()
