@@ -1,10 +1,12 @@
 """`pramfs ls`, `cat` and `extract`: a tree without a mount, whole or in part."""
 
+import contextlib
 import errno
 import json
 import os
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -173,19 +175,27 @@ def test_extract_refuses_a_damaged_tree_and_recovers_the_rest(
     assert "left out: sub/again: " in err
 
 
-def test_extract_says_what_is_too_deep_for_a_path(tmp_path: Path, out: Path) -> None:
-    image = tmp_path / "deep"
+@contextlib.contextmanager
+def saved_tree(image: Path) -> Iterator[tuple[Tree, Owner]]:
+    """A new tree with a root, and the owner of what is made in it, which is saved to a new image."""
     with open_image(image, writable=True, create=True) as opened:
         pram = Pram.create(opened, 512)
         tree = Tree(pram.arena, inodes_max=10_000, generation=1)
         owner = Owner(os.getuid(), os.getgid())
-        directory = tree.make_root(0o755, owner)
+        tree.make_root(0o755, owner)
+        yield tree, owner
+        Saver(pram, "pramfs", tree).save(final=True, progress=lambda pages: None)
+        pram.close()
+
+
+def test_extract_says_what_is_too_deep_for_a_path(tmp_path: Path, out: Path) -> None:
+    image = tmp_path / "deep"
+    with saved_tree(image) as (tree, owner):
+        directory = tree.root
         for _ in range(100):
             made = tree.create(directory, b"d" * 250, stat.S_IFDIR | 0o755, owner)
             assert isinstance(made, Directory)
             directory = made
-        Saver(pram, "pramfs", tree).save(final=True, progress=lambda pages: None)
-        pram.close()
     with open_image(image, writable=False) as opened:
         extracted = extract(TreeReader(opened, "pramfs"), [], out)
     assert 10 < extracted.names < 18
@@ -234,11 +244,8 @@ BORN = 1_700_000_000 * NS + 5
 def flagged(tmp_path: Path) -> Path:
     """An image of two files, `plain`, and `kept` with flags, which is older and has two names."""
     path = tmp_path / "flagged"
-    with open_image(path, writable=True, create=True) as image:
-        pram = Pram.create(image, 512)
-        tree = Tree(pram.arena, inodes_max=100, generation=1)
-        owner = Owner(os.getuid(), os.getgid())
-        root = tree.make_root(0o755, owner)
+    with saved_tree(path) as (tree, owner):
+        root = tree.root
         kept = tree.create(root, b"kept", stat.S_IFREG | 0o444, owner)
         kept.born = BORN
         plain = tree.create(root, b"plain", stat.S_IFREG | 0o644, owner)
@@ -248,8 +255,6 @@ def flagged(tmp_path: Path) -> Path:
         tree.link(kept, directory, b"again")
         tree.set_flags(directory, NODUMP, 0)
         tree.set_flags(kept, NODUMP | NOATIME | IMMUTABLE, 0)
-        Saver(pram, "pramfs", tree).save(final=True, progress=lambda pages: None)
-        pram.close()
     return path
 
 
