@@ -69,9 +69,9 @@ class Publisher:
         self.pins = Pins(arena)
         self._slot = current.other_pfn  # where the next super block goes
         self._in_doubt: Publication | None = None
-        # Both super blocks, as this run has read or written them last.
+        # What is in both slots, as this run has read or written it last: else another program was there.
         self._seen: dict[int, bytes] = {}
-        self._look_at_slots()
+        self._read_slots(current.pfn, current.other_pfn)
 
     def require_untouched(self) -> None:
         """Raise ImageOverwritten if another program has changed the image, as far as its super blocks show.
@@ -114,10 +114,16 @@ class Publisher:
     def mark_changed(self) -> None:
         """Record in the image that this run has changes which are not saved. Raises OSError, PramError."""
         self.require_untouched()
-        self.current = superblock.with_pair(self.image, self.current, self.arena.table.banned)
-        self._slot = self.current.other_pfn
-        superblock.mark_changed(self.image, self.current, self._run)
-        self._look_at_slots()
+        try:
+            for block in superblock.publish_pair(self.image, self.current, self.arena.table.banned):
+                self._note_in_force(block)
+                self._slot = block.other_pfn
+            marked = superblock.mark_changed(self.image, self.current, self._run)
+        except OSError:
+            self._seen.pop(self.current.other_pfn, None)  # it may be there or not
+            raise
+        if marked is not None:
+            self._seen[marked.pfn] = bytes(superblock.page_of(marked))
 
     def resolve_doubt(self) -> None:
         """Write again the super block that a failed publish left in doubt; needs no frames.
@@ -144,15 +150,16 @@ class Publisher:
         """
         self.arena.move_to(image)
         self.image = image
+        self._seen = {}
+        self._read_slots(block.other_pfn)
         self.put_in_force(block)
 
     def put_in_force(self, block: SuperBlock) -> None:
         """Note that the super block is durable, and free what only the previous save held."""
         self._in_doubt = None
         self._slot = self.current.pfn
-        self.current = block
+        self._note_in_force(block)
         self.arena.commit_save()
-        self._look_at_slots()
 
     def leave_in_doubt(self, publication: "Publication") -> None:
         """Note that the super block may or may not be on the medium, and keep the frames of both saves."""
@@ -210,10 +217,19 @@ class Publisher:
         banned = self.arena.table.banned
         return sum(pfn not in banned for pfn in [*owned, *(pfn for _, pfn in gone)])
 
-    def _look_at_slots(self) -> None:
-        """Remember what is in both slots: whatever is there later and is not ours is another program's."""
-        self._seen = {}
-        for pfn in (self.current.pfn, self.current.other_pfn):
+    def _note_in_force(self, block: SuperBlock) -> None:
+        """Note that this run has written the super block, and that it is in force.
+
+        It is not read back: what another program has put there meanwhile would be taken for it.
+        """
+        self.current = block
+        self._seen[block.pfn] = bytes(superblock.page_of(block))
+        for pfn in self._seen.keys() - {block.pfn, block.other_pfn}:
+            del self._seen[pfn]  # abandoned
+
+    def _read_slots(self, *slots: int) -> None:
+        """Remember what is in slots that this run has not written."""
+        for pfn in slots:
             if pfn < self.image.frames and pfn not in self.arena.table.banned:
                 with contextlib.suppress(PramError):
                     self._seen[pfn] = self.image.read_bytes(pfn << PAGE_SHIFT, PAGE_SIZE)

@@ -63,7 +63,7 @@ class Image:
 
     def length_now(self) -> int:
         """Return the bytes that the file or device has at present, whoever has changed that. Thread-safe."""
-        return self.size_bytes if self.is_block_device else os.fstat(self._fd).st_size
+        return os.lseek(self._fd, 0, os.SEEK_END)
 
     def fileno(self) -> int:
         """Return the descriptor of the file or device."""

@@ -127,9 +127,9 @@ def format_image(image: Image, frames: int, banned: Regions, run: bytes) -> Supe
     uuid = os.urandom(16)
     empty = Published(0, 0, frames, 2, layout.SUPER_FINAL | layout.SUPER_PAIR, run)
     block = _compose(uuid, first, second, 1, empty)
-    image.write(first << PAGE_SHIFT, _page(block))
+    image.write(first << PAGE_SHIFT, page_of(block))
     block = _compose(uuid, second, first, 2, empty)
-    image.write(second << PAGE_SHIFT, _page(block))
+    image.write(second << PAGE_SHIFT, page_of(block))
     image.sync()
     return block
 
@@ -159,28 +159,31 @@ def replace(image: Image, current: SuperBlock, slot: int, published: Published) 
     """
     generation = _next_generation(current)
     block = _compose(current.uuid, slot, current.pfn, generation, published)
-    image.write(slot << PAGE_SHIFT, _page(block))
+    image.write(slot << PAGE_SHIFT, page_of(block))
     return block
 
 
-def mark_changed(image: Image, current: SuperBlock, run: bytes) -> None:
+def mark_changed(image: Image, current: SuperBlock, run: bytes) -> SuperBlock | None:
     """Record durably, in the slot that is not in force, that this run is about to change the tree.
 
-    The save in force is not touched; the next one overwrites the mark. `with_pair` has seen to it that the
-    slot holds an older super block. Raises OSError.
+    The save in force is not touched; the next one overwrites the mark. `publish_pair` has seen to it that the
+    slot holds an older super block. Returns what it wrote, None where it held none. Raises OSError.
     """
     old = _other(image, current)
-    if old is not None:
-        marked = old._replace(flags=old.flags | layout.SUPER_CHANGED, run=run)
-        image.write(old.pfn << PAGE_SHIFT, _page(marked))
-        image.sync()
+    if old is None:
+        return None
+    marked = old._replace(flags=old.flags | layout.SUPER_CHANGED, run=run)
+    image.write(old.pfn << PAGE_SHIFT, page_of(marked))
+    image.sync()
+    return marked
 
 
-def with_pair(image: Image, current: SuperBlock, banned: Regions) -> SuperBlock:
-    """Return the super block in force, after making sure that an older one is in the slot `other_pfn`.
+def publish_pair(image: Image, current: SuperBlock, banned: Regions) -> Iterator[SuperBlock]:
+    """Make sure that the slot `other_pfn` of the super block in force holds an older one.
 
     Where that slot is banned, or holds none, the save in force is published again as it is, in another slot;
-    twice if its own slot is banned, too. Raises OSError; PramError when no slots or generations are left.
+    twice if its own slot is banned, too. Yields each super block that is in force then. Raises OSError;
+    PramError when no slots or generations are left.
     """
     while current.other_pfn in banned or _other(image, current) is None:
         slot: int | None = current.other_pfn
@@ -189,7 +192,7 @@ def with_pair(image: Image, current: SuperBlock, banned: Regions) -> SuperBlock:
         if slot is None:
             raise TooMuchBanned(image.path, _TWO_SLOTS)
         current = _published_again(image, current, slot, banned)
-    return current
+        yield current
 
 
 def _published_again(image: Image, current: SuperBlock, slot: int, banned: Regions) -> SuperBlock:
@@ -200,7 +203,7 @@ def _published_again(image: Image, current: SuperBlock, slot: int, banned: Regio
         generation=_next_generation(current),
         flags=current.flags & ~layout.SUPER_PAIR | pair,
     )
-    image.write(slot << PAGE_SHIFT, _page(block))
+    image.write(slot << PAGE_SHIFT, page_of(block))
     image.sync()
     return block
 
@@ -275,7 +278,8 @@ def _compose(uuid: bytes, pfn: int, other: int, generation: int, save: Published
     )
 
 
-def _page(block: SuperBlock) -> bytearray:
+def page_of(block: SuperBlock) -> bytearray:
+    """Return the page that holds the super block, with its checksum."""
     page = bytearray(PAGE_SIZE)
     SUPER.pack_into(page, 0, *block)
     layout.seal_page(block.uuid, block.pfn, page)

@@ -543,7 +543,7 @@ def test_the_save_is_published_again_where_no_older_super_block_is(image: Watche
     """Else there would be nothing to mark."""
     current = published(image, 5)
     write(image, current.other_pfn, bytes(PAGE_SIZE))
-    paired = superblock.with_pair(image, current, Regions())
+    (paired,) = superblock.publish_pair(image, current, Regions())
     assert (paired.pfn, paired.other_pfn, paired.generation) == (current.other_pfn, current.pfn, 6)
     superblock.mark_changed(image, paired, b"the run that did")
     assert superblock.discover(image).generation == paired.generation
