@@ -263,12 +263,6 @@ class SnapshotExists(PramError):
 
 
 class NoSuchSnapshot(PramError):
-    """no snapshot '{0}'"""
-
-    errno = errno.ENOENT
-
-
-class NoSnapshotToMount(PramError):
     """{0}: no snapshot '{1}' of tree '{2}'; there are: {3}"""
 
     errno = errno.ENOENT
@@ -282,6 +276,12 @@ class TreeExists(PramError):
 
 class NoRoomForSnapshot(PramError):
     """no room for a snapshot: {0} free frames needed, {1} available"""
+
+    errno = errno.ENOSPC
+
+
+class NoRoomForRollback(PramError):
+    """no room for a rollback: {0} free frames needed, {1} available; free snapshots, or mount with size="""
 
     errno = errno.ENOSPC
 

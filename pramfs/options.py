@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pramfs.errors import UsageError
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK, snapshot_tree
 from pramfs.storage import layout
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.storage.regions import Regions, parse_regions
@@ -100,6 +101,7 @@ def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions
             options.words.append(word)
     if options.snapshot:
         _settle_snapshot(options)
+    read_only = "snapshot" if options.snapshot else "ro"
     for name, is_set, what in (
         ("checkpoint", options.checkpoint, "saved"),
         ("keep", options.keep_saves or options.keep_seconds, "saved"),
@@ -107,7 +109,7 @@ def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions
     ):
         if options.ro and is_set:
             raise UsageError(
-                f"options 'ro' and '{name}' exclude each other: nothing is {what} read-only"
+                f"options '{read_only}' and '{name}' exclude each other: nothing is {what} read-only"
             )
     return options
 
@@ -232,17 +234,17 @@ def _name(text: str) -> str:
     size = len(os.fsencode(text))
     if size > layout.TREE_NAME_MAX_BYTES or "\0" in text:
         raise ValueError(f"the name has {size} bytes, at most {layout.TREE_NAME_MAX_BYTES} fit")
-    if "@" in text:
+    if SNAPSHOT_MARK in text:
         raise ValueError("names with @ are those of snapshots")
     return text
 
 
 def _snapshot(text: str) -> str:
     """Return the full name of a snapshot, which is one of the default tree unless another is named."""
-    tree, mark, name = text.rpartition("@")
-    if "@" in tree or "\0" in text or not name or (mark and not tree):
+    full_name = snapshot_tree(text, DEFAULT_NAME)
+    if full_name.count(SNAPSHOT_MARK) > 1 or full_name.endswith(SNAPSHOT_MARK) or "\0" in text:
         raise ValueError(f"SNAPSHOT or TREE@SNAPSHOT expected, not '{text}'")
-    return f"{tree or DEFAULT_NAME}@{name}"
+    return full_name
 
 
 def _choice(*choices: str) -> Callable[[str], str]:

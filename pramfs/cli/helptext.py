@@ -93,12 +93,20 @@ begins with neither '.', '-' nor 'auto-'. Returns when it is durable.
     "snapshots": """\
 List the snapshots in an image or a mount, the oldest first: when each was taken, how many frames of 4 KiB
 only it holds, which come free with it, and how many it shares with the tree or other snapshots. A snapshot is
-a tree called NAME@SNAPSHOT: ls, cat, extract and map take it as --name NAME@SNAPSHOT.
+a tree called NAME@SNAPSHOT: ls, cat, extract and map take it as --name NAME@SNAPSHOT. Whatever takes a
+snapshot takes @SNAPSHOT and SNAPSHOT, too, for one of the default tree, or of the tree that is mounted there.
+
+  pramfs ls --name @before-upgrade /srv/keep.pram
 """,
     "rollback": """\
-Make of a tree what a snapshot of it is. The image must not be mounted. What the tree was becomes a snapshot
-itself, called replaced- and the time, so that nothing is lost: 'pramfs free' frees it. Takes no time, however
-large the tree is. A snapshot of another tree is given as NAME@SNAPSHOT.
+Make a tree what it was in a snapshot. The image must not be mounted. The snapshot stays as it is, so that you
+can go back to it again. What the tree was until now becomes a snapshot itself, called replaced- and the time,
+so that nothing is lost: 'pramfs free' frees it. No data is copied: it takes the room and the time of another
+snapshot. A snapshot of another tree is given as NAME@SNAPSHOT.
+
+  pramfs umount /mnt/keep
+  pramfs rollback /srv/keep.pram before-upgrade
+  pramfs mount /srv/keep.pram /mnt/keep
 """,
     "diff": """\
 Say what differs between two snapshots, or between a snapshot and the tree as it is now: a line for each name,
@@ -156,8 +164,11 @@ Write a node to standard output and leave it in the image. Every page is verifie
   pramfs get /dev/shm/keep.pram project | tar -x
 """,
     "free": """\
-Free a node, a tree, or a snapshot as NAME@SNAPSHOT; without a name all of them. In a mount, snapshots can be
-freed while it is used; an image must not be mounted.
+Free a node, a tree, or a snapshot as NAME@SNAPSHOT, and say what has gone. Without a name EVERYTHING in the
+image is freed: all trees, all snapshots, all nodes. In a mount, snapshots can be freed while it is used; an
+image must not be mounted.
+
+  pramfs free /mnt/keep @before-upgrade
 """,
     "kexec": """\
 Load a kernel and start it with kexec(8), so that images outlive it. Unmount first. The memory under a device

@@ -51,7 +51,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="say what versions are here")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(metavar="COMMAND")
-    for group in (mounts, snapshots, clone, dedup, images, diff, files, nodes, kexec):
+    for group in (mounts, snapshots, diff, clone, dedup, images, files, nodes, kexec):
         group.add_commands(commands)
     return parser
 

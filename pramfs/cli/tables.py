@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from pramfs.pram.nodes import NodeInfo
     from pramfs.storage.frames import FrameCounts
 
+_NAME_WIDTH = 24  # at least
+
 
 def frame_counts(frames: "FrameCounts") -> str:
     """Return the numbers of frames as text."""
@@ -18,10 +20,12 @@ def frame_counts(frames: "FrameCounts") -> str:
 
 def node_lines(nodes: Sequence["NodeInfo"]) -> Iterator[str]:
     """Yield the lines of a table of nodes with its heading; none if there are no nodes."""
+    names = [printable(node.name) for node in nodes]
+    width = max([_NAME_WIDTH, *map(len, names)])
     if nodes:
-        yield f"{'node':<24} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"
-    for node in nodes:
+        yield f"{'node':<{width}} {'type':<12} {'bytes':>16} {'pages':>10} {'links':>8}  saved"
+    for name, node in zip(names, nodes, strict=True):
         yield (
-            f"{printable(node.name):<24} {node.type:<12} {node.size:>16,} {node.pages:>10} "
+            f"{name:<{width}} {node.type:<12} {node.size:>16,} {node.pages:>10} "
             f"{node.links:>8}  {when(node.saved_ns)}"
         )

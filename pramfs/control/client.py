@@ -22,7 +22,6 @@ from pramfs.control.dedup_report import DedupReport, parse_report
 from pramfs.control.save_target import opened_target
 from pramfs.control.status import MountStatus, parse_status
 from pramfs.errors import (
-    NoSuchSnapshot,
     NotMounted,
     PramError,
     SaveNotAllowed,
@@ -225,9 +224,10 @@ def request_free(
 ) -> None:
     """Free the snapshot NAME@SNAPSHOT, and return when a save without it is durable.
 
-    Raises as `request_save`, and NoSuchSnapshot.
+    Raises as `request_save`, and FileNotFoundError if there is none.
     """
-    _set(mountpoint, FREE, full_name, wait, {errno.ENOENT: NoSuchSnapshot(full_name)})
+    absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), full_name)
+    _set(mountpoint, FREE, full_name, wait, {errno.ENOENT: absent})
 
 
 def _set(
@@ -235,7 +235,7 @@ def _set(
     attribute: bytes,
     value: str,
     wait: Callable[[ForkedCall], object],
-    refusals: Mapping[int, PramError],
+    refusals: Mapping[int, Exception],
 ) -> None:
     mount = _mount_to_ask(mountpoint)
     act = _setting(mount, attribute, os.fsencode(value))
@@ -257,11 +257,11 @@ def _request_save(
     mount: Mount,
     act: Callable[[], bytes],
     wait: Callable[[ForkedCall], object],
-    refusals: Mapping[int, PramError] | None = None,
+    refusals: Mapping[int, Exception] | None = None,
 ) -> None:
     """Have `act` ask for a save of some kind; raise what an errno means, by `refusals` if it is there."""
     told = "its daemon is of an older version, and cannot save to another image"
-    known: dict[int, PramError] = {
+    known: dict[int, Exception] = {
         errno.EACCES: PramError(f"{mountpoint}: {told}"),
         errno.EPERM: SaveNotAllowed(mountpoint, mount.allowed_users),
         **(refusals or {}),

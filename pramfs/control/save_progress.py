@@ -76,9 +76,13 @@ def take_snapshot(mountpoint: Path, name: str, status: MountStatus) -> MountStat
     return client.read_status(mountpoint)
 
 
-def free_snapshot(mountpoint: Path, full_name: str, status: MountStatus) -> None:
-    """Free a snapshot, showing the progress of the save without it. Raises PramError."""
+def free_snapshot(mountpoint: Path, full_name: str, status: MountStatus) -> MountStatus:
+    """Free a snapshot, showing the progress of the save; return the status after it.
+
+    Raises PramError, and FileNotFoundError if there is no such snapshot.
+    """
     client.request_free(mountpoint, full_name, _shown(mountpoint, status))
+    return client.read_status(mountpoint)
 
 
 def status_to_save(mountpoint: Path) -> MountStatus:

@@ -35,8 +35,8 @@ from pramfs.errors import (
 from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.saves.automatic import AutomaticSnapshots, Keep
 from pramfs.saves.save import SaveStatus
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.saves.snapshots import drop_snapshot, require_new
-from pramfs.saves.tree_nodes import SNAPSHOT_MARK
 from pramfs.storage.image import Image
 from pramfs.storage.image_name import ImageName
 from pramfs.system import mount_tools

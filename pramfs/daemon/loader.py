@@ -23,7 +23,6 @@ from pramfs.errors import (
     ImageInUse,
     ImageTooSmall,
     LostSave,
-    NoSnapshotToMount,
     NotAnImage,
     PramError,
     ReservationFailed,
@@ -34,15 +33,14 @@ from pramfs.options import MountOptions
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import Recovered, TreeLoad
 from pramfs.saves.save import Saver
-from pramfs.saves.snapshots import snapshots_of
-from pramfs.saves.tree_nodes import DATA_SUFFIX, SNAPSHOT_MARK, drop_tree, has_tree
+from pramfs.saves.snapshot_names import no_such_snapshot
+from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree, tree_names
 from pramfs.saves.write_back import WriteBacks
 from pramfs.storage import superblock
 from pramfs.storage.frames import BANNED
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import SUPER_FINAL
 from pramfs.system.progress import Bar
-from pramfs.system.text import printable
 from pramfs.tree.tree import Owner, Tree
 
 log = logging.getLogger("pramfs")
@@ -108,8 +106,9 @@ def reserve(image: Image, options: MountOptions, undo: contextlib.ExitStack) -> 
         if _is_new(image, options):
             frames = _new_frames(image, options)
             return Pram.create(image, frames, banned=options.banned, arena=arena)
-        undo.callback(_cut_back, image, image.size_bytes)
-        return Pram.open(
+        size_bytes = image.size_bytes
+        undo.callback(_cut_back, image, size_bytes)
+        pram = Pram.open(
             image,
             frames=options.frames if options.size_bytes is not None else 0,
             banned=options.banned,
@@ -117,6 +116,10 @@ def reserve(image: Image, options: MountOptions, undo: contextlib.ExitStack) -> 
             pfn=options.pram,
             accept_truncated=options.recover,
         )
+        if image.size_bytes > size_bytes and options.size_bytes is not None:
+            told = f"grown from {size_bytes:,} to {image.size_bytes:,} bytes, because of size="
+            log.info("%s: %s", image.path, told)
+        return pram
 
 
 def log_what_is_known(pram: Pram, options: MountOptions) -> None:
@@ -138,7 +141,7 @@ def verify(
 ) -> Iterator[Callable[[], Tree]]:
     """Start other processes that verify the tree; yield a function that loads and returns it.
 
-    Forks, so no other thread may run. Raises DamagedTree, here or from the function; NoSnapshotToMount,
+    Forks, so no other thread may run. Raises DamagedTree, here or from the function; NoSuchSnapshot,
     TreeExists.
     """
     if options.snapshot:
@@ -229,12 +232,10 @@ def _try_to_take(path: Path, options: MountOptions) -> tuple[Image, bool]:
 
 
 def _check_snapshot(pram: Pram, options: MountOptions) -> None:
-    """Raise NoSnapshotToMount unless the snapshot is there, TreeExists if the tree to grow from it is."""
+    """Raise NoSuchSnapshot unless the snapshot is there, TreeExists if the tree to grow from it is."""
     path = pram.image.path
     if not has_tree(pram, options.snapshot):
-        tree, _, name = options.snapshot.partition(SNAPSHOT_MARK)
-        there_are = [printable(snapshot.name) for snapshot in snapshots_of(pram, tree)]
-        raise NoSnapshotToMount(path, name, tree, ", ".join(there_are) or "none")
+        raise no_such_snapshot(path, options.snapshot, tree_names(pram.nodes))
     if options.grows and has_tree(pram, options.name):
         raise TreeExists(path, options.name)
 

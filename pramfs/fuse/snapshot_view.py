@@ -17,8 +17,8 @@ import trio
 from pramfs.errors import posix_error
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.saves.snapshot_trees import SnapshotTree, find_snapshot, find_snapshots
-from pramfs.saves.tree_nodes import SNAPSHOT_MARK
 from pramfs.tree.inodes import DIRENT_SIZE, INO_MAX, Directory, Inode, now_ns
 from pramfs.tree.read_only import ReadOnlyTree
 from pramfs.tree.tree import Tree

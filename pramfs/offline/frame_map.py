@@ -19,6 +19,8 @@ from pramfs.errors import PramError
 from pramfs.offline.reader import TreeReader
 from pramfs.offline.scan import Scan, scan_image
 from pramfs.options import DEFAULT_NAME
+from pramfs.saves.snapshot_names import tree_named, tree_of
+from pramfs.saves.tree_nodes import tree_names
 from pramfs.storage import layout, superblock
 from pramfs.storage.frames import (
     BANNED,
@@ -227,7 +229,9 @@ def _look(
             scanned = found.require(node)
             chosen += [scanned.node.pfn, *scanned.chain.links, *scanned.chain.entries.pfns]
         if file is not None:
-            tree = name or (status.name if status else DEFAULT_NAME)
+            mounted = status.name if status else DEFAULT_NAME
+            trees = tree_names(found.nodes)
+            tree = tree_named(name, trees, tree_of(mounted)) if name else mounted
             chosen += _frames_of_file(image, tree, file)
         pages = sum(len(scanned.chain.entries) for scanned in found.nodes.values())
         with Bar("verifying", pages) as bar:

@@ -23,8 +23,9 @@ from pramfs.offline.scan import Scan, ScannedNode, file_name, scan_image
 from pramfs.options import DEFAULT_NAME
 from pramfs.pram.links import Entries, read_stream
 from pramfs.saves import codec
-from pramfs.saves.file_paths import NAMED_PATHS_MAX
+from pramfs.saves.file_paths import NAMED_PATHS_MAX, listed
 from pramfs.saves.more import apply_births, decode_more
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK, no_such_snapshot, tree_named
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, tree_names
 from pramfs.storage import superblock
 from pramfs.storage.extents import is_ascending
@@ -60,13 +61,14 @@ class _Pages(NamedTuple):
 def open_tree(path: str | os.PathLike[str], name: str = DEFAULT_NAME) -> Iterator["TreeReader"]:
     """Open the image at `path` to read its tree `name`, as the last save has it.
 
-    A daemon may have it mounted. Raises NotAnImage, or another PramError if the image cannot be opened or
-    has no such tree; DamagedTree if the metadata of the tree is damaged; SavedMeanwhile, also after the
-    start, if a page could not be read because the daemon has published another save: then start again.
+    A snapshot is named TREE@SNAPSHOT, or @SNAPSHOT or SNAPSHOT if it is one of the default tree. A daemon may
+    have the image mounted. Raises NotAnImage, NoSuchSnapshot, or another PramError if the image cannot be
+    opened or has no such tree; DamagedTree if the metadata of the tree is damaged; SavedMeanwhile, also after
+    the start, if a page could not be read because the daemon has published another save: then start again.
     """
     with open_image(path, writable=False) as image, superblock.steady(image):
         found = scan_image(image)
-        reader = TreeReader(image, name, found)
+        reader = TreeReader(image, tree_named(name, tree_names(found.nodes), DEFAULT_NAME), found)
         reader.read_births(found)
         yield reader
 
@@ -87,7 +89,10 @@ class TreeReader:
         self._image = image
         found = found or scan_image(image)
         if name + META_SUFFIX not in found.nodes:
-            there_are = ", ".join(tree_names(found.nodes)) or "none"
+            trees = tree_names(found.nodes)
+            if SNAPSHOT_MARK in name and not found.damage:
+                raise no_such_snapshot(image.path, name, trees)
+            there_are = listed([printable(tree) for tree in trees]) or "none"
             damage = f"; {found.damage[0]}" if found.damage else ""
             raise PramError(f"no tree '{printable(name)}'; there are: {there_are}{damage}")
         try:

@@ -1,18 +1,21 @@
 """List the snapshots of an image, and what each holds: `pramfs snapshots`. Safe beside a daemon."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.control import client
-from pramfs.control.served_image import open_target
-from pramfs.pram.nodes import Node
+from pramfs.control.served_image import open_served, open_target
+from pramfs.control.status import MountStatus
+from pramfs.errors import PramError
+from pramfs.pram.nodes import Node, node_names
 from pramfs.pram.reserve import reserve
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.saves.snapshots import AUTOMATIC_PREFIX
 from pramfs.saves.tree_nodes import (
     DATA_SUFFIX,
     META_SUFFIX,
-    SNAPSHOT_MARK,
     nodes_of,
     tree_names,
 )
@@ -52,6 +55,13 @@ def image_snapshots(target: Path) -> ImageSnapshots:
     status = client.status_if_mounted(target)
     with open_target(target, status) as image:
         return superblock.look_between_saves(image, lambda: _look(image))
+
+
+def trees_in_force(status: MountStatus) -> list[str]:
+    """Return the names of the trees in the image of a mount; none if they cannot be read."""
+    with contextlib.suppress(PramError), open_served(status) as image:
+        return superblock.look_between_saves(image, lambda: tree_names(node_names(image)))
+    return []
 
 
 def _look(image: Image) -> ImageSnapshots:

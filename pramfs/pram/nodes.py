@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pramfs.errors import CorruptedPage, InvalidPfn
 from pramfs.pram.links import Chain
-from pramfs.storage import layout
+from pramfs.storage import layout, superblock
 from pramfs.storage.extents import is_counting_up
 from pramfs.storage.frames import Extent, FrameTable
 from pramfs.storage.image import Image
@@ -105,6 +105,13 @@ class NodeList:
             names.add(node.name)
             yield node
             self.pfn = following
+
+
+def node_names(image: Image) -> list[str]:
+    """Return the names of the nodes in the save in force. Raises PramError."""
+    current = superblock.require(image)
+    table = FrameTable(min(current.frames, image.frames))
+    return list(by_age({node.name: node for node in NodeList(image, table, current)}))
 
 
 def by_age(nodes: Mapping[str, Node]) -> dict[str, Node]:

@@ -16,7 +16,8 @@ from pramfs.saves import codec
 from pramfs.saves.codec import UnreadRoot
 from pramfs.saves.load import map_pages
 from pramfs.saves.more import apply_births, decode_more
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, SNAPSHOT_MARK
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX
 from pramfs.storage.frames import SAVED, FrameTable
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.tree.inodes import ROOT_INO, Directory, Inode

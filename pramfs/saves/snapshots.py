@@ -9,22 +9,22 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pramfs.errors import BadSnapshotName, NoSuchSnapshot, SnapshotExists
+from pramfs.errors import BadSnapshotName, NoRoomForRollback, SaveFailed, SnapshotExists
 from pramfs.pram.links import Entries
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
 from pramfs.pram.reserve import chain_of
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK, no_such_snapshot, tree_of
 from pramfs.saves.tree_nodes import (
     DATA_SUFFIX,
     META_SUFFIX,
     MORE_SUFFIX,
-    SNAPSHOT_MARK,
     drop_tree,
     has_tree,
     tree_names,
-    tree_of,
 )
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM, TREE_NAME_MAX_BYTES
+from pramfs.tree.space import Space
 
 AUTOMATIC_PREFIX = "auto-"
 REPLACED_PREFIX = "replaced-"  # by a rollback
@@ -145,23 +145,44 @@ def rename_tree(pram: Pram, name: str, new_name: str) -> None:
 
 
 def roll_back(pram: Pram, tree: str, snapshot: str) -> str:
-    """Make of the tree what its snapshot is, and of what it was a snapshot, whose name is returned.
+    """Make the tree a copy of its snapshot, and of what it was a snapshot, whose name is returned.
 
-    That is "" if there was no such tree any more. A publish saves it. Raises NoSuchSnapshot.
+    That is "" if there was no such tree any more. A publish saves it. Raises NoSuchSnapshot,
+    NoRoomForRollback, DamagedPage, SaveFailed or another PramError, and has changed nothing then.
     """
     full_name = tree + SNAPSHOT_MARK + snapshot
     _require_snapshot(pram, full_name)
+    _require_room_to_roll_back(pram, full_name)
     replaced = ""
     if has_tree(pram, tree):
         replaced = new_name(tree, REPLACED_PREFIX, pram.nodes)
         rename_tree(pram, tree, check_name(tree, replaced))
-    rename_tree(pram, full_name, tree)
+    try:
+        copy_tree(pram, full_name, tree)
+    except BaseException as exc:
+        if replaced:
+            rename_tree(pram, tree + SNAPSHOT_MARK + replaced, tree)
+        if isinstance(exc, OSError):
+            raise SaveFailed(exc, pram.current.generation) from exc
+        raise
     return replaced
 
 
+def _require_room_to_roll_back(pram: Pram, snapshot: str) -> None:
+    """Raise NoRoomForRollback unless there is room for a tree like the snapshot, and then to mount that."""
+    space = Space(pram.arena)
+    space.metadata_bytes = pram.node(snapshot + META_SUFFIX).data_len
+    space.pages = pram.node(snapshot + DATA_SUFFIX).entries
+    copy = space.snapshot_frames()
+    space.other_nodes, space.saved_frames = len(pram.nodes), copy
+    needed, unused = copy + space.frames_to_keep_free(), pram.arena.table.unused
+    if unused < needed:
+        raise NoRoomForRollback(needed, unused)
+
+
 def _require_snapshot(pram: Pram, full_name: str) -> None:
-    if SNAPSHOT_MARK not in full_name or full_name not in tree_names(pram.nodes):
-        raise NoSuchSnapshot(full_name)
+    if not {full_name + META_SUFFIX, full_name + DATA_SUFFIX} <= pram.nodes.keys():
+        raise no_such_snapshot(pram.image.path, full_name, tree_names(pram.nodes))
 
 
 def _copy_bytes(pram: Pram, node: str, new_node: str) -> None:

@@ -3,7 +3,8 @@
 A tree NAME is two nodes, as in patch 13 of the 2013 series: the byte stream NAME-meta with the records of
 all inodes, and the page stream NAME-data with the data pages of all regular files, file after file in the
 order of the records. A byte stream NAME-more may hold what a reader may do without (see `more`).
-A tree whose name contains an @ is a snapshot of the one named before it (see `snapshots`).
+A tree whose name contains an @ is a snapshot of the one named before it (see `snapshots`,
+`snapshot_names`).
 """
 
 from collections.abc import Collection
@@ -13,7 +14,6 @@ from pramfs.pram.pram import Pram
 META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
 MORE_SUFFIX = "-more"
-SNAPSHOT_MARK = "@"
 
 
 def tree_names(nodes: Collection[str]) -> list[str]:
@@ -25,11 +25,6 @@ def tree_names(nodes: Collection[str]) -> list[str]:
 def nodes_of(name: str) -> set[str]:
     """Return the names of the nodes that the tree `name` may have."""
     return {name + META_SUFFIX, name + DATA_SUFFIX, name + MORE_SUFFIX}
-
-
-def tree_of(name: str) -> str:
-    """Return the name of the tree that `name` is a snapshot of, or `name` if it is none."""
-    return name.partition(SNAPSHOT_MARK)[0]
 
 
 def stem_of(node: str) -> str:
@@ -49,8 +44,3 @@ def drop_tree(pram: Pram, name: str) -> None:
     """Free the nodes of tree `name`, if there are any; the last save keeps them until a publish."""
     for node in nodes_of(name) & pram.nodes.keys():
         pram.free(node)
-
-
-def snapshot_tree(snapshot: str, tree: str) -> str:
-    """Return the name of the tree that a snapshot is, which is given as SNAP, of `tree`, or NAME@SNAP."""
-    return snapshot if SNAPSHOT_MARK in snapshot else tree + SNAPSHOT_MARK + snapshot

@@ -145,7 +145,10 @@ def require_mount(mountpoint: Path) -> Mount:
     if around is not None:
         quoted = shlex.quote(str(around.mountpoint))
         raise NotMounted(mountpoint, f"it lies in the one that is mounted at {quoted}")
-    raise NotMounted(mountpoint, "it is not a mountpoint of one")
+    if not mountpoint.is_dir():
+        raise NotMounted(mountpoint, "it is not a directory")
+    told = "another file system is" if mountpoint.is_mount() else "it is an ordinary directory"
+    raise NotMounted(mountpoint, told)
 
 
 def require_alive(mountpoint: Path) -> Mount:

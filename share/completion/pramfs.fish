@@ -44,13 +44,13 @@ complete -c pramfs -n __fish_use_subcommand -a status -d 'say how a running moun
 complete -c pramfs -n __fish_use_subcommand -a snapshot -d 'keep what a mount holds now'
 complete -c pramfs -n __fish_use_subcommand -a snapshots -d 'list the snapshots of an image or a mount'
 complete -c pramfs -n __fish_use_subcommand -a rollback -d 'go back to a snapshot'
+complete -c pramfs -n __fish_use_subcommand -a diff -d 'say what has changed since a snapshot'
 complete -c pramfs -n __fish_use_subcommand -a clone -d 'copy a file or a tree, sharing its pages'
 complete -c pramfs -n __fish_use_subcommand -a dedup -d 'have equal pages of a mount share memory'
 complete -c pramfs -n __fish_use_subcommand -a info -d 'say what is in an image or a mount'
 complete -c pramfs -n __fish_use_subcommand -a check -d 'verify everything in an image, change nothing'
 complete -c pramfs -n __fish_use_subcommand -a map -d 'draw where everything lies in an image or a mount'
 complete -c pramfs -n __fish_use_subcommand -a dump -d 'print the structures of an image field by field'
-complete -c pramfs -n __fish_use_subcommand -a diff -d 'say what has changed since a snapshot'
 complete -c pramfs -n __fish_use_subcommand -a ls -d 'list files of an image without mounting it'
 complete -c pramfs -n __fish_use_subcommand -a cat -d 'write files of an image to standard output'
 complete -c pramfs -n __fish_use_subcommand -a extract -d 'copy files out of an image, attributes too'
@@ -80,6 +80,9 @@ complete -c pramfs -n '__fish_seen_subcommand_from snapshots' -F
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -l name -x -d 'which tree (default: pramfs)'
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -F
+complete -c pramfs -n '__fish_seen_subcommand_from diff' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from diff' -l json -d 'for programs'
+complete -c pramfs -n '__fish_seen_subcommand_from diff' -F
 complete -c pramfs -n '__fish_seen_subcommand_from clone' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from clone' -F
 complete -c pramfs -n '__fish_seen_subcommand_from dedup' -s h -l help -d 'show this help message and exit'
@@ -103,9 +106,6 @@ complete -c pramfs -n '__fish_seen_subcommand_from dump' -l node -x -d 'this nod
 complete -c pramfs -n '__fish_seen_subcommand_from dump' -l links -d 'with the links and their entries'
 complete -c pramfs -n '__fish_seen_subcommand_from dump' -l pfn -x -d 'only this frame, hexadecimal'
 complete -c pramfs -n '__fish_seen_subcommand_from dump' -F
-complete -c pramfs -n '__fish_seen_subcommand_from diff' -s h -l help -d 'show this help message and exit'
-complete -c pramfs -n '__fish_seen_subcommand_from diff' -l json -d 'for programs'
-complete -c pramfs -n '__fish_seen_subcommand_from diff' -F
 complete -c pramfs -n '__fish_seen_subcommand_from ls' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from ls' -s l -l long -d 'with flags of chattr(1) and birth times'
 complete -c pramfs -n '__fish_seen_subcommand_from ls' -l json -d 'for programs'

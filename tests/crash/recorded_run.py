@@ -4,7 +4,7 @@ import random
 import stat
 from typing import NamedTuple
 
-from pramfs.errors import PramError
+from pramfs.errors import NoRoomForRollback, PramError
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
@@ -128,10 +128,13 @@ class History:
         self.steps += watched(self._pram).journal
         self._pram = reopen(self._pram)
         start, name = self._now, self.rng.choice(there)
-        replaced = roll_back(self._pram, NAME, name.removeprefix(f"{NAME}@"))
+        try:
+            replaced = roll_back(self._pram, NAME, name.removeprefix(f"{NAME}@"))
+        except NoRoomForRollback:
+            return
         self._pram.publish()
         self._snapshots[f"{NAME}@{replaced}"] = self.saves[-1].trees[NAME]
-        self.note(start, self._snapshots.pop(name))
+        self.note(start, self._snapshots[name])
 
     def _reopen(self) -> None:
         self._roll_back()

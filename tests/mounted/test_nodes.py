@@ -116,8 +116,12 @@ def test_a_node_and_a_tree_of_one_name_are_told_apart(volume: Volume, image: Pat
 
 def test_free_everything(volume: Volume, image: Path) -> None:
     pramfs("put", image, "notes", stdin=PAYLOADS["big"]).succeeded()
-    pramfs("free", image).succeeded()
+    used = volume.info()["frames"]["used"]
+    told = pramfs("free", image).succeeded().text
     assert names_in(image) == set()
+    frames = used - volume.info()["frames"]["used"]
+    assert told.startswith(f"{image}: freed pramfs, notes; {frames} frames came free, generation ")
+    assert "freed nothing; 0 frames came free" in pramfs("free", image).succeeded().text
     volume.check()
     assert list(volume.mount().iterdir()) == []
 

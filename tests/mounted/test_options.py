@@ -60,7 +60,7 @@ IMPOSSIBLE = [  # options, and the words of the message
     ("snapshot=a@b@c", "option 'snapshot'", "TREE@SNAPSHOT expected", "not 'a@b@c'"),
     ("snapshot=pramfs@", "option 'snapshot'", "TREE@SNAPSHOT expected"),
     ("snapshot=a,noload", "'snapshot' and 'noload' exclude each other"),
-    ("snapshot=a,checkpoint=60", "'ro' and 'checkpoint' exclude each other"),
+    ("snapshot=a,checkpoint=60", "'snapshot' and 'checkpoint' exclude each other"),
     ("snapshot=a,name=b,ro", "'ro' and 'name' exclude each other"),
     ("pram=", "pram"),
     ("pram=x", "pram"),
@@ -258,6 +258,8 @@ def test_the_image_grows_when_a_later_mount_asks_for_more(volume: Volume) -> Non
 
     volume.size = "48M"
     volume.remount()
+    told = f"{volume.image}: grown from {16 * MIB:,} to {48 * MIB:,} bytes, because of size="
+    assert volume.log.count(told) == 1
     sample_trees.assert_same(sample_trees.snapshot(root), before)
     (root / "big").write_bytes(sample_trees.noise(32 * MIB))
     volume.remount()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pramfs.errors import DIFF_FOUND
 from tests.mounted.admin_shell import Shell
 from tests.mounted.harness import MIB, MOUNT_FAILED, NOBODY, USAGE, Volume, pramfs
 
@@ -75,23 +76,56 @@ def test_what_a_snapshot_holds_alone_comes_free_with_it(volume: Volume, root: Pa
     assert os.statvfs(root).f_bfree == before
 
 
-def test_a_rollback_makes_a_snapshot_of_what_it_replaces(volume: Volume, root: Path) -> None:
+def test_a_rollback_keeps_the_snapshot_and_what_it_replaces(volume: Volume, root: Path) -> None:
     pramfs("snapshot", root, "good").succeeded()
     (root / "dir/file").write_bytes(b"bad")
     pramfs("rollback", root, "good").refused(MOUNT_FAILED, "not an image")
     pramfs("rollback", volume.image, "good").refused(MOUNT_FAILED, "in use")
     volume.umount()
-    pramfs("rollback", volume.image, "none").refused(MOUNT_FAILED, "no snapshot 'pramfs@none'")
+    pramfs("rollback", volume.image, "none").refused(
+        MOUNT_FAILED, str(volume.image), "no snapshot 'none' of tree 'pramfs'; there are: good"
+    )
     told = pramfs("rollback", volume.image, "good").succeeded().text
-    (replaced,) = listed(volume.image)
-    assert "pramfs is pramfs@good now" in told
-    assert f"what it was is pramfs@{replaced['name']}" in told
+    good, replaced = listed(volume.image)
+    assert good["name"] == "good"
+    assert "pramfs is as pramfs@good now" in told
+    assert f"what it was is the snapshot pramfs@{replaced['name']}" in told
     volume.mount()
     assert (root / "dir/file").read_bytes() == CONTENT
     volume.umount()
     pramfs("rollback", volume.image, str(replaced["name"])).succeeded()
     assert pramfs("cat", volume.image, "dir/file").succeeded().out == b"bad"
+    pramfs("rollback", volume.image, "@good").succeeded()
+    assert pramfs("cat", volume.image, "dir/file").succeeded().out == CONTENT
+    assert len(listed(volume.image)) == 4
+    pramfs("check", volume.image).succeeded()
     volume.mount()
+
+
+@pytest.mark.parametrize("name", ["pramfs@good", "@good", "good"])
+def test_every_command_takes_the_short_name(volume: Volume, root: Path, name: str) -> None:
+    image = volume.image
+    pramfs("snapshot", root, "good").succeeded()
+    (root / "dir/file").write_bytes(b"bad")
+    assert pramfs("diff", root, name).code == DIFF_FOUND
+    volume.umount()
+    assert "file" in pramfs("ls", "--name", name, image, "dir").succeeded().text
+    assert pramfs("cat", "--name", name, image, "dir/file").succeeded().out == CONTENT
+    pramfs("extract", "--name", name, "-C", volume.home / "out", image).succeeded()
+    pramfs("map", "--file", "dir/file", "--name", name, image).succeeded()
+    assert pramfs("diff", image, name).code == DIFF_FOUND
+    assert (volume.mount(f"snapshot={name}") / "dir/file").read_bytes() == CONTENT
+    volume.umount()
+    pramfs("rollback", image, name).succeeded()
+    told = pramfs("free", image, name).succeeded().text
+    assert told.startswith(f"{image}: freed pramfs@good; ")
+    for command in (("ls", "--name", "@good", image), ("diff", image, name)):
+        told = pramfs(*command).err
+        assert f"{image}: no snapshot 'good' of tree 'pramfs'; there are: replaced-" in told
+    volume.mount()
+    pramfs("snapshot", root, "good").succeeded()
+    told = pramfs("free", root, name).succeeded().text
+    assert told == f"{root}: freed pramfs@good, generation {volume.generation}\n"
 
 
 def test_what_cannot_be_done_is_told_in_one_line(volume: Volume, root: Path) -> None:
@@ -99,7 +133,10 @@ def test_what_cannot_be_done_is_told_in_one_line(volume: Volume, root: Path) -> 
     pramfs("snapshot", root, "s").refused(MOUNT_FAILED, "there is a snapshot 's' already")
     for name in ("a/b", "a@b", ".hidden", "", "x" * 129, "auto-x", "new\nline"):
         pramfs("snapshot", root, name).refused(USAGE, "cannot be the name of a snapshot")
-    pramfs("free", root, "pramfs@none").refused(MOUNT_FAILED, "no snapshot 'pramfs@none'")
+    for name in ("pramfs@none", "@none", "none"):
+        pramfs("free", root, name).refused(
+            MOUNT_FAILED, str(root), "no snapshot 'none' of tree 'pramfs'; there are: s"
+        )
     pramfs("free", root, "pramfs").refused(USAGE, "only snapshots")
     pramfs("free", root).refused(USAGE, "only snapshots")
     pramfs("snapshot", volume.home, "s").refused(MOUNT_FAILED, "no pramfs is mounted there")

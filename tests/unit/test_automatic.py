@@ -199,3 +199,5 @@ def test_wrong_values_of_the_option(text: str) -> None:
 def test_nothing_is_kept_of_a_read_only_mount() -> None:
     with pytest.raises(UsageError, match="options 'ro' and 'keep' exclude each other"):
         parse_options(["ro,keep=5"])
+    with pytest.raises(UsageError, match="options 'snapshot' and 'keep' exclude each other"):
+        parse_options(["snapshot=s,keep=5"])

@@ -404,7 +404,7 @@ def test_an_unknown_snapshot_is_named_with_those_that_are_there(
 ) -> None:
     code, out, err = run(capsys, volume.path, "after")
     assert (code, out) == (DIFF_TROUBLE, "")
-    assert err == "pramfs: no tree 'pramfs@after'; there are: pramfs, pramfs@before\n"
+    assert err.endswith(": no snapshot 'after' of tree 'pramfs'; there are: before\n")
 
 
 def test_what_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

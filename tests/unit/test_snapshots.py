@@ -8,6 +8,7 @@ import pytest
 from pramfs.errors import (
     BadSnapshotName,
     NoFrames,
+    NoRoomForRollback,
     NoRoomForSnapshot,
     NoSuchSnapshot,
     SaveFailed,
@@ -17,6 +18,7 @@ from pramfs.offline.check import check_image
 from pramfs.pram import verify
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
 from pramfs.saves.snapshots import (
     check_name,
     copy_tree,
@@ -26,6 +28,7 @@ from pramfs.saves.snapshots import (
     snapshots_of,
 )
 from pramfs.saves.tree_nodes import MORE_SUFFIX, tree_names
+from pramfs.storage.extents import pfns_of
 from pramfs.storage.frames import FREE, SAVED
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SIZE
@@ -124,7 +127,7 @@ def test_freeing_a_snapshot_gives_back_what_only_it_held(volume: Volume, reopene
 
 
 def test_what_is_not_there_cannot_be_freed(volume: Volume) -> None:
-    with pytest.raises(NoSuchSnapshot, match="no snapshot 'pramfs@s'"):
+    with pytest.raises(NoSuchSnapshot, match="no snapshot 's' of tree 'pramfs'; there are: none"):
         drop_snapshot(volume.pram, NAME, "s")
     with pytest.raises(NoSuchSnapshot):
         roll_back(volume.pram, NAME, "s")
@@ -360,7 +363,7 @@ def test_what_is_open_without_a_name_stays_behind_when_snapshots_leave_banned_fr
 # --- offline --------------------------------------------------------------------------------------
 
 
-def test_a_rollback_exchanges_names_only(volume: Volume) -> None:
+def test_a_rollback_keeps_the_snapshot_and_what_it_replaces(volume: Volume) -> None:
     before = volume.facts()
     snap(volume, "good")
     volume.unlink("b")
@@ -368,19 +371,46 @@ def test_a_rollback_exchanges_names_only(volume: Volume) -> None:
     volume.save()
     bad = volume.facts()
     pram = reopen(volume.pram, arena=volume.arena)
-    free = pram.arena.table.count(FREE)
     replaced = roll_back(pram, NAME, "good")
     pram.publish()
-    assert pram.arena.table.count(FREE) == free
     volume.pram = pram
     assert replaced.startswith("replaced-")
-    assert names(pram) == [replaced]
+    assert names(pram) == ["good", replaced]
     assert facts_of(volume, NAME) == before
+    assert facts_of(volume, f"{NAME}@good") == before
     assert facts_of(volume, f"{NAME}@{replaced}") == bad
     volume.reopen()
     volume.create("more", b"more")
     volume.save()
     volume.check()
+    assert facts_of(volume, f"{NAME}@good") == before
+
+
+def test_a_rollback_without_room_changes_nothing(volume: Volume) -> None:
+    """There is room for it exactly when the tree can be mounted, changed and saved after it."""
+    snap(volume, "good")
+    volume.tree.write(volume.file("dir/a"), 0, b"bad")
+    volume.save()
+    pram = Pram.open(watched(volume.pram).reopen(), arena=volume.arena)
+    before, table = dict(pram.nodes), pram.arena.table
+    taken = pfns_of(pram.arena.table.allocate(table.unused))
+    while not _is_rolled_back(pram):
+        assert pram.nodes == before
+        pram.arena.release(taken.pop(), 1)
+    assert 10 < table.count(FREE) < 40
+    pram.publish()
+    tree = new_tree(pram)
+    load_tree(pram, NAME, tree)
+    Saver(pram, NAME, tree)
+    assert table.unused >= tree.space.frames_to_keep_free()
+
+
+def _is_rolled_back(pram: Pram) -> bool:
+    try:
+        roll_back(pram, NAME, "good")
+    except NoRoomForRollback:
+        return False
+    return True
 
 
 def test_a_copy_of_a_tree_that_fails_leaves_nothing(volume: Volume) -> None:

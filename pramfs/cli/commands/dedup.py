@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pramfs.cli.parser import Commands, a_path, add_command
-from pramfs.system.text import say
+from pramfs.system.text import counted, say
 
 if TYPE_CHECKING:
     from pramfs.control.dedup_report import DedupReport
@@ -38,7 +38,7 @@ def _for_programs(report: "DedupReport") -> dict[str, int]:
 
 def _line_of(report: "DedupReport") -> str:
     told = [
-        f"{report.pages} pages looked at",
+        f"{counted(report.pages, 'page')} looked at",
         f"{report.shared} shared",
         f"{report.holes} made holes",
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pramfs.cli.parser import Commands, a_path, add_command
 from pramfs.errors import DIFF_EQUAL, DIFF_FOUND, DIFF_TROUBLE, SaveNotAllowed
-from pramfs.system.text import complain, printable
+from pramfs.system.text import complain, counted, printable
 
 if TYPE_CHECKING:
     from pramfs.control.status import MountStatus
@@ -35,7 +35,7 @@ def _diff(args: argparse.Namespace) -> int:
     from pramfs.control.served_image import open_target
     from pramfs.offline.diff import diff_trees
     from pramfs.options import DEFAULT_NAME
-    from pramfs.saves.tree_nodes import snapshot_tree, tree_of
+    from pramfs.saves.snapshot_names import snapshot_tree, tree_of
 
     status = client.status_if_mounted(args.target)
     if status is not None and args.new is None:
@@ -86,7 +86,7 @@ def _details(change: "Change") -> Iterator[str]:
     if change.change in ("added", "removed"):
         return
     if change.pages:
-        yield _pages(change.pages)
+        yield counted(change.pages, "page")
     if change.old_size != change.new_size:
         yield f"size {change.old_size} -> {change.new_size}"
     yield from change.what
@@ -94,20 +94,16 @@ def _details(change: "Change") -> Iterator[str]:
 
 def _last_line(totals: "Totals") -> str:
     """Return how much differs in all, "" if nothing does."""
-    counted = {
+    numbers = {
         "added": totals.added,
         "deleted": totals.removed,
         "renamed": totals.renamed,
         "changed": totals.changed,
         "with other attributes": totals.attributes,
     }
-    words = [f"{count} {what}" for what, count in counted.items() if count]
-    words += [_pages(totals.pages)] if totals.pages else []
+    words = [f"{count} {what}" for what, count in numbers.items() if count]
+    words += [counted(totals.pages, "page")] if totals.pages else []
     return f"{', '.join(words)}\n" if words else ""
-
-
-def _pages(count: int) -> str:
-    return "1 page" if count == 1 else f"{count} pages"
 
 
 def _print_json(found: "TreeDiff") -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pramfs.cli.parser import Commands, a_path, add_command
 from pramfs.cli.tables import frame_counts, node_lines
 from pramfs.errors import CHECK_CLEAN, CHECK_DAMAGED, CHECK_UNREADABLE, CHECK_USAGE, PramError
-from pramfs.system.text import printable, when
+from pramfs.system.text import counted, printable, when
 
 if TYPE_CHECKING:
     from pramfs.offline.inspect import ImageInfo
@@ -98,7 +98,7 @@ def _check(args: argparse.Namespace) -> int:
         for line in report.damage:
             print(printable(f"{args.image}: {line}"))
         verdict = "clean" if report.clean else f"{len(report.damage)} damaged"
-        pages = f"{report.pages} pages verified"
+        pages = f"{counted(report.pages, 'page')} verified"
         print(printable(f"{args.image}: {verdict}, generation {report.generation}, {pages}"))
     return CHECK_CLEAN if report.clean else CHECK_DAMAGED
 

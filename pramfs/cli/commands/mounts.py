@@ -11,7 +11,7 @@ from pramfs.cli import helptext
 from pramfs.cli.parser import Commands, a_path, add_command
 from pramfs.cli.tables import frame_counts
 from pramfs.errors import PramError
-from pramfs.system.text import duration, printable, say
+from pramfs.system.text import counted, duration, printable, say
 
 if TYPE_CHECKING:
     from pramfs.control.status import MountStatus
@@ -145,7 +145,8 @@ def _status_lines(status: "MountStatus", age_s: float) -> Iterator[str]:
         changed = "" if status.changed else "; nothing has changed since"
         there = status.unpublished_pages - status.unwritten_pages
         written = f", {there} of them in the image" if status.unwritten_pages >= 0 and there else ""
-        yield f"unpublished: {status.unpublished_pages} pages{written}{_save_time(status)}{changed}"
+        pages = counted(status.unpublished_pages, "page")
+        yield f"unpublished: {pages}{written}{_save_time(status)}{changed}"
     yield f"frames:      {frame_counts(status.frames)} of {status.frames.total}"
     yield f"inodes:      {status.inodes}"
     suspect = "internal errors, see the log" if status.suspect else ""

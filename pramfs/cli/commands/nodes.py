@@ -4,7 +4,7 @@ import argparse
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pramfs.cli.parser import Commands, a_path, add_command
 from pramfs.cli.tables import node_lines
 from pramfs.errors import UsageError
+from pramfs.system.text import counted, say
 
 if TYPE_CHECKING:
     from pramfs.pram.pram import Pram
@@ -30,7 +31,7 @@ def add_commands(commands: Commands) -> None:
     for command in (put, get):
         command.add_argument("name", metavar="NAME")
     free.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=a_path)
-    free.add_argument("name", metavar="NAME", nargs="?")
+    free.add_argument("name", metavar="NAME", nargs="?", help="without it, everything is freed")
 
 
 def _nodes(args: argparse.Namespace) -> int:
@@ -86,41 +87,73 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _free(args: argparse.Namespace) -> int:
+    from pramfs.saves.file_paths import listed
     from pramfs.system import mountinfo
 
     if mountinfo.mount_at(args.target):
         return _free_in_mount(args.target, args.name)
     with open_pram(args.target, writable=True) as pram:
         names = list(pram.nodes) if args.name is None else _named(args.name, pram)
+        freed, unused = _trees_and_nodes(names), pram.arena.table.unused
         for name in names:
             pram.free(name)
         pram.publish()
+        frames, generation = pram.arena.table.unused - unused, pram.current.generation
+    say(
+        f"{args.target}: freed {listed(freed) or 'nothing'}; {counted(frames, 'frame')} came free, "
+        f"generation {generation}"
+    )
     return 0
 
 
 def _free_in_mount(mountpoint: Path, name: str | None) -> int:
     from pramfs.control import save_progress
-    from pramfs.saves.tree_nodes import SNAPSHOT_MARK
+    from pramfs.offline.snapshots import trees_in_force
+    from pramfs.saves.snapshot_names import no_such_snapshot, snapshot_tree, tree_of
 
-    if name is None or SNAPSHOT_MARK not in name:
-        raise UsageError(
-            f"{mountpoint}: mounted; only snapshots can be freed there, as TREE@SNAPSHOT"
-        )
+    refusal = f"{mountpoint}: mounted; only snapshots can be freed there, as TREE@SNAPSHOT"
+    if name is None:
+        raise UsageError(refusal)
     status = save_progress.status_to_save(mountpoint)
-    save_progress.free_snapshot(mountpoint, name, status)
+    if name == status.name:
+        raise UsageError(refusal)
+    full_name = snapshot_tree(name, tree_of(status.name))
+    try:
+        status = save_progress.free_snapshot(mountpoint, full_name, status)
+    except FileNotFoundError as exc:
+        raise no_such_snapshot(mountpoint, full_name, trees_in_force(status)) from exc
+    say(f"{mountpoint}: freed {full_name}, generation {status.generation}")
     return 0
 
 
+def _trees_and_nodes(nodes: Sequence[str]) -> list[str]:
+    """Return the names of the trees that these nodes form, and of the nodes that belong to none."""
+    from pramfs.saves.tree_nodes import stem_of, tree_names
+
+    trees = dict.fromkeys(tree_names(nodes))
+    return [*trees, *(node for node in nodes if stem_of(node) not in trees)]
+
+
 def _named(name: str, pram: "Pram") -> list[str]:
-    """Return the nodes that `name` means: one, or all of a tree. Raises UsageError for one of a tree."""
+    """Return the nodes that `name` means: one, or all of a tree or a snapshot.
+
+    Raises UsageError for one of a tree, NoSuchSnapshot.
+    """
+    from pramfs.options import DEFAULT_NAME
+    from pramfs.saves.snapshot_names import SNAPSHOT_MARK, no_such_snapshot, tree_named
     from pramfs.saves.tree_nodes import nodes_of, stem_of, tree_names
 
     trees = tree_names(pram.nodes)
     stem = stem_of(name)
     if stem != name and stem in trees:
         raise UsageError(f"'{name}' is a part of the tree '{stem}'; free that")
-    if name in trees and name not in pram.nodes:
-        return [node for node in pram.nodes if node in nodes_of(name)]
+    if name in pram.nodes:
+        return [name]
+    tree = tree_named(name, trees, DEFAULT_NAME)
+    if tree in trees:
+        return sorted(nodes_of(tree) & pram.nodes.keys())
+    if SNAPSHOT_MARK in name:
+        raise no_such_snapshot(pram.image.path, tree, trees)
     return [name]
 
 

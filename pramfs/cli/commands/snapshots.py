@@ -36,7 +36,7 @@ def _snapshot(args: argparse.Namespace) -> int:
     status = save_progress.status_to_save(args.mountpoint)
     full_name = check_name(status.name, args.snapshot)
     status = save_progress.take_snapshot(args.mountpoint, args.snapshot, status)
-    say(printable(f"{args.mountpoint}: snapshot {full_name}, generation {status.generation}"))
+    say(f"{args.mountpoint}: snapshot {full_name}, generation {status.generation}")
     return 0
 
 
@@ -48,12 +48,12 @@ def _snapshots(args: argparse.Namespace) -> int:
         print(json.dumps(asdict(found), indent=2))
     else:
         for line in _lines(found):
-            print(printable(line))
+            print(line)
     return 0
 
 
 def _lines(found: "ImageSnapshots") -> Iterator[str]:
-    names = [f"{one.tree}@{one.name}" for one in found.snapshots]
+    names = [printable(f"{one.tree}@{one.name}") for one in found.snapshots]
     width = max(map(len, names), default=0)
     for name, one in zip(names, found.snapshots, strict=True):
         held = f"{one.alone:>8} frames alone, {one.shared:>8} shared"
@@ -63,8 +63,8 @@ def _lines(found: "ImageSnapshots") -> Iterator[str]:
 def _rollback(args: argparse.Namespace) -> int:
     from pramfs.cli.commands.nodes import open_pram
     from pramfs.options import DEFAULT_NAME
+    from pramfs.saves.snapshot_names import SNAPSHOT_MARK, snapshot_tree
     from pramfs.saves.snapshots import roll_back
-    from pramfs.saves.tree_nodes import SNAPSHOT_MARK, snapshot_tree
 
     full_name = snapshot_tree(args.snapshot, args.name or DEFAULT_NAME)
     tree, _, snapshot = full_name.partition(SNAPSHOT_MARK)
@@ -72,6 +72,6 @@ def _rollback(args: argparse.Namespace) -> int:
         replaced = roll_back(pram, tree, snapshot)
         pram.publish()
         generation = pram.current.generation
-    was = f"; what it was is {tree}@{replaced}" if replaced else ""
-    say(printable(f"{args.image}: {tree} is {full_name} now, generation {generation}{was}"))
+    was = f"; what it was is the snapshot {tree}@{replaced}" if replaced else ""
+    say(f"{args.image}: {tree} is as {full_name} now, generation {generation}{was}")
     return 0
