@@ -21,10 +21,10 @@ from pramfs.fuse.front import Front, Handler
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.protocol import (
     ATTR_OUT,
-    CREATE_IN,
     DIRENT,
     ENTRY_OUT,
     FOPEN_KEEP_CACHE,
+    MKNOD_IN,
     OPEN_OUT,
     READ_IN,
     RENAME_IN,
@@ -62,7 +62,7 @@ class RawLoop:
             Opcode.GETATTR: self._attributes,
             Opcode.SETATTR: self._attributes,
             Opcode.GETXATTR: self._no_attribute,
-            Opcode.CREATE: self._create,
+            Opcode.MKNOD: self._make,
             Opcode.READ: self._read,
             Opcode.WRITE: self._write,
             Opcode.RENAME: self._rename,
@@ -93,9 +93,9 @@ class RawLoop:
         """Answer what the kernel asks before the first write to each file of a file system with xattrs."""
         raise posix_error(errno.ENODATA)
 
-    def _create(self, request: Request) -> bytes:
-        ino = self._inodes[request.name(CREATE_IN)] = next(self._numbers)
-        return self._entry(ino) + _OPENED
+    def _make(self, request: Request) -> bytes:
+        ino = self._inodes[request.name(MKNOD_IN)] = next(self._numbers)
+        return self._entry(ino)
 
     def _read(self, request: Request) -> memoryview:
         return self._zeros[: request.fields(READ_IN)[2]]

@@ -103,6 +103,7 @@ class NameRequests:
         return _entry(self._tree.create(parent, request.name(MKDIR_IN), mode, owner))
 
     def create(self, request: Request) -> bytes:
+        self._files.require_counted()  # else the kernel uses MKNOD, and has no handle to RELEASE later
         flags, mode, umask, _ = request.fields(CREATE_IN)
         parent = self._tree.directory(request.nodeid)
         mode = stat.S_IFREG | stat.S_IMODE(mode)

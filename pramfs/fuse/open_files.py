@@ -1,7 +1,8 @@
 """Open files: what they count for, and which of them may have written what the kernel keeps.
 
-Most mounts need not know of them, and answer OPEN with ENOSYS: then the kernel never asks about an open nor
-tells of a close, also of a file that it has made. What keeps an inode is then its lookup count alone.
+Most mounts need not know of them, and answer OPEN and CREATE with ENOSYS: then the kernel never asks about an
+open nor tells of a close, but for files that it has made with TMPFILE. What keeps an inode is then its lookup
+count alone.
 """
 
 import errno
@@ -28,7 +29,7 @@ class OpenFiles:
         self._writers: dict[int, int] = {}
 
     def require_counted(self) -> None:
-        """Raise ENOSYS if the kernel is not to ask about opens."""
+        """Raise ENOSYS if the kernel is not to ask about opens, nor to open what it makes."""
         if not self._counted:
             raise posix_error(errno.ENOSYS)
 
@@ -44,7 +45,7 @@ class OpenFiles:
     def close(self, file: Inode, flags: int) -> None:
         """Count one handle less. Without writers the kernel has handed over what they wrote."""
         if not self._counted:
-            return  # made before the first OPEN was answered
+            return  # made by TMPFILE
         if flags & os.O_ACCMODE != os.O_RDONLY:
             left = self._writers.pop(file.ino, 1) - 1
             if left:

@@ -22,6 +22,7 @@ from pramfs.fuse.protocol import (
     INTERRUPT_IN,
     LSEEK_IN,
     LSEEK_OUT,
+    MKNOD_IN,
     OPEN_IN,
     OUT_HEADER,
     RELEASE_IN,
@@ -325,19 +326,29 @@ def mount() -> Mount:
 
 
 def test_an_open_is_not_asked_for_again_and_keeps_nothing(mount: Mount) -> None:
-    """The kernel tells of no close then, also not of files that it has made."""
+    """The kernel tells of no close then, and makes files by MKNOD, so that it tells of none of theirs."""
     mount.serve(Opcode.OPEN, OPEN_IN.pack(os.O_RDWR, 0), mount.file.ino)
     assert mount.kernel.replies[-1][1] == errno.ENOSYS
     assert mount.file.refs == 0
     mount.serve(Opcode.CREATE, CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"made\0", ROOT_INO)
+    assert mount.kernel.replies[-1][1] == errno.ENOSYS
+    mount.serve(Opcode.MKNOD, MKNOD_IN.pack(stat.S_IFREG | 0o644, 0, 0, 0) + b"made\0", ROOT_INO)
     made = mount.tree.lookup(mount.tree.root, b"made")
-    mount.serve(Opcode.RELEASE, RELEASE_IN.pack(0, os.O_RDWR, 0, 0), made.ino)
     assert made.refs == 1  # the kernel's lookup
     mount.serve(Opcode.UNLINK, b"made\0", ROOT_INO)
     mount.serve(Opcode.WRITE, write_in(b"x", WRITE_CACHE), made.ino)
     assert mount.kernel.replies[-1][1] == 0
     mount.serve(Opcode.FORGET, FORGET_IN.pack(1), made.ino)
     assert made.ino not in mount.tree.inodes
+
+
+def test_a_file_without_a_name_is_released_and_kept_by_the_lookup_alone(mount: Mount) -> None:
+    mount.serve(Opcode.TMPFILE, CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"/\0", ROOT_INO)
+    (made,) = (ino for ino, inode in mount.tree.inodes.items() if not inode.nlink)
+    mount.serve(Opcode.RELEASE, RELEASE_IN.pack(0, os.O_RDWR, 0, 0), made)
+    assert mount.tree.inodes[made].refs == 1
+    mount.serve(Opcode.FORGET, FORGET_IN.pack(1), made)
+    assert made not in mount.tree.inodes
 
 
 PIECES = [b"file\0", b"new\0", b".\0", b"..\0", bytes(8), b"\1" + bytes(7)]
