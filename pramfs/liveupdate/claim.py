@@ -181,19 +181,23 @@ class _Item:
             if not elsewhere and filesystem_type(os.fstat(directory).st_dev) != "tmpfs":
                 raise PramError(f"{target.parent} is not a tmpfs")
             if os.fstat(self._file).st_dev != os.fstat(directory).st_dev:
-                self._move_into(directory)
+                self._move_into(directory, target)
             with Image(target, self._file, writable=True) as image:
                 self._file = None
                 return self._give_name(image, directory)
         finally:
             os.close(directory)
 
-    def _move_into(self, directory: int) -> None:
+    def _move_into(self, directory: int, target: Path) -> None:
         """Move the image into a file without a name in this directory."""
         assert self._file is not None
         room = os.fstatvfs(directory)
-        if room.f_blocks and room.f_bavail * room.f_bsize < self.carried.size_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        free_bytes = room.f_bavail * room.f_bsize
+        if room.f_blocks and free_bytes < self.carried.size_bytes:
+            raise PramError(
+                f"its file system has {free_bytes >> 20} MiB free, of the {-(-self.carried.size_bytes >> 20)}"
+                f" that it takes; make it larger, as with: mount -o remount,size=… {target.parent}"
+            )
         flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
         new = os.open(".", flags, 0o600, dir_fd=directory)
         way = Transfer(self._file, new, self.carried.size_bytes, moving=True)

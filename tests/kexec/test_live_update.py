@@ -1,5 +1,6 @@
 """Images that the kernel itself carries over a kexec, with nothing set aside; and what can go wrong there."""
 
+import itertools
 import json
 import mmap
 import shlex
@@ -140,6 +141,28 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(
     assert mounted_hash(live_session) == digest
 
 
+def test_a_command_that_is_killed_at_any_moment_leaves_all_or_nothing(
+    live_session: LiveSession,
+) -> None:
+    """Later and later, from its start until it has loaded the new kernel, while the image is moved."""
+    machine = live_session.machine
+    live_session.options = "size=600M"
+    digest = fill(live_session, mebibytes=400)
+    for tenths in itertools.count(2, 15):
+        done = machine.run(
+            f"{KEXEC} --load-only >/dev/null 2>&1 & command=$!; sleep {tenths / 10}; "
+            "kill -KILL $command 2>/dev/null || echo done; wait"
+        )
+        machine.attempt("pramfs kexec --undo")
+        machine.run(
+            "for n in $(seq 300); do flock -n /run/pramfs-kept/lock true && break; sleep 0.1; done"
+        )
+        assert machine.run(LOADED) == "0\n"
+        assert mounted_hash(live_session) == digest
+        if done:
+            break
+
+
 def test_a_claim_that_is_killed_is_finished_by_the_keeper(live_session: LiveSession) -> None:
     machine = live_session.machine
     digest = fill(live_session, mebibytes=100)
@@ -153,6 +176,32 @@ def test_a_claim_that_is_killed_is_finished_by_the_keeper(live_session: LiveSess
     machine.run(f"for n in $(seq 300); do [ -e {IMAGE} ] && break; sleep 0.1; done")
     assert machine.run("pramfs claim --list") == ""
     assert mounted_hash(live_session) == digest
+
+
+def test_an_image_of_most_of_the_memory_comes_over(live_session: LiveSession) -> None:
+    """There is no room for a second copy: it is moved, and a claim needs little beside it, too."""
+    machine = live_session.machine
+    machine.run("mount -o remount,size=90% /dev/shm")
+    live_session.options = "size=800M"
+    total_kib = int(machine.run("sed -n 's/^MemTotal: *//p' /proc/meminfo").split()[0])
+    digest = fill(live_session, mebibytes=total_kib * 6 // 10 >> 10)
+    assert "moved" in machine.run(LOAD)
+    machine.kexec("kexec -e")
+    # The half of memory that a tmpfs may take by itself is half of what is left beside the image.
+    said = refusal(machine, "pramfs claim")
+    assert f"{IMAGE}: kept, because its file system has" in said
+    machine.run("mount -o remount,size=900M /dev/shm")
+    # What is free sinks by no more than a claim may use; without reclaim, which the page cache is small for.
+    lowest = machine.run(
+        "free() { sed -n 's/^MemAvailable: *\\([0-9]*\\).*/\\1/p' /proc/meminfo; }; "
+        "before=$(free); pramfs claim & command=$!; lowest=$before; "
+        "while kill -0 $command 2>/dev/null; do now=$(free); "
+        "[ $now -lt $lowest ] && lowest=$now; sleep 0.05; done; wait $command; echo $((before - lowest))"
+    )
+    assert "clean" in lowest
+    assert int(lowest.split()[-1]) < 64 << 10
+    assert mounted_hash(live_session) == digest
+    machine.run(GONE)
 
 
 def test_an_image_whose_path_is_taken_can_be_claimed_elsewhere(live_session: LiveSession) -> None:
