@@ -82,7 +82,7 @@ class Publisher:
         if image.length_now() < self.current.frames << PAGE_SHIFT:
             raise ImageOverwritten(image.path, "cut short")
         for pfn, page in list(self._seen.items()):
-            if pfn not in banned and image.read_bytes(pfn << PAGE_SHIFT, PAGE_SIZE) != page:
+            if pfn not in banned and not image.still_holds(pfn, page):
                 raise ImageOverwritten(image.path, "written to")
 
     def begin(

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from pramfs.errors import ImageInUse, NotAnImage, PramError, SystemFault, posix_error
 from pramfs.storage.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE
+from pramfs.storage.loop import open_loop_file, sysfs_of
 from pramfs.system.mountinfo import filesystem_type
 
 _SCAN_BYTES = 4 << 20
 _MEMORY_FILESYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
 _MEMORY_DEVICES = ("pmem", "ram")
 _DEVICES = Path("/dev")
-_BLOCK_DEVICES = Path("/sys/dev/block")
 # struct flock: l_type, l_whence, l_start, l_len, l_pid
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -53,7 +53,8 @@ class Image:
         self.made = made  # opening it created it
         self._fd = fd
         self._status = os.fstat(fd)
-        self._guard = _open_guard(self._status, fd) if self.is_block_device else fd
+        self._loop_file = open_loop_file(fd)
+        self._guard = self._open_guard()
         self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
 
     @property
@@ -62,8 +63,25 @@ class Image:
         return self.size_bytes >> PAGE_SHIFT
 
     def length_now(self) -> int:
-        """Return the bytes that the file or device has at present, whoever has changed that. Thread-safe."""
-        return os.lseek(self._fd, 0, os.SEEK_END)
+        """Return the bytes that the file or device has at present, whoever has changed that. Thread-safe.
+
+        Of a loop device those that its file can still hold: the kernel does not tell the device.
+        """
+        size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
+        return min(size_bytes, self._loop_file.end_bytes()) if self._loop_file else size_bytes
+
+    def still_holds(self, pfn: int, page: bytes) -> bool:
+        """Return whether a frame, which was durable, is still that page, whoever has been there since.
+
+        Of a loop device it is looked up in its file, too, of which the device's cache shows nothing.
+        Raises SystemFault. Thread-safe.
+        """
+        if self.read_bytes(pfn << PAGE_SHIFT, PAGE_SIZE) != page:
+            return False
+        if self._loop_file is None:
+            return True
+        offset_bytes = self._loop_file.offset_bytes + (pfn << PAGE_SHIFT)
+        return self._read(self._loop_file.fd, PAGE_SIZE, offset_bytes) == page
 
     def fileno(self) -> int:
         """Return the descriptor of the file or device."""
@@ -87,13 +105,14 @@ class Image:
     @property
     def is_removed(self) -> bool:
         """Whether the file has no name any more; of a loop device the file that it lies in."""
-        status = os.fstat(self._guard)
+        status = os.fstat(self._loop_file.fd if self._loop_file else self._fd)
         return stat.S_ISREG(status.st_mode) and not status.st_nlink
 
     @property
     def filesystems(self) -> set[int]:
         """The st_dev of the file system it is on; of a loop device also that of the file that it lies in."""
-        return {self._status.st_dev, os.fstat(self._guard).st_dev}
+        beneath = self._loop_file.fd if self._loop_file else self._fd
+        return {self._status.st_dev, os.fstat(beneath).st_dev}
 
     @property
     def known_as(self) -> str:
@@ -126,10 +145,13 @@ class Image:
 
     def read_bytes(self, offset_bytes: int, size_bytes: int) -> bytes:
         """Return `size_bytes` bytes from `offset_bytes`, or fewer at the end. Raises SystemFault."""
+        return self._read(self._fd, size_bytes, offset_bytes)
+
+    def _read(self, fd: int, size_bytes: int, offset_bytes: int) -> bytes:
         pieces = []
         while size_bytes:
             try:
-                piece = os.pread(self._fd, size_bytes, offset_bytes)
+                piece = os.pread(fd, size_bytes, offset_bytes)
             except OSError as exc:
                 raise SystemFault(
                     f"{self.path}: cannot read at pfn:{offset_bytes >> PAGE_SHIFT:x}: {exc.strerror}"
@@ -289,9 +311,9 @@ class Image:
 
     def close(self) -> None:
         """Close the image, which also unlocks it unless something has it mapped. Not to be called twice."""
-        os.close(self._fd)
-        if self._guard != self._fd:
-            os.close(self._guard)
+        beneath = {self._loop_file.fd} if self._loop_file else set()
+        for fd in {self._fd, self._guard} | beneath:
+            os.close(fd)
 
     def __enter__(self) -> "Image":
         return self
@@ -300,6 +322,20 @@ class Image:
         self.close()
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _open_guard(self) -> int:
+        """Return what is locked in place of a block device, which can have several nodes.
+
+        For a loop device over a whole file that is the file, for others a file in sysfs, and without sysfs
+        the node after all.
+        """
+        if self._loop_file is not None and not self._loop_file.offset_bytes:
+            return self._loop_file.fd
+        if self.is_block_device:
+            with contextlib.suppress(OSError):
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+                return os.open(sysfs_of(self._status.st_rdev) / "dev", flags)
+        return self._fd
 
     def _next_data(self, offset: int) -> int:
         return self._seek(offset, os.SEEK_DATA, at_end=self.size_bytes, unsupported=offset)
@@ -354,6 +390,10 @@ def open_image(path: str | os.PathLike[str], *, writable: bool, create: bool = F
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         os.close(fd)
         raise NotAnImage(path, "neither a regular file nor a block device")
+    if writable and stat.S_ISBLK(mode):
+        # What is cached of a device is there for all: leave nothing of others to be written out later.
+        with contextlib.suppress(OSError):
+            os.fdatasync(fd)
     image = Image(path, fd, writable=writable)
     if image.frames > FRAMES_MAX:
         image.close()
@@ -393,22 +433,6 @@ def _create(path: Path) -> Image:
     return Image(path, fd, writable=True, made=True)
 
 
-def _open_guard(status: os.stat_result, fd: int) -> int:
-    """Open what is locked in place of a block device, which can have several nodes.
-
-    For a loop device over a whole file that is the file, for others a file in sysfs, and without sysfs the
-    node `fd` after all.
-    """
-    device = _BLOCK_DEVICES / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    with contextlib.suppress(OSError):
-        if int((device / "loop" / "offset").read_text()) == 0:
-            return os.open((device / "loop" / "backing_file").read_bytes().rstrip(b"\n"), flags)
-    with contextlib.suppress(OSError):
-        return os.open(device / "dev", flags)
-    return fd
-
-
 def identity_of(status: os.stat_result) -> str:
     """Return the identity of an image: "DEVICE-INODE" of a file, or the device number, hexadecimal."""
     if stat.S_ISBLK(status.st_mode):
@@ -417,4 +441,4 @@ def identity_of(status: os.stat_result) -> str:
 
 
 def _device_name(device: int) -> str:
-    return Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
+    return sysfs_of(device).resolve().name

@@ -75,16 +75,16 @@ def open_by_handle(root: Path, handle: FileHandle, flags: int = os.O_RDONLY) -> 
 
 
 @contextlib.contextmanager
-def loop_device(file: Path, size_bytes: int) -> Iterator[Path]:
-    """A loop device over a sparse file of that size; detached at the end."""
+def loop_device(file: Path, size_bytes: int, *, offset_bytes: int = 0) -> Iterator[Path]:
+    """A loop device of that size, from `offset_bytes` on in a sparse file; detached at the end."""
     file.touch()
-    os.truncate(file, size_bytes)
+    os.truncate(file, offset_bytes + size_bytes)
     # Between finding a free device and taking it, another test may be faster.
     device = ""
 
     def attach() -> bool:
         nonlocal device
-        outcome = run("losetup", "--find", "--show", file)
+        outcome = run("losetup", "--find", "--show", "--offset", str(offset_bytes), file)
         device = outcome.text.strip()
         return outcome.code == 0
 
