@@ -7,7 +7,9 @@ to ask before each write(2), and what was written to memory that is mapped is dr
 import errno
 import functools
 import os
+from bisect import bisect_right
 from collections.abc import Mapping
+from operator import itemgetter
 
 from pramfs.errors import posix_error
 from pramfs.fuse.attribute_requests import AttributeRequests, sized
@@ -61,22 +63,27 @@ class SnapshotDirectories(DirectoryRequests):
         super().__init__(snapshots, directories, nodiratime=True)
         self._root = snapshots.root
         self._listing = snapshots.listing
+        # What there was when somebody began to read last; positions do not change, so others go on with it.
+        self._listed: list[tuple[bytes, int, int]] = []
 
     def readdirplus(self, request: Request) -> bytes:
         handle, start, size, _, _, _, _ = request.fields(READ_IN)
         root = self._root
         if self._directories[handle].directory is not root:
             return super().readdirplus(request)
-        dots = [(b".", root.ino, 1), (b"..", root.parent.ino, 2)]
+        if start == 0 or not self._listed:
+            dots = [(b".", root.ino, 1), (b"..", root.parent.ino, 2)]
+            self._listed = dots + self._listing(2)
         listed: list[bytes] = []
-        for name, ino, position in dots + self._listing(2):
-            if position <= start:
-                continue
+        for at in range(bisect_right(self._listed, start, key=itemgetter(2)), len(self._listed)):
+            name, ino, position = self._listed[at]
             entry = listed_name(name, ino, root.mode, position)
             size -= len(entry)
             if size < 0:
                 break
             listed.append(entry)
+        if not listed:  # somebody is at the end
+            self._listed = []
         return b"".join(listed)
 
 

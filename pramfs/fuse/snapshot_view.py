@@ -7,7 +7,6 @@ kernel has any of its inodes.
 
 import errno
 import itertools
-import os
 import stat
 from collections.abc import Callable
 from operator import itemgetter
@@ -17,7 +16,6 @@ import trio
 from pramfs.errors import posix_error
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
-from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.saves.snapshot_trees import SnapshotTree, find_snapshot, find_snapshots
 from pramfs.tree.inodes import DIRENT_SIZE, INO_MAX, Directory, Inode, now_ns
 from pramfs.tree.read_only import ReadOnlyTree
@@ -100,9 +98,12 @@ class SnapshotView(ReadOnlyTree):
         A snapshot keeps its position, whichever others come and go.
         """
         found = []
-        for name, meta in find_snapshots(self._pram, self._name).items():
+        there = find_snapshots(self._pram, self._name)
+        for name, meta in there.items():
             number = self._range_of(name, meta)
             found.append((name, _first_ino(number), first + number))
+        for name in self._ranges.keys() - there.keys() - self._by_name.keys():
+            del self._ranges[name]
         return sorted(found, key=itemgetter(2))
 
     def snapshot(self, name: bytes) -> Directory:
@@ -159,7 +160,8 @@ class SnapshotView(ReadOnlyTree):
         number = self._range_of(name, meta)
         snapshot = SnapshotTree(
             self._pram,
-            self._name + SNAPSHOT_MARK + os.fsdecode(name),
+            self._name,
+            name,
             _first_ino(number),
             self._directory,
             lambda: self._freed(name),
@@ -178,6 +180,6 @@ class SnapshotView(ReadOnlyTree):
         if snapshot in self._reading or snapshot.is_looked_up():
             return
         del self._by_range[_range_number(snapshot.first_ino)]
-        for name in [name for name, known in self._by_name.items() if known is snapshot]:
-            del self._by_name[name]
+        if self._by_name.get(snapshot.name) is snapshot:
+            del self._by_name[snapshot.name]
         snapshot.close()

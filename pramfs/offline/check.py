@@ -117,7 +117,7 @@ def _check_tree(
     pram: Pram, name: str, found: _Findings, progress: Progress, read: FramesRead | None
 ) -> None:
     pages = pram.node(name + DATA_SUFFIX).entries
-    others = nodes_of(name) & pram.nodes.keys() - {name + DATA_SUFFIX}
+    others = (nodes_of(name) - {name + DATA_SUFFIX}) & pram.nodes.keys()
     found.pages += pages + sum(pram.node(node).entries for node in others)
     recovered = Recovered()
     tree = Tree(pram.arena, inodes_max=0, generation=0)

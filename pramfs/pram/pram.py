@@ -192,6 +192,7 @@ class Pram:
             raise NodeExists(name)
         node = Node(name, type_, ACCMODE_SAVE, saved_ns=time.time_ns())
         self.nodes[name] = node
+        self.publisher.note_change(node)
         return SaveStream(self.arena, self.current.uuid, node, self._drop)
 
     def prepare_load(self, name: str, type_: int) -> LoadStream:

@@ -11,6 +11,7 @@ come first, and a publish writes no page for those behind the last one that has 
 import contextlib
 import itertools
 from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 from pramfs.errors import (
     ImageOverwritten,
@@ -39,6 +40,16 @@ from pramfs.storage.layout import (
 )
 from pramfs.storage.superblock import Published
 
+_NODES_AT_ONCE = 1024  # whose pages are built in memory
+
+
+class _Listed(NamedTuple):
+    """A node in the list, the frame of its page, and how many frames it and those behind it have."""
+
+    node: Node
+    pfn: int
+    frames: int
+
 
 class Publisher:
     """Publishes the nodes of one image, save after save; one at a time.
@@ -61,8 +72,11 @@ class Publisher:
         self.arena = arena
         self.frames = len(arena.table)
         self._nodes = nodes
-        self._listed = [(node, node.pfn) for node in listed]  # the list written last
-        self._number(listed, len(listed))
+        self._listed: list[_Listed] = []  # the list written last
+        self._put_in_list(listed, 0)
+        self._unlisted: dict[
+            int, Node
+        ] = {}  # by id(): new, or not as in the list; some are gone again
         self._unchanged = len(listed)  # nodes at the end of it that are there, and as they were
         self._pages_written = 0  # of it, by the last publish: the first ones
         self._run = run
@@ -178,15 +192,16 @@ class Publisher:
         # The pages that were replaced are HELD, and freed with the next save; the new ones are fresh: free
         # them now.
         written = self._listed[: self._pages_written]
-        self.arena.release_extents(extents_of([pfn for _, pfn in written]))
-        for node, _ in written:
-            node.pfn = node.place = 0
-        self._listed = self._listed[self._pages_written :]
+        self.arena.release_extents(extents_of([entry.pfn for entry in written]))
+        del self._listed[: self._pages_written]
+        for entry in written:
+            self.note_change(entry.node)
         self._unchanged = min(self._unchanged, len(self._listed))
         self._pages_written = 0
 
     def note_change(self, node: Node) -> None:
-        """Note that a node is gone, or is not what its page in the list says."""
+        """Note that a node is new or gone, or is not what its page in the list says."""
+        self._unlisted[id(node)] = node
         if node.place:
             self._unchanged = min(self._unchanged, node.place - 1)
         node.pfn = node.place = 0
@@ -194,7 +209,7 @@ class Publisher:
     @property
     def node_pages(self) -> list[int]:
         """The frames of the node list written last, in order."""
-        return [pfn for _, pfn in self._listed]
+        return [entry.pfn for entry in self._listed]
 
     def nodes_to_keep(self, replaced: Collection[str] = ()) -> int:
         """Count the nodes that keep their pages in the list with the next publish: the last ones of it.
@@ -206,7 +221,7 @@ class Publisher:
         banned = self.arena.table.banned
         if not banned:
             return kept
-        last_pages = (pfn for _, pfn in itertools.islice(reversed(self._listed), kept))
+        last_pages = (entry.pfn for entry in itertools.islice(reversed(self._listed), kept))
         return next((at for at, pfn in enumerate(last_pages) if pfn in banned), kept)
 
     def frames_to_come_back(self, replaced: Collection[str]) -> int:
@@ -215,7 +230,7 @@ class Publisher:
         owned = pfns_of(extent for node in nodes for extent in node.owned)
         gone = self._listed[: len(self._listed) - self.nodes_to_keep(replaced)]
         banned = self.arena.table.banned
-        return sum(pfn not in banned for pfn in [*owned, *(pfn for _, pfn in gone)])
+        return sum(pfn not in banned for pfn in [*owned, *(entry.pfn for entry in gone)])
 
     def _note_in_force(self, block: SuperBlock) -> None:
         """Note that this run has written the super block, and that it is in force.
@@ -250,7 +265,7 @@ class Publisher:
         return slot, self._describe(flags, self.arena.table.repeats - unsaved_repeats())
 
     def _require_complete(self) -> None:
-        busy = next((node for node in self._nodes.values() if node.flags & ACCMODE_SAVE), None)
+        busy = next((node for node in self._new_nodes() if node.flags & ACCMODE_SAVE), None)
         if busy is not None:
             raise NodeBusy(busy.name)
 
@@ -277,44 +292,52 @@ class Publisher:
 
         Nodes are linked by pfn (patch 5 of the 2013 series).
         """
-        arena, kept = self.arena, self.nodes_to_keep()
-        replaced, tail = (
-            self._listed[: len(self._listed) - kept],
-            self._listed[-kept:] if kept else [],
-        )
-        nodes = [node for node in self._nodes.values() if not node.pfn]
-        nodes += [node for node, pfn in replaced if self._nodes.get(node.name) is node and node.pfn]
+        arena, listed = self.arena, self._listed
+        replaced = listed[: len(listed) - self.nodes_to_keep()]
+        following = listed[len(replaced)].pfn if len(replaced) < len(listed) else 0
+        nodes = self._new_nodes()
+        nodes += [entry.node for entry in replaced if entry.node.pfn]
         extents = arena.table.allocate(len(nodes))
         pfns = pfns_of(extents)
-        following = tail[0][1] if tail else 0
-        pages = build_nodes(self.current.uuid, pfns, nodes, following)
         try:
-            arena.write_extents(extents, memoryview(pages))
+            for at in range(0, len(nodes), _NODES_AT_ONCE):
+                end = at + _NODES_AT_ONCE
+                behind = pfns[end] if end < len(pfns) else following
+                pages = build_nodes(self.current.uuid, pfns[at:end], nodes[at:end], behind)
+                arena.write_extents(list(extents_of(pfns[at:end])), memoryview(pages))
         except BaseException:
             arena.release_extents(extents)
             raise
         for node, pfn in zip(nodes, pfns, strict=True):
             node.pfn = pfn
-        arena.release_extents(extents_of([pfn for _, pfn in replaced]))
-        self._listed = [*zip(nodes, pfns, strict=True), *tail]
-        self._number(nodes, len(self._listed))
+        arena.release_extents(extents_of([entry.pfn for entry in replaced]))
+        self._put_in_list(nodes, len(replaced))
+        self._unlisted = {}
         self._unchanged = len(self._listed)
         self._pages_written = len(nodes)
 
-    @staticmethod
-    def _number(nodes: Sequence[Node], place: int) -> None:
-        """Tell nodes, which are neighbours in the list, their places, the first of which is `place`."""
-        for node in nodes:
+    def _new_nodes(self) -> list[Node]:
+        """Return the nodes that are not in the list as they are."""
+        return [node for node in self._unlisted.values() if self._nodes.get(node.name) is node]
+
+    def _put_in_list(self, nodes: Sequence[Node], replaced: int) -> None:
+        """Let nodes take the places of so many at the front of the list."""
+        kept = self._listed[replaced] if replaced < len(self._listed) else None
+        place, frames = (kept.node.place, kept.frames) if kept is not None else (0, 0)
+        entries = []
+        for node in reversed(nodes):
+            place += 1
+            frames += 1 + node.links + node.entries
             node.place = place
-            place -= 1
+            entries.append(_Listed(node, node.pfn, frames))
+        self._listed[:replaced] = reversed(entries)
 
     def _describe(self, flags: int, repeats: int) -> Published:
-        nodes = self._nodes.values()
         return Published(
-            node_pfn=self._listed[0][1] if self._listed else 0,
-            nodes=len(nodes),
+            node_pfn=self._listed[0].pfn if self._listed else 0,
+            nodes=len(self._listed),
             frames=self.frames,
-            frames_used=2 + sum(1 + node.links + node.entries for node in nodes) - repeats,
+            frames_used=2 + (self._listed[0].frames if self._listed else 0) - repeats,
             flags=flags | (0 if self.current.pfn in self.arena.table.banned else SUPER_PAIR),
             run=self._run,
             incompatible=SHARED if repeats else 0,

@@ -21,6 +21,9 @@ from pramfs.saves.tree_nodes import has_tree
 from pramfs.storage.frames import FREE_IN_TIME
 from pramfs.tree.tree import Tree
 
+# Freeing the oldest writes the node list anew (see `pram.publish`): it waits until one in so many can go.
+_SURPLUS_SHARE = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:
@@ -59,8 +62,13 @@ class AutomaticSnapshots:
         kept = self._snapshots()
         first_ns = time.time_ns() - self._keep.seconds * 10**9 if self._keep.seconds else 0
         too_many = len(kept) + wanted - self._keep.saves if self._keep.saves else 0
-        for at, snapshot in enumerate(kept):
-            if at < too_many or snapshot.saved_ns < first_ns:
+        surplus = [
+            snapshot
+            for at, snapshot in enumerate(kept)
+            if at < too_many or snapshot.saved_ns < first_ns
+        ]
+        if len(surplus) * _SURPLUS_SHARE > len(kept):
+            for snapshot in surplus:
                 self._drop(snapshot)
         if not wanted:
             return ""
@@ -111,7 +119,7 @@ class AutomaticSnapshots:
         return bool(self._keep.saves or self._keep.seconds)
 
     def _snapshots(self) -> list[Snapshot]:
-        return [one for one in snapshots_of(self._pram, self._saver.name) if one.is_automatic]
+        return snapshots_of(self._pram, self._saver.name, AUTOMATIC_PREFIX)
 
     def _drop(self, snapshot: Snapshot) -> None:
         drop_snapshot(self._pram, snapshot.tree, snapshot.name)

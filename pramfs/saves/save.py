@@ -433,7 +433,7 @@ class Saver:
         pram, space = self._pram, self._tree.space
         ours = nodes_of(self.name)
         kept = pram.nodes_to_keep(ours)
-        space.node_frames = len(pram.nodes.keys() | ours) - kept
+        space.node_frames = len(pram.nodes) + len(ours - pram.nodes.keys()) - kept
         space.other_nodes = pram.frames_to_move(but_of=ours) + kept
         space.saved_frames = pram.frames_to_come_back(ours)
 

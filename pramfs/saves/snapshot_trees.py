@@ -4,6 +4,7 @@ Of each, the attributes of the root are read at first, which takes two pages, an
 looks below it. Its nodes are pinned meanwhile. Pages are verified when they are first read.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 
@@ -54,11 +55,20 @@ class SnapshotTree:
     """
 
     def __init__(
-        self, pram: Pram, stem: str, first_ino: int, parent: Directory, on_free: Callable[[], None]
+        self,
+        pram: Pram,
+        tree: str,
+        name: bytes,
+        first_ino: int,
+        parent: Directory,
+        on_free: Callable[[], None],
     ) -> None:
-        """Pin the snapshot and read its root. Raises DamagedTree."""
+        """Pin the snapshot of that name and read its root. Raises DamagedTree."""
+        stem = tree + SNAPSHOT_MARK + os.fsdecode(name)
+        self.name = name
         self.first_ino = first_ino
         self.inodes: list[Inode] = []
+        self._looked_up_at = 0  # which inode was found looked up last
         self._pram = pram
         self._stem = stem
         self._meta = pram.nodes[stem + META_SUFFIX]
@@ -94,7 +104,15 @@ class SnapshotTree:
 
     def is_looked_up(self) -> bool:
         """Return whether the kernel has any of its inodes."""
-        return self.root.refs > 0 or any(inode.refs for inode in self.inodes)
+        if self.root.refs > 0:
+            return True
+        # From where one was the last time: else to forget all takes the square of their number.
+        inodes = self.inodes
+        last = min(self._looked_up_at, len(inodes))
+        order = itertools.chain(range(last, len(inodes)), range(last))
+        at = next((at for at in order if inodes[at].refs), None)
+        self._looked_up_at = at or 0
+        return at is not None
 
     def read(self) -> list[Inode]:
         """Return all inodes, to be put in force by `adopt`. May run in another thread. Raises DamagedTree."""

@@ -14,7 +14,7 @@ from pramfs.pram.links import Entries
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
 from pramfs.pram.reserve import chain_of
-from pramfs.saves.snapshot_names import SNAPSHOT_MARK, no_such_snapshot, tree_of
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK, no_such_snapshot
 from pramfs.saves.tree_nodes import (
     DATA_SUFFIX,
     META_SUFFIX,
@@ -43,11 +43,6 @@ class Snapshot:
     def full_name(self) -> str:
         """The name of the tree that it is in the image."""
         return self.tree + SNAPSHOT_MARK + self.name
-
-    @property
-    def is_automatic(self) -> bool:
-        """Whether pramfs took it unasked, and may free it."""
-        return self.name.startswith(AUTOMATIC_PREFIX)
 
 
 def check_name(tree: str, name: str, *, automatic: bool = False) -> str:
@@ -81,12 +76,21 @@ def new_name(tree: str, prefix: str, taken: Collection[str]) -> str:
     return name
 
 
-def snapshots_of(pram: Pram, tree: str) -> list[Snapshot]:
-    """Return the snapshots of a tree, the oldest first, also those that are not published yet."""
+def snapshots_of(pram: Pram, tree: str, prefix: str = "") -> list[Snapshot]:
+    """Return the snapshots of a tree, the oldest first, also those that are not published yet.
+
+    `prefix`: only those whose names begin with it.
+    """
+    before, nodes = tree + SNAPSHOT_MARK, pram.nodes
+    stems = [
+        node.removesuffix(META_SUFFIX)
+        for node in nodes
+        if node.startswith(before + prefix) and node.endswith(META_SUFFIX)
+    ]
     found = [
-        Snapshot(tree, full_name.removeprefix(tree + SNAPSHOT_MARK), saved_ns(pram, full_name))
-        for full_name in tree_names(pram.nodes)
-        if tree_of(full_name) == tree and full_name != tree
+        Snapshot(tree, stem.removeprefix(before), nodes[stem + META_SUFFIX].saved_ns)
+        for stem in stems
+        if stem + DATA_SUFFIX in nodes
     ]
     return sorted(found, key=lambda snapshot: snapshot.saved_ns)
 
