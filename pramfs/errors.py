@@ -151,10 +151,22 @@ class ImageInUse(PramError):
     errno = errno.EBUSY
 
 
+class HeldByMachine(PramError):
+    """{0}: in use by {1} since {2}, so its mark there says; if that machine is off: pramfs takeover {0}"""
+
+    errno = errno.EBUSY
+
+
 class SavedMeanwhile(PramError):
     """{0}: a save was published while it was read; try again"""
 
     errno = errno.EAGAIN
+
+
+class DeviceGone(PramError):
+    """{0}: the device is gone: it has no bytes at present"""
+
+    errno = errno.ENODEV
 
 
 class ImageTooSmall(PramError):
@@ -371,6 +383,10 @@ class SaveFailed(PramError):
 
 class ImageOverwritten(SaveFailed):
     """save failed: another program has {1} {0}, no save there can be trusted; use: pramfs save --to PATH"""
+
+
+class TakenOver(ImageOverwritten):
+    """save failed: {1} has taken {0} over, nothing is saved there any more; use: pramfs save --to PATH"""
 
 
 class MoveFailed(SaveFailed):

@@ -82,6 +82,17 @@ mount it also shows what is new, what only the last save still needs, and what i
   pramfs map /mnt/keep
   pramfs map --file project/README.md --svg report.svg /dev/shm/keep.pram
 """,
+    "takeover": """\
+Let this machine have an image on a network block device that another machine has marked as mounted. A mount
+for writing leaves such a mark on every block device that is not memory, and takes it away when it is
+unmounted and saved; until then all other machines are refused. Only you can tell whether the other machine is
+dead. MAKE SURE THAT IT IS OFF, or cut off from the device: what it has not saved is lost, and if it still
+runs and writes, the image may be damaged. It will notice and save nothing more. Nothing else is changed, and
+nothing at all if no other machine has the image.
+
+  pramfs takeover /dev/nbd0
+  pramfs mount /dev/nbd0 /mnt/keep
+""",
     "snapshot": """\
 Publish a checkpoint of the mount, as 'pramfs save' does, and keep it as a snapshot of that name: what the
 tree holds now, whatever becomes of it later. It takes room for its metadata, and then for what is changed or

@@ -21,11 +21,13 @@ from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import (
     DamagedTree,
     ImageInUse,
+    ImageOverwritten,
     ImageTooSmall,
     LostSave,
     NotAnImage,
     PramError,
     ReservationFailed,
+    SystemFault,
     TooMuchBanned,
     TreeExists,
 )
@@ -40,12 +42,16 @@ from pramfs.storage import superblock
 from pramfs.storage.frames import BANNED
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import SUPER_FINAL
+from pramfs.storage.machine_mark import mark_of_this_machine, refuse_if_elsewhere
+from pramfs.storage.superblock import NOBODY
 from pramfs.system.progress import Bar
 from pramfs.tree.tree import Owner, Tree
 
 log = logging.getLogger("pramfs")
 
 _LOCK_POLL_S = 0.05
+# After the mark, before the look: a machine that has looked before must have written its mark by then.
+_SETTLE_S = 0.5
 _TRIES_UNTOLD = 4  # before a wait is reported: most processes lock an image only for a moment
 
 
@@ -86,6 +92,7 @@ def open_and_lock(path: Path, options: MountOptions) -> Image:
     for tries in itertools.count():
         image, taken = _try_to_take(path, options)
         if taken:
+            image.forget_cached()
             return image
         with image:
             refuse_if_mounted(image)
@@ -116,6 +123,8 @@ def reserve(image: Image, options: MountOptions, undo: contextlib.ExitStack) -> 
             pfn=options.pram,
             accept_truncated=options.recover,
         )
+        if options.ro:  # its frames would be overwritten under the mount
+            refuse_if_elsewhere(image, pram.current)
         if image.size_bytes > size_bytes and options.size_bytes is not None:
             told = f"grown from {size_bytes:,} to {image.size_bytes:,} bytes, because of size="
             log.info("%s: %s", image.path, told)
@@ -133,6 +142,46 @@ def log_what_is_known(pram: Pram, options: MountOptions) -> None:
     slot = superblock.damaged_slot(image, current)
     if slot is not None and slot not in options.banned:
         log.warning("%s: %s", image.path, LostSave(slot, current.generation))
+
+
+@contextlib.contextmanager
+def marked(pram: Pram, options: MountOptions, undo: contextlib.ExitStack) -> Iterator[None]:
+    """Mark an image that other machines can reach as mounted by this one, before the block; look after it.
+
+    If one does the same at that time, the mark that was written later is found. Then, or if another machine
+    has marked it already, raises HeldByMachine. `undo`: what is done if the mount fails.
+    """
+    mark, image, publisher = mark_of_this_machine(), pram.image, pram.publisher
+    if options.ro or not image.is_shared or mark == NOBODY:
+        yield
+        return
+    with _refusing_others(pram):
+        # With recover, the slot that would take it may hold what somebody wants.
+        publisher.mark_mounted(mark, now=not options.recover)
+    undo.callback(_unmark, pram)
+    begun_s = time.monotonic()
+    yield
+    time.sleep(max(0.0, begun_s + _SETTLE_S - time.monotonic()))
+    with _refusing_others(pram):
+        publisher.require_untouched()
+
+
+@contextlib.contextmanager
+def _refusing_others(pram: Pram) -> Iterator[None]:
+    """Say in words of a mount that another machine has the image, or another program writes to it."""
+    path = pram.image.path
+    try:
+        yield
+    except ImageOverwritten as exc:
+        refuse_if_elsewhere(pram.image, pram.current)
+        raise ImageInUse(path, "another program, which has written to it just now") from exc
+    except OSError as exc:
+        raise SystemFault(f"{path}: cannot be marked as mounted: {exc.strerror}") from exc
+
+
+def _unmark(pram: Pram) -> None:
+    with contextlib.suppress(OSError, PramError):  # the reason why the mount fails is told already
+        pram.publisher.mark_mounted(NOBODY)
 
 
 @contextlib.contextmanager

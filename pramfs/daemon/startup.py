@@ -106,9 +106,13 @@ def _mount(
         dumps.descriptor = log_file.descriptor
         loader.log_what_is_known(pram, options)
 
-        # Verify in other processes, and load. Importing FUSE and trio takes as long as loading a big tree.
+        # Tell other machines, verify in other processes, and load. Importing FUSE and trio takes as long as
+        # loading a big tree.
         require_single_thread()
-        with loader.verify(pram, options, manager) as load:
+        with (
+            loader.marked(pram, options, undo),
+            loader.verify(pram, options, manager) as load,
+        ):
             service_class = _import_fuse()
             tree = load()
         saver = Saver(pram, options.name, tree)

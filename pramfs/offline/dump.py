@@ -126,7 +126,7 @@ def _data(pfn: int, page: bytes) -> Iterator[str]:
 
 def _value(name: str, value: int | bytes) -> str:
     if isinstance(value, bytes):
-        if name in {"uuid", "run"}:
+        if name in {"uuid", "run", "machine", "boot"}:
             return value.hex()
         return f"'{file_name(value.rstrip(bytes(1)))}'"
     if name == "type":

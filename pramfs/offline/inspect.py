@@ -15,6 +15,8 @@ from pramfs.storage import superblock
 from pramfs.storage.frames import FrameCounts, FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SIZE, SUPER_FINAL, SUPER_INCOMPLETE, SUPER_SUSPECT
+from pramfs.storage.machine_mark import held_elsewhere, words_of_mark
+from pramfs.system.text import when
 
 __all__ = ["FrameCounts", "ImageInfo", "MountStatus", "NodeInfo", "image_info"]
 
@@ -84,6 +86,10 @@ def _last_run(image: Image) -> str:
     if image.serving_pid() is not None or not image.try_lock(shared=True):
         return holder_of(image).words
     current = superblock.require(image)
+    elsewhere = held_elsewhere(image, current)
+    if elsewhere is not None:
+        since = when(elsewhere.since_ns)
+        return f"{words_of_mark(elsewhere)} has it since {since}, so its mark there says"
     told = ended_badly(image, current)
     state = run_state.last_state(image, current.uuid)
     if told or state is None or state.run != current.run.hex() or state.phase != run_state.SAVED:

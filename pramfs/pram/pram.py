@@ -46,6 +46,7 @@ from pramfs.storage.arenas import open_arena
 from pramfs.storage.frames import FREE, FrameTable
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import ACCMODE_LOAD, ACCMODE_SAVE, SuperBlock
+from pramfs.storage.machine_mark import refuse_if_elsewhere
 from pramfs.storage.regions import Regions
 
 TRUNCATED_TIMES_MAX = 16  # a truncated image may be taken for that many times its length
@@ -105,7 +106,8 @@ class Pram:
 
         Raises NotAnImage; ImageInUse when another process has the path; ReservationFailed, with nothing
         reserved, when a chain is damaged; TooMuchBanned when the banned regions leave no slots for super
-        blocks; other PramErrors when the image cannot be opened or is truncated.
+        blocks; HeldByMachine when another machine has it mounted; other PramErrors when the image cannot be
+        opened or is truncated.
         """
         if not isinstance(image, Image):
             with _taken(image, writable=writable) as taken:
@@ -118,6 +120,9 @@ class Pram:
                     accept_truncated=accept_truncated,
                 )._owning_image()
         current = superblock.require(image, pfn)
+        if image.writable:
+            image.forget_cached()
+            refuse_if_elsewhere(image, current)
         if image.frames < current.frames:
             _check_truncated(image, current, accept_truncated)
         frames = max(frames, current.frames)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from pramfs.errors import (
+    DeviceGone,
     ImageOverwritten,
     NodeBusy,
     NoFrames,
@@ -35,10 +36,12 @@ from pramfs.storage.layout import (
     PAGE_SHIFT,
     PAGE_SIZE,
     SHARED,
+    SUPER_FINAL,
     SUPER_PAIR,
     SuperBlock,
 )
-from pramfs.storage.superblock import Published
+from pramfs.storage.machine_mark import change_of
+from pramfs.storage.superblock import NOBODY, MachineMark, Published
 
 _NODES_AT_ONCE = 1024  # whose pages are built in memory
 
@@ -83,6 +86,7 @@ class Publisher:
         self.pins = Pins(arena)
         self._slot = current.other_pfn  # where the next super block goes
         self._in_doubt: Publication | None = None
+        self._mark = NOBODY  # of this machine, if this run has mounted the image
         # What is in both slots, as this run has read or written it last: else another program was there.
         self._seen: dict[int, bytes] = {}
         self._read_slots(current.pfn, current.other_pfn)
@@ -93,11 +97,14 @@ class Publisher:
         Not while a super block is written. Raises OSError or SystemFault if that cannot be seen. Thread-safe.
         """
         image, banned = self.image, self.arena.table.banned
-        if image.length_now() < self.current.frames << PAGE_SHIFT:
+        length = image.length_now()
+        if not length and image.is_block_device:
+            raise DeviceGone(image.path)
+        if length < self.current.frames << PAGE_SHIFT:
             raise ImageOverwritten(image.path, "cut short")
         for pfn, page in list(self._seen.items()):
             if pfn not in banned and not image.still_holds(pfn, page):
-                raise ImageOverwritten(image.path, "written to")
+                raise change_of(image, self.current, self._mark, pfn)
 
     def begin(
         self, flags: int, unsaved_repeats: Callable[[], int], moved: dict[int, int]
@@ -109,7 +116,7 @@ class Publisher:
         NodeBusy, NoFrames, SaveFailed, OSError.
         """
         self.resolve_doubt()
-        return Publication(self, *self._stage(flags, unsaved_repeats, moved))
+        return Publication(self, *self._stage(self.image, flags, unsaved_repeats, moved))
 
     def begin_move(
         self,
@@ -123,16 +130,30 @@ class Publisher:
         It must be open, locked and long enough. A save that is in doubt stays so until the move succeeds.
         Raises as `begin`.
         """
-        return Move(self, image, *self._stage(flags, unsaved_repeats, moved))
+        return Move(self, image, *self._stage(image, flags, unsaved_repeats, moved))
 
     def mark_changed(self) -> None:
         """Record in the image that this run has changes which are not saved. Raises OSError, PramError."""
+        mark = self._mark if self.image.is_shared else NOBODY
+        self._write_mark(lambda: superblock.mark_changed(self.image, self.current, self._run, mark))
+
+    def mark_mounted(self, mark: MachineMark, *, now: bool = True) -> None:
+        """Record in an image that other machines can reach who has it mounted; NOBODY: nobody any more.
+
+        The mark of a change and the saves of this run tell it, too, except a final one; unless `now`, they do
+        so first. Raises OSError, PramError.
+        """
+        self._mark = mark
+        if now and self.image.is_shared:
+            self._write_mark(lambda: superblock.mark_mounted(self.image, self.current, mark))
+
+    def _write_mark(self, write: Callable[[], SuperBlock | None]) -> None:
         self.require_untouched()
         try:
             for block in superblock.publish_pair(self.image, self.current, self.arena.table.banned):
                 self._note_in_force(block)
                 self._slot = block.other_pfn
-            marked = superblock.mark_changed(self.image, self.current, self._run)
+            marked = write()
         except OSError:
             self._seen.pop(self.current.other_pfn, None)  # it may be there or not
             raise
@@ -247,10 +268,14 @@ class Publisher:
         for pfn in slots:
             if pfn < self.image.frames and pfn not in self.arena.table.banned:
                 with contextlib.suppress(PramError):
-                    self._seen[pfn] = self.image.read_bytes(pfn << PAGE_SHIFT, PAGE_SIZE)
+                    self._seen[pfn] = self.image.read_anew(pfn << PAGE_SHIFT, PAGE_SIZE)
 
     def _stage(
-        self, flags: int, unsaved_repeats: Callable[[], int], moved: dict[int, int]
+        self,
+        image: Image,
+        flags: int,
+        unsaved_repeats: Callable[[], int],
+        moved: dict[int, int],
     ) -> tuple[int, Published]:
         """Write the node list, freeze all frames in use, and return the next super block and its slot."""
         self._require_complete()
@@ -262,7 +287,9 @@ class Publisher:
         slot = self._choose_slot()
         self._write_node_list()
         self.arena.table.begin_save()
-        return slot, self._describe(flags, self.arena.table.repeats - unsaved_repeats())
+        published = self._describe(flags, self.arena.table.repeats - unsaved_repeats())
+        is_held = image.is_shared and not flags & SUPER_FINAL
+        return slot, published._replace(mark=self._mark if is_held else NOBODY)
 
     def _require_complete(self) -> None:
         busy = next((node for node in self._new_nodes() if node.flags & ACCMODE_SAVE), None)

@@ -56,6 +56,9 @@ class Image:
         self._loop_file = open_loop_file(fd)
         self._guard = self._open_guard()
         self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
+        # Whether another machine may have it, too: any disk may be one on the network.
+        self.is_shared = self.is_block_device and not self.in_memory()
+        self._direct = _open_direct(fd) if self.is_shared else fd  # see `read_anew`
 
     @property
     def frames(self) -> int:
@@ -76,7 +79,7 @@ class Image:
         Of a loop device it is looked up in its file, too, of which the device's cache shows nothing.
         Raises SystemFault. Thread-safe.
         """
-        if self.read_bytes(pfn << PAGE_SHIFT, PAGE_SIZE) != page:
+        if self.read_anew(pfn << PAGE_SHIFT, PAGE_SIZE) != page:
             return False
         if self._loop_file is None:
             return True
@@ -153,15 +156,37 @@ class Image:
             try:
                 piece = os.pread(fd, size_bytes, offset_bytes)
             except OSError as exc:
-                raise SystemFault(
-                    f"{self.path}: cannot read at pfn:{offset_bytes >> PAGE_SHIFT:x}: {exc.strerror}"
-                ) from exc
+                raise _cannot_read(self.path, offset_bytes, exc) from exc
             if not piece:
                 break
             pieces.append(piece)
             offset_bytes += len(piece)
             size_bytes -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_anew(self, offset_bytes: int, size_bytes: int) -> bytes:
+        """Read whole frames as `read_bytes` does, but as they are now if another machine has the image, too.
+
+        Each machine has a page cache of its own. What this one has written and cached is written out first.
+        """
+        if not self.is_shared:
+            return self.read_bytes(offset_bytes, size_bytes)
+        if self._direct != self._fd:
+            try:
+                with mmap.mmap(
+                    -1, size_bytes
+                ) as buffer:  # begins with a page, as O_DIRECT wants it
+                    return buffer[: os.preadv(self._direct, [buffer], offset_bytes)]
+            except OSError as exc:
+                if exc.errno != errno.EINVAL:  # the device has larger sectors
+                    raise _cannot_read(self.path, offset_bytes, exc) from exc
+        os.posix_fadvise(self._fd, offset_bytes, size_bytes, os.POSIX_FADV_DONTNEED)
+        return self.read_bytes(offset_bytes, size_bytes)
+
+    def forget_cached(self) -> None:
+        """Drop what this machine has cached of a device: another one may have written there since."""
+        if self.is_shared:
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`. Raises OSError (ENOSPC, EIO …) when that is not possible."""
@@ -312,7 +337,7 @@ class Image:
     def close(self) -> None:
         """Close the image, which also unlocks it unless something has it mapped. Not to be called twice."""
         beneath = {self._loop_file.fd} if self._loop_file else set()
-        for fd in {self._fd, self._guard} | beneath:
+        for fd in {self._fd, self._guard, self._direct} | beneath:
             os.close(fd)
 
     def __enter__(self) -> "Image":
@@ -354,6 +379,10 @@ class Image:
             if exc.errno == errno.EINVAL:
                 return unsupported
             raise
+
+
+def _cannot_read(path: Path, offset_bytes: int, exc: OSError) -> SystemFault:
+    return SystemFault(f"{path}: cannot read at pfn:{offset_bytes >> PAGE_SHIFT:x}: {exc.strerror}")
 
 
 def write_all(fd: int, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
@@ -431,6 +460,14 @@ def _create(path: Path) -> Image:
     finally:
         os.close(directory)
     return Image(path, fd, writable=True, made=True)
+
+
+def _open_direct(fd: int) -> int:
+    """Open a device once more, past the page cache; return `fd` where that is not possible."""
+    flags = os.O_RDONLY | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    return fd
 
 
 def identity_of(status: os.stat_result) -> str:

@@ -25,7 +25,11 @@ Super block                     Node                            Link
  96 i64 saved_ns
 104 u8  run[16]
 120 u8  saved_by[32]
-152 u8  zero[3944]
+152 u8  machine[16]
+168 u8  boot[16]
+184 i64 since_ns
+192 u8  host[64]
+256 u8  zero[3840]
 
 A tree's metadata is a byte stream of variable-length records:
 
@@ -88,6 +92,9 @@ SUPER_CHANGED = (
     8  # in the slot that is not in force: its run has changed the tree since the other save
 )
 SUPER_PAIR = 16  # other_pfn holds a super block too; without it, that frame may be anybody's
+SUPER_MOUNTED = (
+    32  # in the slot that is not in force: its machine has the image mounted for writing
+)
 
 # Node flags: the access mode (patch 2 of the 2013 series). A published node is in neither mode.
 ACCMODE_SAVE = 1
@@ -110,7 +117,7 @@ NAME_MAX = 256  # of a node, including the NUL
 TREE_NAME_MAX_BYTES = NAME_MAX - 1 - len("-meta")  # whose nodes are called NAME-meta and so on
 FRAMES_MAX = 1 << 32  # pfns are kept in 32 bits in memory
 
-SUPER = Struct("<IIQIIII16sQQQQQQq16s32s")
+SUPER = Struct("<IIQIIII16sQQQQQQq16s32s16s16sq64s")
 NODE = Struct("<IIIIQQQ256sQQq")
 LINK = Struct("<IIIIQ")
 ENTRY = Struct("<IIQQ")
@@ -153,6 +160,11 @@ class SuperBlock(NamedTuple):
     saved_ns: int
     run: bytes  # id of the run of the daemon or tool that published it
     saved_by: bytes
+    # Who has it mounted. In the slot in force only of a save that is not final, in the other with MOUNTED.
+    machine: bytes = bytes(16)  # zeros: nobody, or unknown
+    boot: bytes = bytes(16)
+    since_ns: int = 0
+    host: bytes = b""  # the name of the machine
 
 
 class NodePage(NamedTuple):

@@ -34,6 +34,18 @@ _TWO_SLOTS = "super blocks need two frames, where they may lie"
 _LOOKS = 4
 
 
+class MachineMark(NamedTuple):
+    """Who has an image mounted for writing, as its super blocks say."""
+
+    machine: bytes
+    boot: bytes
+    since_ns: int
+    host: bytes
+
+
+NOBODY = MachineMark(bytes(16), bytes(16), 0, b"")
+
+
 class Published(NamedTuple):
     """What a publish writes into the super block, besides where it is."""
 
@@ -44,6 +56,7 @@ class Published(NamedTuple):
     flags: int
     run: bytes
     incompatible: int = 0  # feature bits
+    mark: MachineMark = NOBODY
 
 
 def discover(image: Image, pfn: int | None = None) -> SuperBlock:
@@ -163,19 +176,60 @@ def replace(image: Image, current: SuperBlock, slot: int, published: Published) 
     return block
 
 
-def mark_changed(image: Image, current: SuperBlock, run: bytes) -> SuperBlock | None:
+def mark_changed(
+    image: Image, current: SuperBlock, run: bytes, mark: MachineMark = NOBODY
+) -> SuperBlock | None:
     """Record durably, in the slot that is not in force, that this run is about to change the tree.
 
     The save in force is not touched; the next one overwrites the mark. `publish_pair` has seen to it that the
-    slot holds an older super block. Returns what it wrote, None where it held none. Raises OSError.
+    slot holds an older super block. With `mark`, who has it mounted is recorded as well. Returns what it
+    wrote, None where it held none. Raises OSError.
     """
     old = _other(image, current)
     if old is None:
         return None
-    marked = old._replace(flags=old.flags | layout.SUPER_CHANGED, run=run)
-    image.write(old.pfn << PAGE_SHIFT, page_of(marked))
+    old = old._replace(flags=old.flags | layout.SUPER_CHANGED, run=run)
+    return _mark(image, old if mark == NOBODY else _with_mark(old, mark))
+
+
+def mark_mounted(image: Image, current: SuperBlock, mark: MachineMark) -> SuperBlock | None:
+    """Record durably, in the slot that is not in force, who has the image mounted; NOBODY: nobody has.
+
+    As `mark_changed`, whose mark it leaves as it is.
+    """
+    old = _other(image, current)
+    if old is None:
+        return None
+    return _mark(image, _with_mark(old, mark))
+
+
+def _with_mark(block: SuperBlock, mark: MachineMark) -> SuperBlock:
+    return block._replace(flags=block.flags | layout.SUPER_MOUNTED, **mark._asdict())
+
+
+def _mark(image: Image, marked: SuperBlock) -> SuperBlock:
+    image.write(marked.pfn << PAGE_SHIFT, page_of(marked))
     image.sync()
     return marked
+
+
+def mounted_by(image: Image, current: SuperBlock) -> MachineMark:
+    """Return who has the image mounted, as far as it shows, NOBODY if that is nobody or not known."""
+    old = _other(image, current)
+    if old is not None and old.flags & layout.SUPER_MOUNTED:
+        return _mark_in(old)
+    return NOBODY if current.flags & layout.SUPER_FINAL else _mark_in(current)
+
+
+def mark_at(image: Image, current: SuperBlock, pfn: int) -> MachineMark:
+    """Return the mark in what another program has put into a slot, NOBODY if it has none."""
+    page = image.read_anew(pfn << PAGE_SHIFT, PAGE_SIZE)
+    block = _parse(pfn, page) if len(page) == PAGE_SIZE else None
+    return _mark_in(block) if block is not None and block.uuid == current.uuid else NOBODY
+
+
+def _mark_in(block: SuperBlock) -> MachineMark:
+    return MachineMark(block.machine, block.boot, block.since_ns, block.host.rstrip(bytes(1)))
 
 
 def publish_pair(image: Image, current: SuperBlock, banned: Regions) -> Iterator[SuperBlock]:
@@ -253,7 +307,7 @@ def _other(image: Image, current: SuperBlock) -> SuperBlock | None:
 def _other_page(image: Image, current: SuperBlock) -> bytes:
     """Return what is in the slot that is not in force, b"" if the image ends before it."""
     slot = current.other_pfn
-    return image.read(slot) if slot < image.frames else b""
+    return image.read_anew(slot << PAGE_SHIFT, PAGE_SIZE) if slot < image.frames else b""
 
 
 def _compose(uuid: bytes, pfn: int, other: int, generation: int, save: Published) -> SuperBlock:
@@ -275,6 +329,7 @@ def _compose(uuid: bytes, pfn: int, other: int, generation: int, save: Published
         saved_ns=time.time_ns(),
         run=save.run,
         saved_by=f"pramfs {__version__}".encode(),
+        **save.mark._asdict(),
     )
 
 
@@ -289,7 +344,7 @@ def page_of(block: SuperBlock) -> bytearray:
 def _valid_blocks(image: Image) -> Iterator[SuperBlock]:
     """Yield the valid super blocks. A page that is not in a slot is none, whatever it looks like."""
     for base in layout.slot_bases(image.frames):
-        pages = image.read_bytes(base << PAGE_SHIFT, 2 << PAGE_SHIFT)
+        pages = image.read_anew(base << PAGE_SHIFT, 2 << PAGE_SHIFT)
         for at in range(0, len(pages) & ~(PAGE_SIZE - 1), PAGE_SIZE):
             block = _parse(base + (at >> PAGE_SHIFT), pages[at : at + PAGE_SIZE])
             if block is not None:

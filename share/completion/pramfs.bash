@@ -6,7 +6,7 @@ _pramfs() {
     read -ra given <<<"${line%"$typed"}"
     COMPREPLY=()
     if ((${#given[@]} == 1)); then
-        words="mount umount save status snapshot snapshots rollback diff clone dedup info check map dump ls cat extract nodes put get free kexec claim -h --help --version"
+        words="mount umount save status snapshot snapshots rollback diff clone dedup info check map takeover dump ls cat extract nodes put get free kexec claim -h --help --version"
     elif [[ ${given[1]} == mount &&
         ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
         words="size= nr_inodes= mode= uid= gid= banned= name= snapshot= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= keep=N keep=TIME writeback= dedup ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
@@ -32,6 +32,7 @@ _pramfs() {
             info) words="-h --help --json" ;;
             check) words="-h --help --json" ;;
             map) words="-h --help --json --svg --file --name --node" ;;
+            takeover) words="-h --help" ;;
             dump) words="-h --help --node --links --pfn" ;;
             ls) words="-h --help -l --long --json --name --recover" ;;
             cat) words="-h --help --name --recover" ;;

@@ -50,6 +50,7 @@ complete -c pramfs -n __fish_use_subcommand -a dedup -d 'have equal pages of a m
 complete -c pramfs -n __fish_use_subcommand -a info -d 'say what is in an image or a mount'
 complete -c pramfs -n __fish_use_subcommand -a check -d 'verify everything in an image, change nothing'
 complete -c pramfs -n __fish_use_subcommand -a map -d 'draw where everything lies in an image or a mount'
+complete -c pramfs -n __fish_use_subcommand -a takeover -d 'let this machine have an image that a dead one had'
 complete -c pramfs -n __fish_use_subcommand -a dump -d 'print the structures of an image field by field'
 complete -c pramfs -n __fish_use_subcommand -a ls -d 'list files of an image without mounting it'
 complete -c pramfs -n __fish_use_subcommand -a cat -d 'write files of an image to standard output'
@@ -101,6 +102,8 @@ complete -c pramfs -n '__fish_seen_subcommand_from map' -l file -r -F -d 'show t
 complete -c pramfs -n '__fish_seen_subcommand_from map' -l name -x -d 'which tree it is in (default: pramfs)'
 complete -c pramfs -n '__fish_seen_subcommand_from map' -l node -x -d 'show the frames of this node'
 complete -c pramfs -n '__fish_seen_subcommand_from map' -F
+complete -c pramfs -n '__fish_seen_subcommand_from takeover' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from takeover' -F
 complete -c pramfs -n '__fish_seen_subcommand_from dump' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from dump' -l node -x -d 'this node only'
 complete -c pramfs -n '__fish_seen_subcommand_from dump' -l links -d 'with the links and their entries'

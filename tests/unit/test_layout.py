@@ -15,7 +15,7 @@ UUID = bytes(range(16))
 @pytest.mark.parametrize(
     ("struct", "record", "size_bytes"),
     [
-        (layout.SUPER, layout.SuperBlock, 152),
+        (layout.SUPER, layout.SuperBlock, 256),
         (layout.NODE, layout.NodePage, 320),
         (layout.LINK, layout.LinkHeader, 24),
         (layout.TREE_HEADER, layout.TreeHeader, 40),

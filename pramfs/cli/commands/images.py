@@ -1,4 +1,4 @@
-"""The commands that inspect an image: info, check, map, dump. Each imports only what it needs."""
+"""The commands for an image as a whole: info, check, map, takeover, dump. Each imports only what it needs."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pramfs.cli.parser import Commands, a_path, add_command
 from pramfs.cli.tables import frame_counts, node_lines
 from pramfs.errors import CHECK_CLEAN, CHECK_DAMAGED, CHECK_UNREADABLE, CHECK_USAGE, PramError
-from pramfs.system.text import counted, printable, when
+from pramfs.system.text import counted, printable, say, when
 
 if TYPE_CHECKING:
     from pramfs.offline.inspect import ImageInfo
@@ -22,6 +22,9 @@ def add_commands(commands: Commands) -> None:
     info = add_command(commands, "info", _info, "say what is in an image or a mount")
     check = add_command(commands, "check", _check, "verify everything in an image, change nothing")
     map_ = add_command(commands, "map", _map, "draw where everything lies in an image or a mount")
+    takeover = add_command(
+        commands, "takeover", _takeover, "let this machine have an image that a dead one had"
+    )
     dump = add_command(commands, "dump", _dump, "print the structures of an image field by field")
     check.usage_code = CHECK_USAGE
     check.set_defaults(failure_code=CHECK_UNREADABLE)
@@ -37,7 +40,7 @@ def add_commands(commands: Commands) -> None:
     which.add_argument("--pfn", metavar="PFN", type=_pfn, help="only this frame, hexadecimal")
     for command in (info, map_):
         command.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=a_path)
-    for command in (check, dump):
+    for command in (check, takeover, dump):
         command.add_argument("image", metavar="IMAGE", type=a_path)
 
 
@@ -101,6 +104,19 @@ def _check(args: argparse.Namespace) -> int:
         pages = f"{counted(report.pages, 'page')} verified"
         print(printable(f"{args.image}: {verdict}, generation {report.generation}, {pages}"))
     return CHECK_CLEAN if report.clean else CHECK_DAMAGED
+
+
+def _takeover(args: argparse.Namespace) -> int:
+    from pramfs.control.takeover import take_over
+    from pramfs.storage.machine_mark import words_of_mark
+
+    before = take_over(args.image)
+    if before is None:
+        say(f"{args.image}: no other machine has it; nothing was changed")
+        return 0
+    had = f"{words_of_mark(before)}, which had it since {when(before.since_ns)}"
+    say(f"{args.image}: taken over from {had}; what that has not saved is lost")
+    return 0
 
 
 def _map(args: argparse.Namespace) -> int:
