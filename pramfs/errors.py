@@ -6,6 +6,7 @@ plain `OSError`s.
 """
 
 import errno
+import functools
 import os
 from collections.abc import Sequence
 
@@ -26,9 +27,12 @@ CHECK_UNREADABLE = 8
 CHECK_USAGE = 16
 
 
+_message_of = functools.cache(os.strerror)
+
+
 def posix_error(number: int) -> OSError:
     """Return the OSError with that errno and its standard message."""
-    return OSError(number, os.strerror(number))
+    return OSError(number, _message_of(number))
 
 
 class FramesHeld(OSError):

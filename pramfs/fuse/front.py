@@ -47,7 +47,8 @@ class Again(NamedTuple):
     first: Callable[[], Awaitable[None]]
 
 
-Answer = bytes | memoryview | Later | LongWait | Again | None
+_Other = memoryview | Later | LongWait | Again | None
+Answer = bytes | _Other
 Handler = Callable[[Request], Answer]
 """Returns the reply, what to wait for until there is one, or None where the kernel waits for none."""
 
@@ -155,14 +156,15 @@ class Front:
         except Exception as exc:  # noqa: BLE001 - the mount goes on
             self._refuse(request, exc, handler)
         else:
-            self._reply(request, answer, handler)
+            if isinstance(answer, bytes):  # as nearly all are
+                self._seam.tell(reply(request.unique, answer))
+            else:
+                self._reply(request, answer, handler)
         return True
 
-    def _reply(self, request: Request, answer: Answer, handler: Handler) -> None:
+    def _reply(self, request: Request, answer: _Other, handler: Handler) -> None:
         unique = request.unique
-        if isinstance(answer, bytes):
-            self._seam.tell(reply(unique, answer))
-        elif isinstance(answer, memoryview):
+        if isinstance(answer, memoryview):
             self._seam.tell(OUT_HEADER.pack(OUT_HEADER.size + len(answer), 0, unique), answer)
         elif isinstance(answer, LongWait):
             self._wait(request, self._answer_later, answer.later)

@@ -18,8 +18,11 @@ class Request:
     the caller has got a signal, and waits no more.
     """
 
-    __slots__ = ("body", "gid", "is_withdrawn", "length", "may_wait", "nodeid", "opcode", "pid", "so_far",
-                 "taken", "uid", "unique")  # fmt: skip
+    # What few requests change belongs to the class until then.
+    may_wait = True
+    taken = 0
+    so_far = b""
+    is_withdrawn = False
 
     def __init__(self, message: memoryview) -> None:
         """Take a message apart that is at least as long as a header."""
@@ -35,10 +38,6 @@ class Request:
             _,
         ) = IN_HEADER.unpack_from(message)
         self.body: memoryview | bytes = message[IN_HEADER.size :]
-        self.may_wait = True
-        self.taken = 0
-        self.so_far = b""
-        self.is_withdrawn = False
 
     def keep(self) -> None:
         """Copy the body, because the request is answered after the next one is read."""
@@ -52,7 +51,10 @@ class Request:
 
     def name(self, struct: Struct | None = None) -> bytes:
         """Return the name behind that struct. Raises OddRequestError."""
-        return self.names(1, struct)[0]
+        name, end, _ = bytes(self.body[struct.size :] if struct else self.body).partition(b"\0")
+        if not end:
+            raise OddRequestError("a name without an end")
+        return name
 
     def names(self, count: int, struct: Struct | None = None) -> list[bytes]:
         """Return the names behind that struct. Raises OddRequestError."""

@@ -8,7 +8,7 @@ files, limits, link counts, which times change, set-id bits, room for the next s
 import errno
 import stat
 from collections.abc import MutableMapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pramfs.errors import posix_error
 from pramfs.storage import layout
@@ -48,8 +48,7 @@ _RENAME_FLAGS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """The uid and gid of a new file, and the umask, which counts where there is no default ACL."""
 
     uid: int
@@ -310,7 +309,7 @@ class Tree(FileOperations):
         own_bytes = layout.INODE.size + layout.DIRENT.size + more_bytes
         self.space.require_metadata(own_bytes + inherited_acl_bytes(default_acl))
         if parent.mode & stat.S_ISGID:
-            owner = replace(owner, gid=parent.gid)
+            owner = owner._replace(gid=parent.gid)
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
         inode = self._new_inode(mode, owner)
