@@ -207,15 +207,31 @@ class FrameTable:
         if count > self._counts[FREE]:
             raise NoFrames(count, self._counts[FREE])
         if count == 1:
-            pfn = self._find_single()
-            self._replace_one(pfn, FREE, FRESH)
-            return [Extent(pfn, 1)]
+            return [Extent(self.allocate_one(), 1)]
         extents = []
         while count:
             extent = self._find_extent(count)
             extents.append(self._take(extent.pfn, extent.frames))
             count -= extent.frames
         return extents
+
+    def allocate_one(self) -> int:
+        """Allocate a free frame; it becomes FRESH. Raises NoFrames."""
+        if not self._counts[FREE]:
+            raise NoFrames(1, 0)
+        pfn = self._find_single()
+        self._replace_one(pfn, FREE, FRESH)
+        return pfn
+
+    def release_one(self, pfn: int) -> bool:
+        """Do the same as `release` for a single frame, faster; return whether nobody holds it any more."""
+        state = self._states[pfn]
+        if state not in _OWNED:
+            raise AssertionError(f"pfn:{pfn:x}: released, and nobody owned it")
+        if self._holders is not None and not self._holders.drop(pfn, 1):
+            return False
+        self._replace_one(pfn, state, _RELEASE[state])
+        return True
 
     def release(self, pfn: int, count: int) -> list[Extent] | None:
         """Release frames that a tree or a node holds; return the extents that nobody holds any more.
@@ -236,11 +252,7 @@ class FrameTable:
 
     def _give_up(self, pfn: int, before: bytearray) -> None:
         """Change the states of frames that have lost their last holder."""
-        after = before.translate(_RELEASE)
-        if len(before) == 1:
-            self._replace_one(pfn, before[0], after[0])
-        else:
-            self._replace(pfn, before, after)
+        self._replace(pfn, before, before.translate(_RELEASE))
 
     def reserve(self, pfn: int, count: int, what: str, *, shared: bool = False) -> None:
         """Reserve frames that a published save names; they become SAVED.
@@ -488,8 +500,9 @@ class FrameTable:
             self._ban_free()
         self._single_hint = min(self._single_hint, pfn)
         # The freed extent joins at most the free ones on either side of it.
-        beside = self._states[max(pfn - 1, 0) : pfn].count(FREE)
-        beside += self._states[pfn + count : pfn + count + 1].count(FREE)
+        states, behind = self._states, pfn + count
+        beside = states[pfn - 1] == FREE if pfn else 0
+        beside += states[behind] == FREE if behind < len(states) else 0
         joined = count + beside * self._extent_max
         self._extent_max = min(max(self._extent_max, joined), len(self._states))
         if count >= _EXTENT_WORTH_A_RESCAN:

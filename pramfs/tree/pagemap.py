@@ -52,6 +52,10 @@ class PageMap:
         at = index & _MASK
         return chunk[at] if chunk is not None and at < len(chunk) else 0
 
+    def sole(self) -> int:
+        """Return the frame of page 0 if there is no other page, else 0."""
+        return self._head[0] if self.count == 1 and self._head is not None else 0
+
     def pfns(self, index: int, count: int) -> "array[int]":
         """Return the frames of `count` pages from `index`, all in one chunk; 0 for holes."""
         chunk = self._chunk(index >> CHUNK_SHIFT)
