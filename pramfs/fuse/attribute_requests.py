@@ -115,10 +115,10 @@ class AttributeRequests:
             valid, _, _, size, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
             mode, _, uid, gid, _,
         ) = request.fields(SETATTR_IN)  # fmt: skip
-        if max(atime_ns, mtime_ns, ctime_ns) >= _NS:
+        if atime_ns >= _NS or mtime_ns >= _NS or ctime_ns >= _NS:
             raise OddRequestError("a time with more than a second of nanoseconds")
         inode = self._tree.get(request.nodeid)
-        if valid in (_WRITE_TIMES, _WRITE_TIMES | FATTR_FH):
+        if valid & ~FATTR_FH == _WRITE_TIMES:
             times = mtime * _NS + mtime_ns, ctime * _NS + ctime_ns
             if valid & FATTR_FH:  # by nobody but the kernel
                 self._tree.set_cached_times(inode, *times)
