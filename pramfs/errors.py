@@ -272,6 +272,12 @@ class BadSnapshotName(PramError):
     exit_code = EXIT_USAGE
 
 
+class BadTreeName(PramError):
+    """'{0}' cannot be the name of a tree: {1}"""
+
+    exit_code = EXIT_USAGE
+
+
 class SnapshotExists(PramError):
     """there is a snapshot '{0}' already"""
 
@@ -346,6 +352,47 @@ class ReadOnlyImage(PramError):
     """the image is open read-only"""
 
     errno = errno.EROFS
+
+
+# --- trees on their way ---------------------------------------------------------------------------
+
+
+class NoStream(PramError):
+    """standard input is no stream of pramfs send: {0}"""
+
+
+class StreamCut(PramError):
+    """the stream was cut off after {0} bytes; nothing was changed: send it again"""
+
+
+class StreamDamaged(PramError):
+    """the stream is damaged: {0}; nothing was changed: send it again"""
+
+
+class StreamRefused(PramError):
+    """the stream cannot be right: {0}; nothing was changed"""
+
+
+class NewerStream(PramError):
+    """the stream has version {0}, this pramfs reads version {1}; use a newer pramfs"""
+
+
+class NoBase(PramError):
+    """{0}: no tree here is what the stream builds on, '{1}' of the sender: send all, without --since"""
+
+    errno = errno.ENOENT
+
+
+class NameTaken(PramError):
+    """{0}: there is a tree '{1}' already; give the new one another name with --as"""
+
+    errno = errno.EEXIST
+
+
+class NoRoomForStream(PramError):
+    """{0}: no room for the stream: {1} free frames needed, {2} available"""
+
+    errno = errno.ENOSPC
 
 
 # --- trees --------------------------------------------------------------------------------------

@@ -119,6 +119,26 @@ snapshot. A snapshot of another tree is given as NAME@SNAPSHOT.
   pramfs rollback /srv/keep.pram before-upgrade
   pramfs mount /srv/keep.pram /mnt/keep
 """,
+    "send": """\
+Write a tree to standard output as a stream, which 'pramfs receive' takes elsewhere: all of it, or with
+--since only what is not in that snapshot. Names, attributes, times, holes, links and shared pages are kept.
+Every page is verified. Of a mount without @SNAPSHOT what it holds now is sent: it is saved, and kept as a
+snapshot called sending- and the time until all is sent. Programs wait for that no longer than for a save.
+
+  pramfs send /mnt/keep@monday | ssh other pramfs receive /dev/shm/keep.pram
+  pramfs send --since monday /mnt/keep@tuesday | ssh other pramfs receive /dev/shm/keep.pram
+""",
+    "receive": """\
+Take a stream of 'pramfs send' from standard input, and add the tree in it to an image. A missing or empty
+image is made, as large as --size says or as a mount would make it. The tree gets the name that it was sent
+under, or that of --as: TREE, or TREE@SNAPSHOT or @SNAPSHOT. There must be no tree of that name yet.
+
+A stream of --since needs the snapshot that it builds on, in whatever name; without it nothing more is read.
+The tree is there when the exit code is 0, and durable; with any other exit code nothing has changed, also
+when the stream was cut off or damaged on its way.
+
+  pramfs receive --as @from-other /dev/shm/keep.pram < stream
+""",
     "diff": """\
 Say what differs between two snapshots, or between a snapshot and the tree as it is now: a line for each name,
 and the sum in the last line. A SNAPSHOT of another tree is given as NAME@SNAPSHOT. Of a mount, what is in it

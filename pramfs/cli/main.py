@@ -7,7 +7,18 @@ from typing import NoReturn
 
 from pramfs import __version__
 from pramfs.cli import helptext
-from pramfs.cli.commands import clone, dedup, diff, files, images, kexec, mounts, nodes, snapshots
+from pramfs.cli.commands import (
+    clone,
+    dedup,
+    diff,
+    files,
+    images,
+    kexec,
+    mounts,
+    nodes,
+    snapshots,
+    streams,
+)
 from pramfs.cli.parser import Parser
 from pramfs.errors import PramError
 from pramfs.storage import layout
@@ -51,7 +62,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="say what versions are here")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(metavar="COMMAND")
-    for group in (mounts, snapshots, diff, clone, dedup, images, files, nodes, kexec):
+    for group in (mounts, snapshots, diff, streams, clone, dedup, images, files, nodes, kexec):
         group.add_commands(commands)
     return parser
 

@@ -107,6 +107,7 @@ class TreeReader:
         assert isinstance(root, Directory)
         self.root = root
         self.inodes = decoded.inodes
+        self.next_ino = decoded.next_ino
         self._pages: dict[File, _Pages] = {}
         at = 0
         for file, pages in zip(decoded.files, decoded.pages, strict=True):

@@ -6,7 +6,7 @@ _pramfs() {
     read -ra given <<<"${line%"$typed"}"
     COMPREPLY=()
     if ((${#given[@]} == 1)); then
-        words="mount umount save status snapshot snapshots rollback diff clone dedup info check map takeover dump ls cat extract nodes put get free kexec claim -h --help --version"
+        words="mount umount save status snapshot snapshots rollback diff send receive clone dedup info check map takeover dump ls cat extract nodes put get free kexec claim -h --help --version"
     elif [[ ${given[1]} == mount &&
         ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
         words="size= nr_inodes= mode= uid= gid= banned= name= snapshot= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= keep=N keep=TIME writeback= dedup ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
@@ -27,6 +27,8 @@ _pramfs() {
             snapshots) words="-h --help --json" ;;
             rollback) words="-h --help --name" ;;
             diff) words="-h --help --json" ;;
+            send) words="-h --help --since --name" ;;
+            receive) words="-h --help --as --size" ;;
             clone) words="-h --help" ;;
             dedup) words="-h --help --json" ;;
             info) words="-h --help --json" ;;

@@ -45,6 +45,8 @@ complete -c pramfs -n __fish_use_subcommand -a snapshot -d 'keep what a mount ho
 complete -c pramfs -n __fish_use_subcommand -a snapshots -d 'list the snapshots of an image or a mount'
 complete -c pramfs -n __fish_use_subcommand -a rollback -d 'go back to a snapshot'
 complete -c pramfs -n __fish_use_subcommand -a diff -d 'say what has changed since a snapshot'
+complete -c pramfs -n __fish_use_subcommand -a send -d 'write a tree to standard output as a stream'
+complete -c pramfs -n __fish_use_subcommand -a receive -d 'take a tree that send has written from standard input'
 complete -c pramfs -n __fish_use_subcommand -a clone -d 'copy a file or a tree, sharing its pages'
 complete -c pramfs -n __fish_use_subcommand -a dedup -d 'have equal pages of a mount share memory'
 complete -c pramfs -n __fish_use_subcommand -a info -d 'say what is in an image or a mount'
@@ -84,6 +86,13 @@ complete -c pramfs -n '__fish_seen_subcommand_from rollback' -F
 complete -c pramfs -n '__fish_seen_subcommand_from diff' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from diff' -l json -d 'for programs'
 complete -c pramfs -n '__fish_seen_subcommand_from diff' -F
+complete -c pramfs -n '__fish_seen_subcommand_from send' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from send' -l since -x -d 'only what is not in that one'
+complete -c pramfs -n '__fish_seen_subcommand_from send' -l name -x -d 'which tree (default: pramfs)'
+complete -c pramfs -n '__fish_seen_subcommand_from receive' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from receive' -l as -x -d 'the name that it gets'
+complete -c pramfs -n '__fish_seen_subcommand_from receive' -l size -x -d 'of the image, as with mount -o size='
+complete -c pramfs -n '__fish_seen_subcommand_from receive' -F
 complete -c pramfs -n '__fish_seen_subcommand_from clone' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from clone' -F
 complete -c pramfs -n '__fish_seen_subcommand_from dedup' -s h -l help -d 'show this help message and exit'

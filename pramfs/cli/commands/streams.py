@@ -1,0 +1,71 @@
+"""The commands that bring trees to other machines: send, receive. Each imports only what it needs."""
+
+import argparse
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.errors import UsageError
+from pramfs.system.text import complain, counted, printable
+
+if TYPE_CHECKING:
+    from pramfs.stream.decode import Decompress
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands to the parser."""
+    send = add_command(commands, "send", _send, "write a tree to standard output as a stream")
+    send.add_argument("--since", metavar="SNAPSHOT", help="only what is not in that one")
+    send.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
+    send.add_argument("target", metavar="IMAGE|MOUNTPOINT[@SNAPSHOT]", type=a_path)
+    receive = add_command(
+        commands, "receive", _receive, "take a tree that send has written from standard input"
+    )
+    receive.add_argument("--as", dest="new_name", metavar="NAME", help="the name that it gets")
+    receive.add_argument("--size", metavar="SIZE", help="of the image, as with mount -o size=")
+    receive.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=a_path)
+
+
+def _send(args: argparse.Namespace) -> int:
+    from pramfs.stream.source import source_at
+    from pramfs.system.progress import Bar
+
+    descriptor = sys.stdout.fileno()
+    if os.isatty(descriptor):
+        raise UsageError("a stream is not for a terminal: send it to a file or a program")
+    with source_at(args.target, args.since, args.name or "") as sending:
+        if sending.births_lost:
+            complain(f"damaged: birth times: {sending.births_lost}")
+        with Bar("sending", sending.pages) as bar:
+            sending.to(descriptor, bar)
+    return 0
+
+
+def _receive(args: argparse.Namespace) -> int:
+    from pramfs.options import parse_options
+    from pramfs.stream.decode import StreamReader
+    from pramfs.stream.image_target import image_target
+    from pramfs.stream.receive import receive
+    from pramfs.system.progress import Bar
+
+    descriptor = sys.stdin.fileno()
+    if os.isatty(descriptor):
+        raise UsageError("a stream does not come from a terminal: give a file or a pipe as input")
+    frames = parse_options([f"size={args.size}"]).frames if args.size else 0
+    reader = StreamReader(io.FileIO(descriptor, closefd=False), _decompress)
+    with (
+        image_target(args.target, reader.header, frames) as target,
+        Bar("receiving", reader.header.pages) as bar,
+    ):
+        received = receive(reader, target, args.new_name or "", bar)
+    told = f"received {received.name}, {counted(len(received.csums), 'page')}"
+    print(printable(f"{args.target}: {told}"), file=sys.stderr)
+    return 0
+
+
+def _decompress() -> "Decompress":
+    from pramfs.errors import PramError
+
+    raise PramError("the stream is compressed, which this pramfs cannot read yet")

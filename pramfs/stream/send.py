@@ -1,0 +1,111 @@
+"""Send a tree of an image as a stream: all of it, or what a base does not have. Changes nothing.
+
+Every page is verified before it goes out. What is wrong with the image ends the stream before its end, so
+that the receiver takes nothing of it.
+"""
+
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+
+from crc32c import crc32c
+
+from pramfs.errors import DamagedPage
+from pramfs.pram.links import Entries
+from pramfs.storage.arena import Progress
+from pramfs.storage.extents import pieces_of
+from pramfs.storage.frames import Extent
+from pramfs.storage.image import Image
+from pramfs.storage.layout import PAGE_SHIFT
+from pramfs.stream.encode import Data, StreamWriter
+from pramfs.stream.format import (
+    ID_BYTES,
+    IDENTITY_BYTES,
+    METADATA,
+    MORE,
+    PAGES_MAX,
+    RUNS,
+    Header,
+)
+from pramfs.stream.identity import WholeTree
+from pramfs.stream.page_plan import PagePlan, plan_pages
+
+
+class Sending:
+    """A tree that is to be sent, planned: `pages` of it are to go out."""
+
+    def __init__(self, image: Image, tree: WholeTree, base: WholeTree | None, name: str) -> None:
+        """Plan it. The receiver is told `name` as that of the tree."""
+        self.births_lost = tree.births_lost
+        self._image = image
+        self._tree = tree
+        self._plan: PagePlan = plan_pages(
+            tree.entries, base.entries if base is not None else Entries(), image.frames
+        )
+        self.pages = len(self._plan.csums)
+        self._header = Header(
+            flags=0,
+            id=os.urandom(ID_BYTES),
+            identity=tree.identity,
+            base_identity=base.identity if base is not None else bytes(IDENTITY_BYTES),
+            base_pages=len(base.entries) if base is not None else 0,
+            metadata_bytes=len(tree.metadata),
+            more_bytes=len(tree.more),
+            runs=len(self._plan.runs),
+            entries=len(tree.entries),
+            pages=self.pages,
+            name=os.fsencode(name),
+            base_name=os.fsencode(base.name) if base is not None else b"",
+        )
+
+    def to(
+        self,
+        descriptor: int,
+        progress: Progress = lambda pages: None,
+        compress: Callable[[Data], bytes] | None = None,
+    ) -> None:
+        """Write the stream. Raises DamagedPage, OSError, or another PramError."""
+        writer = StreamWriter(descriptor, self._header, compress)
+        writer.write_bytes(METADATA, self._tree.metadata)
+        writer.write_bytes(MORE, self._tree.more)
+        writer.write_bytes(RUNS, memoryview(self._plan.runs.words).cast("B"))
+        at = 0
+        for extents in _records(self._plan.extents):
+            pages = self._read(extents)
+            csums = self._plan.csums[at : at + (len(pages) >> PAGE_SHIFT)]
+            _verify(extents, pages, csums)
+            writer.write_pages(csums, pages)
+            progress(len(csums))
+            at += len(csums)
+        writer.finish()
+
+    def _read(self, extents: list[Extent]) -> bytes:
+        parts = [self._image.read(*extent) for extent in extents]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _records(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """Yield the extents in lists of PAGES_MAX frames, fewer in the last."""
+    some: list[Extent] = []
+    room = PAGES_MAX
+    for pfn, count in pieces_of(extents, PAGES_MAX):
+        taken = min(count, room)
+        some.append(Extent(pfn, taken))
+        room -= taken
+        if not room:
+            yield some
+            some, room = [], PAGES_MAX
+        if taken < count:
+            some.append(Extent(pfn + taken, count - taken))
+            room -= count - taken
+    if some:
+        yield some
+
+
+def _verify(extents: list[Extent], pages: bytes, csums: "array[int]") -> None:
+    """Raise DamagedPage unless all pages have these checksums."""
+    view = memoryview(pages)
+    for at, csum in enumerate(csums):
+        if crc32c(view[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]) != csum:
+            pfns = [pfn for first, count in extents for pfn in range(first, first + count)]
+            raise DamagedPage(pfns[at], "data")

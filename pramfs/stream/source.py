@@ -1,0 +1,69 @@
+"""Find what is to be sent: a tree or snapshot of an image, or what a mount holds now.
+
+Of a mount a snapshot is taken for as long as it is sent, so that writers wait for a save and no longer.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pramfs.control import client, save_progress
+from pramfs.control.served_image import open_target
+from pramfs.control.status import MountStatus
+from pramfs.options import DEFAULT_NAME
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK, snapshot_tree, tree_of
+from pramfs.saves.snapshots import new_name
+from pramfs.storage import superblock
+from pramfs.storage.image import Image
+from pramfs.stream.identity import WholeTree, read_tree
+from pramfs.stream.send import Sending
+
+SENDING_PREFIX = "sending-"
+
+
+@contextlib.contextmanager
+def source_at(target: Path, since: str | None = None, name: str = "") -> Iterator[Sending]:
+    """Prepare to send what is at `target`: an image or mountpoint, perhaps with @SNAPSHOT behind it.
+
+    With `since`, a snapshot, only what is not in that. `name` is that of another tree than the default one.
+    Raises PramError, SavedMeanwhile if a daemon has reused frames meanwhile.
+    """
+    path, snapshot = split_target(target)
+    status = client.status_if_mounted(path)
+    tree = name or (status.name if status is not None else DEFAULT_NAME)
+    sent = snapshot_tree(snapshot, tree_of(tree)) if snapshot else tree
+    with contextlib.ExitStack() as stack:
+        held = sent
+        if status is not None and not snapshot and not status.read_only and tree == status.name:
+            held = stack.enter_context(_snapshot_for_now(path, status))
+        image = stack.enter_context(open_target(path, status))
+        stack.enter_context(superblock.steady(image))
+        whole = _read(image, held)
+        base = _read(image, snapshot_tree(since, tree_of(sent))) if since else None
+        yield Sending(image, whole, base, sent)
+
+
+def split_target(target: Path) -> tuple[Path, str]:
+    """Return a path that exists and the snapshot named behind it, "" if there is none."""
+    text, at = str(target), len(str(target))
+    while at > 0:
+        if Path(text[:at]).exists():
+            return Path(text[:at]), text[at + 1 :]
+        at = text.rfind(SNAPSHOT_MARK, 0, at)
+    return target, ""
+
+
+def _read(image: Image, name: str) -> WholeTree:
+    return superblock.look_between_saves(image, lambda: read_tree(image, name))
+
+
+@contextlib.contextmanager
+def _snapshot_for_now(mountpoint: Path, status: MountStatus) -> Iterator[str]:
+    """Take a snapshot of a mount, yield its full name, and free it."""
+    name = new_name(status.name, SENDING_PREFIX, ())
+    save_progress.take_snapshot(mountpoint, name, status)
+    full_name = status.name + SNAPSHOT_MARK + name
+    try:
+        yield full_name
+    finally:
+        save_progress.free_snapshot(mountpoint, full_name, status)
