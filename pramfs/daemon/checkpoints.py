@@ -44,6 +44,7 @@ from pramfs.system.progress import Bar, Heartbeat
 
 log = logging.getLogger("pramfs")
 
+_NOT_KEPT = "this save is not kept: %s"
 _STATE_PERIOD_S = 0.2
 _LOOK_PERIOD_S = 1  # at a save at unmount, whether to log its progress
 
@@ -148,7 +149,7 @@ class Checkpoints:
             if snapshot:
                 await self._make_room_for_snapshot()
         except NoRoomForSnapshot as exc:
-            log.warning("this save is not kept: %s", exc)
+            log.warning(_NOT_KEPT, exc)
             snapshot = ""
         await self._checkpoint(snapshot=snapshot)
         if snapshot:
@@ -176,11 +177,28 @@ class Checkpoints:
             raise self._saver.refuse(target.path, exc) from exc
         try:
             await self.flush(directories)
-            await self._checkpoint(image)
+            snapshot = self._snapshot_to_move()
+            await self._checkpoint(image, snapshot=snapshot)
         except BaseException:
             await trio.to_thread.run_sync(give_back, image, target)
             raise
+        if snapshot:
+            self._automatic.note_kept()
         self._go_on_in(image)
+
+    def _snapshot_to_move(self) -> str:
+        """Return the name of the snapshot to take with a save to another image, "" for none.
+
+        Where there is too little room for one no save makes some: the old image may be what fails.
+        """
+        snapshot = self._automatic.next_one()
+        try:
+            if snapshot:
+                self._saver.require_room_for_snapshot()
+        except NoRoomForSnapshot as exc:
+            log.warning(_NOT_KEPT, exc)
+            return ""
+        return snapshot
 
     def _go_on_in(self, image: Image) -> None:
         """Say wherever it is said that the mount is of another image now, and close the old one."""
@@ -364,7 +382,7 @@ class Checkpoints:
             for _ in self._automatic.make_room() if snapshot else ():
                 self._saver.save(final=False, progress=bar)
         except NoRoomForSnapshot as exc:
-            log.warning("this save is not kept: %s", exc)
+            log.warning(_NOT_KEPT, exc)
             return ""
         return snapshot
 

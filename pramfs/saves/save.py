@@ -54,7 +54,8 @@ def stage_tree(
 ) -> Callable[[], int]:
     """Replace the nodes of tree `name` by the present state of `tree`, so that a publish saves it.
 
-    With `snapshot`, a tree of that name is added that shares all data pages; what was promised to these ends.
+    With `snapshot`, a tree of that name is added that shares all data pages; what was promised to these ends
+    if the caller says so, see `Reservations.begin_to_end`.
 
     Returns what counts the holders of shared frames, besides the first of each, that are not in the save.
     `moved` takes where shared frames have gone that had become banned; the publish that follows needs both.
@@ -378,6 +379,7 @@ class Saver:
             self.error = None
             self._complaint = ""
             self.published += 1
+            self._tree.data.reservations.end()
             self._update_space()
             return
         self._tree.changed = True
@@ -385,8 +387,12 @@ class Saver:
 
     def _fail(self, error: Exception) -> None:
         in_doubt = self._pram.publisher.in_doubt
-        if self._snapshot and not in_doubt:
+        if self._snapshot and (self._target is not None or not in_doubt):
             drop_tree(self._pram, self._snapshot)
+            inodes = self._tree.inodes
+            self._tree.data.reservations.give_back(lambda file: inodes.get(file.ino) is file)
+        else:
+            self._tree.data.reservations.end()
         self._enter(SaveState.IN_DOUBT if in_doubt else SaveState.FAILED)
         if isinstance(error, ImageOverwritten) and self._target is None:
             self.error = error

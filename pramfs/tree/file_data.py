@@ -241,13 +241,16 @@ class FileData:
         self._drop_pages(file, index, index + 1)
 
     def end_promises(self, file: File) -> None:
-        """Take back what was promised to the pages that have frames, as a snapshot is about to share them."""
+        """Take back what was promised to the pages that have frames, as a snapshot is about to share them.
+
+        It ends for good, or not, with `reservations.end` or `give_back`.
+        """
         if file.reserved is None or file.pages is None:
             return
         for start, pfns in file.pages.chunks():
             for index, pfn, count in file_extents_of(start, pfns):
                 if pfn:
-                    self.reservations.remove(file, index, index + count)
+                    self.reservations.begin_to_end(file, index, index + count)
 
     def repeats_of(self, files: Iterable[File], others: Iterable[int] = ()) -> int:
         """Return how many holders, besides the first of each frame, are these files and only they.

@@ -7,6 +7,7 @@ checkpoint gives back. See docs/design.md.
 """
 
 from collections.abc import Callable
+from itertools import groupby
 
 from pramfs.storage.arena import Arena
 from pramfs.storage.frames import KEPT, Extent
@@ -21,6 +22,7 @@ class Reservations:
     def __init__(self, arena: Arena, space: Space) -> None:
         self._arena = arena
         self._space = space
+        self._ending: list[tuple[File, int, int]] = []  # what `begin_to_end` has taken back
 
     def add(self, file: File, first: int, behind: int) -> None:
         """Promise room to the pages from `first` on, before `behind`.
@@ -52,6 +54,38 @@ class Reservations:
         self._change(file, file.reserved, first, behind, file.reserved.remove)
         if not len(file.reserved):
             file.reserved = None
+
+    def begin_to_end(self, file: File, first: int, behind: int) -> None:
+        """Take back what was promised there, but keep the room until `end` or `give_back`."""
+        if file.reserved is None:
+            return
+        for start, end in list(file.reserved.within(first, behind)):
+            self._ending.append((file, start, end))
+            self._space.ending += end - start
+            self._space.ending_ranges += 1
+        self.remove(file, first, behind)
+
+    def end(self) -> list[tuple[File, int, int]]:
+        """Let the room go that was kept for what has ended, and return what that was."""
+        ended, self._ending = self._ending, []
+        self._space.ending = self._space.ending_ranges = 0
+        self._keep()
+        return ended
+
+    def give_back(self, is_there: Callable[[File], bool]) -> None:
+        """Promise again what has begun to end, as far as these pages are there and not shared."""
+        shared = self._arena.table.is_shared
+        for file, first, behind in self.end():
+            if not is_there(file) or file.pages is None:
+                continue
+            index = first
+            for is_kept, pfns in groupby(
+                file.pages.pfns(first, behind - first), lambda pfn: pfn != 0 and not shared(pfn)
+            ):
+                count = len(list(pfns))
+                if is_kept:
+                    self.restore(file, index, index + count)
+                index += count
 
     def allocate(self, file: File, index: int, count: int, *, mapped: bool) -> list[Extent]:
         """Allocate frames for `count` pages from `index` on, see `keep_free`. Raises ENOSPC, FramesHeld."""

@@ -29,6 +29,9 @@ class Space:
         self.promised = 0  # pages that fallocate(2) has promised room to
         self.promised_ranges = 0  # that these form
         self.claimed = 0  # those of them that have no frame yet
+        # What the snapshot under way ends: it keeps its room until that is sure, or it is promised again.
+        self.ending = 0
+        self.ending_ranges = 0
         self._arena = arena
         self._metadata = -1  # frames of it, for which `_with_metadata` is known
         self._with_metadata = 0
@@ -36,11 +39,11 @@ class Space:
     @property
     def spare(self) -> int:
         """The frames kept for changes of pages that were promised room and have frames."""
-        return min(self.promised, SPARE_MAX)
+        return min(self.promised + self.ending, SPARE_MAX)
 
     def spare_for(self, more: int) -> int:
         """Return how many more spare frames that many more promised pages need."""
-        return min(self.promised + more, SPARE_MAX) - self.spare
+        return min(self.promised + self.ending + more, SPARE_MAX) - self.spare
 
     def frames_to_keep_free(self, pages: int = 0, metadata_bytes: int = 0, ranges: int = 0) -> int:
         """Return the number of frames that must stay free: for promises, and for the next two saves.
@@ -56,9 +59,10 @@ class Space:
         lasting = self._with_metadata + self.node_frames
         lasting += -(-(self.pages + self.claimed + pages) // LINK_ENTRIES_MAX)
         kept = self.relocations + self.other_nodes
-        if self.promised or ranges:
+        if self.promised or self.ending or ranges:
             kept += self.claimed + self.spare
-            lasting += -(-(self.promised_ranges + ranges) * layout.RESERVED.size // PAGE_SIZE) + 1
+            ranges += self.promised_ranges + self.ending_ranges
+            lasting += -(-ranges * layout.RESERVED.size // PAGE_SIZE) + 1
         return kept + lasting + max(0, lasting - self.saved_frames)
 
     def snapshot_frames(self) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import MIB, USAGE, Volume, pramfs
+from tests.mounted.harness import MIB, MOUNT_FAILED, USAGE, Volume, pramfs
 
 
 def names(target: Path) -> list[str]:
@@ -35,6 +35,24 @@ def test_saves_by_command_and_at_unmount_are_kept(volume: Volume) -> None:
     volume.mount("keep=2")
     volume.umount()
     assert [content(volume, name) for name in names(volume.image)] == [b"two", b"four"]
+    volume.mount()
+
+
+def test_a_save_to_another_image_is_kept_there(volume: Volume) -> None:
+    root = volume.mount("keep=2")
+    for text in ("one", "two"):
+        (root / "file").write_text(text)
+        volume.save()
+    (root / "file").write_text("three")
+    pramfs("save", "--to", volume.home, root).refused(MOUNT_FAILED, "cannot open")
+    assert [content(volume, name) for name in names(root)] == [b"one", b"two"]
+    old, volume.image = volume.image, volume.home / "new"
+    pramfs("save", "--to", volume.image, root).succeeded()
+    assert [content(volume, name) for name in names(root)] == [b"two", b"three"]
+    assert len(names(old)) == 2
+    (root / "file").write_text("four")
+    volume.umount()
+    assert [content(volume, name) for name in names(volume.image)] == [b"three", b"four"]
     volume.mount()
 
 

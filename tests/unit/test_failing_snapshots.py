@@ -9,13 +9,16 @@ import pytest
 from pramfs.errors import SaveFailed
 from pramfs.pram.pram import Pram
 from pramfs.saves.snapshots import drop_snapshot, roll_back, snapshots_of
+from pramfs.storage.frames import FREE
 from pramfs.storage.layout import PAGE_SIZE
+from pramfs.tree.file_calls import KEEP_SIZE, PUNCH_HOLE
 from tests.support.image_audit import check_owners
 from tests.support.load_verdict import load_all, tree_state
 from tests.support.snapshots import take
 from tests.support.tree_volume import NAME, Volume
 from tests.support.watched_image import reopen, watched
 
+PUNCH = PUNCH_HOLE | KEEP_SIZE
 OLD, NEW = f"{NAME}@old", f"{NAME}@new"
 
 
@@ -79,6 +82,69 @@ def test_a_failing_step_loses_nothing(
     else:
         raise AssertionError("it never ends")
     assert step > 3, "it was over before anything failed"
+
+
+def test_a_snapshot_that_fails_ends_no_promise(arena: str) -> None:
+    """What fallocate has promised ends for the pages that a snapshot shares, if it is taken."""
+    for step in range(100):
+        volume = prepared(arena)
+        file = volume.create("reserved", b"x" * 3 * PAGE_SIZE)
+        volume.tree.fallocate(file, 0, 0, 10 * PAGE_SIZE)
+        with watched(volume.pram).failing(step, error=errno.ENOSPC):
+            failure = error_of(take_new, volume)
+        taken = not failure or volume.pram.publisher.in_doubt
+        assert list(file.reserved or ()) == ([(3, 10)] if taken else [(0, 10)])
+        check_owners(volume.pram, volume.tree)
+        assert not volume.tree.space.ending
+        if not failure:
+            break
+    assert step > 3, "it was over before anything failed"
+
+
+def test_promises_come_back_as_far_as_the_pages_are_there() -> None:
+    """While the save that fails is written, the tree changes."""
+    volume = prepared("memory")
+    for name in ("cut", "punched", "cloned", "written", "gone"):
+        file = volume.create(name, b"x" * 4 * PAGE_SIZE)
+        volume.tree.fallocate(file, 0, 0, 8 * PAGE_SIZE)
+    with watched(volume.pram).failing(2, error=errno.ENOSPC):
+        volume.saver.start(lambda pages: None, snapshot=NEW)
+        volume.saver.wait()
+    volume.truncate("cut", 2 * PAGE_SIZE)
+    punched, written = volume.file("punched"), volume.file("written")
+    volume.tree.fallocate(punched, PUNCH, PAGE_SIZE, PAGE_SIZE)
+    volume.tree.copy_range(volume.file("cloned"), 0, volume.create("clone"), 0, 2 * PAGE_SIZE)
+    volume.tree.write(written, 0, b"y" * 2 * PAGE_SIZE)
+    volume.unlink("gone")
+    volume.saver.settle()
+    assert volume.saver.error is not None
+    left = {
+        name: list(volume.file(name).reserved or ())
+        for name in ("cut", "punched", "cloned", "written")
+    }
+    assert left == {
+        "cut": [(0, 2)],
+        "punched": [(0, 1), (2, 8)],
+        "cloned": [(2, 8)],
+        "written": [(0, 8)],
+    }
+    volume.check()
+    volume.save()
+    volume.check()
+
+
+def test_without_room_to_stage_it_a_snapshot_ends_no_promise(arena: str) -> None:
+    volume = prepared(arena)
+    file = volume.create("reserved", b"x" * 3 * PAGE_SIZE)
+    volume.tree.fallocate(file, 0, 0, 10 * PAGE_SIZE)
+    table = volume.pram.arena.table
+    taken = table.allocate(table.count(FREE) - 8)
+    assert "no free frames" in error_of(take_new, volume)
+    volume.pram.arena.release_extents(taken)
+    assert list(file.reserved or ()) == [(0, 10)]
+    take_new(volume)
+    assert list(file.reserved or ()) == [(3, 10)]
+    volume.check()
 
 
 def _goes_on(volume: Volume) -> None:
