@@ -6,13 +6,12 @@ whoever still has it open: PostgreSQL died, LDM lost its queue.
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import MOUNT_FAILED, Volume, detach, pramfs, run
+from tests.mounted.harness import MOUNT_FAILED, Volume, detach, pramfs, run, umount_helper
 from tests.support.checkout import PRAMFS
 
 WRONG_PLACE = "save is not in"
@@ -52,9 +51,6 @@ def rename_the_directory(image: Path) -> str:
     return f"is called {image.parent.with_name('moved') / image.name} now"
 
 
-UMOUNT_HELPER = (
-    sys.executable, "-c", "import sys; from pramfs.cli.entry import umount_helper; sys.exit(umount_helper())",
-)  # fmt: skip
 WAYS = [remove, rename, replace, remove_one_of_two_names, rename_the_directory]
 
 
@@ -245,7 +241,7 @@ def test_a_removed_image_is_told_by_an_unmount_that_does_not_wait(
     descriptor = os.open(root, os.O_RDONLY)
     remove(elsewhere.image)
     words = [WRONG_PLACE, str(elsewhere.image), "removed"]
-    outcome = run(*UMOUNT_HELPER, root, flag).refused(MOUNT_FAILED, *words)
+    outcome = umount_helper(root, flag).refused(MOUNT_FAILED, *words)
     assert "the last save" not in outcome.err
     os.close(descriptor)
     if flag == "-f":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, pramfs
+from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, detach, pramfs, umount_helper
 
 INCOMPLETE = "save is incomplete"
 
@@ -122,6 +122,40 @@ def test_the_next_mount_and_info_tell_of_it(small: Volume) -> None:
     (root / "lost").unlink()
     small.umount()
     assert not small.info()["incomplete"]
+
+
+@pytest.mark.parametrize("program", [_WRITE_AND_DIE, _MAP_AND_DIE], ids=["write", "mmap"])
+@pytest.mark.parametrize("flag", ["-l", "-f"])
+def test_an_unmount_that_does_not_wait_tells_of_it(small: Volume, flag: str, program: str) -> None:
+    """The mount is in use; with -l it is saved later, and the next mount knows what became of it."""
+    root = small.mount()
+    (root / "kept").write_bytes(b"kept")
+    descriptor = os.open(root / "kept", os.O_RDONLY)
+    write_and_die(program, root / "lost")
+    outcome = umount_helper(root, flag).refused(MOUNT_FAILED, "/lost", "No space left")
+    assert "everything" not in outcome.err
+    os.close(descriptor)
+    if flag == "-f":
+        detach(root)
+    small.ended(MOUNT_FAILED)
+    assert "/lost was taken" in small.log
+    assert "/lost" in small.info()["last_run"]
+    assert small.info()["incomplete"]
+    small.mount()
+    assert INCOMPLETE in small.log
+    assert "/lost" in small.log
+    assert (root / "kept").read_bytes() == b"kept"
+    (root / "lost").unlink()
+    small.umount()
+
+
+@pytest.mark.parametrize("flag", ["-l", "-f"])
+def test_a_mount_that_nobody_uses_is_not_unmounted_in_silence(small: Volume, flag: str) -> None:
+    root = small.mount()
+    write_and_die(_WRITE_AND_DIE, root / "lost")
+    umount_helper(root, flag).refused(MOUNT_FAILED, "/lost", "No space left")
+    small.ended(MOUNT_FAILED)
+    assert "/lost" in small.info()["last_run"]
 
 
 def try_to_fill(path: Path, flags: int = 0) -> int:

@@ -150,3 +150,35 @@ def test_what_tools_do_to_the_image_afterwards_hides_nothing(
     assert UNCLEAN not in saved.info()["last_run"]
     assert not pramfs("put", saved.image, "note", stdin=b"text").succeeded().err
     assert not saved.info()["last_run"]
+
+
+@pytest.mark.parametrize("state_is_left", [False, True])
+def test_a_rollback_after_an_unclean_end_tells_the_truth(
+    saved: Volume, state_is_left: bool
+) -> None:
+    """The rollback publishes a save of its own, which is not the one that the last run did not make."""
+    root = saved.mount()
+    pramfs("snapshot", root, "good").succeeded()
+    (root / "file").write_bytes(b"bad")
+    saved.save()
+    (root / "lost").touch()
+    pramfs("rollback", saved.image, "good").refused(32, "in use")
+    state = Path(saved.status()["state"])
+    kept = state.read_bytes()
+    cut_the_power(saved)
+    if state_is_left:
+        state.write_bytes(kept)
+    assert "ended without a final save" in saved.info()["last_run"]
+    told = pramfs("rollback", saved.image, "good").succeeded()
+    assert "ended without a final save" in told.err
+    assert "saved to" not in told.text
+    assert UNCLEAN in saved.info()["last_run"]
+    pramfs("check", saved.image).succeeded()
+    saved.mount()
+    assert UNCLEAN in saved.log
+    assert (root / "file").read_bytes() == b"kept"
+    assert not (root / "lost").exists()
+    saved.umount()
+    assert "saved at unmount" in saved.info()["last_run"]
+    saved.mount()
+    assert UNCLEAN not in saved.log

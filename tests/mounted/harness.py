@@ -99,6 +99,12 @@ def pramfs(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None) 
     return run(*_program(*arguments), stdin=stdin, cwd=cwd)
 
 
+def umount_helper(*arguments: str | Path) -> Outcome:
+    """What umount(8) runs for a pramfs, installed or not."""
+    program = "import sys; from pramfs.cli.entry import umount_helper; sys.exit(umount_helper())"
+    return run(sys.executable, "-c", program, *arguments)
+
+
 def start_pramfs(*arguments: str | Path, stderr: int) -> subprocess.Popen[bytes]:
     """Start the `pramfs` of this tree and leave it running."""
     return subprocess.Popen(
