@@ -173,6 +173,12 @@ class DeviceGone(PramError):
     errno = errno.ENODEV
 
 
+class DeviceSilent(PramError):
+    """{0}: the device does not answer, so nothing is known of what is in it at present"""
+
+    errno = errno.EIO
+
+
 class ImageTooSmall(PramError):
     """{0}: too small: {1}"""
 

@@ -30,6 +30,7 @@ from pramfs.pram.publish import Move, Publication
 from pramfs.pram.streams import SaveStream
 from pramfs.saves import codec
 from pramfs.saves.file_paths import listed, paths_of
+from pramfs.saves.foreign_change import ForeignChanges
 from pramfs.saves.more import encode_more
 from pramfs.saves.pace import Pace
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, drop_tree, nodes_of
@@ -189,6 +190,7 @@ class Saver:
         self.published = 0  # saves of this run
         self.pace = Pace()  # of the medium
         self._pram = pram
+        self._foreign = ForeignChanges(pram)
         self.name = name
         self._tree = tree
         self._suspect = False  # see SaveStatus
@@ -298,17 +300,11 @@ class Saver:
         """Return how long a save would take now, by the pace of the last one; -1 if that is not known."""
         return self.pace.seconds_for(self._pram.arena.table.count(FRESH))
 
-    def foreign_change(self) -> ImageOverwritten | None:
-        """Return what another program has done to the image, so that the next save will fail, if anything."""
+    def foreign_change(self) -> PramError | None:
+        """Return why the next save will fail, if others have changed the image or its device is away."""
         if self.state in UNDER_WAY:
             return None  # its super block is being written
-        try:
-            self._pram.publisher.require_untouched()
-        except ImageOverwritten as exc:
-            return exc
-        except (OSError, PramError):
-            pass  # a save says what the medium is like
-        return None
+        return self._foreign.look()
 
     def shortfall(self) -> SaveIncomplete | None:
         """Return which data the kernel has taken from programs that is not in the tree, if any."""
@@ -404,7 +400,8 @@ class Saver:
         )
 
     def _move_failed(self, path: Path | str, why: Exception) -> MoveFailed:
-        kind = MoveFailed if self.foreign_change() is None else NothingSaved
+        is_lost = isinstance(self.foreign_change(), ImageOverwritten)
+        kind = NothingSaved if is_lost else MoveFailed
         return kind(path, why, self._pram.image.path, self._pram.current.generation)
 
     def _enter(self, state: SaveState) -> None:
