@@ -65,8 +65,7 @@ class SaveStream:
         """
         require_type(self._node, PAGE_STREAM)
         entries = self._entries
-        for extent in extents_of(pfns):
-            entries.csums += self._arena.csums(extent.pfn, extent.frames)
+        entries.csums += self._arena.csums_of(pfns)
         entries.pfns += pfns
         entries.indices += indices
         entries.flags += array("I", (PAGE_DATA,)) * len(pfns)

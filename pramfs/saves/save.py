@@ -41,7 +41,7 @@ from pramfs.storage.frames import FRESH, SAVED
 from pramfs.storage.image import Image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.tree.inodes import ROOT_INO, File
-from pramfs.tree.pagemap import CHUNK_PAGES
+from pramfs.tree.pagemap import CHUNK_PAGES, count_holes
 from pramfs.tree.tree import Tree
 
 
@@ -127,7 +127,7 @@ def _pages_of(files: list[File]) -> Iterator[tuple["array[int]", "array[int]"]]:
             if len(chunk) == 1:  # the common case
                 pfns.append(chunk[0])
                 indices.append(start)
-            elif 0 in chunk:
+            elif count_holes(chunk):
                 pfns.extend(filter(None, chunk))
                 indices.extend(start + at for at, pfn in enumerate(chunk) if pfn)
             else:

@@ -549,6 +549,43 @@ def test_a_damaged_page_is_not_summed_even_if_its_checksum_is_the_word_for_unkno
         arena.read(pfn)
 
 
+def test_checksums_of_scattered_frames_come_in_the_order_of_the_frames(arena: Arena) -> None:
+    first = fresh(arena, *range(100, 150))
+    arena.csums(first + 10, 20)  # these are known, the others are not
+    scattered = [first + at for at in (7, 8, 9, 30, 12, 13, 49, 0)]
+    in_order = range(first, first + 50)
+    pfns = array("I", [*in_order, *scattered] * 12)  # longer than what is fetched at a time
+    sums = list(arena.csums_of(pfns))
+    assert sums == [crc32c(page(100 + pfn - first)) for pfn in pfns]
+    assert list(arena.csums_of(array("I", [first + 3]))) == [crc32c(page(103))]
+    assert list(arena.csums_of(array("I"))) == []
+
+
+def test_damaged_pages_among_scattered_frames_keep_the_checksums_of_the_last_save(
+    arena: Arena,
+) -> None:
+    first = fresh(arena, 1, 2, 3, 4)
+    published(arena)
+    arena.set_csums(first, array("I", (4711, UNKNOWN_CSUM)))
+    arena.verify_on_first_read([Extent(first, 2)])
+    pfns = array("I", [first + 3, first, first + 1])
+    assert list(arena.csums_of(pfns)) == [crc32c(page(4)), 4711, UNKNOWN_CSUM]
+
+
+def test_a_page_that_cannot_be_read_is_left_alone_among_scattered_frames(arena: Arena) -> None:
+    """Its checksum is known, so it does not fail the save."""
+    first = fresh(arena, 1, 2, 3, 4)
+    arena.csums(first, 3)
+    published(arena)
+    os.truncate(watched(arena)._fd, 0)
+    assert list(arena.csums_of(array("I", [first + 2, first]))) == [
+        crc32c(page(3)),
+        crc32c(page(1)),
+    ]
+    with pytest.raises(SystemFault):
+        arena.csums_of(array("I", [first + 3, first]))
+
+
 def test_a_frame_that_was_never_read_can_be_used_again(arena: Arena) -> None:
     """What was written into it is not to be measured by what was in it before."""
     pfn = lazily_loaded(arena)
