@@ -222,6 +222,14 @@ class KeptElsewhere(PramError):
     errno = errno.EBUSY
 
 
+class NotDumped(PramError):
+    """{0}: cannot be dumped: {1}; log: {2}"""
+
+
+class NotDumpable(PramError):
+    """nothing was stopped, because not all can be dumped: {0}"""
+
+
 # --- reservation (as in the 2013 file system: invalid, corrupted, busy, in this order) ----------
 
 

@@ -208,6 +208,14 @@ Linux's live update, and put back in the new kernel by pramfs claim.
 
   pramfs kexec --load-only /dev/pmem0
   systemctl kexec
+
+With --checkpoint, processes are dumped into a mount by criu(8), the mount is unmounted, and its image kept.
+""",
+    "restore": """\
+Restore the processes that were dumped into a mount before a kexec (its option --checkpoint), each once. What
+cannot be restored is kept with its log, and the exit code is 32. Units of systemd do it at boot.
+
+  pramfs restore /mnt
 """,
     "claim": """\
 Put the images that the last kernel has handed over back under their names, with owner and mode, and verify

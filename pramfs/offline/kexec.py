@@ -97,13 +97,7 @@ def prepared(
 
     Raises PramError for anything that would lose one: it is in use, unsaved, or not out of reach.
     """
-    if os.geteuid() != 0:
-        raise UsageError("kexec: root is needed")
-    kernel = kernel or _BOOT / f"vmlinuz-{os.uname().release}"
-    initrd = initrd or initrd_of(kernel)
-    for path, option in ((kernel, "--kernel"), (initrd, "--initrd")):
-        if not path.is_file():
-            raise UsageError(f"{path}: no such file; name another with {option}")
+    kernel, initrd = _chosen(kernel, initrd)
     current = Path("/proc/cmdline").read_text(encoding="utf-8", errors="surrogateescape")
     ranges, carried = [], []
     with ExitStack() as images:
@@ -116,6 +110,28 @@ def prepared(
                 ranges.append(images.enter_context(_range_of(path)))
         line = next_command_line(current, append, ranges, [image.path for image in carried])
         yield Plan(ranges, carried, kernel, initrd, line)
+
+
+def foresee(paths: Sequence[Path], kernel: Path | None, initrd: Path | None) -> None:
+    """Raise PramError for what `prepared` would refuse, as far as that is known while these are mounted."""
+    _chosen(kernel, initrd)
+    for path in paths:
+        if _is_on_tmpfs(path):
+            _require_live_update(path)
+        else:
+            use_of_range(physmem.read_iomem(), physmem.span_of_device(path))
+
+
+def _chosen(kernel: Path | None, initrd: Path | None) -> tuple[Path, Path]:
+    """Return the kernel and the initrd to start. Raises UsageError if they are not there, or without root."""
+    if os.geteuid() != 0:
+        raise UsageError("kexec: root is needed")
+    kernel = kernel or _BOOT / f"vmlinuz-{os.uname().release}"
+    initrd = initrd or initrd_of(kernel)
+    for path, option in ((kernel, "--kernel"), (initrd, "--initrd")):
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file; name another with {option}")
+    return kernel, initrd
 
 
 def load(plan: Plan) -> str:

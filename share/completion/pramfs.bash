@@ -6,7 +6,7 @@ _pramfs() {
     read -ra given <<<"${line%"$typed"}"
     COMPREPLY=()
     if ((${#given[@]} == 1)); then
-        words="mount umount save status snapshot snapshots rollback diff send receive clone dedup info check map takeover dump ls cat extract nodes put get free kexec claim -h --help --version"
+        words="mount umount save status snapshot snapshots rollback diff send receive clone dedup info check map takeover dump ls cat extract nodes put get free kexec claim restore -h --help --version"
     elif [[ ${given[1]} == mount &&
         ( ${given[-1]} =~ ^(-o|--options)$ || $typed =~ ^(-o.|--options=) ) ]]; then
         words="size= nr_inodes= mode= uid= gid= banned= name= snapshot= noload pram= arena=auto arena=image arena=memory verify=full verify=lazy recover checkpoint= keep=N keep=TIME writeback= dedup ro rw allow_other noatime nodiratime direct_io check_open fsync=nothing fsync=publish"
@@ -43,10 +43,11 @@ _pramfs() {
             put) words="-h --help" ;;
             get) words="-h --help" ;;
             free) words="-h --help" ;;
-            kexec) words="-h --help --load-only --dry-run --kernel --initrd --append --undo" ;;
+            kexec) words="-h --help --load-only --dry-run --kernel --initrd --append --undo --checkpoint" ;;
             claim) words="-h --help --list --to" ;;
+            restore) words="-h --help --hold --json" ;;
         esac
-    elif [[ ${given[1]} =~ ^(umount|save|status|dedup)$ ]]; then
+    elif [[ ${given[1]} =~ ^(umount|save|status|dedup|restore)$ ]]; then
         compopt -o dirnames
     else
         compopt -o default

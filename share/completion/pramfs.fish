@@ -63,6 +63,7 @@ complete -c pramfs -n __fish_use_subcommand -a get -d 'write a node to standard 
 complete -c pramfs -n __fish_use_subcommand -a free -d 'free a node, tree or snapshot, or all of them'
 complete -c pramfs -n __fish_use_subcommand -a kexec -d 'start another kernel, and keep images over it'
 complete -c pramfs -n __fish_use_subcommand -a claim -d 'put back the images that the last kernel has handed over'
+complete -c pramfs -n __fish_use_subcommand -a restore -d 'restore the processes that kexec --checkpoint has dumped'
 complete -c pramfs -n '__fish_seen_subcommand_from mount' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from mount' -s f -l foreground -d 'stay in the foreground'
 complete -c pramfs -n '__fish_seen_subcommand_from mount' -s o -l options -x -a '(__pramfs_mount_options)' -d 'see below; may be given several times'
@@ -148,8 +149,13 @@ complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l kernel -r -F -d 'de
 complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l initrd -r -F -d 'default: the kernel'\''s'
 complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l append -x -d 'for its command line, after the present one'
 complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l undo -d 'take back what --load-only has handed over'
+complete -c pramfs -n '__fish_seen_subcommand_from kexec' -l checkpoint -r -F -d 'dump processes first; FILE says which, default: /etc/pramfs/checkpoint.toml'
 complete -c pramfs -n '__fish_seen_subcommand_from kexec' -F
 complete -c pramfs -n '__fish_seen_subcommand_from claim' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from claim' -l list -d 'say which are not in their places, why'
 complete -c pramfs -n '__fish_seen_subcommand_from claim' -l to -r -F -d 'put the image there instead'
 complete -c pramfs -n '__fish_seen_subcommand_from claim' -F
+complete -c pramfs -n '__fish_seen_subcommand_from restore' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from restore' -l hold -d 'restore nothing yet, drop packets for these processes'
+complete -c pramfs -n '__fish_seen_subcommand_from restore' -l json -d 'for programs'
+complete -c pramfs -n '__fish_seen_subcommand_from restore' -a '(__fish_complete_directories)'

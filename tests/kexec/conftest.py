@@ -21,7 +21,7 @@ TOOLS = ("qemu-system-x86_64", "cpio", "debootstrap", "modprobe", "mke2fs", "set
 collect_ignore = [] if LONG else ["test_live_update.py"]
 
 
-def _require_tools() -> None:
+def require_tools() -> None:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}; run scripts/setup --dev")
@@ -31,14 +31,14 @@ def _require_tools() -> None:
 
 @pytest.fixture(scope="session")
 def guest_files() -> Guest:
-    _require_tools()
+    require_tools()
     return RECIPE.prepare()
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """The machine with live update, on or off."""
-    _require_tools()
+    require_tools()
     with Machine(LIVE_UPDATE.prepare(), tmp_path_factory.mktemp("live")) as machine:
         yield machine
 

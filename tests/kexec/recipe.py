@@ -1,7 +1,8 @@
 """The guests that go from kernel to kernel.
 
-One has a range of memory that is kept free, and is Debian 12, whose CRIU fits its kernel. The other has live
-update, and is Debian 13 with a kernel that has the options, which Debian's own has not.
+One has a range of memory that is kept free, and is Debian 12, whose CRIU fits its kernel. One has systemd and
+a network besides. Another has live update, and is Debian 13 with a kernel that has the options: Debian's own
+has not.
 """
 
 from dataclasses import replace
@@ -33,6 +34,22 @@ RECIPE = Recipe(
     # 192 MiB are set aside; a process of 256 MiB and its images on tmpfs fit into the rest.
     hardware=replace(AMD64, memory_mib=2048),
     files=(Path(__file__).parent / "workload.py",),
+)
+
+CHECKPOINT = Recipe(
+    name="checkpoint",
+    debian=replace(
+        RECIPE.debian,
+        packages=(*_PACKAGES, "dbus", "nftables", "systemd-sysv", "udev"),
+        modules=(*RECIPE.debian.modules, "autofs4", "virtio_net"),
+    ),
+    hardware=RECIPE.hardware,
+    files=(
+        Path(__file__).parent / "counter.py",
+        Path(__file__).parent / "files/checkpoint-boot",
+        Path(__file__).parents[1] / "boot/files/commands.service",
+    ),
+    parts=("scripts/install-helpers", "share"),
 )
 
 LIVE_UPDATE = Recipe(

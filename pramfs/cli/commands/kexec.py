@@ -1,7 +1,11 @@
-"""The commands around a kexec: kexec and claim."""
+"""The commands around a kexec: kexec, claim and restore."""
 
 import argparse
+import json
 import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pramfs.cli.parser import Commands, a_path, add_command
@@ -27,30 +31,81 @@ def add_commands(commands: Commands) -> None:
     kexec.add_argument(
         "--undo", action="store_true", help="take back what --load-only has handed over"
     )
+    kexec.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        type=a_path,
+        nargs="?",
+        const=Path(),
+        help="dump processes first; FILE says which, default: /etc/pramfs/checkpoint.toml",
+    )
     kexec.add_argument("images", metavar="IMAGE", type=a_path, nargs="*")
     claim = add_command(
         commands, "claim", _claim, "put back the images that the last kernel has handed over"
     )
     claim.add_argument("--list", action="store_true", help="say which are not in their places, why")
     claim.add_argument("--to", metavar="FILE", type=a_path, help="put the image there instead")
+    restore = add_command(
+        commands, "restore", _restore, "restore the processes that kexec --checkpoint has dumped"
+    )
+    restore.add_argument(
+        "--hold", action="store_true", help="restore nothing yet, drop packets for these processes"
+    )
+    restore.add_argument("--json", action="store_true", help="for programs")
+    restore.add_argument(
+        "mountpoint", metavar="MOUNTPOINT", type=a_path, nargs="?", help="default: of the dumps"
+    )
     claim.add_argument("path", metavar="IMAGE", type=a_path, nargs="?", help="default: all of them")
 
 
 def _kexec(args: argparse.Namespace) -> int:
     from pramfs.liveupdate import handover
-    from pramfs.offline import kexec
 
     if args.undo:
         _require_root("kexec")
         for path in handover.take_back():
             print(f"{printable(path)}: taken back")
         return 0
+    if args.checkpoint is not None:
+        _checkpoint(args)
+        return 0
     if not args.images:
         raise UsageError("kexec: an image is needed")
-    with kexec.prepared(args.images, args.kernel, args.initrd, args.append) as plan:
+    _jump(args, args.images)
+    return 0
+
+
+def _checkpoint(args: argparse.Namespace) -> None:
+    """Dump processes, unmount what they are dumped into, and start another kernel."""
+    from pramfs.checkpoint import configuration, dump, restore
+    from pramfs.control.umount import umount
+    from pramfs.offline import kexec
+
+    def tell(line: str) -> None:
+        print(printable(line), flush=True)
+
+    _require_root("kexec")
+    named = configuration.DEFAULT if args.checkpoint == Path() else args.checkpoint
+    wanted = configuration.read(named)
+    images = [restore.image_of(wanted.mountpoint), *args.images]
+    kexec.foresee(images, args.kernel, args.initrd)
+    found = dump.trial(wanted, tell)
+    if args.dry_run:
+        return
+    with dump.dumped(wanted, found, tell):
+        tell(umount(wanted.mountpoint).message)
+        _jump(args, images)
+
+
+def _jump(args: argparse.Namespace, images: Sequence[Path]) -> None:
+    """Load another kernel, and start it unless that is left to others."""
+    from pramfs.liveupdate import handover
+    from pramfs.offline import kexec
+
+    with kexec.prepared(images, args.kernel, args.initrd, args.append) as plan:
         print("\n".join(plan.lines()), flush=True)
         if args.dry_run:
-            return 0
+            return
         if not plan.carried:
             _load(plan)
         else:
@@ -65,7 +120,6 @@ def _kexec(args: argparse.Namespace) -> int:
             finally:  # it returns only if it has failed
                 if plan.carried:
                     handover.take_back()
-    return 0
 
 
 def _require_root(command: str) -> None:
@@ -96,3 +150,20 @@ def _claim(args: argparse.Namespace) -> int:
     for line in (*outcome.damaged, *outcome.kept):
         complain(printable(line))
     return EXIT_FAILED if outcome.damaged or outcome.kept else 0
+
+
+def _restore(args: argparse.Namespace) -> int:
+    from pramfs.checkpoint import held, restore
+
+    _require_root("restore")
+    if args.hold:
+        for line in held.hold_at_boot():
+            print(printable(line))
+        return 0
+    outcome = restore.restore_held(args.mountpoint)
+    if args.json:
+        print(json.dumps(asdict(outcome)))
+    else:
+        for line in outcome.lines():
+            print(printable(line))
+    return EXIT_FAILED if outcome.failed else 0

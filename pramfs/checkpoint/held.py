@@ -1,0 +1,72 @@
+"""What waits for a restore, in a small file on a disk: the next boot needs it before anything is mounted."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pramfs.checkpoint import firewall, manifest, units
+from pramfs.errors import PramError
+from pramfs.system.json_values import from_json
+
+STATE = Path("/var/lib/pramfs")
+
+_NAME = "held.json"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The local end of a connection."""
+
+    address: str  # "" for any
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The mount whose dumps are waited for, the services, and the local ends of TCP connections."""
+
+    mountpoint: str
+    units: tuple[str, ...]
+    ends: tuple[End, ...]
+
+    def hold(self) -> None:
+        """Drop what comes for the connections. Raises PramError."""
+        if self.ends:
+            firewall.hold([(end.address, end.port) for end in self.ends])
+
+    def release(self) -> None:
+        """Let everything through, and forget all of this. Raises PramError."""
+        if self.ends:
+            firewall.release()
+        (STATE / _NAME).unlink(missing_ok=True)
+
+
+def write(held: Held) -> None:
+    """Keep it for the next boot. Raises PramError."""
+    try:
+        STATE.mkdir(parents=True, exist_ok=True, mode=0o755)
+        manifest.put(STATE / _NAME, json.dumps(asdict(held), indent=2))
+    except OSError as exc:
+        raise PramError(f"{STATE / _NAME}: {exc.strerror}") from exc
+
+
+def read() -> Held | None:
+    """Return what is held, None if nothing is. Raises PramError if that cannot be read."""
+    path = STATE / _NAME
+    try:
+        return from_json(Held, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise PramError(f"{path}: cannot be read: {exc}") from exc
+
+
+def hold_at_boot() -> Iterable[str]:
+    """Hold what the last kernel has left, and say what that is. Raises PramError."""
+    held = read()
+    if held is None:
+        return ["nothing is held"]
+    units.hold(held.units)
+    held.hold()
+    return [f"held: {len(held.ends)} TCP ends", *(f"held: {unit}" for unit in held.units)]
