@@ -129,9 +129,11 @@ snapshot called sending- and the time until all is sent. Programs wait for that 
   pramfs send --since monday /mnt/keep@tuesday | ssh other pramfs receive /dev/shm/keep.pram
 """,
     "receive": """\
-Take a stream of 'pramfs send' from standard input, and add the tree in it to an image. A missing or empty
-image is made, as large as --size says or as a mount would make it. The tree gets the name that it was sent
-under, or that of --as: TREE, or TREE@SNAPSHOT or @SNAPSHOT. There must be no tree of that name yet.
+Take a stream of 'pramfs send' from standard input, and add the tree in it to an image or a mount. A
+missing or empty image is made, as large as --size says or as a mount would make it. The tree gets the name
+that it was sent under, or that of --as: TREE, or TREE@SNAPSHOT or @SNAPSHOT. No tree may have that name yet.
+
+Into a mount it goes beside the tree that is mounted, usually as a snapshot; programs there see nothing of it.
 
 A stream of --since needs the snapshot that it builds on, in whatever name; without it nothing more is read.
 The tree is there when the exit code is 0, and durable; with any other exit code nothing has changed, also

@@ -14,6 +14,7 @@ from pramfs.control.control_xattrs import (
     FRAMES_AT_ONCE,
     FREE,
     PREFIX,
+    RECEIVE,
     SAVE,
     SAVE_TO,
     SNAPSHOT,
@@ -21,6 +22,7 @@ from pramfs.control.control_xattrs import (
 from pramfs.control.dedup_report import DedupReport, parse_report
 from pramfs.control.save_target import opened_target
 from pramfs.control.status import MountStatus, parse_status
+from pramfs.control.tree_offer import TreeOffer
 from pramfs.errors import (
     NotMounted,
     PramError,
@@ -228,6 +230,22 @@ def request_free(
     """
     absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), full_name)
     _set(mountpoint, FREE, full_name, wait, {errno.ENOENT: absent})
+
+
+def request_tree(
+    mountpoint: Path,
+    offer: TreeOffer,
+    wait: Callable[[ForkedCall], object],
+    refusals: Mapping[int, Exception],
+) -> None:
+    """Have a tree made of what is offered, and return when that is durable.
+
+    Raises as `request_save`, and what `refusals` has for an errno if it was not tried.
+    """
+    mount = _mount_to_ask(mountpoint)
+    older = PramError(f"{mountpoint}: its daemon is of an older version, and cannot receive trees")
+    act = _setting(mount, RECEIVE, offer.to_json())
+    _request_save(mountpoint, mount, act, wait, {errno.EACCES: older, **refusals})
 
 
 def _set(

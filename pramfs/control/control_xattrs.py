@@ -10,6 +10,7 @@
     user.pramfs.dedup       JSON: what deduplication has found; set it to deduplicate, see `DedupReport`
     user.pramfs.save_to     set it to save to another image and go on there, see `SaveTarget`
     user.pramfs.snapshot    set it to the name for a snapshot, which is taken with a save
+    user.pramfs.receive     set it to offer a tree that is in a file, see `TreeOffer`
     user.pramfs.free        set it to NAME@SNAPSHOT to free that snapshot with a save
 
 They are not listed, so that cp -a and rsync -X ignore them. Every file in the mount has them, because a bind
@@ -32,6 +33,7 @@ SAVE_TO = PREFIX + b"save_to"
 DEDUP = PREFIX + b"dedup"
 SNAPSHOT = PREFIX + b"snapshot"
 FREE = PREFIX + b"free"
+RECEIVE = PREFIX + b"receive"
 FRAMES = PREFIX + b"frames."
 FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an extended attribute
 

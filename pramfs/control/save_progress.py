@@ -64,15 +64,15 @@ def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
     """
     status = status_to_save(mountpoint)
     if to is None:
-        client.request_save(mountpoint, _shown(mountpoint, status))
+        client.request_save(mountpoint, shown(mountpoint, status))
     else:
-        client.request_save_to(mountpoint, to, _shown(mountpoint, status))
+        client.request_save_to(mountpoint, to, shown(mountpoint, status))
     return client.read_status(mountpoint)
 
 
 def take_snapshot(mountpoint: Path, name: str, status: MountStatus) -> MountStatus:
     """Take a snapshot, showing the progress of its save; return the status after it. Raises PramError."""
-    client.request_snapshot(mountpoint, name, _shown(mountpoint, status))
+    client.request_snapshot(mountpoint, name, shown(mountpoint, status))
     return client.read_status(mountpoint)
 
 
@@ -81,7 +81,7 @@ def free_snapshot(mountpoint: Path, full_name: str, status: MountStatus) -> Moun
 
     Raises PramError, and FileNotFoundError if there is no such snapshot.
     """
-    client.request_free(mountpoint, full_name, _shown(mountpoint, status))
+    client.request_free(mountpoint, full_name, shown(mountpoint, status))
     return client.read_status(mountpoint)
 
 
@@ -96,8 +96,8 @@ def status_to_save(mountpoint: Path) -> MountStatus:
     return status
 
 
-def _shown(mountpoint: Path, status: MountStatus) -> Callable[[ForkedCall], None]:
-    """Return a function that waits for a call, showing how the daemon saves."""
+def shown(mountpoint: Path, status: MountStatus) -> Callable[[ForkedCall], None]:
+    """Return a function that waits for a call, showing how the daemon saves. Raises SaveUnknown from it."""
 
     def show(call: ForkedCall) -> None:
         if not follow(status, "saving", call, lambda: _saved_pages(status)):

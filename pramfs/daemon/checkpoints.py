@@ -17,11 +17,13 @@ import trio
 from pramfs.control import run_state
 from pramfs.control.run_state import RunDirectory, State
 from pramfs.control.save_target import SaveTarget, give_back, parse_target, take_over
+from pramfs.control.tree_offer import NEW_PAGES, TreeOffer, parse_offer
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import LongSave
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
 from pramfs.errors import (
     EXIT_FAILED,
+    FramesHeld,
     ImageOverwritten,
     NoRoomForSnapshot,
     NotUnderItsName,
@@ -34,6 +36,7 @@ from pramfs.errors import (
 )
 from pramfs.fuse.dir_handles import OpenDirectories
 from pramfs.saves.automatic import AutomaticSnapshots, Keep
+from pramfs.saves.reception import Parts, Reception
 from pramfs.saves.save import SaveStatus
 from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.saves.snapshots import drop_snapshot, require_new
@@ -41,6 +44,7 @@ from pramfs.storage.image import Image
 from pramfs.storage.image_name import ImageName
 from pramfs.system import mount_tools
 from pramfs.system.progress import Bar, Heartbeat
+from pramfs.tree.inodes import File
 
 log = logging.getLogger("pramfs")
 
@@ -163,6 +167,60 @@ class Checkpoints:
                 tree, _, name = full_name.partition(SNAPSHOT_MARK)
                 drop_snapshot(self._volume.pram, tree, name)
             await self._checkpoint()
+
+    async def take_tree(self, directories: OpenDirectories, request: bytes) -> None:
+        """Add a tree that lies in a file without a name, as a client offers it, and save.
+
+        Raises OSError for what was not tried: EINVAL for what is no tree, EEXIST, ENOENT if the base is gone,
+        ENOSPC; SaveFailed, and there is no such tree then.
+        """
+        self._require_writable()
+        await self.flush(directories)
+        with _refusals():
+            try:
+                offer = parse_offer(request)
+                reception = self._reception(offer)
+                await trio.to_thread.run_sync(reception.check_metadata)
+            except ValueError:
+                raise posix_error(errno.EINVAL) from None
+        for _ in reception.sum_pages():
+            await trio.lowlevel.checkpoint()
+        async with self._saving:
+            await self._make_room_for(reception)
+            with _refusals():
+                reception.add(offer.name)
+            try:
+                await self._checkpoint()
+            except SaveFailed:
+                reception.take_back(offer.name)
+                raise
+        for shortcoming in self.shortcomings():
+            raise shortcoming
+
+    def _reception(self, offer: TreeOffer) -> Reception:
+        """Return what takes the tree of a file without a name. Raises OSError(EINVAL)."""
+        volume = self._volume
+        file = volume.tree.inodes.get(offer.inode)
+        # Of the mounted tree's own nodes some frames may be anybody's by now.
+        if not isinstance(file, File) or file.nlink or offer.base == self._saver.name:
+            raise posix_error(errno.EINVAL)
+        parts = Parts(
+            pages=offer.pages,
+            metadata_bytes=offer.metadata_bytes,
+            more_bytes=offer.more_bytes,
+            runs_bytes=offer.runs_bytes,
+            new_pages=NEW_PAGES,
+        )
+        return Reception(volume.pram, volume.tree, file, parts, offer.base)
+
+    async def _make_room_for(self, reception: Reception) -> None:
+        """Save if that makes room; the caller must hold the lock. Raises OSError(ENOSPC), SaveFailed."""
+        try:
+            reception.require_room()
+        except FramesHeld:
+            self._automatic.give_up()
+            await self._checkpoint()
+            reception.require_room()
 
     def _require_writable(self) -> None:
         if self._volume.read_only:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import trio
 
-from pramfs.control.control_xattrs import FREE, SAVE_TO, SNAPSHOT
+from pramfs.control.control_xattrs import FREE, RECEIVE, SAVE_TO, SNAPSHOT
 from pramfs.control.status import MountStatus
 from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import ENDING_SIGNALS, WaitingParent
@@ -294,7 +294,10 @@ class Daemon:
         async def free(pid: int, full_name: bytes) -> None:
             await saves.free_snapshot(os.fsdecode(full_name))
 
-        return {SAVE_TO: save_to, SNAPSHOT: snapshot, FREE: free}
+        async def receive(pid: int, offer: bytes) -> None:
+            await saves.take_tree(self._engine.directories, offer)
+
+        return {SAVE_TO: save_to, SNAPSHOT: snapshot, FREE: free, RECEIVE: receive}
 
     def _place(self) -> Path | None:
         """Return a place where the mount is visible, None if it is detached."""

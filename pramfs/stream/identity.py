@@ -15,7 +15,7 @@ from pramfs.offline.scan import scan_image
 from pramfs.pram.links import Entries
 from pramfs.saves import codec
 from pramfs.saves.more import encode_more
-from pramfs.saves.tree_nodes import nodes_of
+from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names
 from pramfs.storage.image import Image
 from pramfs.stream.format import IDENTITY_BYTES
 from pramfs.tree.inodes import Directory, File, Inode
@@ -55,6 +55,26 @@ def read_tree(image: Image, name: str) -> WholeTree:
     return WholeTree(
         name, identity_of(metadata, entries), metadata, more, entries, reader.births_lost
     )
+
+
+def find_tree(
+    image: Image, identity: bytes, entries: int, name: str, but: str = ""
+) -> WholeTree | None:
+    """Return the tree of an image with that identity and number of entries, None if there is none.
+
+    The tree `name` is looked at first, and `but` not at all. Raises PramError for one that is damaged.
+    """
+    nodes = scan_image(image, only=()).nodes
+    names = [
+        tree
+        for tree in tree_names(nodes)
+        if tree != but and nodes[tree + DATA_SUFFIX].node.entries == entries
+    ]
+    for tree in sorted(names, key=lambda tree: tree != name):
+        found = read_tree(image, tree)
+        if found.identity == identity:
+            return found
+    return None
 
 
 def identity_of(metadata: bytes, entries: Entries) -> bytes:

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from pramfs.control.holder import holder_of, refuse_if_mounted
 from pramfs.errors import ImageInUse, NoRoomForStream, SaveFailed
-from pramfs.offline.scan import scan_image
 from pramfs.options import MountOptions
 from pramfs.pram.links import Entries, link_count
 from pramfs.pram.pram import Pram
 from pramfs.saves.received import add_tree, frames_for_tree
-from pramfs.saves.tree_nodes import DATA_SUFFIX, has_tree, tree_names
+from pramfs.saves.tree_nodes import has_tree
 from pramfs.storage.extents import count_up
 from pramfs.storage.frames import Extent
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.stream.format import Header
-from pramfs.stream.identity import read_tree
+from pramfs.stream.identity import find_tree
 from pramfs.stream.receive import Received
 
 _SPARE = 64  # frames of a new image beside those that a tree needs
@@ -63,7 +62,8 @@ class ImageTarget:
         return has_tree(self._pram, name)
 
     def find_base(self, identity: bytes, entries: int, name: str) -> Entries | None:
-        return find_base(self._pram.image, identity, entries, name)
+        found = find_tree(self._pram.image, identity, entries, name)
+        return found.entries if found is not None else None
 
     def require_room(self, header: Header) -> None:
         needed = header.pages + frames_for_tree(
@@ -94,22 +94,6 @@ class ImageTarget:
         """Let go of the frames of the pages that came, which only the new tree holds from now on."""
         self._pram.arena.release_extents(self._extents)
         self._extents = []
-
-
-def find_base(image: Image, identity: bytes, entries: int, name: str) -> Entries | None:
-    """Return the entries of the tree of an image with that identity and number of entries, None without one.
-
-    The tree `name` is looked at first. Raises PramError for one that is damaged.
-    """
-    nodes = scan_image(image, only=()).nodes
-    names = [
-        tree for tree in tree_names(nodes) if nodes[tree + DATA_SUFFIX].node.entries == entries
-    ]
-    for tree in sorted(names, key=lambda tree: tree != name):
-        found = read_tree(image, tree)
-        if found.identity == identity:
-            return found.entries
-    return None
 
 
 def _open(image: Image, header: Header, frames: int) -> Pram:

@@ -11,7 +11,11 @@ from pramfs.errors import UsageError
 from pramfs.system.text import complain, counted, printable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pramfs.stream.decode import Decompress
+    from pramfs.stream.format import Header
+    from pramfs.stream.receive import Target
 
 
 def add_commands(commands: Commands) -> None:
@@ -44,25 +48,37 @@ def _send(args: argparse.Namespace) -> int:
 
 
 def _receive(args: argparse.Namespace) -> int:
-    from pramfs.options import parse_options
     from pramfs.stream.decode import StreamReader
-    from pramfs.stream.image_target import image_target
     from pramfs.stream.receive import receive
     from pramfs.system.progress import Bar
 
     descriptor = sys.stdin.fileno()
     if os.isatty(descriptor):
         raise UsageError("a stream does not come from a terminal: give a file or a pipe as input")
-    frames = parse_options([f"size={args.size}"]).frames if args.size else 0
     reader = StreamReader(io.FileIO(descriptor, closefd=False), _decompress)
     with (
-        image_target(args.target, reader.header, frames) as target,
+        _target(args, reader.header) as target,
         Bar("receiving", reader.header.pages) as bar,
     ):
         received = receive(reader, target, args.new_name or "", bar)
     told = f"received {received.name}, {counted(len(received.csums), 'page')}"
     print(printable(f"{args.target}: {told}"), file=sys.stderr)
     return 0
+
+
+def _target(args: argparse.Namespace, header: "Header") -> "AbstractContextManager[Target]":
+    """Return the image or mount that receives a stream."""
+    from pramfs.options import parse_options
+    from pramfs.stream.image_target import image_target
+    from pramfs.stream.mount_target import mount_target
+    from pramfs.system import mountinfo
+
+    if not mountinfo.mount_at(args.target):
+        frames = parse_options([f"size={args.size}"]).frames if args.size else 0
+        return image_target(args.target, header, frames)
+    if args.size:
+        raise UsageError(f"{args.target}: mounted; --size is for an image that is not")
+    return mount_target(args.target)
 
 
 def _decompress() -> "Decompress":
