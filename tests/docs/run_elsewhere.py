@@ -60,6 +60,10 @@ ELSEWHERE = {
     "pramfs claim --to /srv/keep.pram /dev/shm/keep.pram": Elsewhere(
         "tests/kexec/test_live_update.py::pramfs claim --to /tmp/keep.pram {IMAGE}"
     ),
+    "pramfs kexec --checkpoint": Elsewhere(
+        "tests/kexec/test_checkpoint.py::pramfs kexec --checkpoint={CONFIGURATION}"
+    ),
+    "pramfs restore /mnt": Elsewhere("tests/kexec/test_checkpoint.py::pramfs restore --json /mnt"),
     "systemctl kexec": Elsewhere('tests/kexec/test_dangers.py::machine.kexec("kexec -e")'),
     "sudo scripts/bench": _BENCH,
     "sudo scripts/bench --quick": _BENCH,
@@ -76,6 +80,7 @@ NO_COMMANDS = {
     "docs/design.md:            begin ": "a drawing",
     "docs/format.md: super block ──node_pfn──>": "a drawing",
     "docs/kexec.md: processes ──criu dump──▶": "a drawing",
+    "docs/kexec.md: mountpoint = ": "a configuration, read by pramfs kexec --checkpoint",
     "docs/kexec.md: 400000000-7ffffffff : Persistent": "a line of /proc/iomem",
     "docs/kexec.md: pramfs: processes go on": "what scripts/kexec-demo prints",
     "docs/testing.md: cd MOUNTPOINT && stress-ng": "a suite of others, which scripts/setup does not install",

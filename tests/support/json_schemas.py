@@ -10,7 +10,7 @@ from referencing import Registry, Resource
 from tests.support.checkout import CHECKOUT
 
 FOLDER = CHECKOUT / "share/schema"
-COMMANDS = ("status", "info", "check", "map", "diff", "dedup", "ls", "snapshots")
+COMMANDS = ("status", "info", "check", "map", "diff", "dedup", "ls", "snapshots", "restore")
 
 
 def schema_of(name: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The order of trial, dumps and restores, and what is undone when one fails, with a double of criu."""
 
-import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +20,10 @@ from pramfs.checkpoint import (
 )
 from pramfs.checkpoint.configuration import Configuration, Wanted
 from pramfs.checkpoint.manifest import CONSUMED, PENDING, Dumped, Manifest
+from pramfs.cli.main import main
 from pramfs.errors import NotDumpable, PramError
 from tests.support import criu_double
+from tests.support.json_schemas import conforming
 
 
 class Machine:
@@ -415,8 +416,16 @@ def test_the_reason_is_the_first_error(tmp_path: Path) -> None:
     assert "says no more" in criu.reason(tmp_path / "absent")
 
 
-def test_the_outcome_is_json(machine: Machine) -> None:
+def test_the_outcome_is_json_and_an_exit_code(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     with machine.dumped():
         pass
-    text = (held.STATE / "held.json").read_text()
-    assert json.loads(text)["units"] == ["web.service"]
+    machine.fail("restore:web.service")
+    assert main(["restore", "--json"]) == 32
+    told = conforming("restore", capsys.readouterr().out)
+    assert told["restored"] == [machine.pid_name]
+    assert [one["name"] for one in told["failed"]] == ["web.service"]
+    assert main(["restore", "--json"]) == 0
+    assert conforming("restore", capsys.readouterr().out)["failed"] == []
