@@ -160,13 +160,19 @@ class Checkpoints:
             self._automatic.note_kept()
 
     async def free_snapshot(self, full_name: str) -> None:
-        """Free a snapshot, and save so that it is gone. Raises OSError(ENOENT), SaveFailed."""
+        """Free a snapshot, and save so that it is gone.
+
+        Raises OSError(ENOENT), SaveFailed; NotUnderItsName if it is gone, but not from the image's name.
+        """
         self._require_writable()
         async with self._saving:
             with _refusals():
                 tree, _, name = full_name.partition(SNAPSHOT_MARK)
                 drop_snapshot(self._volume.pram, tree, name)
             await self._checkpoint()
+        lost = self._name.lost()
+        if lost is not None:
+            raise lost
 
     async def take_tree(self, directories: OpenDirectories, request: bytes) -> None:
         """Add a tree that lies in a file without a name, as a client offers it, and save.

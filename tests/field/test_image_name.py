@@ -247,3 +247,16 @@ def test_a_removed_image_is_told_by_an_unmount_that_does_not_wait(
     if flag == "-f":
         detach(root)
     elsewhere.ended(MOUNT_FAILED)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_snapshot_is_not_said_to_be_freed_or_taken_there(
+    elsewhere: Volume, way: Callable[[Path], str]
+) -> None:
+    root = elsewhere.mount()
+    pramfs("snapshot", root, "one").succeeded()
+    words = [WRONG_PLACE, str(elsewhere.image), way(elsewhere.image)]
+    assert "freed" not in pramfs("free", root, "pramfs@one").refused(MOUNT_FAILED, *words).text
+    assert "generation" not in pramfs("snapshot", root, "two").refused(MOUNT_FAILED, *words).text
+    pramfs("umount", root).refused(MOUNT_FAILED, *words)
+    elsewhere.ended(MOUNT_FAILED)
