@@ -102,6 +102,10 @@ class TreeLoad:
         )
         if more is not None:
             apply_more(more, tree.inodes, tree.data.reservations)
+            for ino, _, _ in more.reserved if pram.arena.table.repeats else ():
+                file = tree.inodes.get(ino)
+                if isinstance(file, File):
+                    tree.data.end_shared_promises(file)
         tree.space.relocations = _banned_pages(chain, pram.arena.table.banned)
 
 

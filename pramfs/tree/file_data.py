@@ -252,6 +252,16 @@ class FileData:
                 if pfn:
                     self.reservations.begin_to_end(file, index, index + count)
 
+    def end_shared_promises(self, file: File) -> None:
+        """Take back what was promised to pages that are shared: those of a tree that was copied."""
+        if file.reserved is None or file.pages is None:
+            return
+        shared = self._arena.table.is_shared
+        for start, pfns in file.pages.chunks():
+            for index, pfn in enumerate(pfns, start):
+                if pfn and shared(pfn):
+                    self.reservations.remove(file, index, index + 1)
+
     def repeats_of(self, files: Iterable[File], others: Iterable[int] = ()) -> int:
         """Return how many holders, besides the first of each frame, are these files and only they.
 

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 
 from pramfs.errors import (
     FramesHeld,
+    NoRoomForRollback,
     NoRoomForSnapshot,
     NoSuchSnapshot,
     PramError,
@@ -35,9 +36,16 @@ from pramfs.errors import (
 from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Move, Publication
 from pramfs.saves import save
+from pramfs.saves.automatic import AutomaticSnapshots, Keep
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
-from pramfs.saves.snapshots import drop_snapshot, require_new, snapshots_of
+from pramfs.saves.snapshots import (
+    AUTOMATIC_PREFIX,
+    drop_snapshot,
+    require_new,
+    roll_back,
+    snapshots_of,
+)
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX
 from pramfs.storage.arena import Progress
 from pramfs.storage.image import Image
@@ -69,6 +77,7 @@ from tests.support.tree_volume import NAME, Facts, Volume, new_tree
 from tests.support.watched_image import WatchedImage, image_of, kernel_with_pages, new_pram, replay
 
 OTHER = b"another node" * 1000
+SAVES_KEPT = 2
 
 Tree = dict[int, Facts]
 
@@ -118,6 +127,7 @@ class NotedSaver(Saver):
     ) -> Publication | Move:
         machine = self._machine
         machine.end_write_back(late=False)  # the lock of a mount's saves sees to that
+        machine._automatic.note_save()
         publication = super()._begin(progress, image, snapshot)
         facts = machine.volume.facts()
         if snapshot:
@@ -153,6 +163,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.volume = Volume(arena=self.arena, pram=pram)
         self.model = Reference()
         self.volume.saver = NotedSaver(self)
+        self._keep_saves()
         self.volume.save()
         self._start_journal()
 
@@ -418,6 +429,55 @@ class TreeMachine(RuleBasedStateMachine):
         with contextlib.suppress(NoSuchSnapshot):
             drop_snapshot(self.volume.pram, NAME, name)
 
+    @rule()
+    def save_and_keep(self) -> None:
+        """Save as `keep=` does: the last saves are kept, and go when there is no room."""
+        volume, automatic = self.volume, self._automatic
+        volume.saver.settle()
+        name = automatic.next_one()
+        try:
+            for _ in automatic.make_room() if name else ():
+                volume.save(final=False)
+        except NoRoomForSnapshot:
+            name = ""
+        volume.saver.save(final=False, progress=lambda pages: None, snapshot=name)
+        self._check_save()
+        if name:
+            automatic.note_kept()
+        kept = snapshots_of(volume.pram, NAME, AUTOMATIC_PREFIX)
+        assert len(kept) <= SAVES_KEPT
+        assert not name or kept[-1].full_name == name
+        for file in self._tree.inodes.values() if name else ():
+            if isinstance(file, File) and file.nlink:
+                self._accept_lost_promises(file.ino, pages_of(file))
+
+    @rule(at=which, is_kept=st.booleans())
+    def roll_back(self, at: int, is_kept: bool) -> None:
+        """Unmount, go back to a snapshot as another process does, perhaps free what it was, and mount."""
+        volume = self.volume
+        volume.save()
+        there = self.snapshots()
+        before = without_promises(volume.facts())
+        image = volume.image.reopen()
+        with contextlib.closing(Pram.open(image, arena=self.arena)) as pram:
+            if there:
+                chosen = list(there)[at % len(there)]
+                with contextlib.suppress(NoRoomForRollback):
+                    replaced = roll_back(pram, NAME, chosen.removeprefix(f"{NAME}@"))
+                    self.taken[f"{NAME}@{replaced}"] = before
+                    there[f"{NAME}@{replaced}"] = before
+                    before = there[chosen]
+                    pram.publish()
+                    if not is_kept:
+                        drop_snapshot(pram, NAME, replaced)
+                        pram.publish()
+                        del there[f"{NAME}@{replaced}"]
+        self._load(image.reopen(), Regions(), 0, lazy=False)
+        image.close()
+        assert without_promises(self.volume.facts()) == before
+        assert self.snapshots_loaded() == there
+        self.model = reference_of(self.volume)
+
     @rule(at_once=st.booleans())
     def start_checkpoint(self, at_once: bool) -> None:
         self._patch.setattr(LateWrite, "at_once", at_once)
@@ -531,7 +591,7 @@ class TreeMachine(RuleBasedStateMachine):
                 other = Volume(pram=pram)
                 other.tree = new_tree(pram)
                 load_tree(pram, snapshot.full_name, other.tree)
-                found[snapshot.full_name] = other.facts()
+                found[snapshot.full_name] = without_promises(other.facts())
         return found
 
     def _dir(self, ino: int) -> Directory:
@@ -604,12 +664,18 @@ class TreeMachine(RuleBasedStateMachine):
         volume.pram, volume.tree = pram, new_tree(pram)
         load_tree(pram, NAME, volume.tree, lazy=lazy)
         volume.saver = NotedSaver(self)
+        self._keep_saves()
         self.model = forget_the_open(self.model)
         self.opened, self.had_orphans = [], False
         other = pram.prepare_load("other", BYTE_STREAM)
         assert other.read(1 << 20) == OTHER
         other.keep()
         self._start_journal()
+
+    def _keep_saves(self) -> None:
+        volume, keep = self.volume, Keep(saves=SAVES_KEPT)
+        self._automatic = AutomaticSnapshots(volume.pram, volume.saver, volume.tree, keep)
+        volume.tree.give_up = self._automatic.give_up
 
     def _check_save(self) -> None:
         volume = self.volume

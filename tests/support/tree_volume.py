@@ -46,6 +46,7 @@ class PatientTree(Tree):
     """A tree whose callers wait for room, as those of a mount do: calls go on after a save."""
 
     saver: Saver
+    give_up: Callable[[], None] = staticmethod(lambda: None)  # what only `keep=` keeps
 
     def write(
         self, file: File, offset: int, data: bytes | memoryview, *, set_times: bool = True
@@ -100,6 +101,7 @@ class PatientTree(Tree):
 
     def _make_room(self) -> bool:
         saver = self.saver
+        self.give_up()
         if saver._running is not None:
             saver.settle()
         else:

@@ -298,6 +298,22 @@ def test_a_snapshot_ends_promises_for_the_pages_that_it_shares(volume: Volume) -
     assert f"{NAME}@s{MORE_SUFFIX}" in volume.pram.nodes
 
 
+def test_what_a_rollback_shares_is_promised_no_room(volume: Volume) -> None:
+    """What it replaces has its reservations; a tree that becomes a copy of that has them for holes only."""
+    snap(volume, "good")
+    file = volume.create("reserved", b"x" * 3 * PAGE_SIZE)
+    volume.tree.fallocate(file, 0, 0, 10 * PAGE_SIZE)
+    volume.save()
+    snapshot = "good"
+    for _ in range(2):
+        volume.pram = reopen(volume.pram, arena=volume.arena)
+        snapshot = roll_back(volume.pram, NAME, snapshot)
+        volume.pram.publish()
+    volume.reopen()
+    assert list(volume.file("reserved").reserved or ()) == [(3, 10)]
+    volume.check()
+
+
 # --- banned frames --------------------------------------------------------------------------------
 
 
