@@ -146,6 +146,18 @@ class Image:
             raise SystemFault(f"{self.path}: pfn:{pfn:x} is past the end of the image")
         return data
 
+    def read_into(self, pfn: int, frames: memoryview) -> None:
+        """Read as many frames as there is room for. Raises SystemFault when they cannot all be read."""
+        offset_bytes, filled = pfn << PAGE_SHIFT, 0
+        while filled < len(frames):
+            try:
+                count = os.preadv(self._fd, [frames[filled:]], offset_bytes + filled)
+            except OSError as exc:
+                raise _cannot_read(self.path, offset_bytes, exc) from exc
+            if not count:
+                raise SystemFault(f"{self.path}: pfn:{pfn:x} is past the end of the image")
+            filled += count
+
     def read_bytes(self, offset_bytes: int, size_bytes: int) -> bytes:
         """Return `size_bytes` bytes from `offset_bytes`, or fewer at the end. Raises SystemFault."""
         return self._read(self._fd, size_bytes, offset_bytes)

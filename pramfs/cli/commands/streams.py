@@ -34,11 +34,13 @@ def add_commands(commands: Commands) -> None:
 
 def _send(args: argparse.Namespace) -> int:
     from pramfs.stream.source import source_at
+    from pramfs.system.descriptors import widen_pipe
     from pramfs.system.progress import Bar
 
     descriptor = sys.stdout.fileno()
     if os.isatty(descriptor):
         raise UsageError("a stream is not for a terminal: send it to a file or a program")
+    widen_pipe(descriptor)
     with source_at(args.target, args.since, args.name or "") as sending:
         if sending.births_lost:
             complain(f"damaged: birth times: {sending.births_lost}")
@@ -50,11 +52,13 @@ def _send(args: argparse.Namespace) -> int:
 def _receive(args: argparse.Namespace) -> int:
     from pramfs.stream.decode import StreamReader
     from pramfs.stream.receive import receive
+    from pramfs.system.descriptors import widen_pipe
     from pramfs.system.progress import Bar
 
     descriptor = sys.stdin.fileno()
     if os.isatty(descriptor):
         raise UsageError("a stream does not come from a terminal: give a file or a pipe as input")
+    widen_pipe(descriptor)
     reader = StreamReader(io.FileIO(descriptor, closefd=False), _decompress)
     with (
         _target(args, reader.header) as target,
