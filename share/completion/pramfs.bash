@@ -27,7 +27,7 @@ _pramfs() {
             snapshots) words="-h --help --json" ;;
             rollback) words="-h --help --name" ;;
             diff) words="-h --help --json" ;;
-            send) words="-h --help --since --name" ;;
+            send) words="-h --help --since --compress --name" ;;
             receive) words="-h --help --as --size" ;;
             clone) words="-h --help" ;;
             dedup) words="-h --help --json" ;;

@@ -89,6 +89,7 @@ complete -c pramfs -n '__fish_seen_subcommand_from diff' -l json -d 'for program
 complete -c pramfs -n '__fish_seen_subcommand_from diff' -F
 complete -c pramfs -n '__fish_seen_subcommand_from send' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from send' -l since -x -d 'only what is not in that one'
+complete -c pramfs -n '__fish_seen_subcommand_from send' -l compress -d 'for slow networks'
 complete -c pramfs -n '__fish_seen_subcommand_from send' -l name -x -d 'which tree (default: pramfs)'
 complete -c pramfs -n '__fish_seen_subcommand_from receive' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from receive' -l as -x -d 'the name that it gets'

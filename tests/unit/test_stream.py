@@ -1,9 +1,12 @@
 """`pramfs send` and `pramfs receive` of images: what arrives is what was sent, or nothing."""
 
+import io
 import os
+import resource
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,10 +35,14 @@ from pramfs.saves.load import load_tree
 from pramfs.storage import superblock
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import PAGE_SIZE
+from pramfs.stream.compression import compressor, decompressor
+from pramfs.stream.decode import StreamReader
 from pramfs.stream.encode import StreamWriter
-from pramfs.stream.format import HEADER, METADATA, RUNS, Header
+from pramfs.stream.format import HEADER, METADATA, RUNS, SIZE, Header
+from pramfs.stream.image_target import image_target
 from pramfs.stream.page_plan import Runs
 from pramfs.stream.receive import receive
+from pramfs.stream.source import source_at
 from pramfs.tree.attributes import Changes
 from tests.support.image_audit import check_pram
 from tests.support.image_files import flip, make_image
@@ -388,6 +395,68 @@ def test_a_tree_that_is_not_the_one_announced_is_refused(small: bytes, tmp_path:
     runs.add(0, 0, 1)
     with pytest.raises(StreamRefused, match="not the one"):
         receive(reader_of(forged(tmp_path, lying, runs)), NoImage())
+
+
+# --- compressed -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def zstd() -> None:
+    try:
+        compressor()
+    except PramError:
+        pytest.skip("the extra zstd is not installed")
+
+
+def compressed(target: Path) -> bytes:
+    with tempfile.TemporaryFile() as file:
+        with source_at(target) as sending:
+            sending.to(file.fileno(), compress=compressor())
+        file.seek(0)
+        return file.read()
+
+
+@pytest.mark.usefixtures("zstd")
+def test_a_compressed_stream_arrives(volume: Kept, tmp_path: Path) -> None:
+    volume.create("alike", PAGE * 300)
+    volume.save()
+    stream = compressed(volume.path)
+    assert len(stream) < len(sent(volume.path)) - 200 * PAGE_SIZE
+    reader = StreamReader(io.BytesIO(stream), decompressor)  # type: ignore[arg-type]
+    with image_target(tmp_path / "new", reader.header, 4096) as target:
+        receive(reader, target)
+    assert facts_in(tmp_path / "new") == volume.facts()
+
+
+@pytest.mark.usefixtures("zstd")
+def test_a_compressed_stream_with_any_bit_flipped_brings_nothing(tmp_path: Path) -> None:
+    volume = Kept(tmp_path / "image", 64)
+    volume.create("file", b"some bytes\n")
+    volume.save()
+    stream = compressed(volume.path)
+    assert len(stream) < 2000
+    for at_byte in range(len(stream)):
+        for bit in range(8):
+            flipped = bytearray(stream)
+            flipped[at_byte] ^= 1 << bit
+            target = NoImage()
+            reader = io.BytesIO(flipped)
+            with pytest.raises((StreamCut, StreamDamaged, NoStream, NewerStream)):
+                receive(StreamReader(reader, decompressor), target)  # type: ignore[arg-type]
+            assert target.published is None
+
+
+@pytest.mark.usefixtures("zstd")
+def test_a_body_that_bursts_is_refused_at_its_limit(small: bytes, tmp_path: Path) -> None:
+    bomb = compressor()(bytes(1 << 30))
+    assert len(bomb) < 1 << 17
+    with (tmp_path / "bomb").open("wb") as file:
+        writer = StreamWriter(file.fileno(), reader_of(small).header, lambda body: bomb)
+        writer._write_record(METADATA, SIZE.pack(1 << 20), bytes(1 << 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with (tmp_path / "bomb").open("rb", buffering=0) as file, pytest.raises(StreamDamaged):
+        receive(StreamReader(file, decompressor), NoImage())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 16 * 1024
 
 
 # --- the commands ---------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from pramfs.system.text import complain, counted, printable
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from pramfs.stream.decode import Decompress
     from pramfs.stream.format import Header
     from pramfs.stream.receive import Target
 
@@ -22,6 +21,7 @@ def add_commands(commands: Commands) -> None:
     """Add the commands to the parser."""
     send = add_command(commands, "send", _send, "write a tree to standard output as a stream")
     send.add_argument("--since", metavar="SNAPSHOT", help="only what is not in that one")
+    send.add_argument("--compress", choices=["zstd"], help="for slow networks")
     send.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
     send.add_argument("target", metavar="IMAGE|MOUNTPOINT[@SNAPSHOT]", type=a_path)
     receive = add_command(
@@ -33,6 +33,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _send(args: argparse.Namespace) -> int:
+    from pramfs.stream.compression import compressor
     from pramfs.stream.source import source_at
     from pramfs.system.descriptors import widen_pipe
     from pramfs.system.progress import Bar
@@ -40,16 +41,18 @@ def _send(args: argparse.Namespace) -> int:
     descriptor = sys.stdout.fileno()
     if os.isatty(descriptor):
         raise UsageError("a stream is not for a terminal: send it to a file or a program")
+    compress = compressor() if args.compress else None
     widen_pipe(descriptor)
     with source_at(args.target, args.since, args.name or "") as sending:
         if sending.births_lost:
             complain(f"damaged: birth times: {sending.births_lost}")
         with Bar("sending", sending.pages) as bar:
-            sending.to(descriptor, bar)
+            sending.to(descriptor, bar, compress)
     return 0
 
 
 def _receive(args: argparse.Namespace) -> int:
+    from pramfs.stream.compression import decompressor
     from pramfs.stream.decode import StreamReader
     from pramfs.stream.receive import receive
     from pramfs.system.descriptors import widen_pipe
@@ -59,7 +62,7 @@ def _receive(args: argparse.Namespace) -> int:
     if os.isatty(descriptor):
         raise UsageError("a stream does not come from a terminal: give a file or a pipe as input")
     widen_pipe(descriptor)
-    reader = StreamReader(io.FileIO(descriptor, closefd=False), _decompress)
+    reader = StreamReader(io.FileIO(descriptor, closefd=False), decompressor)
     with (
         _target(args, reader.header) as target,
         Bar("receiving", reader.header.pages) as bar,
@@ -83,9 +86,3 @@ def _target(args: argparse.Namespace, header: "Header") -> "AbstractContextManag
     if args.size:
         raise UsageError(f"{args.target}: mounted; --size is for an image that is not")
     return mount_target(args.target)
-
-
-def _decompress() -> "Decompress":
-    from pramfs.errors import PramError
-
-    raise PramError("the stream is compressed, which this pramfs cannot read yet")
