@@ -63,10 +63,10 @@ def dumped(configuration: Configuration, found: Sequence[Dumped], tell: Tell) ->
     ends = tuple(End(*end) for end in endpoints.of_processes(pids))
     waiting = Held(str(mountpoint), names, ends)
     try:
+        held.write(waiting)  # first: when this is killed, `pramfs restore` knows what to release
         units.quiet(names)
         waiting.hold()
         _dump_all(mountpoint, found, tell)
-        held.write(waiting)
         yield
     except BaseException:
         tell("restoring what was dumped")

@@ -251,6 +251,20 @@ def test_a_failure_after_the_dumps_mounts_again_and_restores(machine: Machine) -
     require_all_released(machine)
 
 
+def test_a_command_that_is_killed_leaves_all_that_a_restore_needs(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the second dump, so that it undoes nothing."""
+    monkeypatch.setattr(dump, "_undo", lambda *_: None)
+    machine.fail(f"dump:{machine.pid_name}")
+    with pytest.raises(PramError), machine.dumped():
+        pytest.fail("it must not go on")
+    machine.fail()
+    outcome = restore.restore_held(machine.mountpoint)
+    assert outcome.restored == ("web.service",)
+    require_all_released(machine)
+
+
 def test_a_firewall_that_fails_stops_nothing(machine: Machine) -> None:
     machine.monkeypatch.setenv("NFT_FAILS", "1")
     with pytest.raises(PramError, match="nft failed: no nf_tables"), machine.dumped():
