@@ -25,7 +25,8 @@ def small_files(bench: Bench) -> list[Row]:
         return dict(zip(_PHASES, seconds, strict=True))
 
     arena = 4 * count * _FILE_BYTES + 64 * MIB
-    compared = bench.compared(arena, peers.PASSTHROUGH_NO_WRITEBACK) + bench.floors(_FILE_BYTES)
+    variants = peers.PASSTHROUGH_ALIKE, peers.PASSTHROUGH_NO_WRITEBACK
+    compared = bench.compared(arena, *variants) + bench.floors(_FILE_BYTES)
     samples = bench.on_each(compared, one_round)
     rows = [Row(name, samples.get(name, {}), targets=_TARGETS[name]) for name in _PHASES]
     daemon = Row(DAEMON_TIME, samples.get(DAEMON_TIME, {}), targets=[cost(peers.RAW_LOOP, 1.7)])

@@ -23,16 +23,19 @@ from benchmarks.figures import PRAMFS
 TMPFS = "tmpfs"
 PASSTHROUGH = "passthrough_ll"
 PASSTHROUGH_XATTR = "passthrough_ll, xattr"
+PASSTHROUGH_ALIKE = "passthrough_ll, alike"
 PASSTHROUGH_NO_WRITEBACK = "passthrough_ll, no writeback"
 BINDFS = "bindfs"
 FLOOR = "pyfuse3"
 RAW_LOOP = "raw loop"
 
 # The first caches as pramfs does and is the one that targets name. Without `xattr` it has no extended
-# attributes, which spares it the kernel's question for security.capability before every write.
+# attributes, which spares it the kernel's question for security.capability before every write. The third
+# leaves the checks of permissions to the kernel, too, and so gets all the requests that pramfs gets.
 PASSTHROUGH_OPTIONS = {
     PASSTHROUGH: "cache=always,writeback",
     PASSTHROUGH_XATTR: "cache=always,writeback,xattr",
+    PASSTHROUGH_ALIKE: "cache=always,writeback,xattr,default_permissions",
     PASSTHROUGH_NO_WRITEBACK: "cache=always",
 }
 
