@@ -94,7 +94,8 @@ class TreeReader:
                 raise no_such_snapshot(image.path, name, trees)
             there_are = listed([printable(tree) for tree in trees]) or "none"
             damage = f"; {found.damage[0]}" if found.damage else ""
-            raise PramError(f"no tree '{printable(name)}'; there are: {there_are}{damage}")
+            told = f"no tree '{printable(name)}'; there are: {there_are}{damage}"
+            raise PramError(f"{image.path}: {told}")
         try:
             metadata = _read_stream(image, found.nodes[name + META_SUFFIX])
             decoded = codec.decode_tree(metadata)
