@@ -4,11 +4,9 @@ Every page is verified before it goes out. What is wrong with the image ends the
 that the receiver takes nothing of it.
 """
 
+import itertools
 import os
-from array import array
 from collections.abc import Callable, Iterable, Iterator
-
-from crc32c import crc32c
 
 from pramfs.errors import DamagedPage
 from pramfs.pram.links import Entries
@@ -29,6 +27,7 @@ from pramfs.stream.format import (
 )
 from pramfs.stream.identity import WholeTree
 from pramfs.stream.page_plan import PagePlan, plan_pages
+from pramfs.stream.page_sums import damaged_page, pages_in
 
 
 class Sending:
@@ -40,6 +39,7 @@ class Sending:
         self._image = image
         # One for all: memory that is new each time would take longer than reading.
         self._buffer = memoryview(bytearray(PAGES_MAX << PAGE_SHIFT))
+        self._pages_read = pages_in(self._buffer)
         self._tree = tree
         self._plan: PagePlan = plan_pages(
             tree.entries, base.entries if base is not None else Entries(), image.frames
@@ -75,7 +75,9 @@ class Sending:
         for extents in _records(self._plan.extents):
             pages = self._read(extents)
             csums = self._plan.csums[at : at + (len(pages) >> PAGE_SHIFT)]
-            _verify(extents, pages, csums)
+            wrong = damaged_page(self._pages_read[: len(csums)], csums)
+            if wrong is not None:
+                raise DamagedPage(_pfn_at(extents, wrong), "data")
             writer.write_pages(csums, pages)
             progress(len(csums))
             at += len(csums)
@@ -108,9 +110,10 @@ def _records(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
         yield some
 
 
-def _verify(extents: list[Extent], pages: memoryview, csums: "array[int]") -> None:
-    """Raise DamagedPage unless all pages have these checksums."""
-    for at, csum in enumerate(csums):
-        if crc32c(pages[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]) != csum:
-            pfns = [pfn for first, count in extents for pfn in range(first, first + count)]
-            raise DamagedPage(pfns[at], "data")
+def _pfn_at(extents: list[Extent], at: int) -> int:
+    """Return the frame of page `at` of these extents."""
+    return next(itertools.islice(itertools.chain.from_iterable(map(_range, extents)), at, None))
+
+
+def _range(extent: Extent) -> range:
+    return range(extent.pfn, extent.pfn + extent.frames)
