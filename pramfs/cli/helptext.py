@@ -125,8 +125,8 @@ Write a tree to standard output as a stream, which 'pramfs receive' takes elsewh
 Every page is verified. Of a mount without @SNAPSHOT what it holds now is sent: it is saved, and kept as a
 snapshot called sending- and the time until all is sent. Programs wait for that no longer than for a save.
 
-  pramfs send /mnt/keep@monday | ssh other pramfs receive /dev/shm/keep.pram
-  pramfs send --since monday /mnt/keep@tuesday | ssh other pramfs receive /dev/shm/keep.pram
+  pramfs send /mnt/dump@monday | ssh other pramfs receive /dev/shm/copy.pram
+  pramfs send --since monday /mnt/dump | ssh other pramfs receive --as @now /dev/shm/copy.pram
 """,
     "receive": """\
 Take a stream of 'pramfs send' from standard input, and add the tree in it to an image or a mount. A
@@ -139,7 +139,8 @@ A stream of --since needs the snapshot that it builds on, in whatever name; with
 The tree is there when the exit code is 0, and durable; with any other exit code nothing has changed, also
 when the stream was cut off or damaged on its way.
 
-  pramfs receive --as @from-other /dev/shm/keep.pram < stream
+  pramfs send /mnt/dump > dump.stream
+  pramfs receive --as @back /mnt/dump < dump.stream
 """,
     "diff": """\
 Say what differs between two snapshots, or between a snapshot and the tree as it is now: a line for each name,

@@ -39,6 +39,7 @@ set -e
 exec 2>&1
 trap 'echo "$at: exit code $?: $BASH_COMMAND"' ERR
 sudo() { env "$@"; }
+ssh() { shift; "$@"; }  # to this machine
 PID=$$
 """
 DUMPS = """\
@@ -55,10 +56,18 @@ pramfs mount /dev/shm/keep.pram /srv/data
 mkdir /srv/data/etc
 touch /srv/data/etc/app.conf
 """
+MIGRATING = """\
+mkdir /mnt/keep
+pramfs mount /dev/shm/here.pram /mnt/keep
+pramfs snapshot /mnt/keep old
+echo more > /mnt/keep/more
+pramfs snapshot /mnt/keep new
+"""
 BEFORE = {
     "help": DUMPS,
     "docs/deduplication.md": "mkdir /mnt/keep; pramfs mount /dev/shm/keep.pram /mnt/keep",
     "docs/snapshots.md": UPGRADED,
+    "docs/stream.md": MIGRATING,
     "docs/kexec.md": "pramfs mount -o size=16M /dev/shm/keep.pram /mnt",
 }
 AFTER = {"README.md": "diff -r ~/project /mnt/keep/project"}
