@@ -60,6 +60,10 @@ ELSEWHERE = {
     "pramfs claim --to /srv/keep.pram /dev/shm/keep.pram": Elsewhere(
         "tests/kexec/test_live_update.py::pramfs claim --to /tmp/keep.pram {IMAGE}"
     ),
+    "pramfs takeover /dev/nbd0": Elsewhere('tests/mounted/test_other_machine.py::"takeover"'),
+    "pramfs mount /dev/nbd0 /mnt/keep": Elsewhere(
+        'tests/mounted/test_other_machine.py::"takeover"'
+    ),
     "pramfs kexec --checkpoint": Elsewhere(
         "tests/kexec/test_checkpoint.py::pramfs kexec --checkpoint={CONFIGURATION}"
     ),
