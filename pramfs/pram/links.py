@@ -153,6 +153,23 @@ def reserve_chain(
     return chain
 
 
+def read_entries(
+    read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, link_pfn: int, count: int
+) -> Entries:
+    """Return the `count` entries of a chain whose frames are reserved already.
+
+    Raises InvalidPfn, CorruptedPage, also if it has another number of entries.
+    """
+    entries, pfn = Entries(), link_pfn
+    while pfn and len(entries) < count:
+        links = _sound_links(read, uuid, frames, pfn) or [_read_link(read, uuid, frames, pfn)]
+        entries.pfns += entries.unpack(b"".join(link.packed for link in links))
+        pfn = links[-1].following
+    if pfn or len(entries) != count:
+        raise CorruptedPage(link_pfn, f"not the first link of {count} entries")
+    return entries
+
+
 def first_page(
     read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, pfn: int
 ) -> bytes:

@@ -70,6 +70,11 @@ class SaveStream:
         entries.indices += indices
         entries.flags += array("I", (PAGE_DATA,)) * len(pfns)
 
+    def lend_entries(self, entries: Entries) -> None:
+        """Save pages as `lend_pages` does, of which another node has these entries: nothing is summed."""
+        require_type(self._node, PAGE_STREAM)
+        self._entries.extend(entries)
+
     @property
     def entries(self) -> Entries:
         """The entries of the pages saved so far."""

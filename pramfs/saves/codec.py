@@ -7,7 +7,7 @@ the inodes form one tree. Anything else raises ValueError with the reason.
 
 import stat
 from array import array
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from pramfs.tree.inodes import (
     Special,
     Symlink,
 )
+from pramfs.tree.saved_groups import GROUP_SHIFT, GroupPlaces
 
 _NS = 10**9
 _PIECE_BYTES = 1 << 20
@@ -37,23 +38,35 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The inodes of a metadata stream; `pages[n]` is the number of data pages of `files[n]`."""
+    """The inodes of a metadata stream; `pages[n]` is the number of data pages of `files[n]`.
+
+    `places` is where the stream has which inodes, None if they are not in order.
+    """
 
     next_ino: int
     inodes: MutableMapping[int, Inode]
     files: list[File]
     pages: "array[int]"
+    places: GroupPlaces | None
 
 
 def encode_tree(next_ino: int, inodes: Mapping[int, Inode]) -> Iterator[bytes]:
     """Yield the metadata stream of all inodes that have a name, in pieces of about a MiB."""
     saved = [inode for inode in inodes.values() if inode.nlink]
     pages = sum(inode.pages.count for inode in saved if isinstance(inode, File) and inode.pages)
-    pieces = [
-        TREE_HEADER.pack(layout.TREE_MAGIC, layout.TREE_VERSION, 0, next_ino, len(saved), pages)
-    ]
-    size = 0
-    for inode in saved:
+    yield encode_header(next_ino, len(saved), pages)
+    yield from encode_inodes(saved)
+
+
+def encode_header(next_ino: int, inodes: int, pages: int) -> bytes:
+    """Return the start of a metadata stream with the records of so many inodes, which have so many pages."""
+    return TREE_HEADER.pack(layout.TREE_MAGIC, layout.TREE_VERSION, 0, next_ino, inodes, pages)
+
+
+def encode_inodes(inodes: Iterable[Inode]) -> Iterator[bytes]:
+    """Yield the records of inodes, in pieces of at most about a MiB."""
+    pieces, size = [], 0
+    for inode in inodes:
         record = _encode_inode(inode)
         pieces.append(record)
         size += len(record)
@@ -191,6 +204,9 @@ class _Decoder:
         self._inodes: MutableMapping[int, Any] = room_for(header.inodes, header.next_ino)
         self._files: list[File] = []
         self._pages = array("Q")
+        self._pages_before = 0  # of all files so far
+        self._places = GroupPlaces()
+        self._group = -1
         self._directories: list[Directory] = []
         self._alike = (0, 0, 0, 0)
 
@@ -206,6 +222,9 @@ class _Decoder:
         kind = KINDS.get(stat.S_IFMT(mode))
         if kind is None or mode >> 16:
             raise ValueError(f"inode {ino} has mode {mode:o}")
+        if ino >> GROUP_SHIFT != self._group:
+            self._group = ino >> GROUP_SHIFT
+            self._places.begin(self._group, record, self._pages_before)
         if not 0 < ino < self._next_ino:
             raise ValueError(f"inode {ino} is not below the next one, {self._next_ino}")
         if self._inodes.get(ino) is not None:
@@ -229,11 +248,16 @@ class _Decoder:
         header = self._header
         if self._at != len(self._data):
             raise ValueError(f"{len(self._data) - self._at} bytes follow the last inode")
-        if sum(self._pages) != header.pages:
-            raise ValueError(f"the files have not {header.pages} pages in all")
+        self._places.end(self._at, self._pages_before)
+        if self._pages_before != header.pages:
+            raise self._wrong_pages()
         self._take_numbers()
         self._link_entries()
-        return Decoded(header.next_ino, self._inodes, self._files, self._pages)
+        places = self._places if self._places.are_in_order else None
+        return Decoded(header.next_ino, self._inodes, self._files, self._pages, places)
+
+    def _wrong_pages(self) -> ValueError:
+        return ValueError(f"the files have not {self._header.pages} pages in all")
 
     def _take(self, size: int) -> bytes:
         at, self._at = self._at, self._at + size
@@ -247,7 +271,7 @@ class _Decoder:
                 raise ValueError(f"inode {inode.ino} has {size} bytes")
             inode.length = size
             self._files.append(inode)
-            self._pages.append(pages)
+            self._take_pages(pages)
             return
         if pages:
             raise ValueError(f"inode {inode.ino} is no file and has pages")
@@ -264,6 +288,12 @@ class _Decoder:
             if size >> 32:
                 raise ValueError(f"inode {inode.ino} has device number {size}")
             inode.rdev = size
+
+    def _take_pages(self, count: int) -> None:
+        self._pages.append(count)
+        self._pages_before += count
+        if self._pages_before > self._header.pages:
+            raise self._wrong_pages()
 
     def _take_entries(self, directory: Directory, count: int) -> None:
         """Fill the directory with inode numbers at first, because their records may come later."""

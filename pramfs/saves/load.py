@@ -98,7 +98,11 @@ class TreeLoad:
             _leave_out(pram, decoded, bad_files)
         pages = sum(file.pages.count for file in decoded.files if file.pages is not None)
         tree.adopt(
-            decoded.inodes, decoded.next_ino, metadata_bytes=len(self._metadata), pages=pages
+            decoded.inodes,
+            decoded.next_ino,
+            metadata_bytes=len(self._metadata),
+            pages=pages,
+            places=decoded.places if not bad_files else None,
         )
         if more is not None:
             apply_more(more, tree.inodes, tree.data.reservations)

@@ -8,7 +8,7 @@ Everything from an image is checked before it is used; anything else raises Valu
 import itertools
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +18,7 @@ from pramfs.storage import layout
 from pramfs.storage.layout import BIRTH, MORE_HEADER, RESERVED, MoreHeader
 from pramfs.tree.inodes import FILE_MAX_PAGES, INO_MAX, ROOT_INO, File, Inode
 from pramfs.tree.reservations import Reservations
+from pramfs.tree.saved_groups import GROUP_SHIFT
 
 if sys.byteorder != "little":
     raise ImportError("pramfs runs on little-endian machines only")
@@ -56,8 +57,47 @@ def encode_more(next_ino: int, inodes: Mapping[int, Inode], *, with_reserved: bo
     ranges = array("Q", itertools.chain.from_iterable(sorted(reserved)))
     if not births and not ranges:
         return b""
+    return _pack(inodes[ROOT_INO].generation, births, ranges)
+
+
+def encode_changed(
+    last: More, next_ino: int, inodes: Mapping[int, Inode], changed: Iterable[int]
+) -> bytes:
+    """Return the contents of the node if the last save had `last`, and these groups have changed since.
+
+    No room is reserved now.
+    """
+    births = array("q")
+    ino = 0  # all before it are done
+    for number in sorted(changed):
+        first, behind = number << GROUP_SHIFT, (number + 1) << GROUP_SHIFT
+        _copy_births(last, ino, first, births)
+        born = -1
+        for member in filter(None, map(inodes.get, range(first, behind))):
+            if member.nlink and member.born != born:
+                born = member.born
+                births.extend((member.ino, born))
+        ino = behind
+    _copy_births(last, ino, INO_MAX, births)
+    while births and births[-2] >= next_ino:
+        del births[-2:]
+    if births and births[-1] and next_ino <= INO_MAX:
+        births.extend((next_ino, 0))
+    return _pack(inodes[ROOT_INO].generation, births, array("Q"))
+
+
+def _copy_births(last: More, first: int, behind: int, births: "array[int]") -> None:
+    """Append the births of the inodes from `first` on, before `behind`."""
+    start, end = bisect_left(last.inos, first), bisect_left(last.inos, behind)
+    if first < behind and start and last.inos[start : start + 1] != array("q", (first,)):
+        births.extend((first, last.born[start - 1]))
+    some = array("q", bytes(16 * (end - start)))
+    some[0::2], some[1::2] = last.inos[start:end], last.born[start:end]
+    births += some
+
+
+def _pack(generation: int, births: "array[int]", ranges: "array[int]") -> bytes:
     counts = len(births) * 8 // BIRTH.size, len(ranges) * 8 // RESERVED.size
-    generation = inodes[ROOT_INO].generation
     header = MORE_HEADER.pack(layout.MORE_MAGIC, layout.MORE_VERSION, generation, *counts)
     return header + births.tobytes() + ranges.tobytes()
 

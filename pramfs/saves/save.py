@@ -3,12 +3,10 @@
 The tree keeps its data frames, and no data page is copied for a save.
 """
 
-import contextlib
 import enum
 import threading
 import time
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,117 +25,17 @@ from pramfs.errors import (
 )
 from pramfs.pram.pram import Pram
 from pramfs.pram.publish import Move, Publication
-from pramfs.pram.streams import SaveStream
-from pramfs.saves import codec
 from pramfs.saves.file_paths import listed, paths_of
 from pramfs.saves.foreign_change import ForeignChanges
-from pramfs.saves.more import encode_more
 from pramfs.saves.pace import Pace
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, drop_tree, nodes_of
+from pramfs.saves.staging import stage_tree
+from pramfs.saves.tree_nodes import drop_tree, nodes_of
 from pramfs.storage import layout
 from pramfs.storage.arena import Progress
-from pramfs.storage.extents import count_up
 from pramfs.storage.frames import FRESH, SAVED
 from pramfs.storage.image import Image
-from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.tree.inodes import ROOT_INO, File
-from pramfs.tree.pagemap import CHUNK_PAGES, count_holes
 from pramfs.tree.tree import Tree
-
-
-def stage_tree(
-    pram: Pram,
-    name: str,
-    tree: Tree,
-    progress: Progress = lambda frames: None,
-    snapshot: str = "",
-    moved: dict[int, int] | None = None,
-) -> Callable[[], int]:
-    """Replace the nodes of tree `name` by the present state of `tree`, so that a publish saves it.
-
-    With `snapshot`, a tree of that name is added that shares all data pages; what was promised to these ends
-    if the caller says so, see `Reservations.begin_to_end`.
-
-    Returns what counts the holders of shared frames, besides the first of each, that are not in the save.
-    `moved` takes where shared frames have gone that had become banned; the publish that follows needs both.
-    `progress` is called with numbers of data pages whose checksums are known. Raises NoFrames; the nodes are
-    incomplete then, and must be staged again before a publish, but there is no tree `snapshot`.
-    """
-    drop_tree(pram, name)
-    files, orphans = [], []
-    for inode in tree.inodes.values():
-        if isinstance(inode, File):
-            if inode.nlink:
-                files.append(inode)
-            else:
-                tree.data.leave_out_orphan(inode)
-                orphans.append(inode)
-    if tree.space.relocations:
-        moved = {} if moved is None else moved
-        for file in files:
-            tree.data.relocate_banned(file, moved)
-        tree.space.relocations = 0
-    for file in files if snapshot else ():
-        tree.data.end_promises(file)
-    try:
-        _stage_nodes(pram, [name, snapshot] if snapshot else [name], tree, files, progress)
-    except BaseException:
-        if snapshot:
-            drop_tree(pram, snapshot)
-        raise
-    return lambda: tree.data.repeats_of(orphans, pram.pins.kept_pfns())
-
-
-def _stage_nodes(
-    pram: Pram, names: list[str], tree: Tree, files: list[File], progress: Progress
-) -> None:
-    """Fill the nodes of the trees `names`: the first, whose frames `tree` owns, and a snapshot of it."""
-    with _streams(pram, names, META_SUFFIX, BYTE_STREAM) as streams:
-        for piece in codec.encode_tree(tree.next_ino, tree.inodes):
-            for stream in streams:
-                stream.write(piece)
-    has_promises = tree.space.promised_ranges > 0
-    more = encode_more(tree.next_ino, tree.inodes, with_reserved=has_promises)
-    for name in names:
-        if more:
-            with pram.prepare_save(name + MORE_SUFFIX, BYTE_STREAM) as stream:
-                stream.write(more)
-        if has_promises:  # which are not those of a snapshot
-            more = encode_more(tree.next_ino, tree.inodes, with_reserved=False)
-    with _streams(pram, names, DATA_SUFFIX, PAGE_STREAM) as (data, *snapshots):
-        for pfns, indices in _pages_of(files):
-            data.lend_pages(pfns, indices)
-            progress(len(pfns))
-        for stream in snapshots:
-            stream.share_pages(data.entries)
-
-
-@contextlib.contextmanager
-def _streams(pram: Pram, names: list[str], suffix: str, type_: int) -> Iterator[list[SaveStream]]:
-    """Open a stream for a node of each of these trees."""
-    with contextlib.ExitStack() as streams:
-        yield [streams.enter_context(pram.prepare_save(name + suffix, type_)) for name in names]
-
-
-def _pages_of(files: list[File]) -> Iterator[tuple["array[int]", "array[int]"]]:
-    """Yield the frames and indices of all pages of all files, in order, many small files at a time."""
-    pfns, indices = array("I"), array("Q")
-    for file in files:
-        for start, chunk in file.pages.chunks() if file.pages is not None else ():
-            if len(chunk) == 1:  # the common case
-                pfns.append(chunk[0])
-                indices.append(start)
-            elif count_holes(chunk):
-                pfns.extend(filter(None, chunk))
-                indices.extend(start + at for at, pfn in enumerate(chunk) if pfn)
-            else:
-                pfns += chunk
-                indices += count_up("Q", start, len(chunk))
-            if len(pfns) >= CHUNK_PAGES:
-                yield pfns, indices
-                pfns, indices = array("I"), array("Q")
-    if pfns:
-        yield pfns, indices
 
 
 class SaveState(enum.Enum):
@@ -382,6 +280,7 @@ class Saver:
         self._fail(self._name_files(error) if isinstance(error, LostPages) else error)
 
     def _fail(self, error: Exception) -> None:
+        self._tree.groups.places = None  # what was staged is in no save
         in_doubt = self._pram.publisher.in_doubt
         if self._snapshot and (self._target is not None or not in_doubt):
             drop_tree(self._pram, self._snapshot)

@@ -23,6 +23,7 @@ from pramfs.tree.inodes import (
     Symlink,
     now_ns,
 )
+from pramfs.tree.saved_groups import GROUP_SHIFT, SavedGroups
 from pramfs.tree.space import Space
 
 CAPABILITY = b"security.capability"
@@ -60,11 +61,13 @@ class InodeOperations:
         self.space = Space(arena)
         self.data = FileData(arena, self.space)
         self.changed = False  # since the last save
+        self.groups = SavedGroups()
 
     def setattr(self, inode: Inode, changes: Changes) -> None:
         """Change attributes. Raises EPERM; EISDIR, EINVAL, EFBIG, ENOSPC for sizes. Changes nothing then."""
         if inode.flags & file_flags.FIXED:
             _refuse_changes(inode, changes)
+        self.groups.changed.add(inode.ino >> GROUP_SHIFT)  # also if there is an error half-way
         now = now_ns()
         if changes.size is not None:
             self._set_size(inode, changes.size, now)
@@ -93,7 +96,7 @@ class InodeOperations:
                 raise posix_error(errno.EPERM)
             ctime = inode.ctime
         inode.mtime, inode.ctime = mtime, ctime
-        self.changed = True
+        self.note_change(inode)
 
     def getxattr(self, inode: Inode, name: bytes) -> bytes:
         """Return the value of an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
@@ -152,7 +155,7 @@ class InodeOperations:
             raise posix_error(errno.EOPNOTSUPP)
         inode.flags = flags
         inode.ctime = now_ns()
-        self.changed = True
+        self.note_change(inode)
 
     def touch_atime(self, inode: Inode) -> None:
         """Update atime after a read, as relatime does, unless the inode has the flag for no such updates."""
@@ -162,6 +165,7 @@ class InodeOperations:
         atime = inode.atime
         if atime <= inode.mtime or atime <= inode.ctime or now - atime >= _RELATIME_NS:
             inode.atime = now
+            self.groups.changed.add(inode.ino >> GROUP_SHIFT)  # but no reason for a save
 
     def write(
         self, file: File, offset: int, data: bytes | memoryview, *, set_times: bool = True
@@ -177,10 +181,15 @@ class InodeOperations:
         try:
             self.data.write(file, offset, data)
         finally:
-            self.changed = True  # also after an error: a part may have been written
+            self.note_change(file)  # also after an error: a part may have been written
         if set_times:
             file.mtime = file.ctime = now_ns()
         return len(data)
+
+    def note_change(self, inode: Inode) -> None:
+        """Note that an inode is not as it was saved: its record, or where its pages are."""
+        self.changed = True
+        self.groups.changed.add(inode.ino >> GROUP_SHIFT)
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -247,7 +256,7 @@ class InodeOperations:
         if inode.nlink:
             self.space.metadata_bytes += inode.record_bytes() - before_bytes
         inode.ctime = now_ns()
-        self.changed = True
+        self.note_change(inode)
 
 
 def _refuse_changes(inode: Inode, changes: Changes) -> None:

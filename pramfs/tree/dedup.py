@@ -229,7 +229,7 @@ class Dedup:
         """
         csum = self._arena.known_csum(page.pfn)
         if csum == ZEROS_CSUM and self._arena.read(page.pfn) == ZEROS:
-            with self._counted(page.pfn):
+            with self._counted(file, page.pfn):
                 self._tree.data.make_hole(file, page.number)
             self.counts.holes += 1
         elif csum != UNKNOWN_CSUM and not self._find_partner(page, csum):
@@ -286,7 +286,7 @@ class Dedup:
         if other.file is not None and self._worth(page.pfn) > self._worth(other.pfn):
             loser, pfn = other, page.pfn
         assert loser.file is not None
-        with self._counted(loser.pfn):
+        with self._counted(loser.file, loser.pfn):
             self._tree.data.map_to_equal(loser.file, loser.number, pfn)
         self.counts.shared += 1
 
@@ -295,11 +295,11 @@ class Dedup:
         return table.holders(pfn), table.state(pfn) in _IN_SAVE
 
     @contextlib.contextmanager
-    def _counted(self, pfn: int) -> Iterator[None]:
-        """Count what comes free when one of those who hold a frame gives it up in the block."""
+    def _counted(self, file: File, pfn: int) -> Iterator[None]:
+        """Count what comes free when the file, or another that holds the frame, gives it up in the block."""
         frees = self._arena.table.holders(pfn) == 1
         in_save = self._arena.table.state(pfn) in _IN_SAVE
         yield
-        self._tree.changed = True
+        self._tree.note_change(file)
         self.counts.freed += frees
         self.counts.held += frees and in_save

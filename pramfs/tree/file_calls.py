@@ -44,7 +44,7 @@ class FileOperations(InodeOperations):
         first, behind = offset >> PAGE_SHIFT, (end + PAGE_SIZE - 1) >> PAGE_SHIFT
         if not mode & PUNCH_HOLE:
             self.data.reservations.add(file, first, behind)
-        self.changed = True
+        self.note_change(file)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             self.data.clear(file, offset, end)
         if mode & PUNCH_HOLE:
@@ -84,7 +84,7 @@ class FileOperations(InodeOperations):
         if file is copy and abs(offset - target_offset) < length:
             raise posix_error(errno.EINVAL)
         self.touch_atime(file)
-        self.changed = True
+        self.note_change(copy)
         copied = self._copy(file, offset, copy, target_offset, length)
         if set_times:
             copy.mtime = copy.ctime = now_ns()

@@ -31,6 +31,7 @@ from pramfs.tree.inodes import (
     Symlink,
     now_ns,
 )
+from pramfs.tree.saved_groups import GroupPlaces
 
 # Of the root: where snapshots are read in a mount. Only a tree that was made elsewhere has one of its own.
 SNAPSHOTS_NAME = b".snapshots"
@@ -65,7 +66,7 @@ class Tree(FileOperations):
         self.next_ino = ROOT_INO
         self.inodes_max = inodes_max
         self.generation = generation  # of inodes made from now on
-        self._orphans = 0  # inodes without a name that are still open
+        self.orphans: set[Inode] = set()  # inodes without a name that are still open
         self._unnamed: set[Inode] = set()  # those of them that were made so, and may get a name
 
     def make_root(self, mode: int, owner: Owner) -> Directory:
@@ -87,12 +88,17 @@ class Tree(FileOperations):
         *,
         metadata_bytes: int,
         pages: int,
+        places: GroupPlaces | None = None,
     ) -> None:
-        """Take over the tree of a save: its inodes, and the most metadata and pages that they take."""
+        """Take over the tree of a save: its inodes, and the most metadata and pages that they take.
+
+        `places` is where the save has them, if a save may use that.
+        """
         self.inodes = inodes
         self.next_ino = next_ino
         self.space.pages = pages
         self.space.metadata_bytes = metadata_bytes
+        self.groups.places = places
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -182,7 +188,7 @@ class Tree(FileOperations):
         inode = self._make(parent, stat.S_IFREG | stat.S_IMODE(mode), owner, more_bytes=0)
         inode.nlink = 0
         self.space.metadata_bytes -= inode.record_bytes()
-        self._orphans += 1
+        self.orphans.add(inode)
         self._unnamed.add(inode)
         return inode
 
@@ -285,12 +291,12 @@ class Tree(FileOperations):
         """Drop `count` references to the inode; without references and names it is deleted."""
         inode.refs -= count
         if not inode.refs and not inode.nlink:
-            self._orphans -= 1
+            self.orphans.remove(inode)
             self._delete(inode)
 
     def named_inodes(self) -> int:
         """Count the inodes that a save holds: all except orphan inodes."""
-        return len(self.inodes) - self._orphans
+        return len(self.inodes) - len(self.orphans)
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -338,7 +344,7 @@ class Tree(FileOperations):
         if isinstance(inode, File):
             self.data.verify(inode)
         self._unnamed.remove(inode)
-        self._orphans -= 1
+        self.orphans.remove(inode)
         self.space.metadata_bytes += inode.record_bytes()
 
     def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
@@ -346,19 +352,21 @@ class Tree(FileOperations):
         parent.listed = False
         parent.mtime = parent.ctime = now
         self.space.metadata_bytes += layout.DIRENT.size + len(name)
-        self.changed = True
+        self.note_change(parent)
+        self.note_change(inode)
 
     def _drop_entry(self, parent: Directory, name: bytes, now: int) -> None:
         del parent.entries[name]
         parent.listed = False
         parent.mtime = parent.ctime = now
         self.space.metadata_bytes -= layout.DIRENT.size + len(name)
-        self.changed = True
+        self.note_change(parent)
 
     def _remove_entry(self, parent: Directory, name: bytes, now: int) -> None:
         """Remove a name, and the inode if it was the last."""
         inode = parent.entries[name]
         self._drop_entry(parent, name, now)
+        self.note_change(inode)
         inode.ctime = now
         if isinstance(inode, Directory):
             parent.nlink -= 1
@@ -369,7 +377,7 @@ class Tree(FileOperations):
             return
         self.space.metadata_bytes -= inode.record_bytes()
         if inode.refs:
-            self._orphans += 1
+            self.orphans.add(inode)
         else:
             self._delete(inode)
 
@@ -413,8 +421,10 @@ class Tree(FileOperations):
         for changed in (parent, new_parent):
             changed.listed = False
             changed.mtime = changed.ctime = now
-        inode.ctime = target.ctime = now
-        self.changed = True
+            self.note_change(changed)
+        for moved in (inode, target):
+            moved.ctime = now
+            self.note_change(moved)
 
     def _set_parent(self, inode: Inode, old: Directory, new: Directory) -> None:
         if isinstance(inode, Directory):

@@ -18,7 +18,8 @@ from unittest.mock import patch
 
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
-from pramfs.saves.save import Saver, stage_tree
+from pramfs.saves.save import Saver
+from pramfs.saves.staging import stage_tree
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM
 from pramfs.storage.regions import Region, Regions

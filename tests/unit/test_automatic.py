@@ -144,6 +144,7 @@ def test_a_full_image_gives_up_the_oldest_first_and_never_one_with_a_name() -> N
     while done < len(data):
         try:
             # Not the patient one, which waits for room in its own way.
+            volume.tree.note_change(file)
             done += volume.tree.data.write(file, done, data[done:])
         except FramesHeld as held:
             done += held.written
@@ -165,6 +166,7 @@ def test_when_there_is_nothing_to_give_up_the_writer_is_refused() -> None:
     refused: list[int | None] = []
     while not refused:
         try:
+            volume.tree.note_change(file)
             volume.tree.data.write(file, 0, data)
         except FramesHeld:
             volume.automatic.give_up()
