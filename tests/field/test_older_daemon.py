@@ -1,6 +1,6 @@
 """A new version is installed while a daemon of the version before still serves a mount.
 
-No public report known.
+elves/elvish #652: after an update the old daemon still ran, and the new client could not talk to it.
 """
 
 from dataclasses import replace
