@@ -90,6 +90,32 @@ def unlinked():
     os.close(again)
     return told
 
+def made():
+    for again in range(2):  # the kernel asks for the first one otherwise
+        with open(os.open(root / f"made{again}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o400), "wb+") as opened:
+            opened.write(b"made")
+            opened.seek(0)
+            told = [opened.read() == b"made", oct(os.fstat(opened.fileno()).st_mode)]
+    return told
+
+def made_again():
+    os.open(root / "made1", os.O_CREAT | os.O_EXCL | os.O_RDWR)
+
+def listed():
+    folder, moved = root / "folder", root / "moved"
+    folder.mkdir()
+    for number in range(500):
+        (folder / str(number)).touch()
+    told = [len(os.listdir(folder)) for _ in range(3)]  # the third may be the kernel's own
+    (folder / "0").rename(folder / "new")
+    names = os.listdir(folder)
+    folder.rename(moved)
+    told += ["0" in names, "new" in names, sorted(os.listdir(moved)) == sorted(names)]
+    with os.scandir(moved) as entries:
+        for entry in entries:
+            os.unlink(entry.path)
+    return [*told, os.listdir(moved)]
+
 def unknown():
     return fcntl.ioctl(file, 0x80086699, bytes(8))
 
@@ -100,8 +126,8 @@ def cloned():
 calls = dict(
     reserve=lambda: fallocate(0), punch=lambda: fallocate(3), zero=lambda: fallocate(16),
     collapse=lambda: fallocate(8), holes=holes, copy=copy, unnamed=unnamed, flags=flags, born=born,
-    mapped=mapped, direct=direct, renamed=renamed, removed=removed, unlinked=unlinked, unknown=unknown,
-    cloned=cloned,
+    mapped=mapped, direct=direct, renamed=renamed, removed=removed, unlinked=unlinked, made=made,
+    made_again=made_again, listed=listed, unknown=unknown, cloned=cloned,
 )
 told = {}
 for name, call in calls.items():
@@ -138,6 +164,9 @@ TOLD: dict[str, Any] = {
     "renamed": [True, True],
     "removed": False,
     "unlinked": True,
+    "made": [True, "0o100400"],
+    "made_again": "EEXIST",
+    "listed": [500, 500, 500, False, True, True, []],
     "unknown": "ENOTTY",
     "cloned": "ENOTSUP",
     "suspect": False,
