@@ -168,13 +168,13 @@ class SavedMeanwhile(PramError):
 
 
 class DeviceGone(PramError):
-    """{0}: the device is gone: it has no bytes at present"""
+    """device {0} is gone: it has no bytes at present"""
 
     errno = errno.ENODEV
 
 
 class DeviceSilent(PramError):
-    """{0}: the device does not answer, so nothing is known of what is in it at present"""
+    """device {0} does not answer: nothing is known of what is in it at present"""
 
     errno = errno.EIO
 
