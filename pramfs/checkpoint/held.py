@@ -1,13 +1,11 @@
 """What waits for a restore, in a small file on a disk: the next boot needs it before anything is mounted."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from pramfs.checkpoint import firewall, manifest, units
+from pramfs.checkpoint import firewall, state_file, units
 from pramfs.errors import PramError
-from pramfs.system.json_values import from_json
 
 STATE = Path("/var/lib/pramfs")
 
@@ -46,20 +44,14 @@ def write(held: Held) -> None:
     """Keep it for the next boot. Raises PramError."""
     try:
         STATE.mkdir(parents=True, exist_ok=True, mode=0o755)
-        manifest.put(STATE / _NAME, json.dumps(asdict(held), indent=2))
+        state_file.write(STATE / _NAME, held)
     except OSError as exc:
         raise PramError(f"{STATE / _NAME}: {exc.strerror}") from exc
 
 
 def read() -> Held | None:
     """Return what is held, None if nothing is. Raises PramError if that cannot be read."""
-    path = STATE / _NAME
-    try:
-        return from_json(Held, path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as exc:
-        raise PramError(f"{path}: cannot be read: {exc}") from exc
+    return state_file.read(Held, STATE / _NAME)
 
 
 def hold_at_boot() -> Iterable[str]:

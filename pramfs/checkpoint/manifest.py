@@ -1,12 +1,9 @@
 """What is dumped in a mount, and whether it still waits to be restored. It is beside the dumps, as JSON."""
 
-import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from pramfs.errors import PramError
-from pramfs.system.json_values import from_json
+from pramfs.checkpoint import state_file
 
 PLACE = ".pramfs-checkpoint"  # in the root of the mount
 PENDING = "pending"
@@ -41,31 +38,9 @@ def directory(mountpoint: Path) -> Path:
 
 def read(mountpoint: Path) -> Manifest | None:
     """Return the manifest in a mount, None if there is none. Raises PramError if it cannot be read."""
-    path = directory(mountpoint) / _NAME
-    try:
-        return from_json(Manifest, path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as exc:
-        raise PramError(f"{path}: cannot be read: {exc}") from exc
+    return state_file.read(Manifest, directory(mountpoint) / _NAME)
 
 
 def write(mountpoint: Path, manifest: Manifest) -> None:
     """Put the manifest in a mount in place of the last one. Raises OSError."""
-    put(directory(mountpoint) / _NAME, json.dumps(asdict(manifest), indent=2))
-
-
-def put(path: Path, text: str) -> None:
-    """Write a small file anew, all of it or nothing, and have it on its medium. Raises OSError."""
-    aside = path.with_suffix(".new")
-    with aside.open("w", encoding="utf-8") as file:
-        aside.chmod(0o600)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    state_file.write(directory(mountpoint) / _NAME, manifest)
