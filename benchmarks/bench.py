@@ -31,6 +31,7 @@ class Scale:
     name: str
     rounds: int
     bulk_bytes: int
+    sent_bytes: int
     saved_bytes: int
     small_writes_bytes: int
     random_bytes: int
@@ -50,6 +51,7 @@ STANDARD = Scale(
     name="standard",
     rounds=5,
     bulk_bytes=GIB,
+    sent_bytes=GIB,
     saved_bytes=GIB,
     small_writes_bytes=64 * MIB,
     random_bytes=32 * MIB,
@@ -68,6 +70,7 @@ QUICK = Scale(
     name="quick",
     rounds=3,
     bulk_bytes=64 * MIB,
+    sent_bytes=64 * MIB,
     saved_bytes=192 * MIB,
     small_writes_bytes=32 * MIB,
     random_bytes=8 * MIB,
@@ -86,6 +89,7 @@ LONG = replace(
     STANDARD,
     name="long",
     rounds=9,
+    sent_bytes=4 * GIB,
     extents=100_000,
     transactions=5_000,
     many_dirs=10_000,

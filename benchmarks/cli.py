@@ -49,6 +49,10 @@ def _bulk(scale: Scale) -> int:
     return 5 * max(scale.bulk_bytes, scale.saved_bytes) + GIB
 
 
+def _sent(scale: Scale) -> int:
+    return 4 * scale.sent_bytes
+
+
 def _small(scale: Scale) -> int:
     return GIB
 
@@ -82,7 +86,7 @@ WORKLOADS = (
     Workload("saves", "save and load of 16 big files", saves.saves, _bulk),
     Workload("write-back", "a save after a burst, on a slow disk", write_back.write_back, _small),
     Workload("snapshots", "what snapshots cost", snapshots.snapshots, _snapshots),
-    Workload("migration", "send and receive of one big file", migration.migration, _bulk),
+    Workload("migration", "send and receive of one big file", migration.migration, _sent),
     Workload("start", "mount of an empty image until it is usable", saves.start, _small),
     Workload("many", "very many files of 512 bytes, a hundred a directory", many.many_files, _many),
     Workload("overhead", "frames used for one big file", footprint.overhead, _bulk),

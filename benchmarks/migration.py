@@ -13,7 +13,7 @@ _SEND, _BOTH = "send to a file", "send to receive, published"
 
 def migration(bench: Bench) -> list[Row]:
     """Send one big file on tmpfs to a file, and to another image; copy as much through a pipe."""
-    size = bench.scale.bulk_bytes
+    size = bench.scale.sent_bytes
     plain, copy, other = (bench.work / name for name in ("plain", "copy", "other"))
     with bench.pramfs(size + 256 * MIB).image() as image:
         image.mount()
