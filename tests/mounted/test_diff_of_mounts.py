@@ -79,7 +79,7 @@ def test_a_snapshot_that_is_mounted_is_what_is_compared(kept: Volume) -> None:
 
 def test_an_unknown_snapshot_is_one_line(kept: Volume) -> None:
     root = kept.mount()
-    diff(root, "before", "after", code=TROUBLE).refused(TROUBLE, "pramfs@after", "pramfs@before")
+    diff(root, "before", "after", code=TROUBLE).refused(TROUBLE, "'after'", "there are: before")
 
 
 def test_who_may_not_ask_for_a_save_is_told_what_is_not_seen(shell: Shell, root: Path) -> None:
