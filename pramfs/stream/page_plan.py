@@ -20,9 +20,13 @@ _WORDS = RUN.size // 8
 
 
 class Runs:
-    """Runs of pages, as one array of (first index, first number, pages) after the other."""
+    """Runs of pages, as one array of (first index, first number, pages) after the other.
 
-    def __init__(self) -> None:
+    No run has pages of the base, which come first in numbers, and others.
+    """
+
+    def __init__(self, base_pages: int = 0) -> None:
+        self.base_pages = base_pages
         self.words = array("Q")
 
     def __len__(self) -> int:
@@ -37,7 +41,7 @@ class Runs:
         words = self.words
         if words:
             last = words[-1]
-            if words[-3] + last == index and words[-2] + last == number:
+            if words[-3] + last == index and words[-2] + last == number != self.base_pages:
                 words[-1] = last + pages
                 return
         words.extend((index, number, pages))
@@ -57,7 +61,7 @@ def plan_pages(entries: Entries, base: Entries, frames: int) -> PagePlan:
 
     `frames` are those of the image that both are in.
     """
-    plan = PagePlan()
+    plan = PagePlan(Runs(base_pages=len(base)))
     # 1 + the number of the page in each frame, 0 for none yet. Only what is used of it takes memory.
     with mmap.mmap(-1, max(1, frames) * 8) as memory, memoryview(memory).cast("Q") as numbers:
         at = 1

@@ -14,4 +14,5 @@ def rename_in_root(image: Path, name: bytes, new_name: bytes) -> None:
         tree = Tree(pram.arena, inodes_max=1 << 20, generation=7)
         load_tree(pram, "pramfs", tree)
         tree.root.entries[new_name] = tree.root.entries.pop(name)
+        tree.note_change(tree.root)
         Saver(pram, "pramfs", tree).save(final=True, progress=lambda pages: None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pramfs.cli.main import main
@@ -196,6 +196,11 @@ FILES = st.dictionaries(
 
 @settings(max_examples=25, deadline=None)
 @given(first=FILES, then=FILES)
+# The last pages of the base, and new ones that follow them, in number and in index, in another file.
+@example(
+    first={"a": ({}, 0, {}, 0, False), "d/e/a": ({0: 1, 1: 1}, 4097, {}, 0, False)},
+    then={"a": ({2: 1}, 8193, {}, 0, False)},
+)
 def test_any_tree_and_any_change_of_it_arrive(
     first: dict[str, tuple[object, ...]],
     then: dict[str, tuple[object, ...]],
