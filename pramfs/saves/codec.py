@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pramfs.storage import layout
-from pramfs.storage.layout import DIRENT, INODE, TREE_HEADER, XATTR, TreeHeader
+from pramfs.storage.extents import is_ascending
+from pramfs.storage.layout import DIRENT, INODE, PAGE_SIZE, TREE_HEADER, XATTR, TreeHeader
 from pramfs.tree import file_flags
 from pramfs.tree.hardened_dict import room_for
 from pramfs.tree.inodes import (
@@ -48,6 +49,17 @@ class Decoded:
     files: list[File]
     pages: "array[int]"
     places: GroupPlaces | None
+
+    def check_indices(self, indices: "array[int]") -> None:
+        """Raise ValueError unless entries with these indices can be those of the files."""
+        if sum(self.pages) != len(indices):
+            raise ValueError(f"{len(indices)} data pages are not those of the files")
+        at = 0
+        for file, pages in zip(self.files, self.pages, strict=True):
+            part = indices[at : at + pages]
+            at += pages
+            if pages and (not is_ascending(part) or part[-1] >= -(-file.length // PAGE_SIZE)):
+                raise ValueError(f"the pages of inode {file.ino} are not in order")
 
 
 def encode_tree(next_ino: int, inodes: Mapping[int, Inode]) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from pramfs.saves import codec
 from pramfs.saves.more import decode_more
 from pramfs.saves.received import add_tree, check_new_tree
 from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
-from pramfs.storage.extents import count_up, extents_of, is_ascending
+from pramfs.storage.extents import count_up, extents_of
 from pramfs.storage.layout import PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, ZEROS
 from pramfs.tree.inodes import FILE_MAX_PAGES, File
 from pramfs.tree.pagemap import CHUNK_PAGES
@@ -76,14 +76,7 @@ class Reception:
             if len(indices) + pages > sum(decoded.pages):
                 raise ValueError("more pages than the files have")
             indices += count_up("Q", index, pages)
-        if len(indices) != sum(decoded.pages):
-            raise ValueError("fewer pages than the files have")
-        at = 0
-        for file, pages in zip(decoded.files, decoded.pages, strict=True):
-            part = indices[at : at + pages]
-            if pages and (not is_ascending(part) or part[-1] >= -(-file.length // PAGE_SIZE)):
-                raise ValueError(f"the pages of inode {file.ino} are not in order")
-            at += pages
+        decoded.check_indices(indices)
 
     def sum_pages(self) -> Iterator[None]:
         """Compute the checksums of the pages that are not known yet, in steps."""

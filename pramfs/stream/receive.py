@@ -13,13 +13,12 @@ from typing import NoReturn, Protocol
 from pramfs.errors import NameTaken, NoBase, StreamRefused
 from pramfs.pram.links import Entries
 from pramfs.saves import codec
-from pramfs.saves.codec import Decoded
 from pramfs.saves.more import decode_more
 from pramfs.saves.received import check_new_tree
 from pramfs.saves.snapshot_names import SNAPSHOT_MARK, snapshot_tree, tree_of
 from pramfs.storage.arena import Progress
-from pramfs.storage.extents import count_up, is_ascending
-from pramfs.storage.layout import PAGE_DATA, PAGE_SIZE, TREE_HEADER
+from pramfs.storage.extents import count_up
+from pramfs.storage.layout import PAGE_DATA, TREE_HEADER
 from pramfs.stream.decode import Record, StreamReader
 from pramfs.stream.format import (
     END,
@@ -199,8 +198,7 @@ def _check_tree(header: Header, received: Received) -> None:
         decoded = codec.decode_tree(bytes(received.metadata))
         if received.more and decode_more(bytes(received.more), 0).reserved:
             _refuse("room is reserved in it")
-        indices = _indices(header, received.runs)
-        _check_indices(decoded, indices)
+        decoded.check_indices(_indices(header, received.runs))
     except ValueError as exc:
         raise StreamRefused(printable(str(exc))) from exc
 
@@ -219,20 +217,6 @@ def _indices(header: Header, runs: Runs) -> "array[int]":
     if len(indices) != header.entries:
         _refuse(f"{len(indices)} entries, not {header.entries}")
     return indices
-
-
-def _check_indices(decoded: Decoded, indices: "array[int]") -> None:
-    """Raise ValueError unless the entries can be those of the files."""
-    if sum(decoded.pages) != len(indices):
-        _refuse(f"{len(indices)} data pages are not those of the files")
-    at = 0
-    for file, pages in zip(decoded.files, decoded.pages, strict=True):
-        if not pages:
-            continue
-        part = indices[at : at + pages]
-        at += pages
-        if not is_ascending(part) or part[-1] >= -(-file.length // PAGE_SIZE):
-            _refuse(f"the pages of inode {file.ino} are not in order")
 
 
 def _check_identity(header: Header, received: Received) -> None:
