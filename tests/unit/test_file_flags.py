@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable
 
 import pytest
@@ -100,6 +101,15 @@ def test_the_kernel_may_tell_later_of_a_write_before_it_was_forbidden(volume: Vo
     assert (file.mtime, file.ctime) == (forbidden_since - 5, forbidden_since)
     with refused(errno.EPERM):
         volume.tree.set_cached_times(file, forbidden_since + 1, forbidden_since + 1)
+
+
+def test_a_write_just_before_it_was_forbidden_is_not_taken_for_a_later_one(volume: Volume) -> None:
+    """Since Linux 6.13 the kernel stamps it with a time that can be ahead of the coarse clock."""
+    file = volume.inode("f")
+    written = time.time_ns()
+    flag(volume, "f", IMMUTABLE)
+    volume.tree.set_cached_times(file, written, written)
+    assert file.mtime == written
 
 
 @pytest.mark.parametrize("what", REFUSED_OF_IMMUTABLE)
