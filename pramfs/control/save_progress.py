@@ -62,7 +62,7 @@ def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
 
     With `to` it goes to a new image at that path, where the mount goes on.
     """
-    status = status_to_save(mountpoint)
+    status = status_to_save(mountpoint, "there is nothing to save")
     if to is None:
         client.request_save(mountpoint, shown(mountpoint, status))
     else:
@@ -85,14 +85,17 @@ def free_snapshot(mountpoint: Path, full_name: str, status: MountStatus) -> Moun
     return client.read_status(mountpoint)
 
 
-def status_to_save(mountpoint: Path) -> MountStatus:
-    """Return the status of a mount that is to save. Raises PramError if nobody may, or this user may not."""
+def status_to_save(mountpoint: Path, if_read_only: str) -> MountStatus:
+    """Return the status of a mount that is to save. Raises PramError if nobody may, or this user may not.
+
+    `if_read_only` says what a read-only mount cannot do.
+    """
     try:
         status = client.read_status(mountpoint)
     except StatusNotAllowed as exc:
         raise SaveNotAllowed(*exc.args) from exc
     if status.read_only:
-        raise PramError(f"{mountpoint}: the mount is read-only: there is nothing to save")
+        raise PramError(f"{mountpoint}: the mount is read-only: {if_read_only}")
     return status
 
 

@@ -30,7 +30,7 @@ from pramfs.stream.receive import Received
 @contextlib.contextmanager
 def mount_target(mountpoint: Path) -> "Iterator[MountTarget]":
     """Open a file in the mount to receive a stream. Raises PramError."""
-    status = save_progress.status_to_save(mountpoint)
+    status = save_progress.status_to_save(mountpoint, "it receives nothing")
     flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
     try:
         descriptor = os.open(mountpoint, flags, 0o600)

@@ -160,8 +160,8 @@ def test_only_who_may_save_may_take_one(shell: Shell, options: str) -> None:
 def test_a_read_only_mount_takes_none(volume: Volume, root: Path) -> None:
     volume.umount()
     volume.mount("ro")
-    pramfs("snapshot", root, "s").refused(MOUNT_FAILED, "read-only")
-    pramfs("free", root, "pramfs@s").refused(MOUNT_FAILED, "read-only")
+    pramfs("snapshot", root, "s").refused(MOUNT_FAILED, "read-only: no snapshot can be taken")
+    pramfs("free", root, "pramfs@s").refused(MOUNT_FAILED, "read-only: nothing can be freed")
 
 
 def test_a_full_image_tells_that_there_is_no_room(volume: Volume, root: Path) -> None:

@@ -204,7 +204,9 @@ def test_a_read_only_mount_receives_nothing(volume: Volume, root: Path) -> None:
     stream = send(f"{root}@old")
     volume.umount()
     volume.mount("ro")
-    pramfs("receive", "--as", "@new", root, stdin=stream).refused(MOUNT_FAILED, "read-only")
+    pramfs("receive", "--as", "@new", root, stdin=stream).refused(
+        MOUNT_FAILED, "read-only: it receives nothing"
+    )
     assert send(f"{root}@old")[40:-52] == stream[40:-52]  # but for the id of the stream
     assert send(root)
 

@@ -114,7 +114,7 @@ def _free_in_mount(mountpoint: Path, name: str | None) -> int:
     refusal = f"{mountpoint}: mounted; only snapshots can be freed there, as TREE@SNAPSHOT"
     if name is None:
         raise UsageError(refusal)
-    status = save_progress.status_to_save(mountpoint)
+    status = save_progress.status_to_save(mountpoint, "nothing can be freed")
     if name == status.name:
         raise UsageError(refusal)
     full_name = snapshot_tree(name, tree_of(status.name))

@@ -33,7 +33,7 @@ def _snapshot(args: argparse.Namespace) -> int:
     from pramfs.control import save_progress
     from pramfs.saves.snapshots import check_name
 
-    status = save_progress.status_to_save(args.mountpoint)
+    status = save_progress.status_to_save(args.mountpoint, "no snapshot can be taken")
     full_name = check_name(status.name, args.snapshot)
     status = save_progress.take_snapshot(args.mountpoint, args.snapshot, status)
     say(f"{args.mountpoint}: snapshot {full_name}, generation {status.generation}")
