@@ -397,6 +397,40 @@ class NoBase(PramError):
     errno = errno.ENOENT
 
 
+class PlaceFailed(PramError):
+    """{0}: cannot {1} there: {2}"""
+
+    errno = errno.EIO
+
+
+class DamagedInPlace(PramError):
+    """{0}: damaged there: {1}: {2}; nothing was taken of it"""
+
+    errno = errno.EFAULT
+
+
+class NoSuchStream(PramError):
+    """{0}: there is no stream{1} to receive{2}"""
+
+    errno = errno.ENOENT
+
+
+class NoBaseInPlace(PramError):
+    """{0}: no stream there has what '{1}' is: send that one first, or all, without --since"""
+
+    errno = errno.ENOENT
+
+
+class BaseNowhere(PramError):
+    """{0}: '{1}' builds on the sender's '{2}', which is neither there nor in {3}: send all of it"""
+
+    errno = errno.ENOENT
+
+
+class NotDropped(PramError):
+    """{0}: sent, but what is old may still be there: {1}"""
+
+
 class NameTaken(PramError):
     """{0}: there is a tree '{1}' already; give the new one another name with --as"""
 

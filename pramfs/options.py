@@ -256,13 +256,16 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-def _keep(options: MountOptions, value: str) -> None:
-    number, unit = (value[:-1], value[-1]) if value[-1] in _UNITS_S else (value, "")
+def parse_keep(value: str) -> tuple[int, int]:
+    """Return how many saves to keep, or for how many seconds; 0 for what is not said. Raises UsageError."""
+    number, unit = (value[:-1], value[-1]) if value[-1:] in _UNITS_S else (value, "")
     if not (number.isascii() and number.isdecimal()) or len(number) > _KEEP_DIGITS_MAX:
         raise UsageError(f"option 'keep': a number or a time such as 24h expected, not '{value}'")
-    options.keep_saves, options.keep_seconds = (
-        (0, int(number) * _UNITS_S[unit]) if unit else (int(number), 0)
-    )
+    return (0, int(number) * _UNITS_S[unit]) if unit else (int(number), 0)
+
+
+def _keep(options: MountOptions, value: str) -> None:
+    options.keep_saves, options.keep_seconds = parse_keep(value)
 
 
 def _ban(options: MountOptions, value: str) -> None:

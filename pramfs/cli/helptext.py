@@ -108,6 +108,9 @@ a tree called NAME@SNAPSHOT: ls, cat, extract and map take it as --name NAME@SNA
 snapshot takes @SNAPSHOT and SNAPSHOT, too, for one of the default tree, or of the tree that is mounted there.
 
   pramfs ls --name @before-upgrade /srv/keep.pram
+
+Of a place for 'pramfs send --to', a URL or a directory, it lists the streams: name, when it was sent, id,
+size, and what it builds on.
 """,
     "rollback": """\
 Make a tree what it was in a snapshot. The image must not be mounted. The snapshot stays as it is, so that you
@@ -127,6 +130,14 @@ snapshot called sending- and the time until all is sent. Programs wait for that 
 
   pramfs send /mnt/dump@monday | ssh other pramfs receive /dev/shm/copy.pram
   pramfs send --since monday /mnt/dump | ssh other pramfs receive --as @now /dev/shm/copy.pram
+
+With --to it goes to a place that keeps streams: a directory, s3://BUCKET/PREFIX or
+sftp://[USER@]HOST[:PORT]/PATH. The place must have the snapshot of --since; --incremental takes the newest
+that it has. --keep drops all streams of the tree but the last N, or those of a time such as 24h or 7d, and
+never what another one builds on. Credentials are found where aws and ssh look for them. The exit code is 0
+when all of it is there.
+
+  pramfs send --to s3://backups/dump --incremental --keep 7d /mnt/dump@tuesday
 """,
     "receive": """\
 Take a stream of 'pramfs send' from standard input, and add the tree in it to an image or a mount. A
@@ -141,6 +152,11 @@ when the stream was cut off or damaged on its way.
 
   pramfs send /mnt/dump > dump.stream
   pramfs receive --as @back /mnt/dump < dump.stream
+
+With --from it comes from a place, also https://HOST/PATH: the newest stream there, or with @ behind it that
+of a snapshot, tree or id. What it builds on is received before it, if it is not here.
+
+  pramfs receive --from s3://backups/dump@tuesday /dev/shm/copy.pram
 """,
     "diff": """\
 Say what differs between two snapshots, or between a snapshot and the tree as it is now: a line for each name,

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from pramfs import __version__
@@ -48,7 +49,7 @@ def _refuse_mounts(args: argparse.Namespace) -> None:
     """Raise PramError for a dead mount, and for a mountpoint where an image is needed."""
     if hasattr(args, "image"):
         mountinfo.refuse_as_image(args.image)
-    elif hasattr(args, "target"):
+    elif isinstance(getattr(args, "target", None), Path):
         mountinfo.refuse_dead(args.target)
 
 

@@ -70,6 +70,11 @@ def a_path(text: str) -> Path:
     return path
 
 
+def a_path_or_url(text: str) -> Path | str:
+    """Return an argument as a path, or as it is if it is a URL."""
+    return text if "://" in text else a_path(text)
+
+
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str
 ) -> Parser:

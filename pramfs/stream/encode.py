@@ -1,8 +1,7 @@
-"""Write the header and records of a stream to a descriptor. What they say is of no concern here."""
+"""Write the header and records of a stream. What they say is of no concern here."""
 
 import hashlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from crc32c import crc32c
@@ -27,15 +26,17 @@ if TYPE_CHECKING:
     from array import array
 
 Data = bytes | memoryview
+# Takes these parts, or what comes first of them, and returns how many bytes it took, as os.writev does.
+Write = Callable[[Sequence[Data]], int]
 
 
 class StreamWriter:
     """Writes a stream: the header when it is made, then records. `compress` makes bodies shorter."""
 
     def __init__(
-        self, descriptor: int, header: Header, compress: Callable[[Data], bytes] | None = None
+        self, write: Write, header: Header, compress: Callable[[Data], bytes] | None = None
     ) -> None:
-        self._descriptor = descriptor
+        self._write_some = write
         self._compress = compress
         self._number = 0
         self._digest = hashlib.blake2b(digest_size=IDENTITY_BYTES)
@@ -81,11 +82,11 @@ class StreamWriter:
     def _write(self, *parts: Data) -> None:
         """Write all of it. Raises OSError, BrokenPipeError when nobody reads any more."""
         left = sum(map(len, parts))
-        written = os.writev(self._descriptor, parts)
+        written = self._write_some(parts)
         while written < left:
             left -= written
             parts = _behind(parts, written)
-            written = os.writev(self._descriptor, parts)
+            written = self._write_some(parts)
 
 
 def _behind(parts: tuple[Data, ...], written: int) -> tuple[Data, ...]:

@@ -100,7 +100,7 @@ def receive(
     """
     header = reader.header
     _check_header(header)
-    received = Received(_name_for(header, new_name))
+    received = Received(name_for(_text(header.name), new_name))
     if target.has_tree(received.name):
         raise NameTaken(target.place, received.name)
     if header.base_identity.strip(b"\0"):
@@ -115,8 +115,8 @@ def receive(
     return received
 
 
-def _name_for(header: Header, new_name: str) -> str:
-    name = _text(header.name)
+def name_for(name: str, new_name: str) -> str:
+    """Return the name that a tree gets which was sent as `name`. Raises BadTreeName, BadSnapshotName."""
     if new_name:
         name = snapshot_tree(new_name, tree_of(name)) if SNAPSHOT_MARK in new_name else new_name
     check_new_tree(name)

@@ -15,7 +15,7 @@ from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import Extent
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT
-from pramfs.stream.encode import Data, StreamWriter
+from pramfs.stream.encode import Data, StreamWriter, Write
 from pramfs.stream.format import (
     ID_BYTES,
     IDENTITY_BYTES,
@@ -45,7 +45,9 @@ class Sending:
             tree.entries, base.entries if base is not None else Entries(), image.frames
         )
         self.pages = len(self._plan.csums)
-        self._header = Header(
+        self.name = name
+        self.base_name = base.name if base is not None else ""
+        self.header = Header(
             flags=0,
             id=os.urandom(ID_BYTES),
             identity=tree.identity,
@@ -57,17 +59,17 @@ class Sending:
             entries=len(tree.entries),
             pages=self.pages,
             name=os.fsencode(name),
-            base_name=os.fsencode(base.name) if base is not None else b"",
+            base_name=os.fsencode(self.base_name),
         )
 
     def to(
         self,
-        descriptor: int,
+        write: Write,
         progress: Progress = lambda pages: None,
         compress: Callable[[Data], bytes] | None = None,
     ) -> None:
         """Write the stream. Raises DamagedPage, OSError, or another PramError."""
-        writer = StreamWriter(descriptor, self._header, compress)
+        writer = StreamWriter(write, self.header, compress)
         writer.write_bytes(METADATA, self._tree.metadata)
         writer.write_bytes(MORE, self._tree.more)
         writer.write_bytes(RUNS, memoryview(self._plan.runs.words).cast("B"))

@@ -28,19 +28,27 @@ def source_at(target: Path, since: str | None = None, name: str = "") -> Iterato
     With `since`, a snapshot, only what is not in that. `name` is that of another tree than the default one.
     Raises PramError, SavedMeanwhile if a daemon has reused frames meanwhile.
     """
-    path, snapshot = split_target(target)
-    status = client.status_if_mounted(path)
-    tree = name or (status.name if status is not None else DEFAULT_NAME)
-    sent = snapshot_tree(snapshot, tree_of(tree)) if snapshot else tree
+    path, status, sent = what_is_sent(target, name)
     with contextlib.ExitStack() as stack:
         held = sent
-        if status is not None and not snapshot and not status.read_only and tree == status.name:
+        if status is not None and not status.read_only and sent == status.name:
             held = stack.enter_context(_snapshot_for_now(path, status))
         image = stack.enter_context(open_target(path, status))
         stack.enter_context(superblock.steady(image))
         whole = _read(image, held)
         base = _read(image, snapshot_tree(since, tree_of(sent))) if since else None
         yield Sending(image, whole, base, sent)
+
+
+def what_is_sent(target: Path, name: str = "") -> tuple[Path, MountStatus | None, str]:
+    """Return the image or mount at `target`, the status if it is one, and the full name of the tree.
+
+    Raises PramError.
+    """
+    path, snapshot = split_target(target)
+    status = client.status_if_mounted(path)
+    tree = name or (status.name if status is not None else DEFAULT_NAME)
+    return path, status, snapshot_tree(snapshot, tree_of(tree)) if snapshot else tree
 
 
 def split_target(target: Path) -> tuple[Path, str]:

@@ -27,8 +27,8 @@ _pramfs() {
             snapshots) words="-h --help --json" ;;
             rollback) words="-h --help --name" ;;
             diff) words="-h --help --json" ;;
-            send) words="-h --help --since --compress --name" ;;
-            receive) words="-h --help --as --size" ;;
+            send) words="-h --help --since --to --incremental --keep --compress --name" ;;
+            receive) words="-h --help --from --as --size" ;;
             clone) words="-h --help" ;;
             dedup) words="-h --help --json" ;;
             info) words="-h --help --json" ;;

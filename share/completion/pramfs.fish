@@ -80,7 +80,6 @@ complete -c pramfs -n '__fish_seen_subcommand_from snapshot' -s h -l help -d 'sh
 complete -c pramfs -n '__fish_seen_subcommand_from snapshot' -a '(__fish_complete_directories)'
 complete -c pramfs -n '__fish_seen_subcommand_from snapshots' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from snapshots' -l json -d 'for programs'
-complete -c pramfs -n '__fish_seen_subcommand_from snapshots' -F
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -l name -x -d 'which tree (default: pramfs)'
 complete -c pramfs -n '__fish_seen_subcommand_from rollback' -F
@@ -89,9 +88,13 @@ complete -c pramfs -n '__fish_seen_subcommand_from diff' -l json -d 'for program
 complete -c pramfs -n '__fish_seen_subcommand_from diff' -F
 complete -c pramfs -n '__fish_seen_subcommand_from send' -s h -l help -d 'show this help message and exit'
 complete -c pramfs -n '__fish_seen_subcommand_from send' -l since -x -d 'only what is not in that one'
+complete -c pramfs -n '__fish_seen_subcommand_from send' -l to -x -d 'a place that keeps it, not standard output'
+complete -c pramfs -n '__fish_seen_subcommand_from send' -l incremental -d 'since the newest snapshot that the place has, too; all if there is none'
+complete -c pramfs -n '__fish_seen_subcommand_from send' -l keep -x -d 'drop older ones of the tree from the place'
 complete -c pramfs -n '__fish_seen_subcommand_from send' -l compress -d 'for slow networks'
 complete -c pramfs -n '__fish_seen_subcommand_from send' -l name -x -d 'which tree (default: pramfs)'
 complete -c pramfs -n '__fish_seen_subcommand_from receive' -s h -l help -d 'show this help message and exit'
+complete -c pramfs -n '__fish_seen_subcommand_from receive' -l from -x -d 'a place that keeps streams, not standard input'
 complete -c pramfs -n '__fish_seen_subcommand_from receive' -l as -x -d 'the name that it gets'
 complete -c pramfs -n '__fish_seen_subcommand_from receive' -l size -x -d 'of the image, as with mount -o size='
 complete -c pramfs -n '__fish_seen_subcommand_from receive' -F

@@ -1,6 +1,8 @@
 """Streams of trees in the hands of a test, and a place to receive them that is no image."""
 
+import functools
 import io
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,7 @@ def sent(target: Path, since: str | None = None) -> bytes:
     """The stream that `pramfs send` writes."""
     with tempfile.TemporaryFile() as file:
         with source_at(target, since) as sending:
-            sending.to(file.fileno())
+            sending.to(functools.partial(os.writev, file.fileno()))
         file.seek(0)
         return file.read()
 

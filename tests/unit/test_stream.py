@@ -1,5 +1,6 @@
 """`pramfs send` and `pramfs receive` of images: what arrives is what was sent, or nothing."""
 
+import functools
 import io
 import os
 import resource
@@ -360,7 +361,7 @@ def forged(tmp_path: Path, stream: bytes, runs: Runs, metadata: bytes | None = N
     data = parts[METADATA] if metadata is None else metadata
     header = header._replace(runs=len(runs), metadata_bytes=len(data), more_bytes=0)
     with (tmp_path / "forged").open("wb") as file:
-        writer = StreamWriter(file.fileno(), header)
+        writer = StreamWriter(functools.partial(os.writev, file.fileno()), header)
         writer.write_bytes(METADATA, data)
         writer.write_bytes(RUNS, memoryview(runs.words).cast("B"))
         writer.write_pages(csums, page)
@@ -416,7 +417,7 @@ def zstd() -> None:
 def compressed(target: Path) -> bytes:
     with tempfile.TemporaryFile() as file:
         with source_at(target) as sending:
-            sending.to(file.fileno(), compress=compressor())
+            sending.to(functools.partial(os.writev, file.fileno()), compress=compressor())
         file.seek(0)
         return file.read()
 
@@ -456,7 +457,9 @@ def test_a_body_that_bursts_is_refused_at_its_limit(small: bytes, tmp_path: Path
     bomb = compressor()(bytes(1 << 30))
     assert len(bomb) < 1 << 17
     with (tmp_path / "bomb").open("wb") as file:
-        writer = StreamWriter(file.fileno(), reader_of(small).header, lambda body: bomb)
+        writer = StreamWriter(
+            functools.partial(os.writev, file.fileno()), reader_of(small).header, lambda body: bomb
+        )
         writer._write_record(METADATA, SIZE.pack(1 << 20), bytes(1 << 20))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with (tmp_path / "bomb").open("rb", buffering=0) as file, pytest.raises(StreamDamaged):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.cli.parser import Commands, a_path, a_path_or_url, add_command
 from pramfs.system.text import printable, say, when
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_commands(commands: Commands) -> None:
         commands, "snapshots", _snapshots, "list the snapshots of an image or a mount"
     )
     list_.add_argument("--json", action="store_true", help="for programs")
-    list_.add_argument("target", metavar="IMAGE|MOUNTPOINT", type=a_path)
+    list_.add_argument("target", metavar="IMAGE|MOUNTPOINT|URL|PATH", type=a_path_or_url)
     rollback = add_command(commands, "rollback", _rollback, "go back to a snapshot")
     rollback.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
     rollback.add_argument("image", metavar="IMAGE", type=a_path)
@@ -41,8 +41,11 @@ def _snapshot(args: argparse.Namespace) -> int:
 
 
 def _snapshots(args: argparse.Namespace) -> int:
+    from pramfs.cli.commands.places import is_place, list_place
     from pramfs.offline.snapshots import image_snapshots
 
+    if is_place(args.target):
+        return list_place(str(args.target), as_json=args.json)
     found = image_snapshots(args.target)
     if args.json:
         print(json.dumps(asdict(found), indent=2))

@@ -1,6 +1,7 @@
 """The commands that bring trees to other machines: send, receive. Each imports only what it needs."""
 
 import argparse
+import functools
 import io
 import os
 import sys
@@ -11,8 +12,10 @@ from pramfs.errors import UsageError
 from pramfs.system.text import complain, counted, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from pramfs.stream.encode import Data
     from pramfs.stream.format import Header
     from pramfs.stream.receive import Target
 
@@ -21,11 +24,24 @@ def add_commands(commands: Commands) -> None:
     """Add the commands to the parser."""
     send = add_command(commands, "send", _send, "write a tree to standard output as a stream")
     send.add_argument("--since", metavar="SNAPSHOT", help="only what is not in that one")
+    send.add_argument("--to", metavar="URL|PATH", help="a place that keeps it, not standard output")
+    send.add_argument(
+        "--incremental",
+        action="store_true",
+        help="since the newest snapshot that the place has, too; all if there is none",
+    )
+    send.add_argument("--keep", metavar="N|TIME", help="drop older ones of the tree from the place")
     send.add_argument("--compress", choices=["zstd"], help="for slow networks")
     send.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
     send.add_argument("target", metavar="IMAGE|MOUNTPOINT[@SNAPSHOT]", type=a_path)
     receive = add_command(
         commands, "receive", _receive, "take a tree that send has written from standard input"
+    )
+    receive.add_argument(
+        "--from",
+        dest="place",
+        metavar="URL|PATH[@STREAM]",
+        help="a place that keeps streams, not standard input",
     )
     receive.add_argument("--as", dest="new_name", metavar="NAME", help="the name that it gets")
     receive.add_argument("--size", metavar="SIZE", help="of the image, as with mount -o size=")
@@ -34,6 +50,20 @@ def add_commands(commands: Commands) -> None:
 
 def _send(args: argparse.Namespace) -> int:
     from pramfs.stream.compression import compressor
+
+    if args.incremental and args.since:
+        raise UsageError("--incremental and --since: only one of them")
+    if args.to is None and (args.incremental or args.keep is not None):
+        raise UsageError("--incremental and --keep need a place: --to")
+    compress = compressor() if args.compress else None
+    if args.to is None:
+        return _send_to_output(args, compress)
+    from pramfs.cli.commands.places import send_to
+
+    return send_to(args, compress)
+
+
+def _send_to_output(args: argparse.Namespace, compress: "Callable[[Data], bytes] | None") -> int:
     from pramfs.stream.source import source_at
     from pramfs.system.descriptors import widen_pipe
     from pramfs.system.progress import Bar
@@ -41,36 +71,45 @@ def _send(args: argparse.Namespace) -> int:
     descriptor = sys.stdout.fileno()
     if os.isatty(descriptor):
         raise UsageError("a stream is not for a terminal: send it to a file or a program")
-    compress = compressor() if args.compress else None
     widen_pipe(descriptor)
     with source_at(args.target, args.since, args.name or "") as sending:
         if sending.births_lost:
             complain(f"damaged: birth times: {sending.births_lost}")
         with Bar("sending", sending.pages) as bar:
-            sending.to(descriptor, bar, compress)
+            sending.to(functools.partial(os.writev, descriptor), bar, compress)
     return 0
 
 
 def _receive(args: argparse.Namespace) -> int:
-    from pramfs.stream.compression import decompressor
-    from pramfs.stream.decode import StreamReader
-    from pramfs.stream.receive import receive
     from pramfs.system.descriptors import widen_pipe
-    from pramfs.system.progress import Bar
 
+    if args.place is not None:
+        from pramfs.cli.commands.places import receive_from
+
+        return receive_from(args, functools.partial(_take, args))
     descriptor = sys.stdin.fileno()
     if os.isatty(descriptor):
         raise UsageError("a stream does not come from a terminal: give a file or a pipe as input")
     widen_pipe(descriptor)
-    reader = StreamReader(io.FileIO(descriptor, closefd=False), decompressor)
+    _take(args, io.FileIO(descriptor, closefd=False), args.new_name or "")
+    return 0
+
+
+def _take(args: argparse.Namespace, source: io.RawIOBase, new_name: str) -> None:
+    """Receive one stream as `new_name`."""
+    from pramfs.stream.compression import decompressor
+    from pramfs.stream.decode import StreamReader
+    from pramfs.stream.receive import receive
+    from pramfs.system.progress import Bar
+
+    reader = StreamReader(source, decompressor)
     with (
         _target(args, reader.header) as target,
         Bar("receiving", reader.header.pages) as bar,
     ):
-        received = receive(reader, target, args.new_name or "", bar)
+        received = receive(reader, target, new_name, bar)
     told = f"received {received.name}, {counted(len(received.csums), 'page')}"
     print(printable(f"{args.target}: {told}"), file=sys.stderr)
-    return 0
 
 
 def _target(args: argparse.Namespace, header: "Header") -> "AbstractContextManager[Target]":

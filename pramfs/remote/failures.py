@@ -1,0 +1,113 @@
+"""What went wrong in a place, in one line without secrets, and whether it may go better the next time.
+
+The libraries are not imported here: their exceptions are known by the names of their classes.
+"""
+
+import errno
+import os
+
+from pramfs.system.text import printable
+
+_PASSING = {
+    "ChannelOpenError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionClosedError",
+    "ConnectionError",  # of Python, and of botocore
+    "ConnectionLost",
+    "DisconnectError",
+    "FSTimeoutError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ResponseStreamingError",
+    "SFTPConnectionLost",
+    "SFTPNoConnection",
+    "TimeoutError",
+}
+_LASTING = {
+    "ClientSSLError",
+    "ClientConnectorCertificateError",
+    "HostKeyNotVerifiable",
+    "IllegalUserName",
+    "KeyExchangeFailed",
+    "PermissionDenied",
+    "ProtocolNotSupported",
+    "SSLError",
+    "gaierror",
+}
+_PASSING_ERRNOS = {
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ETIMEDOUT,
+}
+_PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_TOLD_MAX = 300  # characters
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether an error may be gone the next time: a connection was lost, a server is busy."""
+    status = _status(error)
+    if status:
+        return status in _PASSING_STATUS
+    classes = {
+        base.__name__
+        for one in _with_causes(error)
+        for base in type(one).__mro__
+        if base.__name__ in _PASSING | _LASTING
+    }
+    if classes:
+        return not classes & _LASTING
+    return isinstance(error, OSError) and error.errno in _PASSING_ERRNOS
+
+
+def words_for(error: BaseException) -> str:
+    """Return one line that says what happened."""
+    kind = type(error).__name__
+    if kind in {"NoCredentialsError", "PartialCredentialsError"}:
+        return "no credentials: they are looked for in AWS_ACCESS_KEY_ID and so on, and in ~/.aws"
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EIO:
+        told = error.strerror
+    else:
+        told = getattr(error, "reason", None) or _message(error)
+    told = " ".join(str(told).split()) or kind
+    for name in _SECRETS:
+        secret = os.environ.get(name)
+        if secret:
+            told = told.replace(secret, f"${name}")
+    return printable(told[:_TOLD_MAX])
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    status = _status(error)
+    message = getattr(error, "message", None)
+    if status and message:  # of aiohttp, whose own text has the URL and more
+        return f"{status} {message}"
+    return str(error)
+
+
+def _status(error: BaseException) -> int:
+    """Return the status of a server's answer, 0 if there was none."""
+    for one in _with_causes(error):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if isinstance(status, int) and status:
+                return status
+        status = getattr(one, "status", 0)
+        if isinstance(status, int) and status >= 400:
+            return status
+    return 0
+
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    found = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__
+    return found

@@ -1,0 +1,61 @@
+"""Drop old streams from a place, never what a stream that stays builds on; and what was never finished."""
+
+import time
+
+from pramfs.errors import NotDropped, PramError
+from pramfs.remote.listing import Listing, list_streams
+from pramfs.remote.manifest import Manifest, is_id
+from pramfs.remote.place import Place
+from pramfs.remote.upload import discard
+from pramfs.saves.snapshot_names import tree_of
+
+_UNFINISHED_S = 86400  # an upload that has written nothing for so long is over
+
+
+def drop_old(place: Place, tree: str, number: int, seconds: int) -> list[Manifest]:
+    """Keep the last `number` streams of a tree, or those of the last `seconds`; return what has gone.
+
+    Raises NotDropped, when some may have gone.
+    """
+    try:
+        listing = list_streams(place)
+        if listing.damaged:
+            raise listing.damaged[0]  # nobody knows what that one builds on
+        dropped = to_drop(listing, tree, number, seconds, time.time_ns())
+        for stream in reversed(dropped):
+            discard(place, stream.id, len(stream.pieces))
+        _sweep(place, listing)
+    except PramError as exc:
+        raise NotDropped(place.name, str(exc).removeprefix(f"{place.name}: ")) from exc
+    return dropped
+
+
+def to_drop(listing: Listing, tree: str, number: int, seconds: int, now_ns: int) -> list[Manifest]:
+    """Return the streams of a tree that may go, the oldest first. The last one never does."""
+    mine = [one for one in listing.streams if tree_of(one.name) == tree]
+    kept = mine[-number:] if number else mine[-1:]
+    if seconds:
+        kept += [one for one in mine if one.sent_ns >= now_ns - seconds * 10**9]
+    needed = set()
+    for stream in [*kept, *(one for one in listing.streams if one not in mine)]:
+        one: Manifest | None = stream
+        while one is not None and one.id not in needed:
+            needed.add(one.id)
+            one = listing.base_of(one)
+    return [one for one in mine if one.id not in needed]
+
+
+def _sweep(place: Place, listing: Listing) -> None:
+    """Remove pieces that no manifest names, if the last of them is old."""
+    whole = {one.id for one in listing.streams}
+    for entry in place.entries():
+        if entry.is_folder and is_id(entry.name) and entry.name not in whole:
+            pieces = place.entries(entry.name)
+            if all(_is_old(piece.modified_s) for piece in pieces):
+                for piece in pieces:
+                    place.remove(f"{entry.name}/{piece.name}")
+                place.remove_folder(entry.name)
+
+
+def _is_old(modified_s: float | None) -> bool:
+    return modified_s is not None and modified_s < time.time() - _UNFINISHED_S

@@ -1,0 +1,104 @@
+"""Find streams in a place: all of them, one by name, and what one builds on."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pramfs.errors import DamagedInPlace, NoSuchStream
+from pramfs.remote.manifest import Manifest, decode, id_of, is_id, manifest_name
+from pramfs.remote.place import Place
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK
+from pramfs.system.text import printable
+
+_PARALLEL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The streams in a place, the oldest first, and the manifests there that are damaged."""
+
+    streams: tuple[Manifest, ...]
+    damaged: tuple[DamagedInPlace, ...] = ()
+
+    def of_identity(self, identity: str) -> Manifest | None:
+        """Return the newest stream of the tree with that identity."""
+        return next((one for one in reversed(self.streams) if one.identity == identity), None)
+
+    def base_of(self, stream: Manifest) -> Manifest | None:
+        """Return the stream that has what `stream` builds on, None if there is none or it needs none."""
+        if not stream.base:
+            return None
+        by_id = next((one for one in self.streams if one.id == stream.base), None)
+        if by_id is not None and by_id.identity == stream.base_identity:
+            return by_id
+        return self.of_identity(stream.base_identity)
+
+
+def list_streams(place: Place) -> Listing:
+    """Return all streams of a place. Raises PlaceFailed."""
+    ids = filter(None, (id_of(entry.name) for entry in place.entries()))
+    with ThreadPoolExecutor(_PARALLEL, "pramfs-list") as pool:
+        found = list(pool.map(lambda stream: _look(place, stream), ids))
+    streams = [one for one in found if isinstance(one, Manifest)]
+    return Listing(
+        tuple(sorted(streams, key=lambda one: (one.sent_ns, one.id))),
+        tuple(one for one in found if isinstance(one, DamagedInPlace)),
+    )
+
+
+def find_stream(place: Place, name: str) -> tuple[Manifest, Listing]:
+    """Return the stream with that id, or the newest of that snapshot or tree, or of all if it is "".
+
+    And the list it was found in: a place that cannot list what it has is asked for the id alone.
+    Raises PlaceFailed, NoSuchStream, DamagedInPlace.
+    """
+    if is_id(name):
+        listing = chain_by_ids(place, name)
+        return listing.streams[-1], listing
+    listing = list_streams(place)
+    streams = [one for one in listing.streams if _is_named(one, name)]
+    if streams:
+        return streams[-1], listing
+    if listing.damaged:
+        raise listing.damaged[0]
+    asked = f" '{printable(name)}'" if name else ""
+    raise NoSuchStream(place.name, asked, names_in(listing.streams))
+
+
+def chain_by_ids(place: Place, name: str) -> Listing:
+    """Return a stream by its id, and those that it builds on, without a list of all."""
+    found: dict[str, Manifest] = {}
+    while name and name not in found:
+        stream = _look(place, name)
+        if isinstance(stream, DamagedInPlace):
+            raise stream
+        if stream is None:
+            break
+        found[name] = stream
+        name = stream.base
+    if not found:
+        raise NoSuchStream(place.name, f" '{name}'", "")
+    return Listing(tuple(reversed(found.values())))
+
+
+def names_in(streams: Iterable[Manifest]) -> str:
+    """Return the names of streams for a message, each once, the newest first."""
+    names = dict.fromkeys(printable(one.name) for one in reversed(tuple(streams)))
+    told = ", ".join(list(names)[:10])
+    return f"; there are: {told}" if told else "; there are none"
+
+
+def _look(place: Place, stream: str) -> Manifest | DamagedInPlace | None:
+    """Return a manifest, None if it is gone, or what is wrong with it."""
+    data = place.get_if_there(manifest_name(stream))
+    if data is None:
+        return None
+    try:
+        return decode(data, stream)
+    except ValueError as exc:
+        return DamagedInPlace(place.name, manifest_name(stream), str(exc))
+
+
+def _is_named(stream: Manifest, name: str) -> bool:
+    _, _, snapshot = stream.name.partition(SNAPSHOT_MARK)
+    return not name or name in {stream.name, snapshot}

@@ -1,0 +1,146 @@
+"""A place that keeps streams, as users name it. What fails there and may succeed is tried again."""
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from pramfs.errors import PlaceFailed, PramError, UsageError
+from pramfs.remote.failures import is_passing, words_for
+from pramfs.remote.fsspec_store import https_store, s3_store, sftp_store
+from pramfs.remote.local import LocalStore
+from pramfs.remote.store import Entry, Store
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK
+
+_SCHEMES = ("s3", "sftp", "https")
+_WAITS_S = (0.5, 1, 2, 4)  # between attempts
+
+Result = TypeVar("Result")
+
+
+class Place:
+    """A store with the name that users know it by."""
+
+    def __init__(self, name: str, store: Store) -> None:
+        self.name = name
+        self._store = store
+        self._lock = threading.Lock()
+        self._renewals = 0
+        self._given_up = threading.Event()
+
+    def entries(self, folder: str = "") -> list[Entry]:
+        """Return what is there. Raises PlaceFailed, as all methods do."""
+        return self._attempt("list what is", lambda: self._store.entries(folder))
+
+    def get(self, name: str) -> bytes:
+        return self._attempt(f"read {name}", lambda: self._store.get(name))
+
+    def get_if_there(self, name: str) -> bytes | None:
+        """Return the contents of a file, None if it is not there."""
+        try:
+            return self.get(name)
+        except PlaceFailed as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def put(self, name: str, data: bytes) -> None:
+        self._attempt(f"write {name}", lambda: self._store.put(name, data))
+
+    def remove(self, name: str) -> None:
+        self._attempt(f"remove {name}", lambda: self._store.remove(name))
+
+    def remove_folder(self, folder: str) -> None:
+        self._attempt(f"remove {folder}", lambda: self._store.remove_folder(folder))
+
+    def give_up(self) -> None:
+        """Try nothing again from now on: another call has failed for good."""
+        self._given_up.set()
+
+    def take_heart(self) -> None:
+        """Try again from now on."""
+        self._given_up.clear()
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _attempt(self, what: str, call: Callable[[], Result]) -> Result:
+        for wait_s in (*_WAITS_S, None):
+            renewals = self._renewals
+            try:
+                return call()
+            except PramError:
+                raise
+            except Exception as exc:
+                # What libraries raise has no common base.
+                if wait_s is None or not is_passing(exc) or self._rest(wait_s):
+                    raise PlaceFailed(self.name, what, words_for(exc)) from exc
+                self._renew(renewals)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _rest(self, wait_s: float) -> bool:
+        """Wait before the next attempt; return whether there is none. Not all wait equally long."""
+        return self._given_up.wait(wait_s * random.uniform(0.75, 1.25))
+
+    def _renew(self, renewals: int) -> None:
+        """Connect anew, unless another thread has done so since this one began."""
+        with self._lock:
+            if renewals == self._renewals:
+                self._renewals += 1
+                self._store.renew()
+
+
+def is_url(text: str) -> bool:
+    """Return whether a place is named by a URL; it is a path otherwise."""
+    return "://" in text
+
+
+def split_place(text: str) -> tuple[str, str]:
+    """Return the place, and the stream that is named behind it with @, "" if there is none."""
+    start = text.rfind("/") + 1
+    if is_url(text):
+        # The @ of sftp://USER@HOST names no stream.
+        start = max(start, text.find("/", text.index("://") + 3) + 1 or len(text))
+    before, mark, stream = text[start:].partition(SNAPSHOT_MARK)
+    return (text[:start] + before, stream) if mark else (text, "")
+
+
+def open_place(text: str, *, writable: bool = False) -> Place:
+    """Return the place with that URL or path. Nothing is asked of it yet.
+
+    Raises UsageError, or PramError if a library is missing.
+    """
+    if not is_url(text):
+        return Place(text, LocalStore(Path(text)))
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as exc:
+        raise UsageError(f"'{_without_password(text)}': {exc}") from exc
+    text = _without_password(text)
+    if parts.scheme not in _SCHEMES:
+        raise UsageError(f"'{text}': s3://, sftp://, https:// or a path expected")
+    if parts.password is not None:
+        raise UsageError(f"'{text}': no passwords in a URL: everybody sees them in ps(1)")
+    if not parts.hostname or parts.query or parts.fragment:
+        raise UsageError(f"'{text}': {parts.scheme}://{_FORMS[parts.scheme]} expected")
+    if parts.scheme == "s3":
+        return Place(text, s3_store(parts.netloc, parts.path.strip("/")))
+    if parts.scheme == "sftp":
+        return Place(text, sftp_store(parts.hostname, port, parts.username, parts.path or "/"))
+    if writable:
+        raise UsageError(f"'{text}': https:// is only to receive from")
+    return Place(text, https_store(text))
+
+
+_FORMS = {"s3": "BUCKET/PREFIX", "sftp": "[USER@]HOST[:PORT]/PATH", "https": "HOST/PATH"}
+
+
+def _without_password(text: str) -> str:
+    """Return a URL without what stands between user and host."""
+    scheme, mark, rest = text.partition("://")
+    host, slash, path = rest.partition("/")
+    login, at, host = host.rpartition(SNAPSHOT_MARK)
+    return scheme + mark + login.partition(":")[0] + at + host + slash + path

@@ -1,0 +1,552 @@
+"""Streams in places: what arrives is what was sent, and what was interrupted is no stream."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pramfs.cli.main import main
+from pramfs.errors import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    DamagedInPlace,
+    NoBaseInPlace,
+    NotDropped,
+    PlaceFailed,
+    PramError,
+)
+from pramfs.pram.pram import Pram
+from pramfs.remote import place as places
+from pramfs.remote.download import PieceReader
+from pramfs.remote.keep import drop_old
+from pramfs.remote.listing import find_stream, list_streams
+from pramfs.remote.local import LocalStore
+from pramfs.remote.manifest import Manifest, decode, encode, manifest_name, piece_name
+from pramfs.remote.place import Place, open_place, split_place
+from pramfs.remote.store import Store
+from pramfs.remote.upload import upload
+from pramfs.saves.load import load_tree
+from pramfs.saves.save import Saver
+from pramfs.storage.image import open_image
+from pramfs.stream.identity import read_tree
+from pramfs.stream.source import source_at
+from tests.support.image_files import make_image
+from tests.support.places import faulty_place, local_files_store, memory_files, memory_store
+from tests.support.snapshots import take, take_in
+from tests.support.tree_volume import NAME, Volume, new_tree
+
+PIECE = 64 << 10
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = make_image(tmp_path / "image")
+    take_in(path, "one")
+    return path
+
+
+@pytest.fixture(params=["directory", "fsspec memory", "fsspec local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "directory":
+        return LocalStore(tmp_path / "streams")
+    if request.param == "fsspec memory":
+        return memory_store(memory_files())
+    return local_files_store(str(tmp_path / "streams"))
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_WAITS_S", (0.001,) * 4)
+
+
+def change(image: Path, snapshot: str) -> None:
+    """Write a file of that name in an image, and take a snapshot of that name."""
+    volume = Volume(pram=Pram.open(image))
+    volume.tree = new_tree(volume.pram)
+    load_tree(volume.pram, NAME, volume.tree)
+    volume.saver = Saver(volume.pram, NAME, volume.tree)
+    volume.create(snapshot, snapshot.encode())
+    take(volume, snapshot)
+    volume.pram.close()
+
+
+def run(*words: object) -> int:
+    return main(list(map(str, words)))
+
+
+def identity(image: Path, name: str) -> bytes:
+    with open_image(image, writable=False) as opened:
+        return read_tree(opened, name).identity
+
+
+def send(place: Place, image: Path, snapshot: str = "one", since: str | None = None) -> Manifest:
+    with source_at(Path(f"{image}@{snapshot}"), since) as sending:
+        base = list_streams(place).of_identity(sending.header.base_identity.hex())
+        return upload(place, sending, base, piece_bytes=PIECE)
+
+
+def contents(place: Place, stream: Manifest) -> bytes:
+    with PieceReader(place, stream) as reader:
+        return reader.readall() or b""
+
+
+def piped(image: Path) -> int:
+    """How many bytes `pramfs send` writes."""
+    size = 0
+
+    def count(parts: object) -> int:
+        nonlocal size
+        taken = sum(map(len, parts))  # type: ignore[call-overload]
+        size += taken
+        return int(taken)
+
+    with source_at(Path(f"{image}@one")) as sending:
+        sending.to(count)
+    return size
+
+
+def test_a_stream_comes_back_in_pieces(store: Store, image: Path) -> None:
+    place = Place("place", store)
+    sent = send(place, image)
+    assert len(sent.pieces) > 4
+    assert len(contents(place, sent)) == sent.size == piped(image)
+    assert list_streams(place).streams == (sent,)
+    assert {entry.name for entry in store.entries(sent.id)} == {
+        piece_name(sent.id, number).partition("/")[2] for number in range(len(sent.pieces))
+    }
+
+
+def test_an_interrupted_upload_leaves_nothing(store: Store, image: Path) -> None:
+    def fail(method: str, name: str) -> None:
+        if method == "put" and name.endswith("3"):
+            raise PermissionError("denied")
+
+    place, _ = faulty_place(store, fail)
+    with pytest.raises(PlaceFailed, match=r"cannot write .*/00000003 there: denied"):
+        send(place, image)
+    assert store.entries() == []
+
+
+def test_an_upload_that_cannot_clean_up_leaves_nothing_that_looks_whole(
+    store: Store, image: Path
+) -> None:
+    is_down = False
+
+    def fail(method: str, name: str) -> None:
+        nonlocal is_down
+        is_down |= name.endswith("4")
+        if is_down:
+            raise ConnectionResetError("reset by peer")
+
+    place, _ = faulty_place(store, fail)
+    with pytest.raises(PlaceFailed, match="reset by peer"):
+        send(place, image)
+    assert store.entries()
+    assert list_streams(Place("place", store)).streams == ()
+
+
+def test_a_manifest_whose_writing_failed_goes_first(store: Store, image: Path) -> None:
+    """It may be there all the same: no piece may go before it."""
+    removed = []
+
+    def fail(method: str, name: str) -> None:
+        if method == "put" and name.endswith(".json"):
+            raise PermissionError("denied")
+        if method == "remove":
+            removed.append(name)
+
+    place, _ = faulty_place(store, fail)
+    with pytest.raises(PlaceFailed):
+        send(place, image)
+    assert removed[0].endswith(".json")
+    assert len(removed) > 4
+
+
+def test_pieces_stay_if_their_manifest_cannot_be_removed(store: Store, image: Path) -> None:
+    def fail(method: str, name: str) -> None:
+        if method == "remove" and name.endswith(".json"):
+            raise PermissionError("denied")
+
+    place, _ = faulty_place(store, fail)
+    for _ in range(3):
+        send(place, image)
+    with pytest.raises(NotDropped, match="sent, but what is old may still be there: cannot remove"):
+        drop_old(place, "pramfs", 1, 0)
+    for stream in list_streams(place).streams:
+        assert len(contents(place, stream)) == stream.size
+
+
+def test_lost_connections_are_made_anew(store: Store, image: Path) -> None:
+    failed: set[tuple[str, str]] = set()
+
+    def fail_once(method: str, name: str) -> None:
+        if (method, name) not in failed:
+            failed.add((method, name))
+            raise ConnectionResetError("reset by peer")
+
+    place, faulty = faulty_place(store, fail_once)
+    sent = send(place, image)
+    assert len(contents(place, sent)) == sent.size
+    assert faulty.renewals > 1
+
+
+def test_what_will_not_pass_is_not_tried_again(tmp_path: Path) -> None:
+    calls = []
+
+    def deny(method: str, name: str) -> None:
+        calls.append(method)
+        raise PermissionError("denied")
+
+    place, _ = faulty_place(LocalStore(tmp_path), deny)
+    with pytest.raises(PlaceFailed):
+        place.get("x")
+    assert calls == ["get"]
+
+
+def change_piece(store: Store, stream: Manifest, change: Callable[[bytes], bytes]) -> None:
+    name = piece_name(stream.id, 2)
+    store.put(name, change(store.get(name)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda piece: piece[:-1],
+        lambda piece: b"",
+        lambda piece: piece + b"\0",
+        lambda piece: bytes([piece[0] ^ 1]) + piece[1:],
+    ],
+    ids=["cut off", "empty", "longer", "flipped"],
+)
+def test_a_damaged_piece_is_refused(
+    tmp_path: Path, image: Path, change: Callable[[bytes], bytes]
+) -> None:
+    place = Place("place", LocalStore(tmp_path / "streams"))
+    sent = send(place, image)
+    change_piece(LocalStore(tmp_path / "streams"), sent, change)
+    new = tmp_path / "new"
+    assert run("receive", "--from", tmp_path / "streams", new) == EXIT_FAILED
+    assert not new.exists()
+
+
+def test_a_piece_that_came_damaged_is_fetched_again(tmp_path: Path, image: Path) -> None:
+    store = LocalStore(tmp_path / "streams")
+    sent = send(Place("place", store), image)
+    name = piece_name(sent.id, 2)
+    right = store.get(name)
+    store.put(name, right[:-1])
+    asked = []
+
+    def repair(method: str, asked_for: str) -> None:
+        if asked_for == name:
+            asked.append(method)
+            if len(asked) == 2:
+                store.put(name, right)
+
+    place, _ = faulty_place(store, repair)
+    assert len(contents(place, sent)) == sent.size
+    assert asked == ["get", "get"]
+
+
+def test_a_missing_piece_is_told(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = send(Place("place", LocalStore(tmp_path / "s")), image)
+    (tmp_path / "s" / piece_name(sent.id, 1)).unlink()
+    assert run("receive", "--from", tmp_path / "s", tmp_path / "new") == EXIT_FAILED
+    assert capsys.readouterr().err == (
+        f"pramfs: {tmp_path}/s: damaged there: {sent.id}/00000001: it is missing;"
+        " nothing was taken of it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-5],
+        lambda data: data.replace(b'"pages": ', b'"pages": 1'),
+        lambda data: data.replace(b'"pages"', b'"sides"'),
+        lambda data: data.replace(b'"version": 1', b'"version": 2'),
+        lambda data: b"[" * 100000,
+        lambda data: b"{}",
+        lambda data: b"",
+    ],
+    ids=["cut off", "changed", "other field", "newer", "deep", "no fields", "empty"],
+)
+def test_a_damaged_manifest_is_told_and_hides_no_other(
+    tmp_path: Path,
+    image: Path,
+    damage: Callable[[bytes], bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = LocalStore(tmp_path / "s")
+    first, second = (send(Place("place", store), image) for _ in range(2))
+    store.put(manifest_name(first.id), damage(store.get(manifest_name(first.id))))
+    assert run("snapshots", tmp_path / "s") == EXIT_FAILED
+    told = capsys.readouterr()
+    assert second.id in told.out
+    assert f"damaged there: {first.id}.json" in told.err
+    with pytest.raises(NotDropped):
+        drop_old(Place("place", store), "pramfs", 1, 0)
+    assert find_stream(Place("place", store), "")[0] == second
+    with pytest.raises(DamagedInPlace):
+        find_stream(Place("place", store), first.id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "20261129T120516Z-9718a105"},
+        {"pieces": ("../../x",)},
+        {"pieces": ()},
+        {"pages": -1},
+        {"pages": True},
+        {"size": 1 << 70},
+        {"piece_bytes": 1 << 40},
+        {"base": "../x"},
+        {"name": "n" * 300},
+        {"identity": "00"},
+    ],
+    ids=repr,
+)
+def test_a_manifest_that_no_sender_writes_is_refused(
+    tmp_path: Path, image: Path, change: dict[str, object]
+) -> None:
+    sent = send(Place("place", LocalStore(tmp_path / "s")), image)
+    fields = {name: getattr(sent, name) for name in Manifest.__annotations__}
+    with pytest.raises(ValueError, match="it "):
+        decode(encode(Manifest(**(fields | change))), sent.id)
+
+
+# --- the commands -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chain(image: Path, tmp_path: Path) -> Path:
+    """A place with a complete stream and two increments."""
+    place = tmp_path / "place"
+    assert run("send", f"{image}@one", "--to", place) == 0
+    for snapshot, since in (("two", "one"), ("three", "two")):
+        change(image, snapshot)
+        assert run("send", f"{image}@{snapshot}", "--to", place, "--since", since) == 0
+    return place
+
+
+def names_in(image: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    assert run("snapshots", image) == 0
+    return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_chain_is_received_in_order(
+    chain: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    assert run("receive", "--from", chain, "--size", "8m", "--as", "@last", new) == 0
+    assert identity(new, "pramfs@last") == identity(image, "pramfs@three")
+    assert sorted(names_in(new, capsys)) == ["pramfs@last", "pramfs@one", "pramfs@two"]
+
+
+def test_only_what_the_receiver_lacks_is_received(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    assert run("receive", "--from", f"{chain}@one", "--size", "8m", "--as", "@mine", new) == 0
+    capsys.readouterr()
+    assert run("receive", "--from", f"{chain}@three", new) == 0
+    told = [line.split(",")[0].rpartition(" ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["pramfs@two", "pramfs@three"]
+
+
+def test_a_base_whose_name_is_taken_gets_another(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = make_image(tmp_path / "new", frames=2048)
+    change(new, "one")
+    with open_image(new, writable=False) as opened:
+        before = read_tree(opened, "pramfs@one").identity
+    assert run("receive", "--from", f"{chain}@two", new) == 0
+    assert identity(new, "pramfs@one") == before
+    first = list_streams(open_place(str(chain))).streams[0]
+    assert set(names_in(new, capsys)) >= {f"pramfs@{first.id}", "pramfs@two"}
+
+
+def test_a_name_that_is_taken_is_told_before_anything_is_received(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = make_image(tmp_path / "new", frames=2048)
+    assert run("receive", "--from", chain, "--as", "pramfs", new) == EXIT_FAILED
+    assert "there is a tree 'pramfs' already" in capsys.readouterr().err
+    assert names_in(new, capsys) == []
+
+
+def test_a_base_that_is_nowhere_is_told(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = list_streams(open_place(str(chain))).streams[0]
+    (chain / manifest_name(first.id)).unlink()
+    new = tmp_path / "new"
+    assert run("receive", "--from", chain, new) == EXIT_FAILED
+    assert capsys.readouterr().err.endswith(
+        f"pramfs: {chain}: 'pramfs@two' builds on the sender's 'pramfs@one',"
+        f" which is neither there nor in {new}: send all of it\n"
+    )
+    assert not new.exists()
+
+
+def test_an_increment_needs_its_base_in_the_place(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(image, "two")
+    place = tmp_path / "place"
+    words = ("send", f"{image}@two", "--to", place)
+    assert run(*words, "--since", "one") == EXIT_FAILED
+    assert "no stream there has what 'pramfs@one' is" in capsys.readouterr().err
+    assert not place.exists()
+    assert run("send", f"{image}@one", "--to", place) == 0
+    assert run(*words, "--since", "one") == 0
+
+
+def test_incremental_takes_the_newest_that_both_have(chain: Path, image: Path) -> None:
+    change(image, "four")
+    assert run("free", image, "pramfs@three") == 0
+    assert run("send", f"{image}@four", "--to", chain, "--incremental") == 0
+    *_, newest = list_streams(open_place(str(chain))).streams
+    assert (newest.name, newest.base_name) == ("pramfs@four", "pramfs@two")
+
+
+def test_incremental_sends_all_if_there_is_nothing_to_build_on(image: Path, tmp_path: Path) -> None:
+    assert run("send", f"{image}@one", "--to", tmp_path / "p", "--incremental") == 0
+    (only,) = list_streams(open_place(str(tmp_path / "p"))).streams
+    assert not only.base
+
+
+def test_what_is_there_is_not_sent_again(chain: Path, image: Path) -> None:
+    before = sorted(chain.iterdir())
+    assert run("send", f"{image}@three", "--to", chain, "--incremental") == 0
+    assert sorted(chain.iterdir()) == before
+    # But an increment may be wanted as a whole.
+    assert run("send", f"{image}@three", "--to", chain) == 0
+    assert not list_streams(open_place(str(chain))).streams[-1].base
+
+
+def test_a_base_that_goes_away_meanwhile_is_missed(chain: Path, image: Path) -> None:
+    place = open_place(str(chain))
+    base = list_streams(place).streams[-1]
+    change(image, "four")
+    with source_at(Path(f"{image}@four"), "three") as sending:
+        (chain / manifest_name(base.id)).unlink()
+        with pytest.raises(NoBaseInPlace):
+            upload(place, sending, base)
+    assert "pramfs@four" not in [one.name for one in list_streams(place).streams]
+
+
+def test_keep_drops_what_is_old_but_no_base(
+    chain: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The three that are there are needed as long as the last of them is."""
+    for snapshot, kept in (("four", 4), ("five", 2)):
+        change(image, snapshot)
+        assert run("send", f"{image}@{snapshot}", "--to", chain, "--keep", "2") == 0
+        assert len(list_streams(open_place(str(chain))).streams) == kept
+    assert len(list(chain.iterdir())) == 4  # a manifest and a folder each
+
+
+def test_keep_leaves_other_trees_alone(chain: Path, tmp_path: Path) -> None:
+    other = make_image(tmp_path / "other")
+    take_in(other, "one")
+    assert run("receive", "--from", chain, "--as", "tree", "--size", "8m", tmp_path / "n") == 0
+    assert run("send", tmp_path / "n", "--name", "tree", "--to", chain, "--keep", "1") == 0
+    assert len(list_streams(open_place(str(chain))).streams) == 4
+
+
+def test_keep_by_time_keeps_what_is_young(chain: Path) -> None:
+    assert drop_old(open_place(str(chain)), "pramfs", 0, 3600) == []
+
+
+def test_keep_removes_what_was_never_finished_when_it_is_old(chain: Path, image: Path) -> None:
+    old, young = chain / "20200101T000000Z-00000000", chain / "20260101T000000Z-00000000"
+    for folder in (old, young, chain / "of somebody else"):
+        folder.mkdir()
+        (folder / "00000000").write_bytes(b"piece")
+        if folder != young:
+            os.utime(folder / "00000000", (time.time() - 100000,) * 2)
+    drop_old(open_place(str(chain)), "pramfs", 9, 0)
+    assert not old.exists()
+    assert young.exists()
+    assert (chain / "of somebody else").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--keep", "1"),
+        ("--incremental",),
+        ("--to", "p", "--keep", "0"),
+        ("--to", "p", "--keep", ""),
+        ("--to", "p", "--keep", "soon"),
+        ("--to", "p", "--since", "one", "--incremental"),
+        ("--to", "ftp://host/p"),
+        ("--to", "https://host/p"),
+        ("--to", "s3:///p"),
+        ("--to", "sftp://u:secret@host/p"),
+        ("--to", "sftp://u:secret@host:port/p"),
+        ("--to", "s3://key:secret@bucket/p"),
+    ],
+)
+def test_wrong_usage_is_told_without_secrets(
+    image: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("send", f"{image}@one", *words) == EXIT_USAGE
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "secret" not in told
+
+
+def test_an_empty_place_has_nothing_to_receive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("receive", "--from", tmp_path / "p", tmp_path / "new") == EXIT_FAILED
+    told = capsys.readouterr().err
+    assert told == f"pramfs: {tmp_path}/p: there is no stream to receive; there are none\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("s3://b/p", ("s3://b/p", "")),
+        ("s3://b/p@new", ("s3://b/p", "new")),
+        ("s3://b@new", ("s3://b@new", "")),
+        ("s3://b/@new", ("s3://b/", "new")),
+        ("s3://b/p@tree@new", ("s3://b/p", "tree@new")),
+        ("sftp://me@host/p", ("sftp://me@host/p", "")),
+        ("sftp://me@host/p@new", ("sftp://me@host/p", "new")),
+        ("/a@b/c", ("/a@b/c", "")),
+        ("/a/c@b/", ("/a/c@b/", "")),
+        ("c@new", ("c", "new")),
+    ],
+)
+def test_a_stream_may_be_named_behind_a_place(text: str, parts: tuple[str, str]) -> None:
+    assert split_place(text) == parts
+
+
+def test_without_the_extra_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(PramError, match=r"s3:// needs s3fs.*pip install 'pramfs\[remote\]'"):
+        open_place("s3://bucket/prefix")
+
+
+def test_the_libraries_are_loaded_for_nothing_else(image: Path, tmp_path: Path) -> None:
+    """Not for a directory either."""
+    code = (
+        "import sys; from pramfs.cli.main import main;"
+        f"main(['send', '{image}@one', '--to', '{tmp_path}/p']); main(['check', '{image}']);"
+        f"main(['receive', '--from', '{tmp_path}/p', '{tmp_path}/new']);"
+        "print({'fsspec', 's3fs', 'sshfs', 'aiohttp', 'botocore', 'asyncssh'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
