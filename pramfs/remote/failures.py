@@ -5,6 +5,7 @@ The libraries are not imported here: their exceptions are known by the names of 
 
 import errno
 import os
+import re
 
 from pramfs.system.text import printable
 
@@ -22,19 +23,19 @@ _PASSING = {
     "ResponseStreamingError",
     "SFTPConnectionLost",
     "SFTPNoConnection",
+    "SSLError",
     "TimeoutError",
 }
 _LASTING = {
-    "ClientSSLError",
     "ClientConnectorCertificateError",
     "HostKeyNotVerifiable",
     "IllegalUserName",
     "KeyExchangeFailed",
     "PermissionDenied",
     "ProtocolNotSupported",
-    "SSLError",
     "gaierror",
 }
+_BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"  # as OpenSSL says it
 _PASSING_ERRNOS = {
     errno.EHOSTUNREACH,
     errno.ENETUNREACH,
@@ -45,6 +46,7 @@ _PASSING_ERRNOS = {
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _TOLD_MAX = 300  # characters
+_QUERY = re.compile(r"\?[^\s\"']*(?==)[^\s\"']*")  # of a URL, which may be signed
 
 
 def is_passing(error: BaseException) -> bool:
@@ -59,7 +61,7 @@ def is_passing(error: BaseException) -> bool:
         if base.__name__ in _PASSING | _LASTING
     }
     if classes:
-        return not classes & _LASTING
+        return not classes & _LASTING and _BAD_CERTIFICATE not in str(error)
     return isinstance(error, OSError) and error.errno in _PASSING_ERRNOS
 
 
@@ -68,11 +70,10 @@ def words_for(error: BaseException) -> str:
     kind = type(error).__name__
     if kind in {"NoCredentialsError", "PartialCredentialsError"}:
         return "no credentials: they are looked for in AWS_ACCESS_KEY_ID and so on, and in ~/.aws"
-    if isinstance(error, OSError) and error.strerror and error.errno != errno.EIO:
-        told = error.strerror
-    else:
-        told = getattr(error, "reason", None) or _message(error)
-    told = " ".join(str(told).split()) or kind
+    told = getattr(error, "reason", None) or _message(error)
+    told = _QUERY.sub("", " ".join(str(told).split())) or kind
+    if kind == "SFTPFailure":
+        told += " (that is all it says; is there room?)"
     for name in _SECRETS:
         secret = os.environ.get(name)
         if secret:
@@ -81,6 +82,11 @@ def words_for(error: BaseException) -> str:
 
 
 def _message(error: BaseException) -> str:
+    for one in _with_causes(error):
+        answer = getattr(one, "response", None)
+        if isinstance(answer, dict):
+            said = answer.get("Error", {})
+            return f"{said.get('Message', '')} ({said.get('Code', '?')})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     status = _status(error)

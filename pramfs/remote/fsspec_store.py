@@ -67,7 +67,7 @@ class FsspecStore:
     def remove_folder(self, folder: str) -> None:
         if self._has_folders:
             with contextlib.suppress(FileNotFoundError):
-                self._opened().rmdir(self._path(folder))
+                self._opened().rm(self._path(folder), recursive=True)
 
     def renew(self) -> None:
         self._files = None

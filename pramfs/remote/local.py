@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 from pramfs.remote.store import Entry
@@ -50,7 +51,7 @@ class LocalStore:
 
     def remove_folder(self, folder: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            (self._root / folder).rmdir()
+            shutil.rmtree(self._root / folder)
 
     def renew(self) -> None:
         pass

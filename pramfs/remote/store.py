@@ -30,7 +30,7 @@ class Store(Protocol):
         """Remove a file; one that is not there is no error."""
 
     def remove_folder(self, folder: str) -> None:
-        """Remove an empty folder, where folders are things of their own."""
+        """Remove a folder with what is left in it, where folders are things of their own."""
 
     def renew(self) -> None:
         """Connect anew after a connection was lost."""

@@ -1,0 +1,97 @@
+"""What goes wrong in a place is told in one line, without secrets, and tried again if it may pass."""
+
+import errno
+import ssl
+from typing import Any
+
+import aiohttp
+import asyncssh
+import botocore.exceptions  # type: ignore[import-untyped]
+import pytest
+from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
+from s3fs.errors import translate_boto_error  # type: ignore[import-untyped]
+from yarl import URL
+
+from pramfs.remote.failures import is_passing, words_for
+
+SECRET = "wJalrXUtnFEMIbPxRfiCYEXAMPLEKEY"
+
+
+def s3_error(code: str, status: int, message: str = "what the server says") -> BaseException:
+    answer: dict[str, Any] = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    error = translate_boto_error(botocore.exceptions.ClientError(answer, "PutObject"))
+    assert isinstance(error, BaseException)
+    return error
+
+
+def https_error(status: int, message: str) -> BaseException:
+    info = aiohttp.RequestInfo(URL("https://host/p?X=1"), "GET", None, URL("https://host/p"))  # type: ignore[arg-type]
+    return aiohttp.ClientResponseError(info, (), status=status, message=message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        TimeoutError(),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        FSTimeoutError(),
+        botocore.exceptions.EndpointConnectionError(endpoint_url="http://host/b?list-type=2&p=q"),
+        botocore.exceptions.ReadTimeoutError(endpoint_url="http://host"),
+        botocore.exceptions.ConnectionClosedError(endpoint_url="http://host"),
+        botocore.exceptions.HTTPClientError(error="reset"),
+        botocore.exceptions.SSLError(endpoint_url="https://host", error="EOF occurred"),
+        ssl.SSLEOFError(8, "EOF occurred"),
+        s3_error("SlowDown", 503),
+        s3_error("InternalError", 500),
+        https_error(502, "Bad Gateway"),
+        aiohttp.ClientPayloadError("not enough data"),
+        aiohttp.ServerDisconnectedError(),
+        asyncssh.ConnectionLost("Connection lost"),
+        asyncssh.SFTPConnectionLost("Connection lost"),
+    ],
+    ids=repr,
+)
+def test_what_may_pass_is_tried_again(error: BaseException) -> None:
+    assert is_passing(error)
+    assert words_for(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (s3_error("AccessDenied", 403), "what the server says (AccessDenied)"),
+        (s3_error("NoSuchBucket", 404), "what the server says (NoSuchBucket)"),
+        (s3_error("QuotaExceeded", 413), "what the server says (QuotaExceeded)"),
+        (s3_error("InsufficientStorage", 507), "what the server says (InsufficientStorage)"),
+        (s3_error("SignatureDoesNotMatch", 403), "what the server says (SignatureDoesNotMatch)"),
+        (botocore.exceptions.NoCredentialsError(), "no credentials: they are looked for in"),
+        (
+            botocore.exceptions.SSLError(
+                endpoint_url="h", error="[SSL: CERTIFICATE_VERIFY_FAILED]"
+            ),
+            "SSL validation",
+        ),
+        (https_error(403, "Forbidden"), "403 Forbidden"),
+        (asyncssh.PermissionDenied("Permission denied for user me"), "Permission denied for user"),
+        (asyncssh.HostKeyNotVerifiable("Host key is not trusted"), "Host key is not trusted"),
+        (asyncssh.SFTPFailure("Failure"), "Failure (that is all it says; is there room?)"),
+        (ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED]"), "[SSL"),
+    ],
+    ids=repr,
+)
+def test_what_will_not_pass_is_told_at_once(error: BaseException, words: str) -> None:
+    assert not is_passing(error)
+    assert words_for(error).startswith(words)
+    assert "\n" not in words_for(error)
+
+
+def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    told = words_for(ValueError(f"odd\nkey {SECRET} at https://host/p?X-Amz-Signature=abc&x=y, no"))
+    assert told == "odd key $AWS_SECRET_ACCESS_KEY at https://host/p no"
