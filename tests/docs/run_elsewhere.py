@@ -23,8 +23,20 @@ _DUMP = "cat /proc/$PID/maps > {}/maps"
 _RESTORE = "grep -q '[[]stack[]]' {}/maps"
 _WHEEL = Elsewhere("tests/packaging/test_wheel.py::pipx")
 _BENCH = Elsewhere("tests/docs/run_elsewhere.py::--quick --only overhead")
+_PLACES = 'tests/unit/test_remote.py::"send", f"{image}@one", "--to"'
+_SHOWN = (
+    "pramfs send --to {} /mnt/dump@monday",
+    "pramfs send --to {} --incremental --keep 7d /mnt/dump@tuesday",
+    "pramfs snapshots {}",
+    "pramfs receive --from {} /dev/shm/copy.pram",
+    "pramfs receive --from {}@tuesday /dev/shm/copy.pram",
+)
 
 ELSEWHERE = {
+    **{
+        shown.format("s3://backups/dump"): Elsewhere(_PLACES, shown.format("/srv/backups/dump"))
+        for shown in _SHOWN
+    },
     "scripts/test": Elsewhere(".ci/run::exec scripts/test"),
     "apt install ./pramfs_*~deb12_amd64.deb": Elsewhere(
         "tests/debian_package/test_debian_package.py::apt install --no-install-recommends"

@@ -48,6 +48,7 @@ pramfs mount /dev/shm/dump.pram /mnt/dump
 mkdir /mnt/dump/monday /mnt/dump/project
 pramfs snapshot /mnt/dump monday
 rmdir /mnt/dump/project
+pramfs snapshot /mnt/dump tuesday
 cd
 """
 UPGRADED = """\
@@ -68,6 +69,7 @@ BEFORE = {
     "docs/deduplication.md": "mkdir /mnt/keep; pramfs mount /dev/shm/keep.pram /mnt/keep",
     "docs/snapshots.md": UPGRADED,
     "docs/stream.md": MIGRATING,
+    "docs/remote.md": DUMPS,
     "docs/kexec.md": "pramfs mount -o size=16M /dev/shm/keep.pram /mnt",
 }
 AFTER = {"README.md": "diff -r ~/project /mnt/keep/project"}

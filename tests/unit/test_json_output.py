@@ -77,14 +77,23 @@ def test_ls_of_a_damaged_image(capsys: pytest.CaptureFixture[str], damaged: Path
     assert file["damage"]
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "status-list"])
+def test_snapshots_of_a_place(
+    capsys: pytest.CaptureFixture[str], image: Path, tmp_path: Path
+) -> None:
+    assert main(["send", str(image), "--to", str(tmp_path / "place")]) == 0
+    main(["snapshots", "--json", str(tmp_path / "place")])
+    told = conforming("streams", capsys.readouterr().out)
+    assert [stream["name"] for stream in told["streams"]] == ["pramfs"]
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "status-list", "streams"])
 def test_the_schema_is_one(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema_of(name))
     assert f"`{name}.json`" in PAGE
 
 
 def test_every_schema_is_tested() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == {*COMMANDS, "status-list"}
+    assert {path.stem for path in FOLDER.iterdir()} == {*COMMANDS, "status-list", "streams"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -93,6 +102,12 @@ def test_the_page_has_every_field_in_order(command: str) -> None:
     assert f"`{command}.json`" in section
     rows = re.findall(r"^\| `([^`]+)` \| ", section, re.MULTILINE)
     assert rows == list(fields(command))
+
+
+def test_the_page_has_every_field_of_a_place() -> None:
+    section = PAGE.partition("## `pramfs snapshots --json URL")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| ", section, re.MULTILINE)
+    assert rows == list(fields("streams"))
 
 
 def test_a_mount_in_info_is_described_as_in_status() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pramfs.errors import UsageError
+from pramfs.errors import NoSuchStream, UsageError
 from pramfs.system.text import complain, counted, printable, when
 
 if TYPE_CHECKING:
@@ -78,10 +78,12 @@ def list_place(text: str, *, as_json: bool) -> int:
     from dataclasses import asdict
 
     from pramfs.remote.listing import list_streams
-    from pramfs.remote.place import open_place
+    from pramfs.remote.place import is_url, open_place
 
     place = open_place(text)
     listing = list_streams(place)
+    if not is_url(text) and not listing.streams and not listing.damaged:
+        raise NoSuchStream(text, "", ": neither an image nor a place with streams")
     if as_json:
         streams = [asdict(one) for one in listing.streams]
         for stream in streams:
