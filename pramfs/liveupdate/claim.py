@@ -16,7 +16,7 @@ from typing import Any
 from pramfs.control import kept
 from pramfs.control.kept import KeptImage, State
 from pramfs.errors import LiveUpdateRefused, PramError, SystemFault, words_of
-from pramfs.liveupdate import keeper, manifest
+from pramfs.liveupdate import descriptor_store, keeper, manifest
 from pramfs.liveupdate.handover import SESSION
 from pramfs.liveupdate.keeper import Line
 from pramfs.liveupdate.manifest import Carried
@@ -71,9 +71,15 @@ def _retrieve() -> bool:
     try:
         if not expected and not luo.DEVICE.exists():
             return False
-        session = luo.retrieve_session(SESSION)
+        given = descriptor_store.take()
+        session = luo.retrieve_session(SESSION) if given is None else given
     except LiveUpdateRefused as exc:
         cause = exc.__cause__
+        if descriptor_store.is_kept():
+            unit = descriptor_store.UNIT
+            raise PramError(
+                f"systemd has the images of the last kernel; first: systemctl restart {unit}"
+            ) from exc
         if isinstance(cause, OSError) and cause.errno not in _FOR_GOOD:
             raise
         raise _lost(expected, str(exc)) from exc
@@ -85,6 +91,8 @@ def _retrieve() -> bool:
     os.close(session)
     try:
         line.answer()
+        if given is not None:
+            descriptor_store.remove()  # this process is in the unit's control group, the keeper no longer
     finally:
         line.close()
     return True

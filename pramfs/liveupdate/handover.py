@@ -16,7 +16,7 @@ from pathlib import Path
 from pramfs.control import kept
 from pramfs.control.kept import KeptImage, State
 from pramfs.errors import HandedOver, PramError, words_of
-from pramfs.liveupdate import keeper, manifest
+from pramfs.liveupdate import descriptor_store, keeper, manifest
 from pramfs.liveupdate.keeper import Line
 from pramfs.liveupdate.manifest import Carried, Manifest
 from pramfs.liveupdate.transfer import Transfer
@@ -77,6 +77,7 @@ class HandOver:
     def __init__(self, images: Sequence[Image]) -> None:
         self._images = images
         self._session: int | None = None
+        self._is_stored = False  # with systemd, too
         self._taken: list[_Taken] = []
 
     def take(self) -> list[str]:
@@ -95,11 +96,16 @@ class HandOver:
         described = manifest.write(Manifest(tuple(carried)))
         luo.preserve(self._session, described, manifest.TOKEN)
         os.close(described)  # the session has it
+        self._is_stored = descriptor_store.put(self._session)
+        if self._is_stored:
+            lines.append(f"kept by systemd, too, for {descriptor_store.UNIT}")
         return lines
 
     def take_back(self) -> None:
         """Let all images be as they were. Raises OSError if one cannot be yet; may be called again."""
         if self._session is not None:
+            if self._is_stored:
+                descriptor_store.remove()
             os.close(self._session)  # first, because it fixes the sizes of the files
             self._session = None
         while self._taken:

@@ -85,14 +85,31 @@ def enter_lasting_scope(name: str, description: str) -> None:
     )
 
 
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """Return these properties of a unit, none where systemd does not run the system or knows them not."""
+    if not _UNITS.is_dir():
+        return {}
+    told = _ask("systemctl", "show", f"--property={','.join(properties)}", unit)
+    return dict(line.split("=", 1) for line in told.splitlines())
+
+
+def attach(unit: str, pid: int) -> None:
+    """Move a process into the control group of an active unit. Does nothing where systemd refuses."""
+    _call("AttachProcessesToUnit", "ssau", unit, "", "1", str(pid))
+
+
 def _start_scope(name: str, properties: list[_Property]) -> None:
+    words = [word for entry in properties for word in entry]
+    signature = "ssa(sv)a(sa(sv))"
+    _call(
+        "StartTransientUnit", signature, f"{name}.scope", "fail", str(len(properties)), *words, "0"
+    )
+
+
+def _call(method: str, *words: str) -> None:
     _ask(
         *("busctl", "--quiet", f"--timeout={_TIMEOUT_S}", "call", "org.freedesktop.systemd1"),
-        *("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
-        *("StartTransientUnit", "ssa(sv)a(sa(sv))", f"{name}.scope", "fail"),
-        str(len(properties)),
-        *(word for entry in properties for word in entry),
-        "0",
+        *("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", method, *words),
     )
 
 
