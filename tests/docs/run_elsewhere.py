@@ -22,6 +22,7 @@ _RESTORED = 'tests/kexec/session.py::"criu", "restore", "-d", "-D"'
 _DUMP = "cat /proc/$PID/maps > {}/maps"
 _RESTORE = "grep -q '[[]stack[]]' {}/maps"
 _WHEEL = Elsewhere("tests/packaging/test_wheel.py::pipx")
+_MODEL = Elsewhere("tests/unit/test_fleet_model.py::def test_the_page_shows_what_the_model_prints")
 _BENCH = Elsewhere("tests/docs/run_elsewhere.py::--quick --only overhead")
 _PLACES = 'tests/unit/test_remote.py::"send", f"{image}@one", "--to"'
 _SHOWN = (
@@ -81,6 +82,10 @@ ELSEWHERE = {
     ),
     "pramfs restore /mnt": Elsewhere("tests/kexec/test_checkpoint.py::pramfs restore --json /mnt"),
     "systemctl kexec": Elsewhere('tests/kexec/test_dangers.py::machine.kexec("kexec -e")'),
+    "scripts/fleet-model": _MODEL,
+    "scripts/fleet-model batches": _MODEL,
+    "scripts/fleet-model limits": _MODEL,
+    "scripts/fleet-model --together": _MODEL,
     "sudo scripts/bench": _BENCH,
     "sudo scripts/bench --quick": _BENCH,
     "sudo scripts/bench --long": _BENCH,

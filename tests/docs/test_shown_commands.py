@@ -68,6 +68,7 @@ BEFORE = {
     "help": DUMPS,
     "docs/deduplication.md": "mkdir /mnt/keep; pramfs mount /dev/shm/keep.pram /mnt/keep",
     "docs/snapshots.md": UPGRADED,
+    "docs/scale.md": "mkdir /mnt/dump",
     "docs/stream.md": MIGRATING,
     "docs/remote.md": DUMPS,
     "docs/kexec.md": "pramfs mount -o size=16M /dev/shm/keep.pram /mnt",
