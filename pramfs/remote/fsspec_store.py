@@ -5,6 +5,7 @@ Credentials are found by the libraries, where the tools of each kind of place lo
 
 import contextlib
 import importlib
+import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -16,6 +17,7 @@ from pramfs.remote.store import Entry
 _CONNECT_S = 20
 _SILENCE_S = 60  # so long a connection may say nothing
 _KEEPALIVE_S = 15
+_TALKERS = ("aiobotocore", "aiohttp", "asyncio", "asyncssh", "botocore", "fsspec", "s3fs", "sshfs")
 
 Make = Callable[[], Any]  # of a fsspec file system
 
@@ -141,6 +143,9 @@ def https_store(url: str) -> FsspecStore:
 
 
 def _library(name: str, what: str) -> Any:
+    """Import a library that `what` needs, and keep its complaints from the terminal: errors are told once."""
+    for talker in _TALKERS:
+        logging.getLogger(talker).addHandler(logging.NullHandler())
     try:
         return importlib.import_module(name)
     except ImportError as exc:

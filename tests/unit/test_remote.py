@@ -540,6 +540,16 @@ def test_without_the_extra_it_is_told_what_to_install(monkeypatch: pytest.Monkey
         open_place("s3://bucket/prefix")
 
 
+def test_the_libraries_print_nothing() -> None:
+    """As asyncio does, many times over, when a connection is lost."""
+    code = (
+        "import logging; from pramfs.remote.place import open_place;"
+        "open_place('sftp://host/p'); logging.getLogger('asyncio').warning('socket.send() raised')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_the_libraries_are_loaded_for_nothing_else(image: Path, tmp_path: Path) -> None:
     """Not for a directory either."""
     code = (

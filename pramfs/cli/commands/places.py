@@ -92,7 +92,7 @@ def list_place(text: str, *, as_json: bool) -> int:
     else:
         width = max((len(printable(one.name)) for one in listing.streams), default=0)
         for one in listing.streams:
-            print(f"{printable(one.name):{width}}  {when(one.sent_ns)}  {_facts(one)}")
+            print(f"{printable(one.name):{width}}  {when(one.sent_ns)}  {one.id}  {_facts(one)}")
     for damaged in listing.damaged:
         complain(str(damaged))
     return listing.damaged[0].exit_code if listing.damaged else 0
@@ -106,13 +106,12 @@ def is_place(target: Path | str) -> bool:
 
 
 def _described(stream: "Manifest") -> str:
-    size = f"{counted(stream.pages, 'page')}, {_facts(stream)}"
-    return f"{stream.name}, {size}"
+    return f"{stream.name} as {stream.id}: {counted(stream.pages, 'page')}, {_facts(stream)}"
 
 
 def _facts(stream: "Manifest") -> str:
     builds = f", builds on {printable(stream.base_name)} {stream.base}" if stream.base else ""
-    return f"{stream.id}  {stream.size / _UNIT_BYTES:,.1f} MiB{builds}"
+    return f"{stream.size / _UNIT_BYTES:,.1f} MiB{builds}"
 
 
 def _tell(message: str) -> None:
