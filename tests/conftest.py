@@ -11,6 +11,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+
+from tests.support import lanes
 
 LONG_TIMEOUT_S = 36_000
 LONG = os.environ.get("PRAMFS_LONG") == "1"
@@ -55,7 +58,11 @@ def no_process_is_left_behind() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let long forms take hours: pyproject.toml's limit is made for the short ones."""
+    """Order the tests for several processors, and let long forms take hours.
+
+    pyproject.toml's limit is made for the short ones.
+    """
+    items.sort(key=lambda item: lanes.place(item.nodeid))
     for item in items if LONG else ():
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
@@ -81,6 +88,11 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     if report.skipped:
         _fail_in_ci(report)
     return report
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> lanes.Lanes | None:
+    """Give the tests to processors by lanes, where `scripts/test` asks for that."""
+    return lanes.Lanes(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def _children() -> dict[int, str]:
