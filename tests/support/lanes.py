@@ -15,23 +15,22 @@ _FREE = {"corruption", "crash", "golden", "model", "unit"}
 _LONG = ["mounted", "virtual machines", "field", "distributions"]
 
 
+def lane(nodeid: str) -> str | None:
+    """Return the lane of a test, None for one that may run beside any other."""
+    directory = nodeid.split("/", 2)[1]
+    if directory in _MACHINES:
+        return "virtual machines"
+    return None if directory in _FREE else directory
+
+
 def place(nodeid: str) -> int:
     """Return how far back in a run a test stands: a key to sort by."""
-    lane = _lane(nodeid)
-    if lane in _LONG:
-        return _LONG.index(lane)
-    return len(_LONG) + (lane is None)
+    found = lane(nodeid)
+    return _LONG.index(found) if found in _LONG else len(_LONG) + (found is None)
 
 
 class Lanes(LoadScopeScheduling):
     """Gives a lane as a whole to one worker, and all other tests one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _lane(nodeid) or nodeid
-
-
-def _lane(nodeid: str) -> str | None:
-    directory = nodeid.split("/", 2)[1]
-    if directory in _MACHINES:
-        return "virtual machines"
-    return None if directory in _FREE else directory
+        return lane(nodeid) or nodeid
