@@ -13,6 +13,7 @@ import os
 import resource
 import stat
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -324,6 +325,15 @@ class Image:
         reply = _FLOCK.unpack(fcntl.fcntl(self._guard, fcntl.F_GETLK, query))
         return None if reply[0] == fcntl.F_UNLCK else reply[4]
 
+    def mark_in_use(self, name: str) -> None:
+        """Let others see that something in the image is in use, until this is closed or the process ends."""
+        fcntl.fcntl(self._guard, fcntl.F_OFD_SETLK, _lock_of(name, fcntl.F_RDLCK))
+
+    def is_in_use(self, name: str) -> bool:
+        """Return whether another one that has the image open has marked that as in use."""
+        reply = fcntl.fcntl(self._guard, fcntl.F_OFD_GETLK, _lock_of(name, fcntl.F_WRLCK))
+        return bool(_FLOCK.unpack(reply)[0] != fcntl.F_UNLCK)
+
     def lock_holder(self) -> int | None:
         """Return the pid of the process that holds the lock; None if it is not visible from here."""
         status = os.fstat(self._guard)
@@ -391,6 +401,11 @@ class Image:
             if exc.errno == errno.EINVAL:
                 return unsupported
             raise
+
+
+def _lock_of(name: str, kind: int) -> bytes:
+    """Return the struct flock for a byte that stands for a name, after that of `mark_serving`."""
+    return _FLOCK.pack(kind, os.SEEK_SET, 1 + zlib.crc32(os.fsencode(name)), 1, 0)
 
 
 def _cannot_read(path: Path, offset_bytes: int, exc: OSError) -> SystemFault:

@@ -4,12 +4,15 @@ Of a mount a snapshot is taken for as long as it is sent, so that writers wait f
 """
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from pramfs.control import client, save_progress
-from pramfs.control.served_image import open_target
+from pramfs.control.served_image import open_served, open_target
 from pramfs.control.status import MountStatus
+from pramfs.errors import PramError
 from pramfs.options import DEFAULT_NAME
 from pramfs.saves.snapshot_names import SNAPSHOT_MARK, snapshot_tree, tree_of
 from pramfs.saves.snapshots import new_name
@@ -17,8 +20,12 @@ from pramfs.storage import superblock
 from pramfs.storage.image import Image
 from pramfs.stream.identity import WholeTree, read_tree
 from pramfs.stream.send import Sending
+from pramfs.tree.tree import SNAPSHOTS_NAME
 
 SENDING_PREFIX = "sending-"
+_TAKEN_BY_SENDER = re.compile(
+    SENDING_PREFIX + r"\d{8}T\d{6}\.\d{3}Z(-\d+)?"
+)  # as `new_name` has it
 
 
 @contextlib.contextmanager
@@ -67,11 +74,23 @@ def _read(image: Image, name: str) -> WholeTree:
 
 @contextlib.contextmanager
 def _snapshot_for_now(mountpoint: Path, status: MountStatus) -> Iterator[str]:
-    """Take a snapshot of a mount, yield its full name, and free it."""
+    """Take a snapshot of a mount, yield its full name, and free it, and those of senders that were killed."""
     name = new_name(status.name, SENDING_PREFIX, ())
-    save_progress.take_snapshot(mountpoint, name, status)
     full_name = status.name + SNAPSHOT_MARK + name
-    try:
-        yield full_name
-    finally:
-        save_progress.free_snapshot(mountpoint, full_name, status)
+    with open_served(status) as image:
+        image.mark_in_use(full_name)  # first: once it is there, another sender may look
+        _free_abandoned(mountpoint, status, image)
+        save_progress.take_snapshot(mountpoint, name, status)
+        try:
+            yield full_name
+        finally:
+            save_progress.free_snapshot(mountpoint, full_name, status)
+
+
+def _free_abandoned(mountpoint: Path, status: MountStatus, image: Image) -> None:
+    """Free the snapshots that senders have taken which are gone; what cannot be freed stays."""
+    with contextlib.suppress(OSError, PramError):
+        for name in os.listdir(mountpoint / os.fsdecode(SNAPSHOTS_NAME)):
+            full_name = status.name + SNAPSHOT_MARK + name
+            if _TAKEN_BY_SENDER.fullmatch(name) and not image.is_in_use(full_name):
+                save_progress.free_snapshot(mountpoint, full_name, status)

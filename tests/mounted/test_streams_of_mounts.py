@@ -233,3 +233,20 @@ def test_an_offer_that_is_no_tree_is_refused(volume: Volume, root: Path) -> None
     os.close(inode)
     assert names(root) == []
     pramfs("save", root).succeeded()
+
+
+def test_what_a_killed_sender_leaves_is_freed_by_the_next(root: Path) -> None:
+    """Not so what one that goes on has taken, nor what somebody calls nearly the same."""
+    pramfs("snapshot", root, "sending-home").succeeded()
+    words = [sys.executable, "-m", "pramfs", "send", str(root)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as sender:
+        assert sender.stdout is not None
+        sender.stdout.read(1)
+        taken = names(root)
+        assert len(taken) == 2
+        send(root)
+        assert names(root) == taken
+        sender.kill()
+    assert names(root) == taken
+    send(root)
+    assert names(root) == ["sending-home"]
