@@ -199,6 +199,7 @@ class Daemon:
                     self._engine.front,
                     self._engine.notices,
                     answers_open=self._engine.answers_open,
+                    cached_writes=self._engine.cached_writes,
                 )
             except Exception:  # noqa: BLE001 - an error in pyfuse3 itself
                 self._end_at_once()

@@ -82,6 +82,7 @@ class Engine:
         self._tree = tree
         self._on_change: Callable[[], bool] | None = daemon.on_change
         self.answers_open = behaviour.answers_open
+        self.cached_writes = not behaviour.direct_io
         self.directories = OpenDirectories()
         self.notices = Notices(daemon.on_internal_error)
         self._cache = PageCache(self.notices)

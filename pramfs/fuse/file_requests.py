@@ -26,6 +26,7 @@ from pramfs.fuse.protocol import (
     Opcode,
 )
 from pramfs.fuse.request import OddRequestError, Request
+from pramfs.storage.piped import Piped
 from pramfs.tree.attributes import CAPABILITY, Changes, gives_rights
 from pramfs.tree.inodes import File
 from pramfs.tree.tree import Tree
@@ -88,7 +89,9 @@ class FileRequests:
     def write(self, request: Request) -> bytes | Later:
         _, offset, size, write_flags, _, flags, _ = request.fields(WRITE_IN)
         file = self._tree.file(request.nodeid)
-        data = request.body[WRITE_IN.size :]
+        if request.piped is not None and file.flags:
+            request.keep()  # the tree compares them
+        data = request.piped or request.body[WRITE_IN.size :]
         if len(data) != size:
             raise OddRequestError(f"{len(data)} bytes to write, not {size}")
         if not write_flags & WRITE_CACHE and gives_rights(file):
@@ -113,7 +116,7 @@ class FileRequests:
         request: Request,
         file: File,
         offset: int,
-        data: bytes | memoryview,
+        data: bytes | memoryview | Piped,
         *,
         from_cache: bool,
     ) -> None:

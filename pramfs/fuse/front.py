@@ -18,10 +18,14 @@ from pramfs.fuse.protocol import (
     INTERRUPT_IN,
     OUT_HEADER,
     REQUEST_MAX_BYTES,
+    WRITE_CACHE,
+    WRITE_IN,
     Opcode,
 )
 from pramfs.fuse.request import OddRequestError, Request, error_reply, reply
 from pramfs.fuse.seam import Seam
+from pramfs.storage.layout import PAGE_SIZE
+from pramfs.storage.piped import Pipe, Piped
 from pramfs.tree.inodes import INO_MAX
 
 log = logging.getLogger("pramfs")
@@ -31,6 +35,11 @@ log = logging.getLogger("pramfs")
 SAVES_FOR_ROOM = 64
 
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
+
+_WRITE_HEAD_BYTES = IN_HEADER.size + WRITE_IN.size
+_LARGE_BYTES = (
+    128 << 10
+)  # from so many on pages are moved with less work than they are copied twice
 
 Later = Callable[[], Awaitable[bytes]]
 
@@ -96,16 +105,20 @@ class Front:
         self._view = memoryview(self._buffer)
         self._waiting: dict[int, Request] = {}  # by `unique`
         self._told: set[int] = set()
+        self._expects_pages = False
         self.awaited = 0  # tasks that wait for something that takes no longer than a request
 
-    def open(self, seam: Seam, spawn: Callable[..., None]) -> None:
-        """Begin to serve at that seam; `spawn` starts a task."""
+    def open(self, seam: Seam, spawn: Callable[..., None], pipe: Pipe | None = None) -> None:
+        """Begin to serve at that seam; `spawn` starts a task, and large writes come through the pipe."""
         self._seam = seam
+        self._pipe = pipe
         self._kernel = seam.kernel
         self._spawn = spawn
 
     def serve_next(self) -> Outcome:
         """Read a request, if there is one, and answer it or carry it on."""
+        if self._expects_pages and self._pipe is not None:
+            return self._serve_piped(self._pipe)
         try:
             size = os.readv(self._kernel, self._buffers)
         except BlockingIOError:
@@ -116,16 +129,41 @@ class Front:
             if exc.errno in _WITHDRAWN:
                 return Outcome.ANSWERED
             raise
+        if size >= _LARGE_BYTES:
+            self._expects_pages = _has_cached_pages(self._view)
         return self.serve(self._view[:size])
 
-    def serve(self, message: memoryview) -> Outcome:
-        """Answer a request or carry it on."""
+    def _serve_piped(self, pipe: Pipe) -> Outcome:
+        """Do the same as `serve_next` when pages to write are likely to come: they stay in the pipe."""
+        try:
+            size = pipe.fill(self._kernel)
+        except BlockingIOError:
+            return Outcome.NOTHING
+        except OSError:
+            self._expects_pages = False
+            return Outcome.ANSWERED  # reading tells what it is
+        head = self._view[:_WRITE_HEAD_BYTES]
+        pipe.read_into(head)
+        self._expects_pages = size >= _LARGE_BYTES and _has_cached_pages(self._view)
+        if self._expects_pages and not (size - _WRITE_HEAD_BYTES) % PAGE_SIZE:
+            outcome = self.serve(head, Piped(pipe, pipe.left))
+            pipe.read_into(self._view)  # what nobody wanted
+            return outcome
+        pipe.read_into(self._view[_WRITE_HEAD_BYTES:])
+        return self.serve(self._view[:size])
+
+    def serve(self, message: memoryview, piped: Piped | None = None) -> Outcome:
+        """Answer a request or carry it on; `piped` follows the message."""
         if len(message) < IN_HEADER.size:
             self._tell_once(0, f"{len(message)} bytes")  # there is nobody to answer
             return Outcome.ANSWERED
         request = Request(message)
-        if request.length != len(message):
-            self._tell_once(request.opcode, f"{len(message)} bytes of {request.length}")
+        size = len(message)
+        if piped is not None:
+            request.piped = piped
+            size += len(piped)
+        if request.length != size:
+            self._tell_once(request.opcode, f"{size} bytes of {request.length}")
             self._seam.tell(error_reply(request.unique, errno.EIO))
             return Outcome.ANSWERED
         handlers = self._handlers if request.nodeid <= INO_MAX else self._of_snapshots
@@ -254,3 +292,10 @@ class Front:
             self._seam.tell(reply(unique, waiting.so_far))
         else:
             self._seam.tell(error_reply(unique, errno.EINTR))
+
+
+def _has_cached_pages(message: memoryview) -> bool:
+    """Return whether a large request writes whole pages from the page cache. Others are not worth a pipe."""
+    _, opcode, *_ = IN_HEADER.unpack_from(message)
+    _, offset, _, flags, *_ = WRITE_IN.unpack_from(message, IN_HEADER.size)
+    return opcode == Opcode.WRITE and bool(flags & WRITE_CACHE) and not offset % PAGE_SIZE

@@ -8,7 +8,7 @@ libfuse 3.14 does not know the first and the last flag, and pyfuse3 does not exp
 FUSE_SETXATTR_EXT goes, as the front reads the shorter form of that request.
 FUSE_ATOMIC_O_TRUNC goes where OPEN is not answered: with it that request alone would say O_TRUNC.
 
-Flags that the kernel did not offer are not set.
+Flags that the kernel did not offer are not set. A write is no larger than the pipe for it.
 """
 
 import os
@@ -25,6 +25,8 @@ from pramfs.fuse.protocol import (
     INIT_FLAGS_OFFSET,
     INIT_IN_FLAGS2_OFFSET,
     INIT_OUT_FLAGS2_OFFSET,
+    INIT_OUT_MAX_WRITE,
+    INIT_OUT_MAX_WRITE_OFFSET,
     OUT_HEADER,
     REQUEST_MAX_BYTES,
     SETXATTR_EXT,
@@ -36,10 +38,11 @@ from pramfs.system.descriptors import readable
 class Handshake:
     """The exchange at the seam of a session that has just been mounted."""
 
-    def __init__(self, seam: Seam, *, answers_open: bool) -> None:
+    def __init__(self, seam: Seam, *, answers_open: bool, write_max_bytes: int | None) -> None:
         """Wait for the request of the kernel, and carry it to pyfuse3."""
         self._seam = seam
         self._answers_open = answers_open
+        self._write_max_bytes = write_max_bytes
         readable([seam.kernel])
         request = os.read(seam.kernel, REQUEST_MAX_BYTES)
         (self._offered,) = INIT_FLAGS.unpack_from(request, IN_HEADER.size + INIT_FLAGS_OFFSET)
@@ -54,11 +57,21 @@ class Handshake:
         reply = self._seam.receive()
         _, error, _ = OUT_HEADER.unpack_from(reply)
         at = OUT_HEADER.size + INIT_FLAGS_OFFSET
-        if not error and len(reply) >= at + INIT_FLAGS.size:
+        if (
+            not error
+            and len(reply) >= OUT_HEADER.size + INIT_OUT_MAX_WRITE_OFFSET + INIT_OUT_MAX_WRITE.size
+        ):
             (flags,) = INIT_FLAGS.unpack_from(reply, at)
             INIT_FLAGS.pack_into(reply, at, self._amended(flags))
             self._amend_flags2(reply, at)
+            self._limit_writes(reply)
         self._seam.tell(reply)
+
+    def _limit_writes(self, reply: bytearray) -> None:
+        at = OUT_HEADER.size + INIT_OUT_MAX_WRITE_OFFSET
+        if self._write_max_bytes is not None:
+            (max_write,) = INIT_OUT_MAX_WRITE.unpack_from(reply, at)
+            INIT_OUT_MAX_WRITE.pack_into(reply, at, min(max_write, self._write_max_bytes))
 
     def _amended(self, flags: int) -> int:
         flags = flags & ~SETXATTR_EXT | self._offered & DONT_MASK

@@ -4,6 +4,7 @@ from struct import Struct
 from typing import Any
 
 from pramfs.fuse.protocol import IN_HEADER, OUT_HEADER
+from pramfs.storage.piped import Piped
 
 
 class OddRequestError(Exception):
@@ -15,7 +16,8 @@ class Request:
 
     `length`: of the message, by its header. `may_wait`: there may be room after a save. `taken`: bytes of a
     write that were written before it had to wait for room; `so_far`: the reply that says so. `is_withdrawn`:
-    the caller has got a signal, and waits no more.
+    the caller has got a signal, and waits no more. `piped`: whole pages to write, which follow the body and
+    are still in a pipe.
     """
 
     # What few requests change belongs to the class until then.
@@ -23,6 +25,7 @@ class Request:
     taken = 0
     so_far = b""
     is_withdrawn = False
+    piped: Piped | None = None
 
     def __init__(self, message: memoryview) -> None:
         """Take a message apart that is at least as long as a header."""
@@ -42,6 +45,10 @@ class Request:
     def keep(self) -> None:
         """Copy the body, because the request is answered after the next one is read."""
         self.body = bytes(self.body)
+        if self.piped is not None:
+            rest = self.piped.read()
+            self.body += bytes(len(self.piped) - len(rest)) + rest  # what was taken is written
+            self.piped = None
 
     def fields(self, struct: Struct) -> tuple[Any, ...]:
         """Return the fields of the struct that the body begins with. Raises OddRequestError."""

@@ -12,6 +12,7 @@ handlers waits; what has to is answered by tasks of the front.
 
 import contextlib
 import logging
+import mmap
 import os
 import select
 import stat
@@ -26,6 +27,7 @@ from pramfs.fuse.front import Front, Outcome
 from pramfs.fuse.handshake import Handshake
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.seam import Seam
+from pramfs.storage.piped import Pipe
 
 log = logging.getLogger("pramfs")
 
@@ -66,29 +68,37 @@ class Session:
         self._gaps = 0
         self._active = trio.Event()
 
-    async def run(self, front: Front, notices: Notices, *, answers_open: bool) -> None:
+    async def run(
+        self, front: Front, notices: Notices, *, answers_open: bool, cached_writes: bool
+    ) -> None:
         """Serve requests until the file system is unmounted or `finish` is called.
 
-        `answers_open`: OPEN is not answered ENOSYS.
+        `answers_open`: OPEN is not answered ENOSYS. `cached_writes`: most writes come from the page cache.
         """
         (session_fd,) = _fuse_descriptors() - self._foreign  # pyfuse3 does not expose it
         self._seam = seam = Seam(session_fd)
         self._front = front
         self._fd = seam.kernel
         self._poll.register(self._fd, select.POLLIN)
+        pipe = _pipe() if cached_writes else None
+        write_max_bytes = pipe.size_bytes - mmap.PAGESIZE if pipe is not None else None
         module: Any = pyfuse3
         original = module._wait_fuse_readable
         module._wait_fuse_readable = self._serve_until_carried
         try:
             async with trio.open_nursery() as nursery:
                 notices.open(seam, nursery.start_soon)
-                front.open(seam, nursery.start_soon)
-                self._handshake = Handshake(seam, answers_open=answers_open)
+                front.open(seam, nursery.start_soon, pipe)
+                self._handshake = Handshake(
+                    seam, answers_open=answers_open, write_max_bytes=write_max_bytes
+                )
                 await pyfuse3.main(0, 0)  # no tasks except the first
         finally:
             module._wait_fuse_readable = original
             notices.close()
             seam.close()
+            if pipe is not None:
+                pipe.close()
 
     async def activity(self) -> None:
         """Wait for the next sign that requests come; returns within milliseconds while they do."""
@@ -214,6 +224,14 @@ class Session:
         if found and self._spin_credit == 0 and time.monotonic_ns() - start < _SPIN_NS:
             self._spin_credit = 1
         return found
+
+
+def _pipe() -> Pipe | None:
+    """Return a pipe for large requests, None if we may have none that is so wide."""
+    try:
+        return Pipe()
+    except OSError:
+        return None
 
 
 def _fuse_descriptors() -> set[int]:

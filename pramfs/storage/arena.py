@@ -37,6 +37,7 @@ from pramfs.storage.frames import (
 from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.storage.piped import Data
 from pramfs.storage.write_out import WriteOut
 
 UNKNOWN_CSUM = 0  # a page whose checksum really is 0 is merely summed again
@@ -172,7 +173,7 @@ class Arena(ABC):
         self.release(pfn, 1)
         return new
 
-    def write(self, pfn: int, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
+    def write(self, pfn: int, data: Data, offset: int = 0) -> None:
         """Write `data` into FRESH frames from byte `offset` of frame `pfn` on."""
         start = (pfn << PAGE_SHIFT) + offset
         first = start >> PAGE_SHIFT
@@ -488,7 +489,7 @@ class Arena(ABC):
         """Raise FramesHeld or OSError(ENOSPC) unless there is memory for that many more frames."""
 
     @abstractmethod
-    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None: ...
+    def _store(self, start_bytes: int, data: Data) -> None: ...
 
     @abstractmethod
     def _load(self, extent: Extent) -> bytes:

@@ -20,6 +20,7 @@ from pathlib import Path
 from pramfs.errors import ImageInUse, NotAnImage, PramError, SystemFault, posix_error
 from pramfs.storage.layout import FRAMES_MAX, PAGE_SHIFT, PAGE_SIZE
 from pramfs.storage.loop import open_loop_file, sysfs_of
+from pramfs.storage.piped import Data, Piped
 from pramfs.system.mountinfo import filesystem_type
 
 _SCAN_BYTES = 4 << 20
@@ -201,7 +202,7 @@ class Image:
         if self.is_shared:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, offset_bytes: int, data: Data) -> None:
         """Write all of `data`. Raises OSError (ENOSPC, EIO …) when that is not possible."""
         write_all(self._fd, offset_bytes, data)
 
@@ -412,8 +413,13 @@ def _cannot_read(path: Path, offset_bytes: int, exc: OSError) -> SystemFault:
     return SystemFault(f"{path}: cannot read at pfn:{offset_bytes >> PAGE_SHIFT:x}: {exc.strerror}")
 
 
-def write_all(fd: int, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+def write_all(fd: int, offset_bytes: int, data: Data) -> None:
     """Write all of `data`. Raises OSError (ENOSPC, EIO …) when that is not possible."""
+    if isinstance(data, Piped):
+        moved = data.move_to(fd, offset_bytes)
+        if moved == len(data):
+            return
+        offset_bytes, data = offset_bytes + moved, data[moved:].read()  # and see why
     written = os.pwrite(fd, data, offset_bytes)
     while written < len(data):
         # A short write is how a file system says that it is nearly full: ask for the reason.

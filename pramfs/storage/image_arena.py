@@ -13,6 +13,7 @@ from pramfs.storage.frames import DROPPED, FRESH, PENDING, Extent, FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT
 from pramfs.storage.memory_room import MemoryRoom
+from pramfs.storage.piped import Data
 from pramfs.storage.write_out import WriteOut
 
 
@@ -85,7 +86,7 @@ class ImageArena(Arena):
         self._require_memory(extent.frames)
         self.image.provide(*extent)
 
-    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
+    def _store(self, start_bytes: int, data: Data) -> None:
         self.image.write(start_bytes, data)
 
     def _load(self, extent: Extent) -> bytes:

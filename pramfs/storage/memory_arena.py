@@ -33,6 +33,7 @@ from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image, write_all
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.storage.memory_room import MemoryRoom
+from pramfs.storage.piped import Data
 from pramfs.storage.write_out import WriteOut
 
 _UNWRITTEN_MIN = 4096  # frames, 16 MiB: so much may be in memory however short that is
@@ -163,7 +164,7 @@ class MemoryArena(Arena):
             os.posix_fallocate(self._fd, extent.pfn << PAGE_SHIFT, extent.frames << PAGE_SHIFT)
         self.image.provide(*extent)
 
-    def _store(self, start_bytes: int, data: bytes | bytearray | memoryview) -> None:
+    def _store(self, start_bytes: int, data: Data) -> None:
         table = self.table
         if not (table.count(WRITTEN) or table.count(GOING)):
             write_all(self._fd, start_bytes, data)

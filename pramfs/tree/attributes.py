@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pramfs.errors import posix_error
 from pramfs.storage import layout
 from pramfs.storage.arena import Arena
+from pramfs.storage.piped import Piped
 from pramfs.tree import acl, file_flags
 from pramfs.tree.file_data import FileData
 from pramfs.tree.inodes import (
@@ -170,15 +171,18 @@ class InodeOperations:
             self.groups.changed.add(inode.ino >> GROUP_SHIFT)  # but no reason for a save
 
     def write(
-        self, file: File, offset: int, data: bytes | memoryview, *, set_times: bool = True
+        self, file: File, offset: int, data: bytes | memoryview | Piped, *, set_times: bool = True
     ) -> int:
         """Write all of `data`. Raises OSError(EFBIG, ENOSPC, EPERM), FramesHeld.
+
+        Not to a file with flags if they are in a pipe, as they are compared, then.
 
         With a write-back cache the kernel sets the times later by `setattr`: then `set_times` is false.
         """
         if offset + len(data) > FILE_MAX_BYTES:
             raise posix_error(errno.EFBIG)
         if file.flags & file_flags.FIXED:
+            assert not isinstance(data, Piped)
             self._refuse_write(file, offset, data)
         try:
             self.data.write(file, offset, data)

@@ -14,6 +14,7 @@ from pramfs.storage.arena import Arena
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
+from pramfs.storage.piped import Piped
 from pramfs.tree.inodes import FILE_MAX_BYTES, FILE_MAX_PAGES, File
 from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, count_holes, file_extents_of
 from pramfs.tree.refused_writes import RefusedWrites
@@ -66,8 +67,8 @@ class FileData:
             return memoryview(bytes(size))
         return memoryview(self._joined(file.pages.file_extents(first, count)))[skip : skip + size]
 
-    def write(self, file: File, offset: int, data: bytes | memoryview) -> int:
-        """Write all of `data` at `offset`.
+    def write(self, file: File, offset: int, data: bytes | memoryview | Piped) -> int:
+        """Write all of `data` at `offset`; from a pipe only whole pages.
 
         Raises OSError(ENOSPC) or FramesHeld; what was written before stays, and FramesHeld says how much.
         """
@@ -78,7 +79,7 @@ class FileData:
             self.refused.taken(file, offset, offset + written)
         return written
 
-    def _write(self, file: File, offset: int, data: bytes | memoryview) -> int:
+    def _write(self, file: File, offset: int, data: bytes | memoryview | Piped) -> int:
         if file.pages is None:
             file.pages = PageMap()
         if len(data) <= PAGE_SIZE - (offset & _OFFSET_MASK):
@@ -86,7 +87,7 @@ class FileData:
                 self._write_page(file, file.pages, offset, data)
                 file.length = max(file.length, offset + len(data))
             return len(data)
-        left = memoryview(data)
+        left = data if isinstance(data, Piped) else memoryview(data)
         try:
             while left:
                 done = self._write_some(file, file.pages, offset, left)
@@ -287,7 +288,7 @@ class FileData:
             for _, pfn, count in file_extents
         )
 
-    def _write_some(self, file: File, pages: PageMap, offset: int, data: memoryview) -> int:
+    def _write_some(self, file: File, pages: PageMap, offset: int, data: memoryview | Piped) -> int:
         """Write the first part of `data`, as much as goes in one step; return its size in bytes."""
         if offset & _OFFSET_MASK or len(data) < 2 * PAGE_SIZE:
             done = min(PAGE_SIZE - (offset & _OFFSET_MASK), len(data))
@@ -321,7 +322,7 @@ class FileData:
         return min(count, SPARE_MAX, max(1, self._arena.table.unused - keep_free))
 
     def _put_new(
-        self, file: File, pages: PageMap, index: int, data: memoryview, *, mapped: bool
+        self, file: File, pages: PageMap, index: int, data: memoryview | Piped, *, mapped: bool
     ) -> None:
         """Write pages of one chunk to new frames, and map these in place of the old ones, if `mapped`.
 
@@ -347,7 +348,13 @@ class FileData:
                 arena.release(pfn, pages_replaced)
 
     def _put_new_page(
-        self, file: File, pages: PageMap, index: int, data: bytes | memoryview, *, replaced: int
+        self,
+        file: File,
+        pages: PageMap,
+        index: int,
+        data: bytes | memoryview | Piped,
+        *,
+        replaced: int,
     ) -> None:
         """Do the same as `_put_new` for a single page, faster: most files have one."""
         arena = self._arena
@@ -368,13 +375,13 @@ class FileData:
             if file.reserved is not None:
                 self.reservations.count_mapped(file, index, 1)
 
-    def _fill(self, extents: list[Extent], data: memoryview) -> None:
+    def _fill(self, extents: list[Extent], data: memoryview | Piped) -> None:
         for extent in extents:
             self._arena.write(extent.pfn, data[: extent.frames << PAGE_SHIFT])
             data = data[extent.frames << PAGE_SHIFT :]
 
     def _write_page(
-        self, file: File, pages: PageMap, offset: int, data: bytes | memoryview
+        self, file: File, pages: PageMap, offset: int, data: bytes | memoryview | Piped
     ) -> None:
         """Write one page, or a part of it."""
         index, start = offset >> PAGE_SHIFT, offset & _OFFSET_MASK
@@ -383,6 +390,7 @@ class FileData:
             self._arena.write(pfn, data, start)
             return
         if len(data) < PAGE_SIZE:
+            assert not isinstance(data, Piped)
             page = bytearray(self._arena.read(pfn) if pfn else PAGE_SIZE)
             page[start : start + len(data)] = data
             data = memoryview(page)

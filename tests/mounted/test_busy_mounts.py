@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -104,6 +105,47 @@ def test_saves_in_the_middle_of_a_burst(volume: Volume) -> None:
     for _ in range(2):
         for worker, (rounds, _) in zip(workers, ends, strict=True):
             assert_worked(root, worker, rounds)
+        volume.remount()
+
+
+# Writes the file $1 in blocks of 1 MiB, the first half of it once more, and a small file after each block.
+LARGE_WRITER = """
+import os, random, sys
+path, rng = sys.argv[1], random.Random(sys.argv[2])
+fd = os.open(path, os.O_CREAT | os.O_RDWR)
+for at in [*range(24), *range(12)]:
+    os.pwrite(fd, rng.randbytes(1 << 20), at << 20)
+    with open(f"{path}.{at}", "w") as small:
+        small.write(path)
+    if at % 8 == 7:
+        os.fsync(fd)
+os.pwrite(fd, b"odd", (24 << 20) + 4097)
+os.posix_fallocate(fd, 0, 40 << 20)
+"""
+
+
+def large_content(seed: str) -> bytes:
+    """What such a writer leaves."""
+    rng = random.Random(seed)
+    blocks = [rng.randbytes(MIB) for _ in range(36)]
+    body = b"".join(blocks[24:] + blocks[12:24]) + bytes(4097) + b"odd"
+    return body + bytes(40 * MIB - len(body))
+
+
+def test_large_writes_beside_others_and_saves(volume: Volume) -> None:
+    volume.size = "192M"
+    root = volume.mount()
+    paths = [root / "one", root / "two"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", LARGE_WRITER, path, path.name]) for path in paths
+    ]
+    for _ in range(3):
+        volume.save()
+    assert [writer.wait(DEADLINE_S) for writer in writers] == [0, 0]
+    for _ in range(2):
+        for path in paths:
+            assert path.read_bytes() == large_content(path.name)
+            assert (root / f"{path.name}.23").read_text() == str(path)
         volume.remount()
 
 

@@ -11,6 +11,7 @@ from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
 from pramfs.storage.layout import PAGE_SIZE
+from pramfs.storage.piped import Piped
 from pramfs.storage.regions import Regions
 from pramfs.tree.attributes import Changes
 from pramfs.tree.inodes import Directory, File, Inode, Special, Symlink
@@ -49,8 +50,9 @@ class PatientTree(Tree):
     give_up: Callable[[], None] = staticmethod(lambda: None)  # what only `keep=` keeps
 
     def write(
-        self, file: File, offset: int, data: bytes | memoryview, *, set_times: bool = True
+        self, file: File, offset: int, data: bytes | memoryview | Piped, *, set_times: bool = True
     ) -> int:
+        assert not isinstance(data, Piped)
         written = 0
 
         def write_on() -> int:

@@ -18,6 +18,7 @@ from pramfs.pram.pram import Pram
 from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE, SUPER_MAGIC
+from pramfs.storage.piped import Data, Piped
 from pramfs.storage.regions import Region, Regions
 from tests.support import image_audit
 
@@ -74,7 +75,10 @@ class WatchedImage(Image):
     def content(self) -> bytes:
         return self.read_bytes(0, self.size_bytes)
 
-    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, offset_bytes: int, data: Data) -> None:
+        if isinstance(data, Piped):
+            self._write_piped(offset_bytes, data)
+            return
         piece = bytes(data)
         is_super = len(piece) == PAGE_SIZE and piece[:4] == SUPER_MAGIC.to_bytes(4, "little")
         first, last = offset_bytes >> PAGE_SHIFT, (offset_bytes + len(piece) - 1) >> PAGE_SHIFT
@@ -90,6 +94,14 @@ class WatchedImage(Image):
             self._newer = image_audit.frames_in_force(self)
         if failing:
             raise OSError(self.error, os.strerror(self.error))
+
+    def _write_piped(self, offset_bytes: int, data: Piped) -> None:
+        first, last = offset_bytes >> PAGE_SHIFT, (offset_bytes + len(data) - 1) >> PAGE_SHIFT
+        self._check(set(range(first, last + 1)))
+        if self._must_fail():
+            raise OSError(self.error, os.strerror(self.error))
+        super().write(offset_bytes, data)
+        self.journal.append(Write(offset_bytes, self.read_bytes(offset_bytes, len(data))))
 
     def sync(self) -> None:
         if self._must_fail():

@@ -10,6 +10,7 @@ from pramfs.errors import DamagedPage, SaveFailed
 from pramfs.pram.pram import Pram
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
+from pramfs.storage.piped import Data
 from tests.support.tree_volume import Volume
 
 DATA = bytes(range(256)) * 160
@@ -29,7 +30,7 @@ class Medium(Image):
     def in_memory(self) -> bool:
         return False  # whatever /tmp is
 
-    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, offset_bytes: int, data: Data) -> None:
         super().write(offset_bytes, data)
         self.written.extend(range(offset_bytes >> 12, (offset_bytes + len(data)) >> 12))
 

@@ -55,6 +55,7 @@ SIZES = {
     "INVAL_INODE_OUT": 24,
     "INVAL_ENTRY_OUT": 16,
     "INIT_FLAGS": 4,
+    "INIT_OUT_MAX_WRITE": 4,
 }
 
 names = st.binary(min_size=1, max_size=255).map(lambda name: name.replace(b"\0", b"x"))
