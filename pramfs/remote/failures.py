@@ -45,6 +45,7 @@ _PASSING_ERRNOS = {
 }
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_SECRET_MIN = 8  # characters
 _TOLD_MAX = 300  # characters
 _QUERY = re.compile(r"\?[^\s\"']*(?==)[^\s\"']*")  # of a URL, which may be signed
 
@@ -75,8 +76,8 @@ def words_for(error: BaseException) -> str:
     if kind == "SFTPFailure":
         told += " (that is all it says; is there room?)"
     for name in _SECRETS:
-        secret = os.environ.get(name)
-        if secret:
+        secret = os.environ.get(name, "")
+        if len(secret) >= _SECRET_MIN:  # shorter ones are no secrets, and occur everywhere
             told = told.replace(secret, f"${name}")
     return printable(told[:_TOLD_MAX])
 

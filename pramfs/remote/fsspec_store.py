@@ -6,6 +6,7 @@ Credentials are found by the libraries, where the tools of each kind of place lo
 import contextlib
 import importlib
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -93,7 +94,8 @@ def s3_store(bucket: str, prefix: str) -> FsspecStore:
     config = {
         "connect_timeout": _CONNECT_S,
         "read_timeout": _SILENCE_S,
-        "retries": {"total_max_attempts": 1},  # `retries` counts
+        "retries": {"total_max_attempts": 1},  # a Place tries again
+        "connector_args": {"socket_factory": _impatient_socket},
         # Pieces have digests of their own, and not every server knows these.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
@@ -104,9 +106,23 @@ def s3_store(bucket: str, prefix: str) -> FsspecStore:
             config_kwargs=config, use_listings_cache=False, skip_instance_cache=True
         )
         files.retries = 1
+        # aiohttp waits without end for the answer to this header.
+        events = files.connect().meta.events
+        events.register("request-created.s3.PutObject", _expect_nothing)
         return files
 
     return FsspecStore(make, f"{bucket}/{prefix}", has_folders=False, is_atomic=True)
+
+
+def _expect_nothing(request: Any, **_: Any) -> None:
+    del request.headers["Expect"]  # no error without it
+
+
+def _impatient_socket(address: tuple[Any, ...]) -> socket.socket:
+    """Make a socket that fails when what it sends is not taken; the timeouts of aiohttp are for answers."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)
+    return made
 
 
 def sftp_store(host: str, port: int | None, user: str | None, path: str) -> FsspecStore:

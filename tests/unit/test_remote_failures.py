@@ -1,7 +1,11 @@
 """What goes wrong in a place is told in one line, without secrets, and tried again if it may pass."""
 
+import contextlib
 import errno
+import socket
 import ssl
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -12,6 +16,8 @@ from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
 from s3fs.errors import translate_boto_error  # type: ignore[import-untyped]
 from yarl import URL
 
+from pramfs.errors import PlaceFailed
+from pramfs.remote import fsspec_store, place
 from pramfs.remote.failures import is_passing, words_for
 
 SECRET = "wJalrXUtnFEMIbPxRfiCYEXAMPLEKEY"
@@ -89,6 +95,42 @@ def test_what_will_not_pass_is_told_at_once(error: BaseException, words: str) ->
     assert not is_passing(error)
     assert words_for(error).startswith(words)
     assert "\n" not in words_for(error)
+
+
+@pytest.fixture
+def silent_server(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A server that never answers; with the parameter "reads" it takes what is sent to it."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    stack.callback(connection.close)
+                    while request.param == "reads" and connection.recv(1 << 16):
+                        pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("silent_server", ["reads", "does not read"], indirect=True)
+def test_a_server_that_stays_silent_is_given_up(
+    silent_server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsspec_store, "_SILENCE_S", 1)
+    monkeypatch.setattr(place, "_WAITS_S", ())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent_server}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    bucket = place.open_place("s3://bucket/p", writable=True)
+    with pytest.raises(PlaceFailed, match="cannot write piece there"):
+        bucket.put("piece", bytes(16 << 20))
 
 
 def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
