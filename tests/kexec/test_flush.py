@@ -3,7 +3,11 @@
 import base64
 import json
 
+import pytest
+
 from tests.kexec.session import Session
+
+pytestmark = pytest.mark.timeout(900)
 
 # Much is written, and nothing closed: it is all with the kernel when the save begins.
 _PROGRAM = """

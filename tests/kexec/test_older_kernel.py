@@ -8,6 +8,8 @@ import pytest
 
 from tests.kexec.session import Session
 
+pytestmark = pytest.mark.timeout(900)
+
 # Each call on a fresh file of 3 pages; its outcome is what it returned, or the name of its errno.
 _PROGRAM = """
 import ctypes, errno, fcntl, json, mmap, os, pathlib, shutil, struct, subprocess, sys
