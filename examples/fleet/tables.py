@@ -75,23 +75,23 @@ def batches(settings: Settings) -> list[Row]:
 def limits(settings: Settings) -> list[Row]:
     """Return a row for each thing that machines share: so many that receive at once can it serve."""
     shown = [way for way in _SHOWN if not way.relays]
-    alone = {
-        way: min(way.fetcher(settings), settings.nic, settings.uplink, settings.store)
-        for way in shown
+    fetching = {way: min(way.fetcher(settings), settings.nic) for way in shown}
+    relayed = {
+        way: min(way.receiver(settings), way.sender(settings), settings.nic) for way in shown
     }
     rows: list[Row] = []
-    for what, rate in (
-        ("the store", settings.store),
-        ("the uplink of a rack", settings.uplink),
-        ("the network card of a relay", settings.nic),
+    for what, has, rates in (
+        ("the store", settings.store, fetching),
+        ("the uplink of a rack", settings.uplink, fetching),
+        ("the network card of a relay", settings.nic, relayed),
     ):
-        row: Row = {"what": what, "has": str(Rate(rate))}
-        row.update({way.name: int(rate / alone[way]) for way in shown})
+        row: Row = {"what": what, "has": str(Rate(has))}
+        row.update({way.name: int(has / rates[way]) for way in shown})
         rows.append(row)
     requests: Row = {"what": "requests to the store", "has": f"{settings.requests:g}/s"}
     time: Row = {"what": "(alone, a machine takes)", "has": ""}
     for way in shown:
-        seconds = way.stream(settings) / alone[way]
+        seconds = way.stream(settings) / fetching[way]
         requests[way.name] = int(settings.requests * seconds / way.requests(settings))
         time[way.name] = Seconds(seconds)
     return [*rows, requests, time]
