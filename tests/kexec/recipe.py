@@ -2,7 +2,7 @@
 
 One has a range of memory that is kept free, and is Debian 12, whose CRIU fits its kernel. One has systemd and
 a network besides. Another has live update, and is Debian 13 with a kernel that has the options: Debian's own
-has not.
+has not. The last is that with the userland of Debian's testing release.
 """
 
 from dataclasses import replace
@@ -16,6 +16,14 @@ from tests.vm.kernel import Kernel
 _PACKAGES = (
     *("attr", "busybox-static", "criu", "e2fsprogs", "fuse3", "iproute2", "kexec-tools"),
     *("kmod", "procps", "python3"),
+)
+
+_SYSTEMD_PACKAGES = (*_PACKAGES, "dbus", "nftables", "systemd-sysv", "udev")
+_FILES = (
+    Path(__file__).parent / "counter.py",
+    Path(__file__).parent / "workload.py",
+    Path(__file__).parent / "files/prepare-system",
+    Path(__file__).parents[1] / "boot/files/commands.service",
 )
 
 RECIPE = Recipe(
@@ -40,14 +48,13 @@ CHECKPOINT = Recipe(
     name="checkpoint",
     debian=replace(
         RECIPE.debian,
-        packages=(*_PACKAGES, "dbus", "nftables", "systemd-sysv", "udev"),
+        packages=_SYSTEMD_PACKAGES,
         modules=(*RECIPE.debian.modules, "autofs4", "virtio_net"),
     ),
     hardware=RECIPE.hardware,
     files=(
-        Path(__file__).parent / "counter.py",
+        *_FILES,
         Path(__file__).parent / "files/checkpoint-boot",
-        Path(__file__).parents[1] / "boot/files/commands.service",
     ),
     parts=("scripts/install-helpers", "share"),
 )
@@ -60,13 +67,18 @@ LIVE_UPDATE = Recipe(
         kernel=Kernel(
             "trixie", "linux-source-7.3", Path(__file__).parent / "files/live-update.config"
         ),
-        packages=(*_PACKAGES, "dbus", "systemd-sysv", "udev"),
+        packages=_SYSTEMD_PACKAGES,
     ),
     hardware=replace(AMD64, memory_mib=1024),
     files=(
-        Path(__file__).parent / "workload.py",
+        *_FILES,
+        Path(__file__).parent / "files/checkpoint-boot",
         Path(__file__).parent / "files/live-boot",
-        Path(__file__).parents[1] / "boot/files/commands.service",
     ),
     parts=("scripts/install-helpers", "share"),
+)
+
+# Its CRIU dumps TCP sockets on that kernel, as 4.2 and newer do, and its systemd carries descriptors over.
+NEWER_DEBIAN = replace(
+    LIVE_UPDATE, name="newer-debian", debian=replace(LIVE_UPDATE.debian, suite="forky")
 )

@@ -1,83 +1,35 @@
 """`pramfs kexec --checkpoint`: services and their TCP connections go on in another kernel, by one command.
 
-The machine has systemd and a network card; the clients are here, outside of it.
+The machine has systemd and a network card; the clients are here, outside of it. Once with memory that is set
+aside, once by live update.
 """
 
 import json
-import socket
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from tests.kexec.client import Client
-from tests.kexec.conftest import require_tools
-from tests.kexec.recipe import CHECKPOINT
-from tests.kexec.session import COMMAND_LINE
-from tests.vm.machine import Machine
+from tests.kexec.conftest import HAS_LIVE_UPDATE, require_tools
+from tests.kexec.services import CONFIGURATION, LIVE, MEMMAP, Services, running
+from tests.kexec.session import Session, Workload, require_same
 
 pytestmark = pytest.mark.timeout(900)
 
-PORTS = (7000, 7001)  # of counter.service and other.service
-CONFIGURATION = "/run/checkpoint.toml"
-SYSTEM = (
-    "no_timer_check systemd.getty_auto=no systemd.journald.forward_to_console=1"
-    " systemd.journald.max_level_console=info first=/opt/checkpoint-boot"
-)
+WAYS = {"memmap": MEMMAP} | ({"live-update": LIVE} if HAS_LIVE_UPDATE else {})
 OPTIONS = '["--tcp-established", "--network-lock", "nftables"]'
-# Waits for what systemd starts at boot, the restore included.
-SETTLED = (
-    "for n in $(seq 200); do systemctl is-system-running | grep -q -e running -e degraded && exit;"
-    " sleep 1; done; systemctl list-jobs; exit 1"
-)
+# No services: a process by its pid, and a cgroup with two trees. A booting guest does not reach these pids.
+ALONE = Workload("alone", ("memory", "8"), 25000)
+BATCH = (Workload("batch", ("family",), 26000), Workload("more", ("memory", "9"), 27000))
+BATCH_GROUP = "/sys/fs/cgroup/batch.slice/work"
 
 
-def free_ports() -> list[int]:
-    """Ports of the host that nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-class Services:
-    """The machine with its two services, and the ports of the host that lead to them."""
-
-    def __init__(self, machine: Machine, ports: list[int]) -> None:
-        self.machine = machine
-        self.counter, self.other = ports
-
-    def configure(self, *entries: str) -> None:
-        dumps = "".join(f"[[dump]]\n{entry}\n" for entry in entries)
-        self.machine.run(f"cat >{CONFIGURATION} <<'END'\nmountpoint = \"/mnt\"\n{dumps}END")
-
-    def settle(self) -> None:
-        self.machine.run(SETTLED)
-
-    def pid(self, unit: str) -> str:
-        return self.machine.run(f"systemctl show --property=MainPID --value {unit}").strip()
-
-    def state(self, unit: str) -> str:
-        return self.machine.run(f"systemctl show --property=ActiveState --value {unit}").strip()
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+@pytest.fixture(scope="module", params=WAYS)
+def services(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Services]:
     require_tools()
-    ports = free_ports()
-    forwards = (
-        f"hostfwd=tcp:127.0.0.1:{ours}-10.0.2.15:{theirs}"
-        for ours, theirs in zip(ports, PORTS, strict=True)
-    )
-    network = ("-netdev", ",".join(["user,id=net", *forwards]))
-    card = ("-device", "virtio-net-pci,netdev=net,romfile=")
-    hardware = replace(CHECKPOINT.hardware, options=(*CHECKPOINT.hardware.options, *network, *card))
-    guest = replace(CHECKPOINT, hardware=hardware).prepare()
-    with Machine(guest, tmp_path_factory.mktemp("checkpoint")) as machine:
-        machine.boot(f"{COMMAND_LINE} {SYSTEM}")
-        services = Services(machine, ports)
-        services.settle()
+    with running(WAYS[request.param], tmp_path_factory.mktemp("checkpoint")) as services:
         yield services
 
 
@@ -137,12 +89,20 @@ def test_a_kernel_that_cannot_be_loaded_leaves_all_as_it_was(
         require_all_numbers(client)
 
 
-def test_services_go_on_in_the_next_kernel_with_their_connections(
+def test_services_and_processes_go_on_in_the_next_kernel_with_their_connections(
     services: Services, clients: list[Client]
 ) -> None:
-    machine = services.machine
+    machine, session = services.machine, Session(services.machine)
     before = services.pid("counter"), services.pid("other")
-    services.configure(unit("counter"), unit("other"))
+    for workload in (ALONE, *BATCH):
+        session.start(workload)
+    machine.run(f"mkdir -p {BATCH_GROUP}")
+    for pid in in_batch(session):
+        machine.run(f"echo {pid} >{BATCH_GROUP}/cgroup.procs")
+    reports = [session.report(workload) for workload in (ALONE, *BATCH)]
+    services.configure(
+        unit("counter"), unit("other"), f"pid = {ALONE.pid}", 'cgroup = "/batch.slice/work"'
+    )
     machine.kexec(f"pramfs kexec --checkpoint={CONFIGURATION}")
     services.settle()
     for client in clients:
@@ -150,10 +110,21 @@ def test_services_go_on_in_the_next_kernel_with_their_connections(
         require_all_numbers(client)
     assert (services.pid("counter"), services.pid("other")) == before
     assert services.state("counter") == services.state("other") == "active"
+    for workload, was in zip((ALONE, *BATCH), reports, strict=True):
+        require_same(was, session.report(workload))
+    # Where they were: in their cgroup, or in a scope of their own, which no service ends.
+    members = set(map(int, machine.run(f"cat {BATCH_GROUP}/cgroup.procs").split()))
+    assert members == set(in_batch(session))
+    assert ".scope" in machine.run(f"cat /proc/{ALONE.pid}/cgroup")
     assert machine.attempt("nft list table inet pramfs_checkpoint").code != 0
     print("the longest pause of a client, seconds:", clients[0].longest_pause_s)
     # Once: there is nothing to restore any more.
     assert json.loads(machine.run("pramfs restore --json /mnt"))["restored"] == []
+
+
+def in_batch(session: Session) -> list[int]:
+    """The processes that belong to the cgroup."""
+    return [pid for workload in BATCH for pid in session.report(workload)]
 
 
 def test_what_cannot_be_restored_is_kept_with_its_log_and_the_rest_comes_up(

@@ -5,11 +5,17 @@ from pathlib import Path
 from tests.vm.shell import run
 
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_SOURCES = """\
-deb [signed-by={keys}] http://deb.debian.org/debian {suite} main
-deb [signed-by={keys}] http://deb.debian.org/debian-security {suite}-security main
-deb [signed-by={keys}] http://deb.debian.org/debian {suite}-backports main
+MIRROR = "http://deb.debian.org/debian"
+
+_SOURCES = f"""\
+deb [signed-by={{keys}}] {MIRROR} {{suite}} main
 """
+# What a suite that is not released has not got.
+_UPDATES = f"""\
+deb [signed-by={{keys}}] {MIRROR}-security {{suite}}-security main
+deb [signed-by={{keys}}] {MIRROR} {{suite}}-backports main
+"""
+_NOT_RELEASED = ("forky",)
 _CONFIGURATION = """\
 Dir::Etc::sourcelist "{place}/sources.list";
 Dir::Etc::sourceparts "-";
@@ -32,7 +38,8 @@ class Archive:
         self._place = place
         place.mkdir()
         (place / "status").touch()
-        (place / "sources.list").write_text(_SOURCES.format(keys=_KEYS, suite=suite))
+        sources = _SOURCES if suite in _NOT_RELEASED else _SOURCES + _UPDATES
+        (place / "sources.list").write_text(sources.format(keys=_KEYS, suite=suite))
         (place / "configuration").write_text(
             _CONFIGURATION.format(place=place, architecture=architecture)
         )

@@ -23,6 +23,8 @@ _NOT_NEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/
 _MOUNTPOINTS = ("mnt", "opt", "srv")
 _INIT = Path(__file__).parent / "files/init"
 _MIB = 1 << 20
+# The same for all suites; this machine's debootstrap may not know the newest by name.
+_SCRIPT = Path("/usr/share/debootstrap/scripts/sid")
 
 INPUTS = (Path(__file__), Path(archive.__file__), _INIT)
 
@@ -60,7 +62,8 @@ def build(debian: Debian, result: Path) -> None:
         _unpack_system(source, debian.packages, tree)
     else:
         include = f"--include={','.join(debian.packages)}"
-        run("debootstrap", "--variant=minbase", include, debian.suite, tree, confined=True)
+        command = ("debootstrap", "--variant=minbase", include, debian.suite, tree)
+        run(*command, archive.MIRROR, _SCRIPT, confined=True)
     kernel = work / "kernel"
     if isinstance(debian.kernel, Kernel):
         release = debian.kernel.install(kernel)

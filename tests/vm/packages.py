@@ -18,7 +18,7 @@ _BUILD, _RUNTIME = _REQUIREMENTS / "build.lock", _REQUIREMENTS / "runtime.lock"
 INPUTS = (Path(__file__), Path(archive.__file__), _BUILD, _RUNTIME)
 
 # The architectures and Pythons for which a guest was made, and what they are called elsewhere.
-_PYTHONS = {"trixie": "3.13"}
+_PYTHONS = {"trixie": "3.13", "forky": "3.14"}
 _TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 _WHEEL_PLATFORMS = {"amd64": "manylinux2014_x86_64", "arm64": "manylinux2014_aarch64"}
 
