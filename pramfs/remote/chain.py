@@ -1,13 +1,14 @@
 """Which streams of a place a receiver needs, in which order, and under what names."""
 
 import contextlib
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.control import client
 from pramfs.control.served_image import open_target
-from pramfs.errors import BaseNowhere, NameTaken
+from pramfs.errors import BaseNowhere, NameTaken, PramError
 from pramfs.offline.scan import scan_image
 from pramfs.remote.listing import Listing
 from pramfs.remote.manifest import Manifest
@@ -86,11 +87,22 @@ class _Trees:
 @contextlib.contextmanager
 def _trees_at(receiver: Path) -> Iterator[_Trees]:
     status = client.status_if_mounted(receiver)
-    if status is None and (not receiver.exists() or not receiver.stat().st_size):
+    if status is None and _is_to_be_made(receiver):
         yield _Trees()
         return
     with open_target(receiver, status) as image:
         yield _Trees(image, status.name if status is not None else "")
+
+
+def _is_to_be_made(receiver: Path) -> bool:
+    """Return whether there is no image: no file, or an empty one. A device has no size here."""
+    try:
+        found = receiver.stat()
+    except FileNotFoundError:
+        return True
+    except OSError as exc:
+        raise PramError(f"{receiver}: cannot open the image: {exc.strerror}") from exc
+    return stat.S_ISREG(found.st_mode) and not found.st_size
 
 
 def _name_of_base(base: Manifest, taken: set[str]) -> str:

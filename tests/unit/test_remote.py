@@ -351,6 +351,25 @@ def test_a_chain_is_received_in_order(
     assert sorted(names_in(new, capsys)) == ["pramfs@last", "pramfs@one", "pramfs@two"]
 
 
+def test_a_compressed_stream_is_received(image: Path, tmp_path: Path) -> None:
+    place, new = tmp_path / "place", tmp_path / "new"
+    assert run("send", f"{image}@one", "--to", place, "--compress", "zstd") == 0
+    (sent,) = list_streams(open_place(str(place))).streams
+    assert sent.compressed
+    assert sent.size < piped(image)
+    assert run("receive", "--from", place, "--size", "8m", new) == 0
+    assert identity(new, "pramfs@one") == identity(image, "pramfs@one")
+
+
+def test_a_directory_is_no_receiver(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    for receiver in (tmp_path, tmp_path / "image" / "below"):
+        assert run("receive", "--from", chain, receiver) == EXIT_FAILED
+        assert capsys.readouterr().err.startswith(f"pramfs: {receiver}: ")
+
+
 def test_only_what_the_receiver_lacks_is_received(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
