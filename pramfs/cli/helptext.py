@@ -288,7 +288,7 @@ def option_items() -> Iterator[tuple[str, str]]:
 def corrected(message: str, commands: Iterable[str], options: Collection[str]) -> str:
     """Return a message of argparse with a suggestion for the wrong word."""
     choice = re.search(r"invalid choice: '([^']*)'", message)
-    if choice:
+    if choice and not message.startswith("argument --"):
         return f"unknown command '{choice[1]}'{_hint(choice[1], commands)}"
     unknown = re.fullmatch(r"unrecognized arguments: (.*)", message)
     if unknown:

@@ -19,10 +19,30 @@ class Listing:
 
     streams: tuple[Manifest, ...]
     damaged: tuple[DamagedInPlace, ...] = ()
+    folders: frozenset[str] = frozenset()  # in which there are pieces
 
     def of_identity(self, identity: str) -> Manifest | None:
         """Return the newest stream of the tree with that identity."""
         return next((one for one in reversed(self.streams) if one.identity == identity), None)
+
+    def whole_of_identity(self, identity: str) -> Manifest | None:
+        """Return the newest stream of the tree with that identity that can be received from here."""
+        streams = (one for one in reversed(self.streams) if one.identity == identity)
+        return next((one for one in streams if self.is_whole(one)), None)
+
+    def is_whole(self, stream: Manifest) -> bool:
+        """Return whether a stream can be received from here alone.
+
+        So it is if there are pieces of it, and of all that it builds on.
+        """
+        seen = set()
+        one: Manifest | None = stream
+        while one is not None and one.id in self.folders and one.id not in seen:
+            if not one.base:
+                return True
+            seen.add(one.id)
+            one = self.base_of(one)
+        return False
 
     def base_of(self, stream: Manifest) -> Manifest | None:
         """Return the stream that has what `stream` builds on, None if there is none or it needs none."""
@@ -36,13 +56,15 @@ class Listing:
 
 def list_streams(place: Place) -> Listing:
     """Return all streams of a place. Raises PlaceFailed."""
-    ids = filter(None, (id_of(entry.name) for entry in place.entries()))
+    entries = place.entries()
+    ids = filter(None, (id_of(entry.name) for entry in entries))
     with ThreadPoolExecutor(_PARALLEL, "pramfs-list") as pool:
         found = list(pool.map(lambda stream: _look(place, stream), ids))
     streams = [one for one in found if isinstance(one, Manifest)]
     return Listing(
         tuple(sorted(streams, key=lambda one: (one.sent_ns, one.id))),
         tuple(one for one in found if isinstance(one, DamagedInPlace)),
+        frozenset(entry.name for entry in entries if entry.is_folder),
     )
 
 

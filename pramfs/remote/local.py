@@ -1,13 +1,16 @@
 """A directory of this machine as a place: no library needed, and what is written is durable."""
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from pramfs.remote.store import Entry
 
 _PART_SUFFIX = ".part"
+_BYTES_MAX = 1 << 27  # to read; no piece and no manifest is so long
 
 
 class LocalStore:
@@ -28,7 +31,11 @@ class LocalStore:
         return found
 
     def get(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+        # Whoever writes to the directory may have put there what has no end, such as a fifo.
+        with open(self._root / name, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return file.read(_BYTES_MAX)
 
     def put(self, name: str, data: bytes) -> None:
         path = self._root / name
@@ -58,6 +65,10 @@ class LocalStore:
 
     def close(self) -> None:
         pass
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _sync(directory: Path) -> None:

@@ -112,6 +112,8 @@ def open_place(text: str, *, writable: bool = False) -> Place:
 
     Raises UsageError, or PramError if a library is missing.
     """
+    if not text:
+        raise UsageError("an empty path is no place")  # it is an unset variable, not this directory
     if not is_url(text):
         return Place(text, LocalStore(Path(text)))
     try:

@@ -24,10 +24,20 @@ def base_in(place: Place, listing: Listing, sending: Sending) -> Manifest | None
     """
     if not sending.base_name:
         return None
-    base = listing.of_identity(sending.header.base_identity.hex())
+    base = listing.whole_of_identity(sending.header.base_identity.hex())
     if base is None:
         raise NoBaseInPlace(place.name, sending.base_name)
     return base
+
+
+def newest_same(listing: Listing, sending: Sending, *, may_build: bool) -> Manifest | None:
+    """Return the newest whole stream of what is sent, under its name; an increment only if it `may_build`."""
+    identity = sending.header.identity.hex()
+    for one in reversed(listing.streams):
+        is_same = (one.identity, one.name) == (identity, sending.name)
+        if is_same and (may_build or not one.base) and listing.is_whole(one):
+            return one
+    return None
 
 
 def newest_common(listing: Listing, target: Path, name: str = "") -> str | None:
@@ -53,7 +63,7 @@ def _newest(image: Image, listing: Listing, sent: str) -> str | None:
         for tree in sorted(alike, key=lambda tree: tree != stream.name):
             if tree not in known:
                 known[tree] = read_tree(image, tree).identity.hex()
-            if known[tree] == stream.identity:
+            if known[tree] == stream.identity and listing.is_whole(stream):
                 return tree
     return None
 

@@ -80,6 +80,7 @@ def test_groff_has_no_complaint(name: str) -> None:
     [
         (["mout"], "unknown command 'mout'; did you mean 'mount'?"),
         (["xyzzy"], "unknown command 'xyzzy'; see"),
+        (["send", "--compress", "gzip", "image"], "argument --compress: invalid choice: 'gzip'"),
         (["info", "--jsn", "image"], "unknown option '--jsn'; did you mean '--json'?"),
         (["info", "--js", "image"], "pramfs info: unknown option '--js'; did you mean '--json'?"),
         (["extract", "--d", "out"], "unknown option '--d'; did you mean '--directory'?"),
@@ -89,7 +90,7 @@ def test_groff_has_no_complaint(name: str) -> None:
         (["mount", "--", "a", "b", "-o", "ro"], "pramfs mount: too many arguments: -o ro; see"),
     ],
     ids=[
-        *("command", "no-command", "option", "abbreviation", "short-abbreviation"),
+        *("command", "no-command", "value", "option", "abbreviation", "short-abbreviation"),
         *("option-of-another-command", "option-of-the-program", "argument", "option-after-the-end"),
     ],
 )

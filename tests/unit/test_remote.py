@@ -1,6 +1,7 @@
 """Streams in places: what arrives is what was sent, and what was interrupted is no stream."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -453,6 +454,62 @@ def test_what_is_there_is_not_sent_again(chain: Path, image: Path) -> None:
     assert not list_streams(open_place(str(chain))).streams[-1].base
 
 
+@pytest.mark.parametrize("lost", ["manifest", "pieces"])
+def test_nothing_builds_on_what_cannot_be_received(
+    chain: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    first = list_streams(open_place(str(chain))).streams[0]
+    if lost == "manifest":
+        (chain / manifest_name(first.id)).unlink()
+    else:
+        shutil.rmtree(chain / first.id)
+    change(image, "four")
+    words = ("send", f"{image}@four", "--to", chain)
+    assert run(*words, "--since", "three") == EXIT_FAILED
+    assert "no stream there has what 'pramfs@three' is" in capsys.readouterr().err
+    assert run(*words, "--incremental") == 0
+    new = tmp_path / "new"
+    assert run("receive", "--from", chain, "--size", "8m", new) == 0
+    assert identity(new, "pramfs@four") == identity(image, "pramfs@four")
+
+
+def test_what_is_there_but_cannot_be_received_is_sent_again(chain: Path, image: Path) -> None:
+    first, *_, last = list_streams(open_place(str(chain))).streams
+    words = ("send", f"{image}@three", "--to", chain, "--incremental")
+    shutil.rmtree(chain / first.id)
+    assert run(*words) == 0
+    newest = list_streams(open_place(str(chain))).streams[-1]
+    assert newest != last
+    assert not newest.base
+
+
+def test_what_is_there_is_found_beside_others_with_its_contents(chain: Path, image: Path) -> None:
+    assert run("receive", "--from", f"{chain}@three", "--as", "@alike", image) == 0
+    assert run("send", f"{image}@alike", "--to", chain) == 0
+    before = sorted(chain.iterdir())
+    assert run("send", f"{image}@three", "--to", chain, "--incremental") == 0
+    assert run("send", f"{image}@three", "--to", chain, "--since", "two") == 0
+    # Nor again when the snapshot that it builds on is only in the place.
+    for snapshot in ("one", "two", "alike"):
+        assert run("free", image, f"pramfs@{snapshot}") == 0
+    assert run("send", f"{image}@three", "--to", chain, "--incremental") == 0
+    assert sorted(chain.iterdir()) == before
+
+
+def test_a_fifo_in_a_directory_is_no_piece(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = list_streams(open_place(str(chain))).streams[0]
+    piece = chain / piece_name(first.id, 0)
+    piece.unlink()
+    os.mkfifo(piece)
+    assert run("receive", "--from", chain, tmp_path / "new") == EXIT_FAILED
+    assert (
+        f"cannot read {piece_name(first.id, 0)} there: not a regular file"
+        in capsys.readouterr().err
+    )
+
+
 def test_a_base_that_goes_away_meanwhile_is_missed(chain: Path, image: Path) -> None:
     place = open_place(str(chain))
     base = list_streams(place).streams[-1]
@@ -509,6 +566,7 @@ def test_keep_removes_what_was_never_finished_when_it_is_old(chain: Path, image:
         ("--to", "p", "--keep", ""),
         ("--to", "p", "--keep", "soon"),
         ("--to", "p", "--since", "one", "--incremental"),
+        ("--to", ""),
         ("--to", "ftp://host/p"),
         ("--to", "https://host/p"),
         ("--to", "s3:///p"),

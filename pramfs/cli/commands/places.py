@@ -23,7 +23,7 @@ def send_to(args: argparse.Namespace, compress: "Callable[[Data], bytes] | None"
     from pramfs.remote.keep import drop_old
     from pramfs.remote.listing import list_streams
     from pramfs.remote.place import open_place
-    from pramfs.remote.since import base_in, newest_common
+    from pramfs.remote.since import base_in, newest_common, newest_same
     from pramfs.remote.upload import upload
     from pramfs.saves.snapshot_names import tree_of
     from pramfs.stream.source import source_at
@@ -43,8 +43,8 @@ def send_to(args: argparse.Namespace, compress: "Callable[[Data], bytes] | None"
         if sending.births_lost:
             complain(f"damaged: birth times: {sending.births_lost}")
         base = base_in(place, listing, sending)
-        there = listing.of_identity(sending.header.identity.hex())
-        if there is not None and there.name == sending.name and (base or not there.base):
+        there = newest_same(listing, sending, may_build=bool(since) or args.incremental)
+        if there is not None:
             _tell(f"{place.name}: has {there.name} already: {there.id}")
         else:
             with Bar("sending", sending.pages) as bar:
