@@ -42,7 +42,7 @@ from pramfs.fuse.protocol import (
     SETXATTR_IN,
     Opcode,
 )
-from pramfs.fuse.request import OddRequestError, Request
+from pramfs.fuse.request import OddRequestError, Refusal, Request
 from pramfs.tree import file_flags
 from pramfs.tree.attributes import CAPABILITY, Changes
 from pramfs.tree.inodes import Directory, File, Inode, now_ns
@@ -50,6 +50,7 @@ from pramfs.tree.tree import Tree
 
 _NS = 10**9
 _CAPABILITY_BYTES = 20  # of a value of security.capability
+_NO_ATTRIBUTE = Refusal(errno.ENODATA)
 _IOCTL_DONE = IOCTL_OUT.pack(0, 0, 0, 0)
 # The kernel keeps them where it caches writes. It tells of them after each rename, link and unlink, too.
 _WRITE_TIMES = FATTR_MTIME | FATTR_CTIME
@@ -144,15 +145,18 @@ class AttributeRequests:
         self._tree.setattr(inode, changes)
         return attributes(inode)
 
-    def getxattr(self, request: Request) -> bytes:
+    def getxattr(self, request: Request) -> bytes | Refusal:
         room, _ = request.fields(GETXATTR_IN)
         name = request.name(GETXATTR_IN)
         if name.startswith(control_xattrs.PREFIX):
             value = self._control.read(name)
         else:
             inode = self._tree.get(request.nodeid)
-            if not room and name == CAPABILITY and self._pretends_capability(inode):
-                return GETXATTR_OUT.pack(_CAPABILITY_BYTES, 0)
+            if name == CAPABILITY and not room:  # asked for before the first write to each file
+                if self._pretends_capability(inode):
+                    return GETXATTR_OUT.pack(_CAPABILITY_BYTES, 0)
+                if inode.xattrs is None:
+                    return _NO_ATTRIBUTE
             value = self._tree.getxattr(inode, name)
         return sized(value, room)
 

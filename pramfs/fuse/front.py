@@ -22,7 +22,7 @@ from pramfs.fuse.protocol import (
     WRITE_IN,
     Opcode,
 )
-from pramfs.fuse.request import OddRequestError, Request, error_reply, reply
+from pramfs.fuse.request import OddRequestError, Refusal, Request, error_reply, reply
 from pramfs.fuse.seam import Seam
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.storage.piped import Pipe, Piped
@@ -56,7 +56,7 @@ class Again(NamedTuple):
     first: Callable[[], Awaitable[None]]
 
 
-_Other = memoryview | Later | LongWait | Again | None
+_Other = memoryview | Refusal | Later | LongWait | Again | None
 Answer = bytes | _Other
 Handler = Callable[[Request], Answer]
 """Returns the reply, what to wait for until there is one, or None where the kernel waits for none."""
@@ -204,6 +204,8 @@ class Front:
         unique = request.unique
         if isinstance(answer, memoryview):
             self._seam.tell(OUT_HEADER.pack(OUT_HEADER.size + len(answer), 0, unique), answer)
+        elif isinstance(answer, Refusal):
+            self._seam.tell(error_reply(unique, answer.number))
         elif isinstance(answer, LongWait):
             self._wait(request, self._answer_later, answer.later)
         elif isinstance(answer, Again):

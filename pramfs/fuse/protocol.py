@@ -70,9 +70,8 @@ REQUEST_MAX_BYTES = 256 * mmap.PAGESIZE + 4096
 
 # --- headers -------------------------------------------------------------------------------------
 
-IN_HEADER = Struct(
-    "=IIQQIIIHH"
-)  # len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
+# len, opcode, unique, nodeid, uid, gid, pid; total_extlen, which nothing agreed on needs, and padding
+IN_HEADER = Struct("=IIQQIII4x")
 OUT_HEADER = Struct("=IiQ")  # len, error (a negative errno), unique
 
 # --- attributes ----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One request of the kernel, taken apart, and the replies to it. Independent of what is asked."""
 
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from pramfs.fuse.protocol import IN_HEADER, OUT_HEADER
 from pramfs.storage.piped import Piped
@@ -37,8 +37,6 @@ class Request:
             self.uid,
             self.gid,
             self.pid,
-            _,
-            _,
         ) = IN_HEADER.unpack_from(message)
         self.body: memoryview | bytes = message[IN_HEADER.size :]
 
@@ -75,6 +73,12 @@ class Request:
 def reply(unique: int, payload: bytes = b"") -> bytes:
     """Return the message that answers a request."""
     return OUT_HEADER.pack(OUT_HEADER.size + len(payload), 0, unique) + payload
+
+
+class Refusal(NamedTuple):
+    """An errno that answers a request as an OSError does, with less work."""
+
+    number: int
 
 
 def error_reply(unique: int, number: int) -> bytes:

@@ -47,17 +47,17 @@ class Seam:
                 return
             self.tell(self._carried[:size])
 
-    def tell(self, *message: bytes | bytearray | memoryview) -> None:
-        """Send a reply or a notice to the kernel, in pieces; it may not want it any more.
+    def tell(self, message: bytes | bytearray | memoryview, data: memoryview | None = None) -> None:
+        """Send a reply or a notice to the kernel, and data behind it; it may not want it any more.
 
         A notice may wait for pages that are being read or written, so send it from a thread, unless it is
         about attributes only.
         """
         try:
-            if len(message) == 1:
-                os.write(self.kernel, message[0])  # takes less time than a list of one
+            if data is None:
+                os.write(self.kernel, message)  # takes less time than a list of one
             else:
-                os.writev(self.kernel, message)
+                os.writev(self.kernel, (message, data))
         except OSError as exc:
             if exc.errno not in _UNWANTED:
                 # For a reply the kernel has told the caller EIO; EFAULT is a page that cannot be read.

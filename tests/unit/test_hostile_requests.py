@@ -272,7 +272,7 @@ def test_no_request_breaks_the_loop_or_the_tree(logged: Lines, seed: int) -> Non
         for unique in range(1, REQUESTS + 1):
             opcode, nodeid, body = fuzzer.request()
             size = IN_HEADER.size + len(body) + (1 if fuzzer.chance(50) else 0)
-            header = IN_HEADER.pack(size, opcode, unique, nodeid, 1000, 1001, 1, 0, 0)
+            header = IN_HEADER.pack(size, opcode, unique, nodeid, 1000, 1001, 1)
             if device.ask(header + body) is Outcome.CARRIED:
                 silent.add(unique)
             if fuzzer.chance(3):

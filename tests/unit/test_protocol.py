@@ -69,7 +69,7 @@ times = st.integers(-(1 << 63), (1 << 63) - 1)
 
 def message(body: bytes, opcode: int = 1, unique: int = 2, nodeid: int = 3) -> memoryview:
     """A request as it comes."""
-    header = IN_HEADER.pack(IN_HEADER.size + len(body), opcode, unique, nodeid, 4, 5, 6, 0, 0)
+    header = IN_HEADER.pack(IN_HEADER.size + len(body), opcode, unique, nodeid, 4, 5, 6)
     return memoryview(header + body)
 
 
@@ -84,7 +84,7 @@ def test_every_struct_has_the_size_of_the_kernels() -> None:
 def test_a_request_is_taken_apart(
     opcode: int, unique: int, nodeid: int, uid: int, gid: int, pid: int, body: bytes
 ) -> None:
-    header = IN_HEADER.pack(IN_HEADER.size + len(body), opcode, unique, nodeid, uid, gid, pid, 0, 0)
+    header = IN_HEADER.pack(IN_HEADER.size + len(body), opcode, unique, nodeid, uid, gid, pid)
     request = Request(memoryview(header + body))
     assert (request.opcode, request.unique, request.nodeid) == (opcode, unique, nodeid)
     assert (request.uid, request.gid, request.pid) == (uid, gid, pid)
