@@ -52,8 +52,8 @@ class FsspecStore:
     def get(self, name: str) -> bytes:
         return bytes(self._opened().cat_file(self._path(name)))
 
-    def put(self, name: str, data: bytes) -> None:
-        files, path = self._opened(), self._path(name)
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        files, path, data = self._opened(), self._path(name), bytes(data)
         if self._is_atomic:
             files.pipe_file(path, data)
             return

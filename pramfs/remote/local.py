@@ -37,7 +37,7 @@ class LocalStore:
                 raise OSError(errno.EINVAL, "not a regular file")
             return file.read(_BYTES_MAX)
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + _PART_SUFFIX)
@@ -50,8 +50,8 @@ class LocalStore:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        # The folder itself is durable when its manifest is, which lies beside it.
         _sync(path.parent)
-        _sync(self._root)
 
     def remove(self, name: str) -> None:
         (self._root / name).unlink(missing_ok=True)

@@ -69,7 +69,7 @@ def piece_name(stream: str, number: int) -> str:
     return f"{stream}/{number:08}"
 
 
-def digest_of(piece: bytes | bytearray) -> str:
+def digest_of(piece: bytes | memoryview) -> str:
     """Return the digest of a piece."""
     return hashlib.blake2b(piece, digest_size=_DIGEST_BYTES).hexdigest()
 

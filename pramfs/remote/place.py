@@ -46,7 +46,7 @@ class Place:
                 return None
             raise
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         self._attempt(f"write {name}", lambda: self._store.put(name, data))
 
     def remove(self, name: str) -> None:

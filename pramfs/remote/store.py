@@ -23,7 +23,7 @@ class Store(Protocol):
     def get(self, name: str) -> bytes:
         """Return the contents of a file. Raises FileNotFoundError."""
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         """Make or replace a file. It is there as a whole, or it has another name."""
 
     def remove(self, name: str) -> None:

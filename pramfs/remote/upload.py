@@ -1,7 +1,7 @@
 """Send a stream to a place: in pieces, several at a time, and then the manifest that makes it a stream."""
 
 import contextlib
-import threading
+import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,10 +37,13 @@ class PieceWriter:
         self.digests: list[str] = []
         self._place = place
         self._stream = stream
-        self._piece_bytes = piece_bytes
-        self._piece = bytearray()
+        # Always the same: memory that is new for each piece would take longer than copying it.
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(PARALLEL):
+            self._free.put(bytearray(piece_bytes))
+        self._piece = bytearray(piece_bytes)
+        self._filled = 0
         self._pool = ThreadPoolExecutor(PARALLEL, "pramfs-upload")
-        self._room = threading.Semaphore(PARALLEL)
         self._running: list[Future[None]] = []
 
     def write(self, parts: Sequence[Data]) -> int:
@@ -49,17 +52,18 @@ class PieceWriter:
         for part in parts:
             view = memoryview(part).cast("B")
             while len(view):
-                some = view[: self._piece_bytes - len(self._piece)]
-                self._piece += some
+                some = view[: len(self._piece) - self._filled]
+                self._piece[self._filled : self._filled + len(some)] = some
+                self._filled += len(some)
                 taken += len(some)
                 view = view[len(some) :]
-                if len(self._piece) == self._piece_bytes:
+                if self._filled == len(self._piece):
                     self._send_piece()
         return taken
 
     def finish(self) -> None:
         """Send what is left, and wait for all of it. Raises PlaceFailed."""
-        if self._piece:
+        if self._filled:
             self._send_piece()
         for future in self._running:
             future.result()
@@ -82,15 +86,20 @@ class PieceWriter:
                 discard(self._place, self._stream, len(self.digests))
 
     def _send_piece(self) -> None:
-        piece, self._piece = bytes(self._piece), bytearray()
-        name = piece_name(self._stream, len(self.digests))
-        self.digests.append(digest_of(piece))
-        self.size += len(piece)
-        self._room.acquire()
         self._running = [future for future in self._running if not _is_done(future)]
-        future = self._pool.submit(self._place.put, name, piece)
-        future.add_done_callback(lambda _: self._room.release())
+        self.digests.append("")  # until the piece is there
+        self.size += self._filled
+        future = self._pool.submit(self._put, len(self.digests) - 1, self._piece, self._filled)
         self._running.append(future)
+        self._piece, self._filled = self._free.get(), 0
+
+    def _put(self, number: int, piece: bytearray, size: int) -> None:
+        try:
+            with memoryview(piece)[:size] as data:
+                self.digests[number] = digest_of(data)
+                self._place.put(piece_name(self._stream, number), data)
+        finally:
+            self._free.put(piece)
 
 
 def upload(

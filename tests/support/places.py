@@ -47,7 +47,7 @@ class FaultyStore:
         self.before("get", name)
         return self.store.get(name)
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         self.before("put", name)
         self.store.put(name, data)
 
