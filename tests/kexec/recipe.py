@@ -59,14 +59,15 @@ CHECKPOINT = Recipe(
     parts=("scripts/install-helpers", "share"),
 )
 
+LIVE_UPDATE_KERNEL = Kernel(
+    "trixie", "linux-source-7.3", Path(__file__).parent / "files/live-update.config"
+)
 LIVE_UPDATE = Recipe(
     name="live-update",
     debian=Debian(
         suite="trixie",
         architecture="amd64",
-        kernel=Kernel(
-            "trixie", "linux-source-7.3", Path(__file__).parent / "files/live-update.config"
-        ),
+        kernel=LIVE_UPDATE_KERNEL,
         packages=_SYSTEMD_PACKAGES,
     ),
     hardware=replace(AMD64, memory_mib=1024),

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import LONG
 from tests.kexec.client import Client
-from tests.kexec.conftest import HAS_LIVE_UPDATE, require_tools
+from tests.kexec.conftest import require_tools
 from tests.kexec.services import CONFIGURATION, LIVE, MEMMAP, Services, running
 from tests.kexec.session import Session, Workload, require_same
 
 pytestmark = pytest.mark.timeout(900)
 
-WAYS = {"memmap": MEMMAP} | ({"live-update": LIVE} if HAS_LIVE_UPDATE else {})
+WAYS = {"memmap": MEMMAP} | ({"live-update": LIVE} if LONG else {})
 OPTIONS = '["--tcp-established", "--network-lock", "nftables"]'
 # No services: a process by its pid, and a cgroup with two trees. A booting guest does not reach these pids.
 ALONE = Workload("alone", ("memory", "8"), 25000)

@@ -57,6 +57,7 @@ def test_processes_go_on_after_three_kexecs_in_a_row(live: Machine) -> None:
     live.run("pkill -KILL -f workload.py; umount /srv")
 
 
+@pytest.mark.short_form
 def test_an_image_comes_over_with_owner_mode_and_xattrs(live_session: LiveSession) -> None:
     machine = live_session.machine
     digest = fill(live_session)
@@ -75,6 +76,7 @@ def test_an_image_comes_over_with_owner_mode_and_xattrs(live_session: LiveSessio
     assert mounted_hash(live_session) == digest
 
 
+@pytest.mark.short_form
 def test_images_on_a_tmpfs_and_on_a_device_go_together(live_session: LiveSession) -> None:
     machine = live_session.machine
     machine.cut_power()
@@ -122,6 +124,7 @@ def test_a_mounted_image_is_refused(live_session: LiveSession) -> None:
     live_session.umount()
 
 
+@pytest.mark.short_form
 def test_what_is_handed_over_is_not_mounted_and_can_be_taken_back(
     live_session: LiveSession,
 ) -> None:
@@ -138,6 +141,7 @@ def test_what_is_handed_over_is_not_mounted_and_can_be_taken_back(
     assert mounted_hash(live_session) == digest
 
 
+@pytest.mark.short_form
 def test_a_kexec_that_fails_to_load_undoes_everything(live_session: LiveSession) -> None:
     machine = live_session.machine
     digest = fill(live_session)
@@ -256,6 +260,7 @@ def test_an_image_whose_path_is_taken_can_be_claimed_elsewhere(live_session: Liv
     assert mounted_hash(live_session) == digest
 
 
+@pytest.mark.short_form
 def test_a_page_that_was_damaged_in_memory_is_named(live_session: LiveSession) -> None:
     machine = live_session.machine
     fill(live_session)

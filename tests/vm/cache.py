@@ -36,6 +36,11 @@ def digest(inputs: Iterable[Path | str]) -> str:
     return total.hexdigest()[:_DIGEST_LENGTH]
 
 
+def has(kind: str, inputs: Iterable[Path | str]) -> bool:
+    """Return whether that is built already."""
+    return (directory() / f"{kind}-{digest(inputs)}").is_dir()
+
+
 def artefact(kind: str, inputs: Iterable[Path | str], build: Callable[[Path], None]) -> Path:
     """The directory of this kind for these inputs; `build` fills it if it is not there yet.
 

@@ -35,6 +35,10 @@ class Kernel:
         shutil.copy(built / "vmlinuz", tree / f"boot/vmlinuz-{release}")
         return release
 
+    def is_built(self) -> bool:
+        """Whether it is in the cache."""
+        return cache.has("kernel", self.inputs())
+
     def inputs(self) -> list[Path | str]:
         """What decides what is built."""
         return [f"{self.suite} {self.package}", self.options]

@@ -74,7 +74,9 @@ def use_from_another_process(workshop: Workshop) -> "subprocess.Popen[str]":
 
 
 def test_what_was_built_is_used_again(workshop: Workshop) -> None:
+    assert not cache.has("thing", workshop.inputs)
     first = workshop.artefact()
+    assert cache.has("thing", workshop.inputs)
     assert (first / "made").read_text() == "firstsecond"
     assert workshop.artefact() == first
     assert workshop.built == 1
