@@ -295,8 +295,8 @@ def test_without_live_update_in_the_second_kernel_the_claim_says_what_is_lost(
     machine = live_session.machine
     fill(live_session)
     machine.run(LOAD)
-    line = f"console=ttyS0 panic=-1 quiet loglevel=4 kho=on pramfs.claim={IMAGE}"
-    machine.run(f"kexec -s -l {BOOT_KERNEL} --append={shlex.quote(line)}")
+    words = LiveSession.command_line.replace("liveupdate=on", f"pramfs.claim={IMAGE}")
+    machine.run(f"kexec -s -l {BOOT_KERNEL} --append={shlex.quote(words)}")
     machine.kexec("kexec -e")
     said = refusal(machine, "pramfs claim")
     assert "live update is not enabled: start the kernel with kho=on liveupdate=on" in said
