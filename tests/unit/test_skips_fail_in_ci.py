@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).parents[1] / "conftest.py"
+from tests.support.checkout import CHECKOUT
+
+CONFTEST = CHECKOUT / "tests/conftest.py"
 
 SKIPPING_TEST = """
 import pytest
@@ -33,10 +35,12 @@ def test_known_failure():
 
 def run_pytest(folder: Path, source: str, ci: str) -> subprocess.CompletedProcess[str]:
     (folder / "conftest.py").write_text(CONFTEST.read_text())
-    (folder / "test_sample.py").write_text(source)
+    tier = folder / "tests/unit"
+    tier.mkdir(parents=True)
+    (tier / "test_sample.py").write_text(source)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", folder, folder],
-        env=os.environ | {"CI": ci},
+        env=os.environ | {"CI": ci, "PYTHONPATH": str(CHECKOUT)},
         cwd=folder,
         capture_output=True,
         text=True,
