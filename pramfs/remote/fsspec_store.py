@@ -103,7 +103,10 @@ def s3_store(bucket: str, prefix: str) -> FsspecStore:
 
     def make() -> Any:
         files = library.S3FileSystem(
-            config_kwargs=config, use_listings_cache=False, skip_instance_cache=True
+            config_kwargs=config,
+            max_concurrency=1,  # else it asks for the size of each piece before it reads it
+            use_listings_cache=False,
+            skip_instance_cache=True,
         )
         files.retries = 1
         # aiohttp waits without end for the answer to this header.
