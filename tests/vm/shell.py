@@ -24,7 +24,7 @@ def run(
     Takes root.
     """
     with subprocess.Popen(
-        [*_CONFINED, *command] if confined else command,
+        confined_command(*command) if confined else command,
         cwd=cwd,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -44,6 +44,11 @@ def run(
         words = (errors or output).strip()
         raise FailureError(f"{command[0]} exited with {process.returncode}: {words}")
     return output
+
+
+def confined_command(*command: str | Path) -> list[str | Path]:
+    """Return what to start so that nothing stays of what a command starts and mounts. Takes root."""
+    return [*_CONFINED, *command]
 
 
 def kill_all() -> None:

@@ -1,0 +1,131 @@
+"""Places that cannot be used, and what is damaged in them: one clear line, and nothing has changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mounted.harness import Volume, content_of
+from tests.remote import places
+from tests.remote.conftest import Source
+from tests.remote.places import RemotePlace, Servers
+
+pytestmark = pytest.mark.timeout(1500)  # the first test may wait for the servers to be installed
+
+FAILED = 32
+
+
+@pytest.fixture
+def receiver(new_volume: Callable[[str], Volume]) -> Path:
+    """An image with a tree in it."""
+    volume = new_volume("receiver")
+    root = volume.mount()
+    (root / "mine").write_text("mine")
+    volume.umount()
+    return volume.image
+
+
+def assert_refused(
+    place: RemotePlace, source: Source, receiver: Path, *words: str, **changes: str
+) -> None:
+    """Assert that nothing can be sent, listed or received, and that the receiver stays as it is."""
+    before = content_of(receiver)
+    new = receiver.with_name("new.pram")
+    told = place.all_at_once(
+        [
+            ("send", "--to", place.url, f"{source.image}@one"),
+            ("snapshots", place.url),
+            ("receive", "--from", place.url, receiver),
+            ("receive", "--from", place.url, new),
+        ],
+        **changes,
+    )
+    for outcome in told:
+        outcome.refused(FAILED, *words)
+    assert content_of(receiver) == before
+    assert not new.exists()
+
+
+def test_wrong_and_missing_credentials(bucket: RemotePlace, source: Source, receiver: Path) -> None:
+    for changes in (
+        {"AWS_SECRET_ACCESS_KEY": "not-the-secret-of-the-test"},
+        {"AWS_ACCESS_KEY_ID": "test:nobody"},
+        {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+    ):
+        assert_refused(bucket, source, receiver, bucket.url, **changes)
+    assert bucket.files.names() == []
+
+
+def test_a_key_that_the_ssh_server_does_not_know(
+    servers: Servers, name: str, user: Path, source: Source, receiver: Path
+) -> None:
+    with places.ssh_folder(servers, name, user) as place:
+        configuration = user / ".ssh/config"
+        configuration.write_text(configuration.read_text().replace("/key\n", "/stranger\n"))
+        assert_refused(place, source, receiver, place.url, "permission denied")
+
+
+def test_an_ssh_server_that_is_not_the_one_it_was(
+    servers: Servers, name: str, user: Path, source: Source, receiver: Path
+) -> None:
+    with places.ssh_folder(servers, name, user) as place:
+        known = user / ".ssh/known_hosts"
+        names, kind, _ = known.read_text().split()
+        other = (user / ".ssh/stranger.pub").read_text().split()[1]
+        for text in ("", f"{names} {kind} {other}\n"):
+            known.write_text(text)
+            assert_refused(place, source, receiver, place.url, "host key")
+
+
+def test_no_such_bucket(bucket: RemotePlace, source: Source, receiver: Path) -> None:
+    bucket.url = "s3://nobody-has-made-this/dump"
+    assert_refused(bucket, source, receiver, bucket.url, "bucket")
+
+
+def test_a_server_that_is_not_there(far_place: RemotePlace, source: Source, receiver: Path) -> None:
+    far_place.link.close()
+    assert_refused(far_place, source, receiver, far_place.url)
+
+
+def test_what_is_damaged_in_a_place_is_not_received(
+    place: RemotePlace, source: Source, receiver: Path
+) -> None:
+    place.send(f"{source.image}@one").succeeded()
+    before = content_of(receiver)
+    files = place.files.names()
+    (manifest,) = [name for name in files if name.endswith(".json")]
+    pieces = [name for name in files if name != manifest]
+    assert len(pieces) > 2
+    for name in (pieces[1], pieces[-1], manifest):
+        content = place.files.read(name)
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
+        for damaged in (flipped, content[:-1], b""):
+            place.files.write(name, damaged)
+            place.receive(receiver).refused(FAILED, "damaged", name)
+            assert content_of(receiver) == before
+        place.files.write(name, content)
+    place.files.remove(pieces[0])
+    place.receive(receiver).refused(FAILED, "damaged", pieces[0], "missing")
+    place.receive(receiver.with_name("new.pram")).refused(FAILED, "damaged", pieces[0])
+    assert content_of(receiver) == before
+    assert not receiver.with_name("new.pram").exists()
+
+
+def test_old_streams_are_dropped_but_never_what_is_built_on(
+    place: RemotePlace, source: Source, tmp_path: Path
+) -> None:
+    one, two = f"{source.image}@one", f"{source.image}@two"
+    place.send(one).succeeded()
+    place.send("--since", "one", "--keep", "1", two).succeeded()
+    assert place.listed() == ["pramfs@one", "pramfs@two"]
+    place.receive("--size", "128M", tmp_path / "both.pram").succeeded()
+    # A mount's tree of now, as a whole: nothing is built on the others any more.
+    place.send("--keep", "1", source.image).succeeded()
+    (kept,) = place.streams()
+    assert (kept["name"], kept["base"]) == ("pramfs", "")
+    assert {name.partition("/")[0].partition(".")[0] for name in place.files.names()} == {
+        kept["id"]
+    }
+    place.receive("--size", "128M", tmp_path / "new.pram").succeeded()
+    place.pramfs("check", tmp_path / "new.pram").succeeded()
