@@ -12,7 +12,7 @@ import pytest
 from tests.mounted.harness import MIB, Volume, pramfs
 from tests.mounted.sample_trees import Snapshot, noise, plant_everything, snapshot
 from tests.remote import places
-from tests.remote.places import RemotePlace, Servers
+from tests.remote.real_places import RemotePlace, Servers
 
 TOOLS = ("apt-get", "chroot", "debootstrap", "setpriv", "unshare")
 KINDS = {"s3": places.bucket, "sftp": places.ssh_folder, "directory": places.directory}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.mounted.harness import MIB, Volume
 from tests.remote import places
-from tests.remote.places import RemotePlace
+from tests.remote.real_places import RemotePlace
 
 PLAIN = """\
 import sys, s3fs

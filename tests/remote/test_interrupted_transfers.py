@@ -11,7 +11,7 @@ from tests.conftest import LONG
 from tests.mounted.harness import Volume, content_of
 from tests.remote.conftest import Source
 from tests.remote.faulty_link import Fault
-from tests.remote.places import RemotePlace
+from tests.remote.real_places import RemotePlace
 
 pytestmark = pytest.mark.timeout(1500)  # the first test may wait for the servers to be installed
 

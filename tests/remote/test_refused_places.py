@@ -8,7 +8,7 @@ import pytest
 from tests.mounted.harness import Volume, content_of
 from tests.remote import places
 from tests.remote.conftest import Source
-from tests.remote.places import RemotePlace, Servers
+from tests.remote.real_places import RemotePlace, Servers
 
 pytestmark = pytest.mark.timeout(1500)  # the first test may wait for the servers to be installed
 

@@ -13,7 +13,7 @@ from tests.mounted.sample_trees import Snapshot, assert_same, snapshot
 from tests.remote import places
 from tests.remote.conftest import Source
 from tests.remote.faulty_link import Fault
-from tests.remote.places import RemotePlace, Servers
+from tests.remote.real_places import RemotePlace, Servers
 from tests.remote.swift import SECRET_KEY
 
 pytestmark = pytest.mark.timeout(1500)  # the first test may wait for the servers to be installed
