@@ -11,11 +11,15 @@ import pytest
 
 from tests.mounted.harness import MIB, Volume, pramfs
 from tests.mounted.sample_trees import Snapshot, noise, plant_everything, snapshot
-from tests.remote import places
+from tests.remote import real_places
 from tests.remote.real_places import RemotePlace, Servers
 
 TOOLS = ("apt-get", "chroot", "debootstrap", "setpriv", "unshare")
-KINDS = {"s3": places.bucket, "sftp": places.ssh_folder, "directory": places.directory}
+KINDS = {
+    "s3": real_places.bucket,
+    "sftp": real_places.ssh_folder,
+    "directory": real_places.directory,
+}
 _counted = iter(range(10_000))
 
 
@@ -34,7 +38,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         pytest.skip(f"not installed: {', '.join(missing)}; run scripts/setup --dev")
     if os.geteuid() != 0:
         pytest.skip("the servers are in a chroot, which takes root")
-    with places.running_servers(tmp_path_factory.mktemp("servers")) as servers:
+    with real_places.running_servers(tmp_path_factory.mktemp("servers")) as servers:
         yield servers
 
 
@@ -86,7 +90,7 @@ def far_place(
 
 @pytest.fixture
 def bucket(servers: Servers, name: str, user: Path) -> Iterator[RemotePlace]:
-    with places.bucket(servers, name, user) as place:
+    with real_places.bucket(servers, name, user) as place:
         yield place
 
 

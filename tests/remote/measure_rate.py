@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tests.mounted.harness import MIB, Volume
-from tests.remote import places
+from tests.remote import real_places
 from tests.remote.real_places import RemotePlace
 
 PLAIN = """\
@@ -31,7 +31,10 @@ def main() -> None:
     memory = Path(tempfile.mkdtemp(prefix="pramfs-rate-", dir="/dev/shm"))
     disk = Path(tempfile.mkdtemp(prefix="pramfs-rate-"))
     try:
-        with places.running_servers(disk) as servers, places.bucket(servers, "rate", disk) as place:
+        with (
+            real_places.running_servers(disk) as servers,
+            real_places.bucket(servers, "rate", disk) as place,
+        ):
             # Straight to the store: the link of the tests is no part of what is measured.
             place.environment["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{servers.swift.port}"
             seconds = _measured(place, memory, size, rounds)

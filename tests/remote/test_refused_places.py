@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.harness import Volume, content_of
-from tests.remote import places
+from tests.remote import real_places
 from tests.remote.conftest import Source
 from tests.remote.real_places import RemotePlace, Servers
 
@@ -59,7 +59,7 @@ def test_wrong_and_missing_credentials(bucket: RemotePlace, source: Source, rece
 def test_a_key_that_the_ssh_server_does_not_know(
     servers: Servers, name: str, user: Path, source: Source, receiver: Path
 ) -> None:
-    with places.ssh_folder(servers, name, user) as place:
+    with real_places.ssh_folder(servers, name, user) as place:
         configuration = user / ".ssh/config"
         configuration.write_text(configuration.read_text().replace("/key\n", "/stranger\n"))
         assert_refused(place, source, receiver, place.url, "permission denied")
@@ -68,7 +68,7 @@ def test_a_key_that_the_ssh_server_does_not_know(
 def test_an_ssh_server_that_is_not_the_one_it_was(
     servers: Servers, name: str, user: Path, source: Source, receiver: Path
 ) -> None:
-    with places.ssh_folder(servers, name, user) as place:
+    with real_places.ssh_folder(servers, name, user) as place:
         known = user / ".ssh/known_hosts"
         names, kind, _ = known.read_text().split()
         other = (user / ".ssh/stranger.pub").read_text().split()[1]

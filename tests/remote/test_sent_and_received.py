@@ -10,7 +10,7 @@ import pytest
 
 from tests.mounted.harness import PAGE, Volume, pramfs
 from tests.mounted.sample_trees import Snapshot, assert_same, snapshot
-from tests.remote import places
+from tests.remote import real_places
 from tests.remote.conftest import Source
 from tests.remote.faulty_link import Fault
 from tests.remote.real_places import RemotePlace, Servers
@@ -88,7 +88,7 @@ def test_what_the_place_has_is_not_sent_again(place: RemotePlace, source: Source
 def test_a_web_server_gives_what_a_directory_has(
     servers: Servers, name: str, user: Path, source: Source, new_volume: NewVolume
 ) -> None:
-    with places.web_folder(servers, name, user) as (place, folder):
+    with real_places.web_folder(servers, name, user) as (place, folder):
         pramfs("send", "--to", folder, f"{source.image}@one").succeeded()
         pramfs("send", "--to", folder, "--since", "one", f"{source.image}@two").succeeded()
         assert place.listed() == ["pramfs@one", "pramfs@two"]
