@@ -69,6 +69,7 @@ def _fill_big(tree: Tree, root: Directory, pages: int) -> list[File]:
 def _change_pages(tree: Tree, files: list[File], numbers: random.Random) -> None:
     each = files[0].length // PAGE_SIZE
     for file in files:
+        tree.note_change(file)
         for page in numbers.sample(range(each), each // _CHANGED_INVERSE):
             tree.data.write(file, page * PAGE_SIZE, os.urandom(PAGE_SIZE))
 
@@ -86,6 +87,7 @@ def _fill_many(tree: Tree, root: Directory, count: int) -> list[File]:
 
 def _change_files(tree: Tree, files: list[File], numbers: random.Random) -> None:
     for file in numbers.sample(files, _CHANGED_FILES):
+        tree.note_change(file)
         tree.data.write(file, 0, os.urandom(_SMALL_BYTES))
 
 

@@ -10,7 +10,6 @@ Run as `python -m benchmarks.raw_loop MOUNTPOINT FILE_SIZE_BYTES`, in the foregr
 import errno
 import functools
 import itertools
-import os
 import stat
 import sys
 
@@ -50,7 +49,6 @@ class RawLoop:
         self._inodes: dict[bytes, int] = {}
         self._numbers = itertools.count(2)
         self._listing: list[tuple[bytes, int]] = []
-        self._nowhere = os.open(os.devnull, os.O_WRONLY)
         self._zeros = memoryview(bytes(LONGEST_READ_BYTES))
 
     def handlers(self) -> dict[Opcode, Handler]:
@@ -103,8 +101,6 @@ class RawLoop:
         return self._zeros[: request.fields(READ_IN)[2]]
 
     def _write(self, request: Request) -> bytes:
-        if request.piped is not None:
-            request.piped.move_to(self._nowhere, 0)
         return WRITE_OUT.pack(request.fields(WRITE_IN)[2], 0)
 
     def _rename(self, request: Request) -> bytes:
@@ -170,11 +166,7 @@ def main() -> None:
     options = set(pyfuse3.default_options) | {"fsname=floor"}
     pyfuse3.init(_Rest(), mountpoint, options)
     try:
-        trio.run(
-            functools.partial(
-                session.run, front, Notices(lambda: None), answers_open=False, cached_writes=True
-            )
-        )
+        trio.run(functools.partial(session.run, front, Notices(lambda: None), answers_open=False))
     finally:
         pyfuse3.close()
 
