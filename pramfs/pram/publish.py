@@ -251,6 +251,8 @@ class Publisher:
         owned = pfns_of(extent for node in nodes for extent in node.owned)
         gone = self._listed[: len(self._listed) - self.nodes_to_keep(replaced)]
         banned = self.arena.table.banned
+        if not banned:
+            return len(owned) + len(gone)
         return sum(pfn not in banned for pfn in [*owned, *(entry.pfn for entry in gone)])
 
     def _note_in_force(self, block: SuperBlock) -> None:
