@@ -10,6 +10,7 @@ Run as `python -m benchmarks.raw_loop MOUNTPOINT FILE_SIZE_BYTES`, in the foregr
 import errno
 import functools
 import itertools
+import os
 import stat
 import sys
 
@@ -49,6 +50,7 @@ class RawLoop:
         self._inodes: dict[bytes, int] = {}
         self._numbers = itertools.count(2)
         self._listing: list[tuple[bytes, int]] = []
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
         self._zeros = memoryview(bytes(LONGEST_READ_BYTES))
 
     def handlers(self) -> dict[Opcode, Handler]:
@@ -101,6 +103,8 @@ class RawLoop:
         return self._zeros[: request.fields(READ_IN)[2]]
 
     def _write(self, request: Request) -> bytes:
+        if request.piped is not None:
+            request.piped.move_to(self._nowhere, 0)
         return WRITE_OUT.pack(request.fields(WRITE_IN)[2], 0)
 
     def _rename(self, request: Request) -> bytes:
@@ -166,7 +170,11 @@ def main() -> None:
     options = set(pyfuse3.default_options) | {"fsname=floor"}
     pyfuse3.init(_Rest(), mountpoint, options)
     try:
-        trio.run(functools.partial(session.run, front, Notices(lambda: None), answers_open=False))
+        trio.run(
+            functools.partial(
+                session.run, front, Notices(lambda: None), answers_open=False, cached_writes=True
+            )
+        )
     finally:
         pyfuse3.close()
 

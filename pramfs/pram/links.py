@@ -8,14 +8,14 @@ u32 arrays with a stride.
 import contextlib
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from pramfs.errors import CorruptedPage, DamagedPage, InvalidPfn, PramError
 from pramfs.storage import layout
-from pramfs.storage.extents import extents_of
+from pramfs.storage.extents import extents_of, pieces_of
 from pramfs.storage.frames import Extent, FrameTable
 from pramfs.storage.image import Image
 from pramfs.storage.layout import (
@@ -33,10 +33,12 @@ if sys.byteorder != "little":
 
 _READ_AHEAD = 64
 _LINKS_AT_ONCE = 64
+_PAGES_AT_ONCE = 256
 
-# An entry as u32 words: flags, csum, pfn (two words) and index (two words). Slices with a stride are by far
-# the fastest way to unpack and pack a thousand links.
-_FLAGS, _CSUM, _PFN, _INDEX, _STRIDE = 0, 1, 2, 4, 6
+# An entry as u32 words: flags, csum, pfn (two words) and index (two words); as u64 words, the index is the
+# last of three. Slices with a stride are by far the fastest way to unpack and pack a thousand links.
+_FLAGS, _CSUM, _PFN, _STRIDE = 0, 1, 2, 6
+_INDEX, _LONG_STRIDE = 2, 3
 
 
 class Entries:
@@ -83,11 +85,9 @@ class Entries:
         words[_FLAGS::_STRIDE] = self.flags
         words[_CSUM::_STRIDE] = self.csums
         words[_PFN::_STRIDE] = self.pfns
-        indices = array("I")
-        indices.frombytes(self.indices.tobytes())
-        words[_INDEX::_STRIDE] = indices[0::2]
-        words[_INDEX + 1 :: _STRIDE] = indices[1::2]
-        return memoryview(words).cast("B")
+        packed = memoryview(words).cast("B")
+        packed.cast("Q")[_INDEX::_LONG_STRIDE] = memoryview(self.indices)
+        return packed
 
     def unpack(self, packed: bytes | memoryview) -> "array[int]":
         """Append entries that have the form of those in links, but return their pfns, not yet checked.
@@ -102,10 +102,8 @@ class Entries:
             raise InvalidPfn(next(filter(None, high)) << 32, "data page")
         self.flags += words[_FLAGS::_STRIDE]
         self.csums += words[_CSUM::_STRIDE]
-        indices = array("I", bytes(len(packed) // 3))
-        indices[0::2] = words[_INDEX::_STRIDE]
-        indices[1::2] = words[_INDEX + 1 :: _STRIDE]
-        self.indices.frombytes(indices.tobytes())
+        long_words = memoryview(words).cast("B").cast("Q")
+        self.indices.frombytes(long_words[_INDEX::_LONG_STRIDE].tobytes())
         return pfns
 
 
@@ -153,21 +151,27 @@ def reserve_chain(
     return chain
 
 
-def read_entries(
-    read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, link_pfn: int, count: int
-) -> Entries:
-    """Return the `count` entries of a chain whose frames are reserved already.
+def read_packed(image: Image, uuid: bytes, extents: Iterable[Extent], count: int) -> bytes:
+    """Return the `count` entries of a chain whose links are these frames, in this order, as they are there.
 
-    Raises InvalidPfn, CorruptedPage, also if it has another number of entries.
+    Raises CorruptedPage, also if the links name other frames; SystemFault when one cannot be read.
     """
-    entries, pfn = Entries(), link_pfn
-    while pfn and len(entries) < count:
-        links = _sound_links(read, uuid, frames, pfn) or [_read_link(read, uuid, frames, pfn)]
-        entries.pfns += entries.unpack(b"".join(link.packed for link in links))
-        pfn = links[-1].following
-    if pfn or len(entries) != count:
-        raise CorruptedPage(link_pfn, f"not the first link of {count} entries")
-    return entries
+    parts: list[memoryview] = []
+    following = -1
+    for pfn, frames in pieces_of(extents, _PAGES_AT_ONCE):
+        pages = memoryview(image.read(pfn, frames))
+        for at in range(frames):
+            page = pages[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT]
+            header = LinkHeader._make(LINK.unpack_from(page))
+            _check_link(uuid, pfn + at, header, page)
+            if following not in (-1, pfn + at):
+                raise CorruptedPage(pfn + at, f"not the link that follows, pfn:{following:x}")
+            following = header.link_pfn
+            parts.append(page[LINK.size : LINK.size + header.len * ENTRY.size])
+    packed = b"".join(parts)
+    if following > 0 or len(packed) != count * ENTRY.size:
+        raise CorruptedPage(following, f"not the links of {count} entries")
+    return packed
 
 
 def first_page(
@@ -200,14 +204,30 @@ def read_stream(
     return b"".join(read_page(read, pfn, csum, what) for pfn, csum in pages)[:size]
 
 
+def read_pages(image: Image, entries: Entries, what: str) -> Iterator[bytes]:
+    """Yield pages of a save with these entries, in their order, many at a time and verified.
+
+    Raises DamagedPage, saying `what` they are of; SystemFault when one cannot be read.
+    """
+    at = 0
+    for pfn, frames in pieces_of(extents_of(entries.pfns), _PAGES_AT_ONCE):
+        data = image.read(pfn, frames)
+        view = memoryview(data)
+        pages = (view[start : start + PAGE_SIZE] for start in range(0, len(data), PAGE_SIZE))
+        if array("I", map(crc32c, pages)) != entries.csums[at : at + frames]:
+            raise DamagedPage(pfn, f"or one of the {frames} frames from it on: {what}")
+        yield data
+        at += frames
+
+
 def link_count(entries: int) -> int:
     """Return the number of links in a chain of that many entries."""
     return -(-entries // LINK_ENTRIES_MAX)
 
 
-def build_links(uuid: bytes, pfns: list[int], entries: Entries) -> bytearray:
-    """Return the link pages for `entries`, one after the other, to be written to the frames `pfns`."""
-    packed = entries.pack()
+def build_links(uuid: bytes, pfns: list[int], packed: bytes | bytearray | memoryview) -> bytearray:
+    """Return the link pages for packed entries, one after the other, to be written to the frames `pfns`."""
+    packed = memoryview(packed)
     pages = bytearray(len(pfns) << PAGE_SHIFT)
     view = memoryview(pages)
     full = LINK_ENTRIES_MAX * ENTRY.size

@@ -56,7 +56,7 @@ def leave_banned_frames(
         for at in moving:
             fresh.append(_new_place(arena, entries.pfns[at], moved, now_at))
             entries.pfns[at] = fresh[-1]
-        arena.write_extents(extents, memoryview(build_links(uuid, links, entries)))
+        arena.write_extents(extents, memoryview(build_links(uuid, links, entries.pack())))
     except BaseException:
         arena.release_extents([*extents, *extents_of(fresh)])
         raise

@@ -18,6 +18,7 @@ from pramfs.storage.frames import Extent
 from pramfs.storage.layout import (
     ACCMODE_LOAD,
     BYTE_STREAM,
+    ENTRY,
     PAGE_DATA,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -42,7 +43,7 @@ class SaveStream:
         self._uuid = uuid
         self._node = node
         self._drop = drop
-        self._entries = Entries()
+        self._packed = bytearray()  # the entries, as they will be in links
         self._tail = bytearray()  # bytes of a byte stream that do not fill a page yet
 
     def save_page(self, pfn: int, index: int, flags: int = PAGE_DATA) -> int:
@@ -64,21 +65,24 @@ class SaveStream:
         The caller has relocated pages in banned regions. Raises WrongStreamType.
         """
         require_type(self._node, PAGE_STREAM)
-        entries = self._entries
-        entries.csums += self._arena.csums_of(pfns)
+        entries = Entries()
+        entries.flags = array("I", (PAGE_DATA,)) * len(pfns)
+        entries.csums = self._arena.csums_of(pfns)
         entries.pfns += pfns
         entries.indices += indices
-        entries.flags += array("I", (PAGE_DATA,)) * len(pfns)
+        self._packed += entries.pack()
 
-    def lend_entries(self, entries: Entries) -> None:
+    def lend_packed(self, packed: bytes | memoryview) -> None:
         """Save pages as `lend_pages` does, of which another node has these entries: nothing is summed."""
         require_type(self._node, PAGE_STREAM)
-        self._entries.extend(entries)
+        self._packed += packed
 
     @property
     def entries(self) -> Entries:
         """The entries of the pages saved so far."""
-        return self._entries
+        entries = Entries()
+        entries.pfns = entries.unpack(bytes(self._packed))
+        return entries
 
     def share_pages(self, entries: Entries) -> None:
         """Save the pages of these entries, in frames that others hold: the node holds them, too, from now on.
@@ -89,7 +93,22 @@ class SaveStream:
         for extent in extents_of(entries.pfns):
             self._arena.table.share(extent.pfn, extent.frames)
             self._node.owned.append(extent)
-        self._entries.extend(entries)
+        self._packed += entries.pack()
+
+    def take_pages(self, pages: Entries) -> None:
+        """Append whole pages to a byte stream in frames that nobody else holds: the node owns them now.
+
+        `pages` are their entries in another node, where they had the same indices. What was written before
+        must end with a page. Raises WrongStreamType, NoFrames.
+        """
+        require_type(self._node, BYTE_STREAM)
+        self._node.owned += extents_of(
+            pages.pfns
+        )  # first, so that they go with the node after an error
+        assert self._node.data_len == pages.indices[0] << PAGE_SHIFT
+        self._flush_tail()
+        self._packed += pages.pack()
+        self._node.data_len += len(pages) << PAGE_SHIFT
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append to a byte stream; return the number of bytes, always that of `data`.
@@ -132,11 +151,12 @@ class SaveStream:
 
     def _append(self, extent: Extent, index: int, flags: int) -> None:
         """Append entries for an extent of pages, the first of which has that `index`."""
-        entries = self._entries
-        entries.flags += array("I", (flags,)) * extent.frames
-        entries.csums += self._arena.csums(extent.pfn, extent.frames)
-        entries.pfns += count_up("I", extent.pfn, extent.frames)
-        entries.indices += count_up("Q", index, extent.frames)
+        entries = Entries()
+        entries.flags = array("I", (flags,)) * extent.frames
+        entries.csums = self._arena.csums(extent.pfn, extent.frames)
+        entries.pfns = count_up("I", extent.pfn, extent.frames)
+        entries.indices = count_up("Q", index, extent.frames)
+        self._packed += entries.pack()
 
     def _flush_tail(self) -> None:
         if self._tail:
@@ -150,16 +170,16 @@ class SaveStream:
         self._node.owned += extents
         self._arena.write_extents(extents, data)
         for extent in extents:
-            self._append(extent, len(self._entries), PAGE_DATA)
+            self._append(extent, len(self._packed) // ENTRY.size, PAGE_DATA)
 
     def _write_links(self) -> None:
         node = self._node
-        node.entries = len(self._entries)
+        node.entries = len(self._packed) // ENTRY.size
         node.links = links.link_count(node.entries)
         extents = self._arena.table.allocate(node.links)
         node.owned += extents
         pfns = pfns_of(extents)
-        pages = memoryview(links.build_links(self._uuid, pfns, self._entries))
+        pages = memoryview(links.build_links(self._uuid, pfns, self._packed))
         self._arena.write_extents(extents, pages)
         node.link_pfn = pfns[0] if pfns else 0
 

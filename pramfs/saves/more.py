@@ -102,8 +102,8 @@ def _pack(generation: int, births: "array[int]", ranges: "array[int]") -> bytes:
     return header + births.tobytes() + ranges.tobytes()
 
 
-def decode_more(data: bytes, frames: int) -> More:
-    """Decode the contents of the node, which is in an image of `frames` frames. Raises ValueError."""
+def decode_header(data: bytes) -> MoreHeader:
+    """Decode the start of the contents. Raises ValueError."""
     if len(data) < MORE_HEADER.size:
         raise ValueError("its node for more has no header")
     header = MoreHeader._make(MORE_HEADER.unpack_from(data))
@@ -113,6 +113,12 @@ def decode_more(data: bytes, frames: int) -> More:
         raise ValueError(
             f"its node for more has version {header.version}, this pramfs reads {layout.MORE_VERSION}"
         )
+    return header
+
+
+def decode_more(data: bytes, frames: int) -> More:
+    """Decode the contents of the node, which is in an image of `frames` frames. Raises ValueError."""
+    header = decode_header(data)
     births_end = MORE_HEADER.size + header.births * BIRTH.size
     if births_end + header.reserved * RESERVED.size != len(data):
         raise ValueError(f"{header.births} births and {header.reserved} ranges are not in it")

@@ -11,26 +11,20 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from pramfs.errors import DamagedPage, PramError
-from pramfs.pram.links import Entries, ReadAhead, read_entries, read_stream
-from pramfs.pram.nodes import Node
+from pramfs.errors import DamagedPage
 from pramfs.pram.pram import Pram
 from pramfs.pram.streams import SaveStream
 from pramfs.saves.codec import encode_header, encode_inodes
-from pramfs.saves.more import More, decode_more, encode_changed, encode_more
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, drop_tree, nodes_of
+from pramfs.saves.last_save import LastSave, find_last_save
+from pramfs.saves.more import encode_changed, encode_more
+from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, drop_tree
 from pramfs.storage.arena import Progress
 from pramfs.storage.extents import count_up
-from pramfs.storage.image import Image
-from pramfs.storage.layout import BYTE_STREAM, PAGE_SHIFT, PAGE_STREAM, TREE_HEADER
+from pramfs.storage.layout import BYTE_STREAM, PAGE_SHIFT, PAGE_STREAM
 from pramfs.tree.inodes import File, Inode
 from pramfs.tree.pagemap import CHUNK_PAGES, count_holes
-from pramfs.tree.saved_groups import GROUP_SHIFT, GroupPlaces
+from pramfs.tree.saved_groups import GROUP_SHIFT, GroupPlaces, SavedBirths
 from pramfs.tree.tree import Tree
-
-# Groups are copied if there are at least this many for each one that is encoded anew.
-_WORTH_COPYING = 4
-_PIECE_PAGES = 256
 
 
 def stage_tree(
@@ -58,15 +52,15 @@ def stage_tree(
     if snapshot and tree.space.promised_ranges:
         for file in _files(tree.inodes.values()):
             tree.data.end_promises(file)
-    last = _last_save(pram, name, tree)
-    drop_tree(pram, name)
+    last = find_last_save(pram, name, tree, renew_births=bool(snapshot))
+    if last is None:
+        drop_tree(pram, name)
+    else:
+        last.drop()
     tree.groups.places = None
     names = [name, snapshot] if snapshot else [name]
     try:
-        try:
-            places = _stage_nodes(pram, names, tree, last, progress)
-        except DamagedPage:  # in the metadata of the last save
-            places = _stage_nodes(pram, names, tree, None, progress)
+        places = _stage_copying(pram, names, tree, last, progress)
     except BaseException:
         if snapshot:
             drop_tree(pram, snapshot)
@@ -85,30 +79,6 @@ def _relocate_banned(tree: Tree, moved: dict[int, int]) -> None:
 
 
 # --- what to copy, and what to encode -------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _LastSave:
-    """The nodes of the last save, which stay readable until the next one is in force."""
-
-    image: Image
-    places: GroupPlaces
-    metadata: Entries  # of the metadata stream: its pages
-    pages: Entries
-    more: More
-
-    def records(self, first: int, behind: int) -> Iterator[memoryview]:
-        """Yield the records of the groups at these positions, verified, in pieces. Raises DamagedPage."""
-        start, end = self.places.records[first], self.places.records[behind]
-        while start < end:
-            page = start >> PAGE_SHIFT
-            behind_page = min(((end - 1) >> PAGE_SHIFT) + 1, page + _PIECE_PAGES)
-            some = self.metadata.part(page, behind_page)
-            read = ReadAhead(self.image).read
-            piece = memoryview(read_stream(read, some, len(some) << PAGE_SHIFT, "metadata"))
-            until = min(end, behind_page << PAGE_SHIFT)
-            yield piece[start - (page << PAGE_SHIFT) : until - (page << PAGE_SHIFT)]
-            start = until
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,47 +102,7 @@ class _Encoded:
         self.pages = sum([file.pages.count for file in self.files if file.pages is not None])
 
 
-def _last_save(pram: Pram, name: str, tree: Tree) -> _LastSave | None:
-    """Return what a save may copy from the last one, None if it is to encode all.
-
-    Not from a disk, which may have to be read for it; nor where the save in force lies in frames that are
-    banned by now; nor with damage in it: then this save makes it good.
-    """
-    places = tree.groups.places
-    if places is None or pram.arena.table.banned or not _is_fast(pram.image):
-        return None
-    if len(tree.groups.changed) * _WORTH_COPYING > len(places.numbers):
-        return None
-    if tree.space.promised_ranges or not (nodes_of(name) <= pram.nodes.keys()):
-        return None
-    metadata, pages, more = (
-        pram.nodes[name + suffix] for suffix in (META_SUFFIX, DATA_SUFFIX, MORE_SUFFIX)
-    )
-    if metadata.data_len != places.records[-1] or pages.entries != places.pages[-1]:
-        return None
-    with contextlib.suppress(PramError, OSError, ValueError):
-        read = ReadAhead(pram.image).read
-        data = read_stream(read, _entries(pram, more), more.data_len, "births")
-        return _LastSave(
-            pram.image,
-            places,
-            metadata=_entries(pram, metadata),
-            pages=_entries(pram, pages),
-            more=decode_more(data, len(pram.arena.table)),
-        )
-    return None
-
-
-def _is_fast(image: Image) -> bool:
-    return image.in_memory()
-
-
-def _entries(pram: Pram, node: Node) -> Entries:
-    read, frames = ReadAhead(pram.image).read, len(pram.arena.table)
-    return read_entries(read, pram.current.uuid, frames, node.link_pfn, node.entries)
-
-
-def _plan(tree: Tree, last: _LastSave | None) -> list[_Copied | _Encoded]:
+def _plan(tree: Tree, last: LastSave | None) -> list[_Copied | _Encoded]:
     """Return what a save consists of, in the order of its streams."""
     if last is None:
         return list(_all_groups(tree.inodes.values()))
@@ -210,28 +140,58 @@ def _all_groups(inodes: Iterable[Inode]) -> Iterator[_Encoded]:
 # --- filling the nodes ----------------------------------------------------------------------------
 
 
-def _stage_nodes(
+def _stage_copying(
     pram: Pram,
     names: list[str],
     tree: Tree,
-    last: _LastSave | None,
+    last: LastSave | None,
     progress: Progress,
 ) -> GroupPlaces:
     """Fill the nodes of the trees `names`: the first, whose frames `tree` owns, and a snapshot of it.
 
-    Returns where all groups are in them. Raises DamagedPage, before there are nodes, if the last save is
-    damaged.
+    Returns where all groups are in them.
     """
+    if last is not None:
+        try:
+            return _stage_nodes(pram, names, tree, last, progress)
+        except DamagedPage:  # in the metadata of the last save
+            drop_tree(pram, names[0])
+        finally:
+            last.release()
+    return _stage_nodes(pram, names, tree, None, progress)
+
+
+def _stage_nodes(
+    pram: Pram,
+    names: list[str],
+    tree: Tree,
+    last: LastSave | None,
+    progress: Progress,
+) -> GroupPlaces:
+    """Do the same. Raises DamagedPage, before there are nodes, if the last save is damaged."""
     parts, places = _plan(tree, last), GroupPlaces()
     with _streams(pram, names, META_SUFFIX, BYTE_STREAM) as streams:
-        for piece in _metadata(tree, parts, last, places):
-            for stream in streams:
-                stream.write(piece)
+        _write_metadata(streams, tree, parts, last, places)
+    _stage_more(pram, names, tree, last)
+    with _streams(pram, names, DATA_SUFFIX, PAGE_STREAM) as (data, *snapshots):
+        _lend_pages(data, parts, last, progress)
+        for stream in snapshots:
+            stream.share_pages(data.entries)
+    return places
+
+
+def _stage_more(pram: Pram, names: list[str], tree: Tree, last: LastSave | None) -> None:
+    """Fill the nodes with what a reader may do without, unless the last one is kept."""
+    births = tree.groups.births
+    changed = births.changed | tree.groups.changed
+    if last is not None and last.births is None:
+        births.changed = changed
+        return
     has_promises = tree.space.promised_ranges > 0
     more = (
         encode_more(tree.next_ino, tree.inodes, with_reserved=has_promises)
-        if last is None
-        else encode_changed(last.more, tree.next_ino, tree.inodes, tree.groups.changed)
+        if last is None or last.births is None
+        else encode_changed(last.births, tree.next_ino, tree.inodes, changed)
     )
     for name in names:
         if more:
@@ -239,11 +199,7 @@ def _stage_nodes(
                 stream.write(more)
         if has_promises:  # which are not those of a snapshot
             more = encode_more(tree.next_ino, tree.inodes, with_reserved=False)
-    with _streams(pram, names, DATA_SUFFIX, PAGE_STREAM) as (data, *snapshots):
-        _lend_pages(data, parts, last, progress)
-        for stream in snapshots:
-            stream.share_pages(data.entries)
-    return places
+    tree.groups.births = SavedBirths(tree.next_ino, tree.orphans)
 
 
 @contextlib.contextmanager
@@ -253,32 +209,62 @@ def _streams(pram: Pram, names: list[str], suffix: str, type_: int) -> Iterator[
         yield [streams.enter_context(pram.prepare_save(name + suffix, type_)) for name in names]
 
 
-def _metadata(
-    tree: Tree, parts: list[_Copied | _Encoded], last: _LastSave | None, places: GroupPlaces
-) -> Iterator[bytes | memoryview]:
-    """Yield the metadata stream in pieces, and note where each group begins."""
+def _write_metadata(
+    streams: list[SaveStream],
+    tree: Tree,
+    parts: list[_Copied | _Encoded],
+    last: LastSave | None,
+    places: GroupPlaces,
+) -> None:
+    """Fill the streams with the metadata, and note where each group begins."""
     pages = sum(part.pages for part in parts)
-    yield encode_header(tree.next_ino, tree.named_inodes(), pages)
-    record, page = TREE_HEADER.size, 0
+    header = encode_header(tree.next_ino, tree.named_inodes(), pages)
+    record = _write_all(streams, [header])
+    page = 0
     for part in parts:
         if isinstance(part, _Copied):
             assert last is not None
             places.take(last.places, part.first, part.behind, record, page)
-            pieces: Iterator[bytes | memoryview] = last.records(part.first, part.behind)
+            record += _copy_records(streams, last, part, record)
         else:
             places.begin(part.number, record, page)
-            pieces = encode_inodes(part.inodes)
-        for piece in pieces:
-            yield piece
-            record += len(piece)
+            record += _write_all(streams, encode_inodes(part.inodes))
         page += part.pages
     places.end(record, page)
+
+
+def _copy_records(streams: list[SaveStream], last: LastSave, part: _Copied, record: int) -> int:
+    """Write the records of these groups to byte `record`; return how many bytes they have.
+
+    Whole pages that are at the same place in the last save are not copied, but their frames taken.
+    """
+    start, end = last.places.records[part.first], last.places.records[part.behind]
+    first, behind = -(-start >> PAGE_SHIFT), end >> PAGE_SHIFT
+    if start != record or first >= behind:
+        return _write_all(streams, last.records(start, end))
+    taking, *copying = streams
+    _write_all(streams, last.records(start, first << PAGE_SHIFT))
+    taking.take_pages(last.take(first, behind))
+    if copying:
+        _write_all(copying, last.records(first << PAGE_SHIFT, behind << PAGE_SHIFT))
+    _write_all(streams, last.records(behind << PAGE_SHIFT, end))
+    return end - start
+
+
+def _write_all(streams: list[SaveStream], pieces: Iterable[bytes | memoryview]) -> int:
+    """Write the same to all streams; return the number of bytes."""
+    written = 0
+    for piece in pieces:
+        for stream in streams:
+            stream.write(piece)
+        written += len(piece)
+    return written
 
 
 def _lend_pages(
     data: SaveStream,
     parts: list[_Copied | _Encoded],
-    last: _LastSave | None,
+    last: LastSave | None,
     progress: Progress,
 ) -> None:
     """Fill the page stream."""
@@ -293,7 +279,7 @@ def _lend_pages(
             assert last is not None
             assert isinstance(part, _Copied)
             first = last.places.pages[part.first]
-            data.lend_entries(last.pages.part(first, first + part.pages))
+            data.lend_packed(last.pages(first, first + part.pages))
             progress(part.pages)
 
 

@@ -6,7 +6,10 @@ after the other, and so the pages of their files, as long as inodes are in the o
 
 from array import array
 from bisect import bisect_left
-from itertools import pairwise
+from collections.abc import Iterable
+
+from pramfs.storage.extents import is_ascending
+from pramfs.tree.inodes import Inode
 
 GROUP_SHIFT = 6
 
@@ -40,8 +43,8 @@ class GroupPlaces:
         """Append the groups at the positions from `first` on, before `behind`, as they are elsewhere."""
         records, pages = record - other.records[first], page - other.pages[first]
         self.numbers += other.numbers[first:behind]
-        self.records += array("Q", [at + records for at in other.records[first:behind]])
-        self.pages += array("Q", [at + pages for at in other.pages[first:behind]])
+        self.records += _shifted(other.records[first:behind], records)
+        self.pages += _shifted(other.pages[first:behind], pages)
 
     def position(self, number: int) -> int:
         """Return the position of the group, or of the next one if that is not there."""
@@ -50,7 +53,11 @@ class GroupPlaces:
     @property
     def are_in_order(self) -> bool:
         """Whether no group is there twice, or after one with a greater number."""
-        return all(number < following for number, following in pairwise(self.numbers))
+        return is_ascending(self.numbers)
+
+
+def _shifted(numbers: "array[int]", distance: int) -> "array[int]":
+    return array("Q", [number + distance for number in numbers]) if distance else numbers
 
 
 class SavedGroups:
@@ -59,8 +66,28 @@ class SavedGroups:
     `places` is None where nothing is known: then all is saved anew.
     """
 
-    __slots__ = ("changed", "places")
+    __slots__ = ("births", "changed", "places")
 
     def __init__(self) -> None:
         self.places: GroupPlaces | None = None
         self.changed: set[int] = set()
+        self.births = SavedBirths(0)
+
+
+class SavedBirths:
+    """Which births the last save holds: of all inodes below number `behind`, but for those `unnamed`.
+
+    These had no name when the births were encoded, which may be several saves ago: `changed` are the groups
+    with changes between then and the last save.
+    """
+
+    __slots__ = ("behind", "changed", "unnamed")
+
+    def __init__(self, behind: int, unnamed: Iterable[Inode] = ()) -> None:
+        self.behind = behind
+        self.unnamed = list(unnamed)
+        self.changed: set[int] = set()
+
+    def are_complete(self, next_ino: int) -> bool:
+        """Return whether all inodes below `next_ino` that have a name by now have their births in it."""
+        return next_ino == self.behind and not any(inode.nlink for inode in self.unnamed)

@@ -31,7 +31,7 @@ from pramfs.tree.inodes import (
     Symlink,
     now_ns,
 )
-from pramfs.tree.saved_groups import GroupPlaces
+from pramfs.tree.saved_groups import GroupPlaces, SavedBirths
 
 # Of the root: where snapshots are read in a mount. Only a tree that was made elsewhere has one of its own.
 SNAPSHOTS_NAME = b".snapshots"
@@ -99,6 +99,7 @@ class Tree(FileOperations):
         self.space.pages = pages
         self.space.metadata_bytes = metadata_bytes
         self.groups.places = places
+        self.groups.births = SavedBirths(next_ino)
 
     # --- looking ---------------------------------------------------------------------------------
 

@@ -51,7 +51,10 @@ class History:
         self._arena = self.rng.choice(["image", "memory"])
         self._pram = new_pram(2 * FRAMES if snapshots else FRAMES, arena=self._arena)
         self._begin_tree()
-        self._tree.make_root(0o755, OWNER)
+        root = self._tree.make_root(0o755, OWNER)
+        if seed % 2:  # whole pages of metadata, for saves to take over
+            file = self._tree.create(root, b"large", stat.S_IFREG | 0o644, OWNER)
+            self._tree.setxattr(file, b"user.large", bytes(2 * PAGE_SIZE))
         self._saver.save(final=False, progress=_quiet)
         self.before = watched(self._pram).content()
         self._start_journal()

@@ -163,6 +163,8 @@ class TreeMachine(RuleBasedStateMachine):
         self.volume = Volume(arena=self.arena, pram=pram)
         self.model = Reference()
         self.volume.saver = NotedSaver(self)
+        if frames == 400:
+            self._add_metadata()
         self._keep_saves()
         self.volume.save()
         self._start_journal()
@@ -593,6 +595,12 @@ class TreeMachine(RuleBasedStateMachine):
                 load_tree(pram, snapshot.full_name, other.tree)
                 found[snapshot.full_name] = without_promises(other.facts())
         return found
+
+    def _add_metadata(self) -> None:
+        """Have whole pages of metadata, in several groups of inodes, for saves to take over."""
+        for at, name in enumerate((b"a", b"b", b"c"), 1):
+            self.create(0, name, stat.S_IFDIR, 0o755, 0, 0)
+            self.setxattr(at, b"user.a", 20_000)
 
     def _dir(self, ino: int) -> Directory:
         return self._tree.directory(ino)  # type: ignore[no-any-return]

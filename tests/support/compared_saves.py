@@ -7,7 +7,7 @@ from pramfs.pram.links import read_stream
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
 from pramfs.pram.reserve import chain_of
-from pramfs.saves import codec, more, save, staging
+from pramfs.saves import codec, last_save, more, save, staging
 from pramfs.saves.codec import encode_tree
 from pramfs.saves.more import apply_births, decode_more
 from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX
@@ -21,8 +21,8 @@ def compare_saves() -> None:
     saved_groups_users = (attributes, codec, more, staging)
     for module in saved_groups_users:
         module.GROUP_SHIFT = 1  # type: ignore[attr-defined]
-    staging._WORTH_COPYING = 0
-    staging._is_fast = lambda image: True
+    last_save._WORTH_COPYING = 0
+    last_save._is_fast = lambda image: True
     save.stage_tree = _stage_and_compare  # type: ignore[attr-defined]
 
 

@@ -3,19 +3,26 @@
 Every save in these tests is compared with one that copies nothing, see `tests/support/compared_saves.py`.
 """
 
+import contextlib
 import errno
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from pramfs.errors import SaveFailed
+from pramfs.pram.reserve import chain_of
 from pramfs.saves import staging
 from pramfs.saves.codec import encode_inodes
+from pramfs.saves.snapshots import drop_snapshot
+from pramfs.storage.frames import FREE, HELD
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.attributes import Changes
 from pramfs.tree.file_calls import KEEP_SIZE, PUNCH_HOLE
 from pramfs.tree.inodes import Inode
 from pramfs.tree.tree import RENAME_EXCHANGE, Owner
+from tests.support.image_audit import check_owners
 from tests.support.refusals import refused
 from tests.support.tree_volume import NAME, Volume
 from tests.support.watched_image import frames_between
@@ -166,6 +173,112 @@ def test_a_medium_that_damages_the_last_save_does_not_pass_that_on(
             os.pwrite(volume.image.fileno(), b"\xff" * 10, pfn * PAGE_SIZE + 2000)
     saved_again(volume)
     assert len(encoded) > FILES
+
+
+@pytest.fixture
+def many(arena: str) -> Volume:
+    """A volume with several pages of metadata."""
+    volume = Volume(1500, arena=arena)
+    for number in range(300):
+        volume.create(f"file{number}", b"x" if number % 3 else b"")
+    volume.save(final=False)
+    return volume
+
+
+def frames_of(volume: Volume, suffix: str) -> list[int]:
+    """The frames that hold the pages of a node, in their order."""
+    pram = volume.pram
+    chain = chain_of(pram.arena, pram.current.uuid, pram.node(NAME + suffix))
+    return list(chain.entries.pfns)
+
+
+def change_one(volume: Volume, number: int = 150) -> None:
+    volume.tree.setattr(volume.inode(f"file{number}"), Changes(mode=0o600 + number % 8))
+
+
+def damage(volume: Volume, pfn: int) -> None:
+    volume.image.guarded = False  # the guard reads the last save
+    os.pwrite(volume.image.fileno(), b"\xff" * 10, pfn * PAGE_SIZE + 2000)
+
+
+def test_metadata_without_changes_stays_where_it_is(many: Volume) -> None:
+    before = frames_of(many, "-meta"), frames_of(many, "-more")
+    change_one(many)
+    saved_again(many)
+    metadata, births = frames_of(many, "-meta"), frames_of(many, "-more")
+    stayed = sum(map(operator.eq, metadata, before[0]))
+    assert len(metadata) - 4 <= stayed < len(metadata)
+    assert births == before[1]
+
+
+def test_metadata_that_has_moved_is_copied(many: Volume) -> None:
+    before = frames_of(many, "-meta")
+    many.create("new")  # the record of the root, which is before all others, is longer now
+    saved_again(many)
+    assert not set(before) & set(frames_of(many, "-meta"))
+
+
+def test_frames_of_several_saves_come_free_after_the_last_of_them(many: Volume) -> None:
+    table = many.pram.arena.table
+    for number in (10, 150, 290):
+        change_one(many, number)
+        many.save(final=False)
+        many.check()
+    free = table.count(FREE)
+    many.tree.groups.places = None  # so that all is encoded
+    many.save(final=False)
+    many.save(final=False)
+    many.check()
+    assert table.count(FREE) == free
+    assert table.count(HELD) == 0
+
+
+def test_births_that_stayed_are_renewed_with_the_next_new_inode(many: Volume) -> None:
+    unnamed = many.tree.create_unnamed(many.tree.root, 0o600, Owner(0, 0))
+    unnamed.refs += 1
+    many.save(final=False)
+    many.unlink("file299")
+    saved_births = frames_of(many, "-more")
+    many.save(final=False)
+    assert frames_of(many, "-more") == saved_births
+    many.tree.link(unnamed, many.tree.root, b"named")
+    many.create("new")
+    saved_again(many)
+    assert frames_of(many, "-more") != saved_births
+
+
+@pytest.mark.parametrize("suffix", ["-meta", "-more"])
+def test_damage_in_frames_that_would_stay_is_made_good(
+    many: Volume, encoded: set[int], suffix: str
+) -> None:
+    damage(many, frames_of(many, suffix)[0 if suffix == "-more" else -3])
+    change_one(many, 10)
+    saved_again(many)
+    assert len(encoded) >= 300
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_save_that_fails_leaves_the_frames_of_the_last_one(many: Volume, step: int) -> None:
+    change_one(many, 10)
+    many.save(final=False)
+    change_one(many)
+    with many.image.failing(step), contextlib.suppress(SaveFailed):
+        many.save(final=False)
+    check_owners(many.pram, many.tree)
+    change_one(many, 290)
+    saved_again(many)
+
+
+def test_a_snapshot_has_metadata_of_its_own(many: Volume) -> None:
+    before = frames_of(many, "-meta")
+    change_one(many)
+    many.saver.save(final=False, progress=lambda pages: None, snapshot=f"{NAME}@one")
+    many.check()
+    assert set(before) & set(frames_of(many, "-meta"))
+    assert not set(frames_of(many, "-meta")) & set(frames_of(many, "@one-meta"))
+    drop_snapshot(many.pram, NAME, "one")
+    change_one(many, 10)
+    saved_again(many)
 
 
 def test_frames_that_become_banned_are_left(volume: Volume) -> None:

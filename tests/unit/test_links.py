@@ -66,7 +66,7 @@ def test_what_was_built_is_what_is_read(count: int) -> None:
     entries.indices.extend((1 << 63) + n * n for n in range(count))
     links = [1000 + 3 * n for n in range(link_count(count), 0, -1)]
     image = image_of(bytes(2000 * PAGE_SIZE))
-    pages = build_links(UUID, links, entries)
+    pages = build_links(UUID, links, entries.pack())
     for number, pfn in enumerate(links):
         image.write(pfn * PAGE_SIZE, pages[number * PAGE_SIZE : (number + 1) * PAGE_SIZE])
     table = FrameTable(2000)
@@ -102,7 +102,7 @@ def test_the_rest_of_a_link_that_is_not_full_is_zero() -> None:
     entries = Entries()
     for column in (entries.flags, entries.csums, entries.pfns, entries.indices):
         column.append(7)
-    page = build_links(UUID, [5], entries)
+    page = build_links(UUID, [5], entries.pack())
     assert len(page) == PAGE_SIZE
     assert not page[24 + 24 :].strip(b"\0")
 
