@@ -184,11 +184,14 @@ def _set_births(more: More, inodes: Iterable[Inode]) -> None:
 
 
 def _check_ranges(reserved: list[tuple[int, int, int]], frames: int) -> None:
-    """Raise ValueError unless the ranges are in order, within files, and have at most `frames` pages."""
+    """Raise ValueError unless the ranges are in order, within files, and have at most `frames` pages.
+
+    Ranges may touch: before its release pramfs wrote such after a hole had been punched within a page.
+    """
     last = (0, 0)
     for ino, first, pages in reserved:
         if not pages or (ino, first) < last or first + pages > FILE_MAX_PAGES:
             raise ValueError(f"inode {ino} has an impossible range of reserved pages")
-        last = (ino, first + pages + 1)
+        last = (ino, first + pages)
     if sum(pages for _, _, pages in reserved) > frames:
         raise ValueError(f"room is reserved for more than {frames} pages")

@@ -43,12 +43,16 @@ class PageRanges:
         return min(count, self._bounds[at] - first) if at < len(self._bounds) else count
 
     def add(self, first: int, behind: int) -> None:
-        """Add the pages from `first` on, before `behind`."""
+        """Add the pages from `first` on, before `behind`; none if these are the same."""
+        if first == behind:
+            return
         low, high = bisect_left(self._bounds, first), bisect_right(self._bounds, behind)
         self._bounds[low:high] = [first] * (not low & 1) + [behind] * (not high & 1)
 
     def remove(self, first: int, behind: int) -> None:
-        """Remove the pages from `first` on, before `behind`."""
+        """Remove the pages from `first` on, before `behind`; none if these are the same."""
+        if first == behind:
+            return
         low, high = bisect_left(self._bounds, first), bisect_right(self._bounds, behind)
         self._bounds[low:high] = [first] * (low & 1) + [behind] * (high & 1)
 
