@@ -43,6 +43,7 @@ class FileOperations(InodeOperations):
         refuse(file, IMMUTABLE if not mode & ~KEEP_SIZE else FIXED)
         first, behind = offset >> PAGE_SHIFT, (end + PAGE_SIZE - 1) >> PAGE_SHIFT
         if not mode & PUNCH_HOLE:
+            self.data.unshare(file, first, behind)
             self.data.reservations.add(file, first, behind)
         self.note_change(file)
         if mode & (PUNCH_HOLE | ZERO_RANGE):

@@ -253,6 +253,25 @@ class FileData:
                 if pfn:
                     self.reservations.begin_to_end(file, index, index + count)
 
+    def unshare(self, file: File, first: int, behind: int) -> None:
+        """Give pages from `first` on, before `behind`, frames of their own if they are in shared ones.
+
+        Only then can they be promised room: the next save gives back the frame that a copy leaves, but not
+        if a snapshot or another file holds it. Raises OSError(ENOSPC) or FramesHeld; some may have theirs.
+        """
+        table = self._arena.table
+        if file.pages is None or not table.repeats:
+            return
+        shared = [
+            (index, pfn)
+            for start, pfns in file.pages.chunks()
+            for index, pfn in enumerate(pfns, start)
+            if pfn and first <= index < behind and table.is_shared(pfn)
+        ]
+        for index, pfn in shared:
+            page = bytes(self._arena.read(pfn))
+            self._put_new_page(file, file.pages, index, page, replaced=pfn)
+
     def end_shared_promises(self, file: File) -> None:
         """Take back what was promised to pages that are shared: those of a tree that was copied."""
         if file.reserved is None or file.pages is None:

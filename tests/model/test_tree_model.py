@@ -599,7 +599,7 @@ class TreeMachine(RuleBasedStateMachine):
     def _add_metadata(self) -> None:
         """Have whole pages of metadata, in several groups of inodes, for saves to take over."""
         for at, name in enumerate((b"a", b"b", b"c"), 1):
-            self.create(0, name, stat.S_IFDIR, 0o755, 0, 0)
+            self.create(0, name, stat.S_IFREG, 0o644, 0, 0)
             self.setxattr(at, b"user.a", 20_000)
 
     def _dir(self, ino: int) -> Directory:

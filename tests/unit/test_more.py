@@ -156,6 +156,30 @@ def test_many_ranges_fit_in_a_full_image(volume: Volume) -> None:
     volume.save()
 
 
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_room_is_reserved_for_pages_that_a_snapshot_has(is_loaded: bool) -> None:
+    volume, pages = Volume(1024), 250
+    file = volume.create("f", b"x" * pages * PAGE_SIZE)
+    volume.saver.save(final=False, progress=lambda frames: None, snapshot=f"{NAME}@s")
+    volume.tree.fallocate(file, 0, 0, pages * PAGE_SIZE)
+    assert bytes(volume.tree.data.read(file, 0, file.length)) == b"x" * pages * PAGE_SIZE
+    volume.save()
+    if is_loaded:
+        volume.reopen()
+    fill(volume, volume.create("filler"))
+    volume.tree.write(volume.file("f"), 0, b"y" * pages * PAGE_SIZE)
+    volume.save()
+    volume.check()
+
+
+def test_room_for_pages_that_a_snapshot_has_is_refused_if_there_is_none(volume: Volume) -> None:
+    file = volume.create("f", b"x" * 200 * PAGE_SIZE)
+    volume.saver.save(final=False, progress=lambda frames: None, snapshot=f"{NAME}@s")
+    with refused(errno.ENOSPC):
+        volume.tree.fallocate(file, 0, 0, file.length)
+    assert volume.file("f").reserved is None
+
+
 def test_a_hole_within_a_page_leaves_what_is_reserved_as_it_was(volume: Volume) -> None:
     file = volume.create("f")
     volume.tree.fallocate(file, 0, 0, 5 * PAGE_SIZE)
