@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pramfs.control.holder import holder_of, refuse_if_mounted
-from pramfs.errors import ImageInUse, NoRoomForStream, SaveFailed
+from pramfs.errors import ImageInUse, NoRoomForStream, PramError, SaveFailed
 from pramfs.options import MountOptions
 from pramfs.pram.links import Entries, link_count
 from pramfs.pram.pram import Pram
@@ -77,7 +77,8 @@ class ImageTarget:
         arena = self._pram.arena
         extents = arena.allocate(len(pages) >> PAGE_SHIFT)
         self._extents += extents
-        arena.write_extents(extents, pages)
+        with _named(self.place):
+            arena.write_extents(extents, pages)
         for pfn, count in extents:
             self._pfns += count_up("I", pfn, count)
 
@@ -97,9 +98,19 @@ class ImageTarget:
 
 
 def _open(image: Image, header: Header, frames: int) -> Pram:
-    if image.size_bytes:
-        return Pram.open(image, frames=frames, arena="image")
-    return Pram.create(image, frames or _default_frames(header), arena="image")
+    with _named(image.path):
+        if image.size_bytes:
+            return Pram.open(image, frames=frames, arena="image")
+        return Pram.create(image, frames or _default_frames(header), arena="image")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raise PramError for an OSError, which would not say of what it is."""
+    try:
+        yield
+    except OSError as exc:
+        raise PramError(f"{path}: {exc.strerror}") from exc
 
 
 def _default_frames(header: Header) -> int:

@@ -1,5 +1,6 @@
 """`pramfs send` and `pramfs receive` of images: what arrives is what was sent, or nothing."""
 
+import errno
 import functools
 import io
 import os
@@ -33,7 +34,7 @@ from pramfs.errors import (
 from pramfs.offline.diff import diff_trees
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
-from pramfs.storage import superblock
+from pramfs.storage import image, superblock
 from pramfs.storage.image import open_image
 from pramfs.storage.layout import PAGE_SIZE
 from pramfs.stream.compression import compressor, decompressor
@@ -520,6 +521,26 @@ def test_a_name_that_is_taken_is_refused(small: bytes, tmp_path: Path) -> None:
     receive_into(other, small, "@new")
     with pytest.raises(NameTaken):
         receive_into(other, small, "@new")
+
+
+@pytest.mark.parametrize("written", range(3))
+def test_a_full_disk_is_told_by_the_name_of_the_image(
+    small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    write, room = image.write_all, iter(range(written))
+
+    def write_all(fd: int, offset_bytes: int, data: bytes) -> None:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(fd, offset_bytes, data)
+
+    monkeypatch.setattr(image, "write_all", write_all)
+    new = tmp_path / "new"
+    with pytest.raises(PramError) as caught:
+        receive_into(new, small, "@new")
+    assert str(caught.value).startswith(f"{new}: ")
+    assert str(caught.value).endswith("No space left on device")
+    assert not new.exists()
 
 
 def test_a_terminal_is_refused(volume: Kept) -> None:
