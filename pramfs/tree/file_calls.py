@@ -42,10 +42,10 @@ class FileOperations(InodeOperations):
         file = _checked(inode, mode, offset, end)
         refuse(file, IMMUTABLE if not mode & ~KEEP_SIZE else FIXED)
         first, behind = offset >> PAGE_SHIFT, (end + PAGE_SIZE - 1) >> PAGE_SHIFT
+        self.note_change(file)  # also if there is an error half-way
         if not mode & PUNCH_HOLE:
             self.data.unshare(file, first, behind)
             self.data.reservations.add(file, first, behind)
-        self.note_change(file)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             self.data.clear(file, offset, end)
         if mode & PUNCH_HOLE:

@@ -260,7 +260,8 @@ class TreeMachine(RuleBasedStateMachine):
                 self._tree.copy_range(source, offset, copy, at, length)
             return
         length = max(0, min(length, source.length - offset))
-        shareable = [whole_pages(offset, length), whole_pages(at, length)]
+        shareable = {found: set(whole_pages(offset, length))}
+        shareable[goal] = shareable.get(goal, set()) | set(whole_pages(at, length))
         try:
             while length:
                 done = self._tree.copy_range(source, offset, copy, at, length)
@@ -268,7 +269,7 @@ class TreeMachine(RuleBasedStateMachine):
                 offset, at, length = offset + done, at + done, length - done
         except OSError as error:
             self._accept_partial_write(goal, before, error)
-        for number, pages in zip((found, goal), shareable, strict=True):
+        for number, pages in shareable.items():
             self._accept_lost_promises(number, pages)
 
     @rule(ino=which)
