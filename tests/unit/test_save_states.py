@@ -157,6 +157,7 @@ def test_the_final_save_is_told_from_checkpoints_and_over_when_it_ended(volume: 
     saver.begin_final()
     assert marks(saver.status) == (True, False)
     seen.clear()
+    volume.create("the last", b"z" * 5000)  # so that it takes as many steps
     with volume.image.failing(last), pytest.raises(SaveFailed):
         saver.save(final=True, progress=lambda pages: seen.append(marks(saver.status)))
     assert set(seen) == {(True, False)}
