@@ -37,9 +37,8 @@ SAVES_FOR_ROOM = 64
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
 
 _WRITE_HEAD_BYTES = IN_HEADER.size + WRITE_IN.size
-_LARGE_BYTES = (
-    128 << 10
-)  # from so many on pages are moved with less work than they are copied twice
+# From so many bytes on, pages are moved with less work than they are copied twice.
+_LARGE_BYTES = 128 << 10
 
 Later = Callable[[], Awaitable[bytes]]
 

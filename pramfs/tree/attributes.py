@@ -175,9 +175,9 @@ class InodeOperations:
     ) -> int:
         """Write all of `data`. Raises OSError(EFBIG, ENOSPC, EPERM), FramesHeld.
 
-        Not to a file with flags if they are in a pipe, as they are compared, then.
-
-        With a write-back cache the kernel sets the times later by `setattr`: then `set_times` is false.
+        Data in a pipe cannot go to a file that may only be appended to, or not be changed: it is compared
+        there with what the file has. With a write-back cache the kernel sets the times later by `setattr`:
+        then `set_times` is false.
         """
         if offset + len(data) > FILE_MAX_BYTES:
             raise posix_error(errno.EFBIG)

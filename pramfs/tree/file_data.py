@@ -6,7 +6,7 @@ page of a file always holds zeros after the end of the file.
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from pramfs.errors import FramesHeld
@@ -259,16 +259,9 @@ class FileData:
         Only then can they be promised room: the next save gives back the frame that a copy leaves, but not
         if a snapshot or another file holds it. Raises OSError(ENOSPC) or FramesHeld; some may have theirs.
         """
-        table = self._arena.table
-        if file.pages is None or not table.repeats:
+        if file.pages is None or not self._arena.table.repeats:
             return
-        shared = [
-            (index, pfn)
-            for start, pfns in file.pages.chunks()
-            for index, pfn in enumerate(pfns, start)
-            if pfn and first <= index < behind and table.is_shared(pfn)
-        ]
-        for index, pfn in shared:
+        for index, pfn in list(self._shared_pages(file.pages, first, behind)):
             page = bytes(self._arena.read(pfn))
             self._put_new_page(file, file.pages, index, page, replaced=pfn)
 
@@ -276,11 +269,8 @@ class FileData:
         """Take back what was promised to pages that are shared: those of a tree that was copied."""
         if file.reserved is None or file.pages is None:
             return
-        shared = self._arena.table.is_shared
-        for start, pfns in file.pages.chunks():
-            for index, pfn in enumerate(pfns, start):
-                if pfn and shared(pfn):
-                    self.reservations.remove(file, index, index + 1)
+        for index, _ in self._shared_pages(file.pages, 0, FILE_MAX_PAGES):
+            self.reservations.remove(file, index, index + 1)
 
     def repeats_of(self, files: Iterable[File], others: Iterable[int] = ()) -> int:
         """Return how many holders, besides the first of each frame, are these files and only they.
@@ -300,6 +290,15 @@ class FileData:
         return sum(holds - (holds == table.holders(pfn)) for pfn, holds in times.items())
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _shared_pages(self, pages: PageMap, first: int, behind: int) -> Iterator[tuple[int, int]]:
+        """Yield (index, pfn) of the pages between these that are in shared frames."""
+        is_shared = self._arena.table.is_shared
+        for start, pfns in pages.chunks():
+            for index in range(max(start, first), min(start + len(pfns), behind)):
+                pfn = pfns[index - start]
+                if pfn and is_shared(pfn):
+                    yield index, pfn
 
     def _joined(self, file_extents: Iterable[FileExtent]) -> bytes:
         return b"".join(
