@@ -102,9 +102,8 @@ class SaveStream:
         must end with a page. Raises WrongStreamType, NoFrames.
         """
         require_type(self._node, BYTE_STREAM)
-        self._node.owned += extents_of(
-            pages.pfns
-        )  # first, so that they go with the node after an error
+        # First, so that they go with the node after an error.
+        self._node.owned += extents_of(pages.pfns)
         assert self._node.data_len == pages.indices[0] << PAGE_SHIFT
         self._flush_tail()
         self._packed += pages.pack()

@@ -61,9 +61,8 @@ class _Trees:
 
     def __init__(self, image: Image | None = None, mounted: str = "") -> None:
         self._image = image
-        self._mounted = (
-            mounted  # which gives frames back whenever somebody writes, so it is no base
-        )
+        # This one gives frames back whenever somebody writes, so it is no base.
+        self._mounted = mounted
         self.names = {mounted} - {""}
         if image is not None:
             self.names |= set(
