@@ -74,19 +74,24 @@ class FileData:
         """
         if self.on_write is not None:
             self.on_write(file, offset, len(data))
-        written = self._write(file, offset, data)
+        try:
+            self._write(file, offset, data)
+        except FramesHeld as held:
+            if self.refused and held.written:
+                self.refused.taken(file, offset, offset + held.written)
+            raise
         if self.refused:
-            self.refused.taken(file, offset, offset + written)
-        return written
+            self.refused.taken(file, offset, offset + len(data))
+        return len(data)
 
-    def _write(self, file: File, offset: int, data: bytes | memoryview | Piped) -> int:
+    def _write(self, file: File, offset: int, data: bytes | memoryview | Piped) -> None:
         if file.pages is None:
             file.pages = PageMap()
         if len(data) <= PAGE_SIZE - (offset & _OFFSET_MASK):
             if data:
                 self._write_page(file, file.pages, offset, data)
                 file.length = max(file.length, offset + len(data))
-            return len(data)
+            return
         left = data if isinstance(data, Piped) else memoryview(data)
         try:
             while left:
@@ -97,7 +102,6 @@ class FileData:
         except FramesHeld as held:
             held.written = len(data) - len(left)
             raise
-        return len(data)
 
     def require_room_again(self, file: File) -> None:
         """Raise OSError(ENOSPC) or FramesHeld if the file lacks data and there is still no room for more."""

@@ -8,9 +8,12 @@ from functools import partial
 
 import pytest
 
+from pramfs.errors import FramesHeld
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
+from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.attributes import Changes
+from pramfs.tree.pagemap import CHUNK_PAGES
 from pramfs.tree.tree import RENAME_NOREPLACE, Owner, Tree
 from tests.support.watched_image import new_pram, reopen
 
@@ -95,3 +98,25 @@ def test_whatever_is_let_in_can_be_saved_and_loaded() -> None:
     loaded = Tree(pram.arena, inodes_max=99, generation=2)
     load_tree(pram, "pramfs", loaded)
     assert list(loaded.root.entries) == [*names, b"link", b"device"]
+
+
+def test_what_was_refused_is_no_longer_missed_once_it_is_written_with_a_wait_for_room() -> None:
+    """A write that meets a full arena goes on after a save; both of its parts are taken then."""
+    pram = new_pram(128)
+    tree = Tree(pram.arena, inodes_max=99, generation=1)
+    saver = Saver(pram, "pramfs", tree)
+    root = tree.make_root(0o755, ROOT)
+    ballast = tree.file(tree.create(root, b"ballast", FILE, ROOT).ino)
+    file = tree.file(tree.create(root, b"file", FILE, ROOT).ino)
+    tree.write(ballast, 0, bytes(range(1, 65)) * PAGE_SIZE)
+    saver.save(final=False, progress=lambda _pages: None)
+    start, data = (CHUNK_PAGES - 16) * PAGE_SIZE, bytes(range(1, 97)) * PAGE_SIZE
+    tree.data.refused.add(file, start, start + len(data), "No space left on device")
+    tree.unlink(root, b"ballast")
+    with pytest.raises(FramesHeld) as held:
+        tree.write(file, start, data)
+    written = held.value.written
+    assert 0 < written < len(data)
+    saver.save(final=False, progress=lambda _pages: None)
+    tree.write(file, start + written, data[written:])
+    assert not tree.data.refused.files()
