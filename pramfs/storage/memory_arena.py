@@ -236,9 +236,13 @@ class WriteBack:
         return self._error
 
     def _write(self) -> OSError | PramError | None:
+        # Little is dirty at a time: it takes memory once more, and is written back when that is short.
+        out = WriteOut(self._arena.image, lambda _frames: None)
         try:
             for extent in self._extents:
                 self._csums[extent] = self._arena.copy_back(extent)
+                out.add(*extent)
+            out.finish()
             self._arena.image.sync()
         except Exception as exc:  # noqa: BLE001 - it must not end the mount: a save tries once more
             return fault_of(exc)

@@ -3,9 +3,11 @@
 from pramfs.storage.layout import PAGE_SHIFT
 from pramfs.system.memory_left import memory_left
 
-_RESERVE_BYTES = (
-    64 << 20
-)  # left to others, and to what a save allocates; an eighth of a smaller memory
+# Left to others, and to what a save allocates: an eighth of the memory, within these bounds. Up to twelve
+# cached writes of 1 MiB wait for memory at a time, while a write-back copies 4 MiB and has 8 MiB on its way
+# to the disk.
+_RESERVE_MIN_BYTES = 32 << 20
+_RESERVE_MAX_BYTES = 64 << 20
 # What may be filled before somebody looks again: an eighth of what is left, within these bounds.
 _STEP_MIN_FRAMES = 4096  # 16 MiB
 _STEP_MAX_FRAMES = 65536
@@ -40,4 +42,5 @@ class MemoryRoom:
 
 def _room_frames() -> int:
     left = memory_left()
-    return max(0, left.free_bytes - min(_RESERVE_BYTES, left.total_bytes >> 3)) >> PAGE_SHIFT
+    reserve_bytes = max(_RESERVE_MIN_BYTES, min(_RESERVE_MAX_BYTES, left.total_bytes >> 3))
+    return max(0, left.free_bytes - reserve_bytes) >> PAGE_SHIFT
