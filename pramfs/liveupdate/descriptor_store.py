@@ -2,8 +2,9 @@
 
 The session is put into the descriptor store of the unit that claims images at boot. `systemctl kexec` then
 carries it over even if the keeper is killed, and the new kernel's systemd hands it to that unit as
-sd_listen_fds(3) has it: it has retrieved the session then, which can be done once. An older systemd holds
-the session until it shuts down, where it closes what it has; the keeper still has its own descriptor.
+sd_listen_fds(3) has it: it has retrieved the session then, which can be done once. Systemd carries over only
+the stores that a unit has it preserve at all events. The generator sets that; it is no proof of the version,
+because 254 to 260 know the setting, but close what they have when they shut down.
 """
 
 import fcntl
@@ -20,6 +21,7 @@ NAME = "pramfs-images"
 _NOTIFY = Path("/run/systemd/notify")
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
 _TIMEOUT_S = 5.0
+_VERSION_MIN = 261
 _WANTED = {"ActiveState": "active", "FileDescriptorStorePreserve": "yes", "NotifyAccess": "all"}
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
@@ -28,9 +30,9 @@ def put(session: int) -> bool:
     """Put the session into the store, and return whether it is there.
 
     Moves this process into the unit's control group, because systemd goes by that. Does nothing where the
-    unit does not run or keeps nothing over a kexec.
+    unit does not run or systemd carries nothing over a kexec.
     """
-    if systemd.show(UNIT, *_WANTED) != _WANTED:
+    if systemd.show(UNIT, *_WANTED) != _WANTED or systemd.version() < _VERSION_MIN:
         return False
     systemd.attach(UNIT, os.getpid())
     _tell(f"FDSTORE=1\nFDNAME={NAME}", session)

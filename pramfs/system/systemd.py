@@ -93,6 +93,15 @@ def show(unit: str, *properties: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in told.splitlines())
 
 
+def version() -> int:
+    """Return the number of the systemd that runs the system, 0 where none does or it cannot be asked."""
+    if not _UNITS.is_dir():
+        return 0
+    told = _ask("systemctl", "show", "--property=Version", "--value")
+    number = re.match(r"\d+", told)
+    return int(number[0]) if number else 0
+
+
 def attach(unit: str, pid: int) -> None:
     """Move a process into the control group of an active unit. Does nothing where systemd refuses."""
     _call("AttachProcessesToUnit", "ssau", unit, "", "1", str(pid))

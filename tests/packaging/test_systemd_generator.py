@@ -98,3 +98,31 @@ def test_an_image_below_dev_is_not_taken_for_a_device(
 def test_the_path_of_other_images_stays(image: str, tmp_path: Path) -> None:
     patient_units(f"{image} /mnt/a pramfs size=1G 0 0\n", tmp_path)
     assert not (tmp_path / "units/mnt-a.mount.d/50-pramfs-image.conf").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "is_kept"),
+    [
+        ("systemd 252 (252.38-1~deb12u1)\n+PAM", False),
+        ("systemd 260 (260.2-1)\n+PAM", False),
+        ("systemd 261 (261~rc1-1)\n+PAM", True),
+        ("systemd 262 (262.1)\n+PAM", True),
+        ("", False),
+    ],
+)
+def test_images_are_kept_over_a_kexec_by_a_systemd_that_can(
+    told: str, is_kept: bool, tmp_path: Path
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f"#!/bin/sh\ncat <<'END'\n{told}\nEND\n")
+    systemctl.chmod(0o755)
+    # The generator has a path of its own.
+    generator = tmp_path / "generator"
+    path = f"export PATH={tmp_path}:"
+    generator.write_text(GENERATOR.read_text().replace("export PATH=", path, 1))
+    generator.chmod(0o755)
+    environment = {"SYSTEMD_FSTAB": str(tmp_path / "fstab")}
+    run(generator, tmp_path / "units", env=environment).succeeded()
+    drop_in = tmp_path / "units/pramfs-claim.service.d/50-pramfs.conf"
+    assert drop_in.exists() == is_kept
+    assert not is_kept or drop_in.read_text() == "[Service]\nFileDescriptorStorePreserve=yes\n"

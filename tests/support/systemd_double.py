@@ -21,6 +21,7 @@ class Systemd:
     def __init__(self) -> None:
         self.store: dict[str, int] = {}
         self.attached: list[int] = []
+        self.number = 261
         self.properties = {
             "ActiveState": "active",
             "FileDescriptorStorePreserve": "yes",
@@ -32,6 +33,10 @@ class Systemd:
         assert unit == descriptor_store.UNIT
         known = {**self.properties, "NFileDescriptorStore": str(len(self.store))}
         return {name: known[name] for name in properties if name in known}
+
+    def version(self) -> int:
+        """Which systemd it is."""
+        return self.number
 
     def attach(self, unit: str, pid: int) -> None:
         """Have a process in the unit's control group."""
@@ -57,6 +62,7 @@ def running(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
     double = Systemd()
     monkeypatch.setattr(descriptor_store, "_NOTIFY", place / "notify")
     monkeypatch.setattr(systemd, "show", double.show)
+    monkeypatch.setattr(systemd, "version", double.version)
     monkeypatch.setattr(systemd, "attach", double.attach)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(place / "notify"))

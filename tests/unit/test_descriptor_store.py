@@ -83,6 +83,17 @@ def test_a_unit_that_cannot_keep_it_is_left_alone(
     hand_over.take_back()
 
 
+def test_a_systemd_that_carries_nothing_over_is_not_said_to(
+    kernel: LiveUpdate, systemd: Systemd, image: Image
+) -> None:
+    """From 254 on it knows what the unit asks for; from 261 on that is worth something."""
+    systemd.number = 260
+    hand_over = HandOver([image])
+    assert TOLD not in hand_over.take()
+    assert not systemd.store
+    hand_over.take_back()
+
+
 def test_a_systemd_that_does_not_listen_is_no_hindrance(
     kernel: LiveUpdate, systemd: Systemd, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
