@@ -237,20 +237,24 @@ class Front:
 
     async def _once_there_is_room(self, request: Request, handler: Handler) -> None:
         """Call the handler after each save that may have made room; ENOSPC when there is none."""
+        unique = request.unique
         try:
             for _ in range(SAVES_FOR_ROOM):
-                if not await self._make_room() or request.unique not in self._waiting:
-                    break
+                has_room = await self._make_room()
+                # While the handler is called it does not wait; then it may, for something else.
+                if self._waiting.pop(unique, None) is None:
+                    return  # interrupted
+                request.may_wait = has_room
                 if self._attempt(request, handler):
                     return
+                self._waiting[unique] = request
         except Exception as exc:  # noqa: BLE001 - as above
+            self._waiting.pop(unique, None)
             self._refuse(request, exc, handler)
         else:
             request.may_wait = False
-            if request.unique in self._waiting:
+            if self._waiting.pop(unique, None) is not None:
                 self._attempt(request, handler)
-        finally:
-            self._waiting.pop(request.unique, None)
 
     async def _call_again(self, request: Request, what: tuple[Again, Handler]) -> None:
         again, handler = what

@@ -4,8 +4,10 @@ import errno
 import functools
 import os
 
+import trio
+
 from pramfs.errors import posix_error
-from pramfs.fuse.front import Handler, Later
+from pramfs.fuse.front import Again, Handler, Later
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.open_files import OpenFiles
 from pramfs.fuse.protocol import (
@@ -46,9 +48,15 @@ class RangeRequests:
             Opcode.COPY_FILE_RANGE_64: self.copy_file_range_64,
         }
 
-    def fallocate(self, request: Request) -> bytes:
+    def fallocate(self, request: Request) -> bytes | Again:
         _, offset, length, mode, _ = request.fields(FALLOCATE_IN)
         inode = self._tree.get(request.nodeid)
+        if request.taken < length:
+            request.taken += self._tree.unshare(
+                inode, mode, offset + request.taken, length - request.taken
+            )
+            if request.taken < length:
+                return Again(trio.lowlevel.checkpoint)
         # Where the kernel caches writes, it sets the times itself.
         self._tree.fallocate(inode, mode, offset, length, set_times=not self._cached_writes)
         return b""

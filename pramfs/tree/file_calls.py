@@ -23,6 +23,7 @@ COPY_BYTES = 1 << 22
 _PIECE_BYTES = 1 << 18  # read and written at a time: more would not stay in the processor's cache
 _SHARING_IS_FASTER = 64
 _STEP_BYTES = 1 << 15
+_UNSHARED_PAGES = COPY_BYTES >> PAGE_SHIFT  # copied by one call of `unshare`
 
 _FALLOCATE_MODES = (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE)
 
@@ -55,6 +56,21 @@ class FileOperations(InodeOperations):
             file.length = max(file.length, end)
         if set_times:
             file.mtime = file.ctime = now_ns()
+
+    def unshare(self, inode: Inode, mode: int, offset: int, length: int) -> int:
+        """Copy shared pages at the start of a range, if `fallocate` in this mode would; at most 4 MiB.
+
+        Returns how many bytes of the range are done, `length` if all: `fallocate` copies what is left at
+        once, and others would have to wait. Raises what `fallocate` raises.
+        """
+        file = _checked(inode, mode, offset, offset + length)
+        if mode & PUNCH_HOLE:
+            return length
+        refuse(file, IMMUTABLE if not mode & ~KEEP_SIZE else FIXED)
+        self.note_change(file)
+        first, behind = offset >> PAGE_SHIFT, (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT
+        reached = self.data.unshare(file, first, behind, _UNSHARED_PAGES)
+        return min(length, (reached << PAGE_SHIFT) - offset)
 
     def copy_range(
         self,

@@ -7,7 +7,7 @@ page of a file always holds zeros after the end of the file.
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 
 from pramfs.errors import FramesHeld
 from pramfs.storage.arena import Arena
@@ -257,17 +257,20 @@ class FileData:
                 if pfn:
                     self.reservations.begin_to_end(file, index, index + count)
 
-    def unshare(self, file: File, first: int, behind: int) -> None:
+    def unshare(self, file: File, first: int, behind: int, pages_max: int = FILE_MAX_PAGES) -> int:
         """Give pages from `first` on, before `behind`, frames of their own if they are in shared ones.
 
         Only then can they be promised room: the next save gives back the frame that a copy leaves, but not
-        if a snapshot or another file holds it. Raises OSError(ENOSPC) or FramesHeld; some may have theirs.
+        if a snapshot or another file holds it. Ends after `pages_max` copies; returns the page to go on from.
+        Raises OSError(ENOSPC) or FramesHeld; some may have theirs.
         """
         if file.pages is None or not self._arena.table.repeats:
-            return
-        for index, pfn in list(self._shared_pages(file.pages, first, behind)):
+            return behind
+        shared = list(islice(self._shared_pages(file.pages, first, behind), pages_max))
+        for index, pfn in shared:
             page = bytes(self._arena.read(pfn))
             self._put_new_page(file, file.pages, index, page, replaced=pfn)
+        return behind if len(shared) < pages_max else shared[-1][0] + 1
 
     def end_shared_promises(self, file: File) -> None:
         """Take back what was promised to pages that are shared: those of a tree that was copied."""

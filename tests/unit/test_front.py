@@ -15,9 +15,10 @@ from pramfs.control.dedup_report import DedupReport
 from pramfs.control.status import MountStatus
 from pramfs.errors import FramesHeld, PramError
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
-from pramfs.fuse.front import SAVES_FOR_ROOM, Front, Handler, Outcome
+from pramfs.fuse.front import SAVES_FOR_ROOM, Again, Front, Handler, Outcome
 from pramfs.fuse.protocol import (
     CREATE_IN,
+    FALLOCATE_IN,
     FORGET_IN,
     INTERRUPT_IN,
     LSEEK_IN,
@@ -34,6 +35,7 @@ from pramfs.fuse.protocol import (
     Opcode,
 )
 from pramfs.fuse.request import Request
+from pramfs.storage.layout import PAGE_SIZE
 from pramfs.tree.file_flags import IMMUTABLE
 from pramfs.tree.inodes import ROOT_INO
 from pramfs.tree.tree import Owner, Tree
@@ -228,6 +230,29 @@ def test_without_room_in_the_end_it_is_enospc(saves: list[bool]) -> None:
     assert bench.errnos == [errno.ENOSPC]
 
 
+def test_what_waits_for_room_may_wait_for_something_else_then() -> None:
+    waits: list[Exception | Again] = [
+        FramesHeld(),
+        Again(trio.lowlevel.checkpoint),
+        FramesHeld(),
+        Again(trio.lowlevel.checkpoint),
+    ]
+
+    def handler(request: Request) -> bytes | Again:
+        if not waits:
+            return b"done"
+        wait = waits.pop(0)
+        if isinstance(wait, Exception):
+            raise wait
+        return wait
+
+    bench = Bench(handler)
+    bench.serve()
+    bench.saves = [True, True]
+    bench.run_tasks()
+    assert bench.kernel.replies == [(2, 0, b"done")]
+
+
 def test_an_interrupt_ends_the_wait_and_nothing_is_answered_twice() -> None:
     handler = Narrow(1)
     bench = Bench(handler)
@@ -391,6 +416,29 @@ def test_a_cached_write_that_a_flag_forbids_is_refused_and_not_missed(mount: Mou
     mount.serve(Opcode.WRITE, write_in(b"x", WRITE_CACHE), mount.file.ino)
     assert mount.kernel.replies[-1][1] == errno.EPERM
     assert not mount.tree.data.refused.files()
+
+
+def test_much_that_is_shared_is_copied_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that others are served meanwhile."""
+    mount = Mount(frames=8192)
+    monkeypatch.setattr(mount.engine.front, "_spawn", lambda *task: tasks.append(task))
+    tasks: list[Any] = []
+    tree, pages = mount.tree, 2500
+    file = tree.file(mount.file.ino)
+    copy = tree.file(tree.create(tree.root, b"c", stat.S_IFREG | 0o644, USER).ino)
+    tree.write(file, 0, b"x" * pages * PAGE_SIZE)
+    while (done := copy.length) < file.length:
+        tree.copy_range(file, done, copy, done, file.length)
+    free = tree.arena.table.unused
+    mount.serve(
+        Opcode.FALLOCATE, FALLOCATE_IN.pack(0, 100, pages * PAGE_SIZE - 200, 0, 0), copy.ino
+    )
+    for step, (task, *args) in enumerate(tasks, 1):
+        assert not mount.kernel.replies
+        assert free - tree.arena.table.unused == 1024 * step
+        trio.run(task, *args)
+    assert mount.kernel.replies == [(5, 0, b"")]
+    assert free - tree.arena.table.unused == pages
 
 
 def test_a_hole_is_told_at_once_where_the_kernel_has_nothing_of_it(
