@@ -18,7 +18,7 @@ class ReadOnlyTree(Tree):
 
     create = create_unnamed = link = unlink = rmdir = rename = _refuse
     setattr = set_cached_times = setxattr = removexattr = set_flags = _refuse
-    write = fallocate = copy_range = note_change = _refuse
+    write = fallocate = unshare = copy_range = note_change = _refuse
 
     def touch_atime(self, inode: Inode) -> None:
         """Leave the time of the last access as it is."""
