@@ -415,6 +415,12 @@ class NoSuchStream(PramError):
     errno = errno.ENOENT
 
 
+class EmptyPlace(PramError):
+    """{0}: there are no streams"""
+
+    errno = errno.ENOENT
+
+
 class NoBaseInPlace(PramError):
     """{0}: no stream there has what '{1}' is: send that one first, or all, without --since"""
 

@@ -31,18 +31,25 @@ class Listing:
         return next((one for one in streams if self.is_whole(one)), None)
 
     def is_whole(self, stream: Manifest) -> bool:
-        """Return whether a stream can be received from here alone.
+        """Return whether a stream can be received from here alone."""
+        return not self.missing_for(stream)
 
-        So it is if there are pieces of it, and of all that it builds on.
+    def missing_for(self, stream: Manifest) -> str:
+        """Return the id of what is not here and a receiver needs: `stream`, or what it builds on.
+
+        "" if there are pieces of all of them, so that the stream can be received from here alone.
         """
         seen = set()
-        one: Manifest | None = stream
-        while one is not None and one.id in self.folders and one.id not in seen:
+        one = stream
+        while one.id in self.folders and one.id not in seen:
             if not one.base:
-                return True
+                return ""
             seen.add(one.id)
-            one = self.base_of(one)
-        return False
+            base = self.base_of(one)
+            if base is None:
+                return one.base
+            one = base
+        return one.id
 
     def base_of(self, stream: Manifest) -> Manifest | None:
         """Return the stream that has what `stream` builds on, None if there is none or it needs none."""

@@ -74,9 +74,14 @@ class RemotePlace:
         return self.pramfs("receive", "--from", place, *words, **changes)
 
     def streams(self) -> list[dict[str, Any]]:
-        """What `pramfs snapshots` lists."""
-        told = json.loads(self.pramfs("snapshots", "--json", self.url).succeeded().text)["streams"]
+        """What `pramfs snapshots` lists. It says so if there is nothing."""
+        outcome = self.pramfs("snapshots", "--json", self.url)
+        told = json.loads(outcome.text)["streams"]
         assert isinstance(told, list)
+        if told:
+            outcome.succeeded()
+        else:
+            outcome.refused(32, f"{self.url}: there are no streams")
         return told
 
     def listed(self) -> list[str]:

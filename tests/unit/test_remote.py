@@ -1,5 +1,6 @@
 """Streams in places: what arrives is what was sent, and what was interrupted is no stream."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -590,6 +591,33 @@ def test_an_empty_place_has_nothing_to_receive(
     assert run("receive", "--from", tmp_path / "p", tmp_path / "new") == EXIT_FAILED
     told = capsys.readouterr().err
     assert told == f"pramfs: {tmp_path}/p: there is no stream to receive; there are none\n"
+
+
+def test_an_empty_place_has_nothing_to_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("snapshots", tmp_path) == EXIT_FAILED
+    assert capsys.readouterr() == ("", f"pramfs: {tmp_path}: there are no streams\n")
+
+
+@pytest.mark.parametrize("lost", ["base", "pieces of the base"])
+def test_a_stream_without_its_base_is_marked_in_the_list(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    base = list_streams(open_place(str(chain))).streams[0].id
+    capsys.readouterr()
+    assert run("snapshots", chain) == 0
+    assert "cannot" not in capsys.readouterr().out
+    shutil.rmtree(chain / base)
+    if lost == "base":
+        (chain / manifest_name(base)).unlink()
+    assert run("snapshots", chain) == 0
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert all(line.endswith(f", cannot be received: {base} is not there") for line in lines)
+    assert run("snapshots", "--json", chain) == 0
+    told = json.loads(capsys.readouterr().out)["streams"]
+    assert {one["missing"] for one in told} == {base}
+    assert run("receive", "--from", chain, tmp_path / "new") == EXIT_FAILED
 
 
 @pytest.mark.parametrize(

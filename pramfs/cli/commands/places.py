@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pramfs.errors import NoSuchStream, UsageError
+from pramfs.errors import EmptyPlace, UsageError
 from pramfs.system.text import complain, counted, printable, when
 
 if TYPE_CHECKING:
@@ -78,21 +78,24 @@ def list_place(text: str, *, as_json: bool) -> int:
     from dataclasses import asdict
 
     from pramfs.remote.listing import list_streams
-    from pramfs.remote.place import is_url, open_place
+    from pramfs.remote.place import open_place
 
     place = open_place(text)
     listing = list_streams(place)
-    if not is_url(text) and not listing.streams and not listing.damaged:
-        raise NoSuchStream(text, "", ": neither an image nor a place with streams")
     if as_json:
-        streams = [asdict(one) for one in listing.streams]
+        streams = [asdict(one) | {"missing": listing.missing_for(one)} for one in listing.streams]
         for stream in streams:
             del stream["pieces"], stream["piece_bytes"]
         print(json.dumps({"place": place.name, "streams": streams}, indent=2))
     else:
         width = max((len(printable(one.name)) for one in listing.streams), default=0)
         for one in listing.streams:
-            print(f"{printable(one.name):{width}}  {when(one.sent_ns)}  {one.id}  {_facts(one)}")
+            missing = listing.missing_for(one)
+            lacks = f", cannot be received: {missing} is not there" if missing else ""
+            facts = _facts(one) + lacks
+            print(f"{printable(one.name):{width}}  {when(one.sent_ns)}  {one.id}  {facts}")
+    if not listing.streams and not listing.damaged:
+        raise EmptyPlace(place.name)
     for damaged in listing.damaged:
         complain(str(damaged))
     return listing.damaged[0].exit_code if listing.damaged else 0
