@@ -35,15 +35,19 @@ def posix_error(number: int) -> OSError:
     return OSError(number, _message_of(number))
 
 
-class FramesHeld(OSError):
-    """Too few frames are free, but the last save holds some that the next one frees.
-
-    The caller makes a save and calls again. The failed call has changed nothing but what `written` says.
-    """
+class NoRoom(OSError):
+    """Too few frames are free. The failed call has changed nothing but what `written` says."""
 
     def __init__(self) -> None:
         super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.written = 0  # bytes of a write that were written before
+
+
+class FramesHeld(NoRoom):
+    """Too few frames are free, but the last save holds some that the next one frees.
+
+    The caller makes a save and calls again.
+    """
 
 
 def words_of(error: BaseException) -> str:

@@ -7,7 +7,7 @@ mount option direct_io), and out of it or into it, which is when READ and WRITE 
 import os
 from collections.abc import Callable
 
-from pramfs.errors import FramesHeld, words_of
+from pramfs.errors import FramesHeld, NoRoom, words_of
 from pramfs.fuse.callers import in_group
 from pramfs.fuse.front import Handler, Later
 from pramfs.fuse.notices import Notices
@@ -128,8 +128,9 @@ class FileRequests:
                 file, offset + request.taken, data[request.taken :], set_times=set_times
             )
         except BaseException as exc:
-            if isinstance(exc, FramesHeld):
+            if isinstance(exc, NoRoom):
                 request.taken += exc.written
+            if isinstance(exc, FramesHeld):
                 request.so_far = WRITE_OUT.pack(request.taken, 0) if request.taken else b""
                 if request.may_wait:
                     raise
@@ -137,7 +138,8 @@ class FileRequests:
                 self._tree.data.refused.count_forbidden()
                 self._notices.drop_refused(file.ino, offset, len(data))
             elif from_cache:
-                self._tree.data.refused.add(file, offset, offset + len(data), words_of(exc))
+                start = offset + request.taken
+                self._tree.data.refused.add(file, start, offset + len(data), words_of(exc))
                 self._notices.drop_attributes(file.ino)  # so that the next write(2) asks for them
             raise
 

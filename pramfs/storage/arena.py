@@ -18,7 +18,7 @@ from operator import itemgetter
 
 from crc32c import crc32c
 
-from pramfs.errors import DamagedPage, FramesHeld, LostPages, PramError, posix_error
+from pramfs.errors import DamagedPage, FramesHeld, LostPages, NoRoom, PramError, posix_error
 from pramfs.storage.extents import Numbers, extents_of, is_counting_up, pieces_of
 from pramfs.storage.frames import (
     DROPPED,
@@ -115,13 +115,13 @@ class Arena(ABC):
         return self.table.take_kept(kept) + (self.table.allocate(rest) if rest else [])
 
     def require_free(self, count: int) -> None:
-        """Raise FramesHeld unless `count` frames are free; OSError(ENOSPC) if no save would free enough."""
+        """Raise FramesHeld unless `count` frames are free; NoRoom if no save would free enough."""
         table = self.table
         if table.unused >= count:
             return
         if table.count_all(FREE_IN_TIME) < count:
             if not self.may_give_up():
-                raise posix_error(errno.ENOSPC)
+                raise NoRoom()
             self.wanted = max(self.wanted, count)
         raise FramesHeld()
 
@@ -486,7 +486,7 @@ class Arena(ABC):
 
     @abstractmethod
     def _require_memory(self, count: int) -> None:
-        """Raise FramesHeld or OSError(ENOSPC) unless there is memory for that many more frames."""
+        """Raise FramesHeld or NoRoom unless there is memory for that many more frames."""
 
     @abstractmethod
     def _store(self, start_bytes: int, data: Data) -> None: ...

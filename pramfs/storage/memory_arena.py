@@ -5,7 +5,6 @@ written back, and their memory is given back once they are durable. No save know
 leaves the last one as it was. A frame that is written once more comes back into memory.
 """
 
-import errno
 import mmap
 import os
 import threading
@@ -13,7 +12,7 @@ from array import array
 
 from crc32c import crc32c
 
-from pramfs.errors import FramesHeld, PramError, SystemFault, fault_of, posix_error
+from pramfs.errors import FramesHeld, NoRoom, PramError, SystemFault, fault_of
 from pramfs.storage.arena import COPY_FRAMES, UNKNOWN_CSUM, Arena, Progress, pages_of
 from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import (
@@ -151,7 +150,7 @@ class MemoryArena(Arena):
 
     def _require_memory(self, count: int) -> None:
         if self.table.unwritten + count > _UNWRITTEN_MIN and not self._room.take(count):
-            raise FramesHeld if self.can_write_back else posix_error(errno.ENOSPC)
+            raise FramesHeld if self.can_write_back else NoRoom
 
     @property
     def _kept_is_memory(self) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
-from pramfs.errors import FramesHeld
+from pramfs.errors import NoRoom
 from pramfs.storage.arena import Arena
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import Extent
@@ -70,15 +70,15 @@ class FileData:
     def write(self, file: File, offset: int, data: bytes | memoryview | Piped) -> int:
         """Write all of `data` at `offset`; from a pipe only whole pages.
 
-        Raises OSError(ENOSPC) or FramesHeld; what was written before stays, and FramesHeld says how much.
+        Raises NoRoom or FramesHeld; what was written before stays, and they say how much.
         """
         if self.on_write is not None:
             self.on_write(file, offset, len(data))
         try:
             self._write(file, offset, data)
-        except FramesHeld as held:
-            if self.refused and held.written:
-                self.refused.taken(file, offset, offset + held.written)
+        except NoRoom as short:
+            if self.refused and short.written:
+                self.refused.taken(file, offset, offset + short.written)
             raise
         if self.refused:
             self.refused.taken(file, offset, offset + len(data))
@@ -99,8 +99,8 @@ class FileData:
                 offset += done
                 left = left[done:]
                 file.length = max(file.length, offset)
-        except FramesHeld as held:
-            held.written = len(data) - len(left)
+        except NoRoom as short:
+            short.written = len(data) - len(left)
             raise
 
     def require_room_again(self, file: File) -> None:

@@ -36,6 +36,7 @@ from pramfs.fuse.protocol import (
 )
 from pramfs.fuse.request import Request
 from pramfs.storage.layout import PAGE_SIZE
+from pramfs.tree.attributes import Changes
 from pramfs.tree.file_flags import IMMUTABLE
 from pramfs.tree.inodes import ROOT_INO
 from pramfs.tree.tree import Owner, Tree
@@ -409,6 +410,22 @@ def test_a_refused_write_out_of_the_cache_is_remembered_and_a_direct_one_is_not(
         mount.serve(Opcode.WRITE, request, mount.file.ino)
         assert mount.kernel.replies[-1][1] == errno.ENOSPC
         assert bool(mount.tree.data.refused.files()) == remembered
+
+
+def test_the_part_of_a_refused_write_that_was_taken_is_not_missed() -> None:
+    """Its first pages are there already, and there is no room for more: who cuts the rest off has it all."""
+    mount = Mount(frames=32)
+    file = mount.tree.file(mount.file.ino)
+    mount.tree.write(file, 0, b"a" * 4 * PAGE_SIZE)
+    written = b"b" * 32 * PAGE_SIZE
+    mount.serve(Opcode.WRITE, write_in(written, WRITE_CACHE), mount.file.ino)
+    assert mount.kernel.replies[-1][1] == errno.ENOSPC
+    taken = bytes(mount.tree.data.read(file, 0, len(written)))
+    assert taken == written[: len(taken)]
+    assert 4 * PAGE_SIZE <= len(taken) < len(written)
+    assert mount.tree.data.refused.files()
+    mount.tree.setattr(file, Changes(size=len(taken)))
+    assert not mount.tree.data.refused.files()
 
 
 def test_a_cached_write_that_a_flag_forbids_is_refused_and_not_missed(mount: Mount) -> None:
