@@ -80,7 +80,14 @@ def _snapshot_for_now(mountpoint: Path, status: MountStatus) -> Iterator[str]:
     with open_served(status) as image:
         image.mark_in_use(full_name)  # first: once it is there, another sender may look
         _free_abandoned(mountpoint, status, image)
-        save_progress.take_snapshot(mountpoint, name, status)
+        try:
+            save_progress.take_snapshot(mountpoint, name, status)
+        except (
+            PramError
+        ):  # it may be there all the same, of files that lack data, and hold their frames
+            with contextlib.suppress(OSError, PramError):
+                save_progress.free_snapshot(mountpoint, full_name, status)
+            raise
         try:
             yield full_name
         finally:

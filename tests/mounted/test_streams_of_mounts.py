@@ -51,6 +51,22 @@ def test_what_a_mount_holds_now_arrives(volume: Volume, root: Path, tmp_path: Pa
     assert names(root) == []
 
 
+def test_what_lacks_data_is_not_sent_and_leaves_nothing(volume: Volume) -> None:
+    """Else a snapshot held the room that is missing, until the next one sends."""
+    volume.size = "16M"
+    volume.announce("no space", "save is incomplete")
+    root = volume.mount()
+    fill = ("dd", "if=/dev/zero", f"of={root / 'lost'}", "bs=1M", "count=24", "status=none")
+    run(*fill, "conv=fsync").refused(1, "No space left")
+    told = pramfs("send", root).refused(MOUNT_FAILED, "/lost was taken")
+    assert not told.out
+    assert names(root) == []
+    (root / "lost").unlink()
+    pramfs("save", root).succeeded()
+    assert os.statvfs(root).f_bavail > 15 * MIB // 4096
+    volume.umount()
+
+
 def test_a_mount_takes_a_stream_as_a_snapshot(volume: Volume, root: Path, tmp_path: Path) -> None:
     pramfs("snapshot", root, "old").succeeded()
     (root / "dir/file").write_bytes(b"other")
