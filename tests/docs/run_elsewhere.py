@@ -103,6 +103,8 @@ NO_COMMANDS = {
     "docs/kexec.md: processes ──criu dump──▶": "a drawing",
     "docs/kexec.md: mountpoint = ": "a configuration, read by pramfs kexec --checkpoint",
     "docs/kexec.md: 400000000-7ffffffff : Persistent": "a line of /proc/iomem",
+    "docs/kexec.md: image:    /dev/pmem0, generation": "what pramfs kexec printed in a virtual machine",
+    "docs/kexec.md: 20000000-23ffffff : Persistent": "what a kernel without pmem devices printed",
     "docs/kexec.md: pramfs: processes go on": "what scripts/kexec-demo prints",
     "docs/testing.md: cd MOUNTPOINT && stress-ng": "a suite of others, which scripts/setup does not install",
 }
