@@ -29,6 +29,7 @@ from pramfs.errors import (
     NotUnderItsName,
     PramError,
     ReadOnlyImage,
+    SaveCutOff,
     SaveFailed,
     SaveIncomplete,
     posix_error,
@@ -73,6 +74,7 @@ class Checkpoints:
         self._logged: list[str] = []
         self._logged_errno: int | None = None  # why the state cannot be written
         self._refusals = 0  # that the kernel's complaints have been about so far
+        self._cut_off: SaveCutOff | None = None
         self._manager = manager
         self._place = place
         self._saving = trio.Lock()
@@ -394,8 +396,11 @@ class Checkpoints:
 
     # --- when it is gone -------------------------------------------------------------------------
 
-    def save_for_good(self) -> int:
-        """Publish the tree after the unmount, when it cannot change any more; return the exit code."""
+    def save_for_good(self, was_cut_off: Callable[[], bool]) -> int:
+        """Publish the tree after the unmount, when it cannot change any more; return the exit code.
+
+        `was_cut_off` returns whether there was no unmount: the mount is there, and a dead one now.
+        """
         volume, saver = self._volume, self._saver
         self._manager.tell("STOPPING=1")
         if volume.read_only:
@@ -415,6 +420,7 @@ class Checkpoints:
             ),
         ):
             error = self._save(bar)
+            self._cut_off = SaveCutOff() if was_cut_off() else None
         self.report()
         if error is not None:
             log.error("%s", error)
@@ -462,7 +468,8 @@ class Checkpoints:
 
     def shortcomings(self) -> list[SaveIncomplete | NotUnderItsName]:
         """Return what is wrong with the last save, although it was published."""
-        return [exc for exc in (self._name.lost(), self._saver.incomplete) if exc is not None]
+        known = (self._name.lost(), self._saver.incomplete, self._cut_off)
+        return [exc for exc in known if exc is not None]
 
     def trouble(self) -> str:
         """Return all that is wrong with the saves by now, "" if nothing. Not while one is staged."""
@@ -494,7 +501,7 @@ class Checkpoints:
             error=status.error,
             pages_done=status.pages_done,
             pages_total=status.pages_total,
-            incomplete=status.incomplete,
+            incomplete=status.incomplete or str(self._cut_off or ""),
             misplaced=str(self._name.lost() or "") if status.over else "",
         )
         self._write_state(self._volume.run_directory, self._volume.image, state)

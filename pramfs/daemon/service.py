@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
@@ -40,6 +41,8 @@ _CONVENIENCE_S = 10.0
 _MEMORY_RESERVE_BYTES = 32 << 20
 _WRITE_BACK_PERIOD_S = 1  # of looking whether pages should be written back, while requests come
 _IDLE_PERIOD_S = 5  # and without any: others may need memory
+_FORCED_UMOUNT_S = 2
+_LOOK_AGAIN_S = 0.05
 _RESTART_S = 60  # of a task that has failed
 
 
@@ -156,10 +159,24 @@ class Daemon:
     def _end(self) -> int:
         """Close the session, save, and return the exit code."""
         self._memory_reserve.close()  # nothing but the save needs memory from here on
+        by_kernel = self._mount.is_ended
         self._mount.close(mountinfo.places_of(self._device))
-        code = self._checkpoints.save_for_good()
+        code = self._checkpoints.save_for_good(lambda: by_kernel and self._is_left_dead())
         self._scope.remove()
         return code
+
+    def _is_left_dead(self) -> bool:
+        """Return whether it is mounted although the session is over; only umount -f takes a moment more."""
+        until_s = time.monotonic() + _FORCED_UMOUNT_S
+        # Its number may be another's by now, who has another image.
+        while any(
+            mount.device == self._device and mount.image == str(self._image)
+            for mount in mountinfo.pramfs_mounts()
+        ):
+            if time.monotonic() > until_s:
+                return True
+            time.sleep(_LOOK_AGAIN_S)
+        return False
 
     def _end_at_once(self) -> NoReturn:
         """Save and end the process at once: out of memory, trio would wait for ever."""

@@ -69,10 +69,19 @@ class DeviceMount:
         elif error:
             raise PramError(f"{mountpoint}: cannot mount: {os.strerror(error)}")
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the kernel has ended the session: it was unmounted everywhere, or cut off by force."""
+        if self._device is None:
+            return False  # unknown
+        poll = select.poll()
+        poll.register(self._device, 0)  # for POLLERR, which needs no asking
+        return bool(poll.poll(0))
+
     def close(self, places: Iterable[Path]) -> None:
         """Unmount where it is still mounted, which is at `places`, and end the session."""
         by_libfuse = self._device is None and self._mountpoint in places
-        if self._device is not None and not _is_ended(self._device):
+        if self._device is not None and not self.is_ended:
             for place in places:
                 _detach(place)
         pyfuse3.close(unmount=by_libfuse)
@@ -126,13 +135,6 @@ def _mount(device: int, source: Path, mountpoint: Path, words: Iterable[str]) ->
         ",".join(options).encode(),
     )
     return ctypes.get_errno() if failed else 0
-
-
-def _is_ended(device: int) -> bool:
-    """Return whether the kernel has ended the session: it was unmounted everywhere, or aborted."""
-    poll = select.poll()
-    poll.register(device, 0)  # for POLLERR, which needs no asking
-    return bool(poll.poll(0))
 
 
 def _detach(place: Path) -> None:

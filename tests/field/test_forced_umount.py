@@ -3,10 +3,13 @@
 util-linux/util-linux #493: after `umount -l` nothing told whether the file system was still in use.
 """
 
+import os
 from pathlib import Path
 
-from tests.mounted.admin_shell import Shell, busy
-from tests.mounted.harness import MOUNT_FAILED
+import pytest
+
+from tests.mounted.admin_shell import Shell, busy, has_ended
+from tests.mounted.harness import MOUNT_FAILED, wait_until
 
 
 def mount(shell: Shell, root: Path) -> Path:
@@ -26,9 +29,36 @@ def test_force_on_a_busy_mount_leaves_a_dead_one_and_says_so(shell: Shell, root:
     assert shell.pramfs("cat", image, "file").succeeded().out == b"kept"
 
 
+@pytest.mark.parametrize("way", ["umount -i -f", "abort"])
+def test_what_is_cut_off_without_the_helper_is_not_said_to_be_saved_whole(
+    shell: Shell, root: Path, way: str
+) -> None:
+    """Nobody has had the kernel hand over what it has of the programs' writes, and it drops that."""
+    image = mount(shell, root)
+    pid = shell.status(root)["pid"]
+    with busy(*shell.prefix(), path=root / "file"):
+        if way == "abort":
+            control = shell.home / "connections"
+            shell.path(control).mkdir()
+            shell.run("mount", "-t", "fusectl", "none", control).succeeded()
+            minor = os.minor(shell.path(root).stat().st_dev)
+            shell.path(control / str(minor) / "abort").write_bytes(b"1")
+        else:
+            shell.run("umount", "-i", "-f", root).refused(MOUNT_FAILED, "busy")
+        wait_until(lambda: has_ended(pid), "the daemon to end")
+    shell.run("umount", "-i", "-l", root).succeeded()
+    for told in (shell.pramfs("info", image), shell.pramfs("mount", image, root)):
+        assert told.code == 0
+        assert "save may be incomplete: the mount was cut off by force" in told.text + told.err
+    assert shell.path(root / "file").read_bytes() == b"kept"
+    shell.pramfs("umount", root).succeeded()
+    assert "incomplete" not in shell.pramfs("info", image).succeeded().text
+
+
 def test_force_on_an_idle_mount_loses_nothing(shell: Shell, root: Path) -> None:
     image = mount(shell, root)
     assert "saved to" in shell.run("umount", "-v", "-f", root).succeeded().text
+    assert "incomplete" not in shell.pramfs("info", image).succeeded().text
     assert shell.pramfs("cat", image, "file").succeeded().out == b"kept"
 
 
