@@ -8,6 +8,7 @@ plain `OSError`s.
 import errno
 import functools
 import os
+import re
 from collections.abc import Sequence
 
 EXIT_USAGE = 1
@@ -26,6 +27,8 @@ CHECK_DAMAGED = 4
 CHECK_UNREADABLE = 8
 CHECK_USAGE = 16
 
+
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
 
 _message_of = functools.cache(os.strerror)
 
@@ -65,7 +68,8 @@ class PramError(Exception):
 
     def __str__(self) -> str:
         args = [words_of(arg) if isinstance(arg, Exception) else arg for arg in self.args]
-        return " ".join((self.__doc__ or "").format(*args).split())
+        # One line, in which names that have line breaks or several spaces can still be told apart.
+        return _CONTROL.sub(lambda char: repr(char[0])[1:-1], (self.__doc__ or "").format(*args))
 
 
 class UsageError(PramError):
@@ -114,7 +118,7 @@ class DeadMount(PramError):
 
 
 class StatusNotAllowed(PramError):
-    """{0}: unknown what is saved: only {1} may ask its daemon; run this with their rights"""
+    """{0}: {2}: only {1} may ask its daemon; run this with their rights"""
 
 
 class SaveNotAllowed(PramError):
@@ -448,7 +452,7 @@ class NameTaken(PramError):
 
 
 class NoRoomForStream(PramError):
-    """{0}: no room for the stream: {1} free frames needed, {2} available"""
+    """{0}: no room for the stream: {1} free frames needed, {2} available; {3}"""
 
     errno = errno.ENOSPC
 

@@ -118,7 +118,7 @@ def mount_again(image: Path, mountpoint: Path, options: str) -> None:
         [sys.executable, "-m", "pramfs", *words], check=False, capture_output=True, text=True
     )
     if done.returncode:
-        raise PramError(done.stderr.strip())
+        raise PramError(" ".join(done.stderr.split()))
 
 
 def _restore(one: Dumped, images: Path, log: Path) -> None:
@@ -141,4 +141,4 @@ def _restore(one: Dumped, images: Path, log: Path) -> None:
         command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        raise PramError(done.stderr.strip() or f"criu exited with {done.returncode}")
+        raise PramError(" ".join(done.stderr.split()) or f"criu exited with {done.returncode}")

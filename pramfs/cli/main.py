@@ -48,7 +48,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _refuse_mounts(args: argparse.Namespace) -> None:
     """Raise PramError for a dead mount, and for a mountpoint where an image is needed."""
     if hasattr(args, "image"):
-        mountinfo.refuse_as_image(args.image)
+        mountinfo.refuse_as_image(args.image, to_change=args.changes_image)
     elif isinstance(getattr(args, "target", None), Path):
         mountinfo.refuse_dead(args.target)
 
@@ -61,7 +61,7 @@ def build_parser() -> Parser:
         epilog="pramfs COMMAND --help tells more of each.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="say what versions are here")
-    parser.set_defaults(run=None)
+    parser.set_defaults(run=None, changes_image=False)
     commands = parser.add_subparsers(metavar="COMMAND")
     for group in (mounts, snapshots, diff, streams, clone, dedup, images, files, nodes, kexec):
         group.add_commands(commands)

@@ -60,19 +60,31 @@ def a_path(text: str) -> Path:
     """Return an argument as a path. An empty one is refused: it is an unset variable, not this directory."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path")
-    path = Path(text)
-    if not path.is_absolute():
-        try:
-            Path.cwd()
-        except OSError:
-            told = f"'{text}': the current directory is gone, give an absolute path"
-            raise argparse.ArgumentTypeError(told) from None
-    return path
+    _require_directory_of(text)
+    return Path(text)
 
 
 def a_path_or_url(text: str) -> Path | str:
     """Return an argument as a path, or as it is if it is a URL."""
     return text if "://" in text else a_path(text)
+
+
+def a_place(text: str) -> str:
+    """Return an argument that names a place with streams, which `remote.place` takes apart."""
+    if text and "://" not in text:  # an empty one is refused where it is taken apart
+        _require_directory_of(text)
+    return text
+
+
+def _require_directory_of(path: str) -> None:
+    """Refuse a relative path if the current directory was removed: nothing can be there any more."""
+    if Path(path).is_absolute():
+        return
+    try:
+        Path.cwd()
+    except OSError:
+        told = f"'{path}': the current directory is gone, give an absolute path"
+        raise argparse.ArgumentTypeError(told) from None
 
 
 def add_command(

@@ -41,20 +41,22 @@ from pramfs.system.mountinfo import Mount, pramfs_mounts, require_alive, views_o
 __all__ = ["FrameCounts", "Mount", "MountStatus", "read_status", "request_save", "running_mounts"]
 
 _ANSWER_S = 6.0
+_NOTHING_KNOWN = "unknown what is saved"
 
 
-def status_if_mounted(target: Path) -> MountStatus | None:
-    """Return the status of the mount at `target`, None if that is an image. Raises as `read_status`."""
-    return read_status(target) if mountinfo.mount_at(target) else None
+def status_if_mounted(target: Path, if_refused: str = _NOTHING_KNOWN) -> MountStatus | None:
+    """Return the status of the mount at `target`, None if that is an image. As `read_status`."""
+    return read_status(target, if_refused) if mountinfo.mount_at(target) else None
 
 
-def read_status(mountpoint: Path) -> MountStatus:
+def read_status(mountpoint: Path, if_refused: str = _NOTHING_KNOWN) -> MountStatus:
     """Return the status of the pramfs mounted at `mountpoint`.
 
-    Raises NotMounted, DeadMount, or another PramError if this user may not ask or the daemon does not answer.
+    Raises NotMounted, DeadMount, or another PramError if this user may not ask or the daemon does not answer;
+    `if_refused` tells this user what is not done then.
     """
     mount = _mount_to_ask(mountpoint)
-    with _what_cannot_be_asked(mountpoint, mount):
+    with _what_cannot_be_asked(mountpoint, mount, if_refused):
         text = _read(mount, PREFIX + b"status")
     try:
         return parse_status(text)
@@ -183,10 +185,9 @@ def request_save_to(
 def request_dedup(mountpoint: Path, wait: Callable[[ForkedCall], object]) -> None:
     """Deduplicate, and return when that is done. Raises as `request_save`, and calls `wait` as that does."""
     mount = _mount_to_ask(mountpoint)
-    refusals = {
-        errno.EACCES: "its daemon is of an older version, and cannot deduplicate",
-        errno.EPERM: f"only {mount.allowed_users} may ask it to deduplicate",
-    }
+    refused = f"only {mount.allowed_users} may ask it to deduplicate"
+    older = "its daemon is of an older version, and cannot deduplicate"
+    refusals = {errno.EACCES: refused if _is_refused(mount) else older, errno.EPERM: refused}
     try:
         _request(mount, _setting(mount, DEDUP), wait)
     except OSError as exc:
@@ -243,9 +244,9 @@ def request_tree(
     Raises as `request_save`, and what `refusals` has for an errno if it was not tried.
     """
     mount = _mount_to_ask(mountpoint)
-    older = PramError(f"{mountpoint}: its daemon is of an older version, and cannot receive trees")
+    no_access = _no_access(mountpoint, mount, "and cannot receive trees")
     act = _setting(mount, RECEIVE, offer.to_json())
-    _request_save(mountpoint, mount, act, wait, {errno.EACCES: older, **refusals})
+    _request_save(mountpoint, mount, act, wait, {errno.EACCES: no_access, **refusals})
 
 
 def _set(
@@ -261,13 +262,21 @@ def _set(
 
 
 def _no_snapshots(mountpoint: Path, mount: Mount) -> dict[int, PramError]:
-    # Without the right to write to its directories nobody gets as far as to the daemon.
-    refused = SaveNotAllowed(mountpoint, mount.allowed_users)
-    older = PramError(f"{mountpoint}: its daemon is of an older version, without snapshots")
     return {
-        errno.EACCES: refused if os.geteuid() else older,
+        errno.EACCES: _no_access(mountpoint, mount, "without snapshots"),
         errno.EROFS: PramError(f"{mountpoint}: the mount is read-only"),
     }
+
+
+def _no_access(mountpoint: Path, mount: Mount, lacking: str) -> PramError:
+    """Return what EACCES means: the kernel refuses who may not write there, an old daemon what is new."""
+    if _is_refused(mount):
+        return SaveNotAllowed(mountpoint, mount.allowed_users)
+    return PramError(f"{mountpoint}: its daemon is of an older version, {lacking}")
+
+
+def _is_refused(mount: Mount) -> bool:
+    return os.geteuid() != 0 and not os.access(mount.mountpoint, os.W_OK)
 
 
 def _request_save(
@@ -278,9 +287,8 @@ def _request_save(
     refusals: Mapping[int, Exception] | None = None,
 ) -> None:
     """Have `act` ask for a save of some kind; raise what an errno means, by `refusals` if it is there."""
-    told = "its daemon is of an older version, and cannot save to another image"
     known: dict[int, Exception] = {
-        errno.EACCES: PramError(f"{mountpoint}: {told}"),
+        errno.EACCES: _no_access(mountpoint, mount, "and cannot save to another image"),
         errno.EPERM: SaveNotAllowed(mountpoint, mount.allowed_users),
         **(refusals or {}),
     }
@@ -336,10 +344,12 @@ def _read(mount: Mount, name: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def _what_cannot_be_asked(mountpoint: Path, mount: Mount) -> Iterator[None]:
+def _what_cannot_be_asked(
+    mountpoint: Path, mount: Mount, if_refused: str = _NOTHING_KNOWN
+) -> Iterator[None]:
     try:
         yield
     except PermissionError as exc:
-        raise StatusNotAllowed(mountpoint, mount.allowed_users) from exc
+        raise StatusNotAllowed(mountpoint, mount.allowed_users, if_refused) from exc
     except OSError as exc:
         raise PramError(f"{mountpoint}: the daemon does not answer: {exc.strerror}") from exc

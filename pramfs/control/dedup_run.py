@@ -15,7 +15,7 @@ def dedup(mountpoint: Path) -> DedupReport:
     Raises NotMounted, DeadMount, or another PramError if this user may not ask for it or the daemon does not
     do it. An interrupt ends the work; what has been done stays.
     """
-    status = client.read_status(mountpoint)
+    status = client.read_status(mountpoint, "not deduplicated")
     if status.read_only:
         raise PramError(f"{mountpoint}: the mount is read-only: nothing can be deduplicated")
 

@@ -1,6 +1,7 @@
 """Find out who has an image locked: a mount, a daemon that saves, or a tool that writes nodes."""
 
 import contextlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,10 @@ def refuse_if_mounted(image: Image) -> None:
         raise ImageInUse(image.path, "a mount in another pid namespace")
     place = _place(image, pid)
     if place is not None:
-        raise ImageInUse(image.path, f"process {pid}, mounted at {place}")
+        unmount = f"pramfs umount {shlex.quote(str(place))}"
+        raise ImageInUse(
+            image.path, f"process {pid}, mounted at {place}; unmount it first: {unmount}"
+        )
 
 
 def _place(image: Image, pid: int) -> Path | None:

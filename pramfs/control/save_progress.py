@@ -93,7 +93,7 @@ def status_to_save(mountpoint: Path, if_read_only: str) -> MountStatus:
     try:
         status = client.read_status(mountpoint)
     except StatusNotAllowed as exc:
-        raise SaveNotAllowed(*exc.args) from exc
+        raise SaveNotAllowed(*exc.args[:2]) from exc
     if status.read_only:
         raise PramError(f"{mountpoint}: the mount is read-only: {if_read_only}")
     return status

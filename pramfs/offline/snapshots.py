@@ -1,7 +1,7 @@
 """List the snapshots of an image, and what each holds: `pramfs snapshots`. Safe beside a daemon."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pramfs.control.status import MountStatus
 from pramfs.errors import PramError
 from pramfs.pram.nodes import Node, node_names
 from pramfs.pram.reserve import reserve
-from pramfs.saves.snapshot_names import SNAPSHOT_MARK
+from pramfs.saves.snapshot_names import SNAPSHOT_MARK, no_such_snapshot
 from pramfs.saves.snapshots import AUTOMATIC_PREFIX
 from pramfs.saves.tree_nodes import (
     DATA_SUFFIX,
@@ -52,7 +52,7 @@ def image_snapshots(target: Path) -> ImageSnapshots:
 
     Raises NotAnImage, ReservationFailed, SavedMeanwhile or another PramError.
     """
-    status = client.status_if_mounted(target)
+    status = client.status_if_mounted(target, "not listed")
     with open_target(target, status) as image:
         return superblock.look_between_saves(image, lambda: _look(image))
 
@@ -62,6 +62,15 @@ def trees_in_force(status: MountStatus) -> list[str]:
     with contextlib.suppress(PramError), open_served(status) as image:
         return superblock.look_between_saves(image, lambda: tree_names(node_names(image)))
     return []
+
+
+def require_snapshots(mountpoint: Path, names: Collection[str], status: MountStatus) -> None:
+    """Raise NoSuchSnapshot unless the image of a mount has all these trees TREE@SNAPSHOT."""
+    with open_served(status) as image:
+        trees = superblock.look_between_saves(image, lambda: tree_names(node_names(image)))
+    for name in names:
+        if SNAPSHOT_MARK in name and name not in trees:
+            raise no_such_snapshot(mountpoint, name, trees)
 
 
 def _look(image: Image) -> ImageSnapshots:

@@ -85,7 +85,7 @@ class _Trees:
 
 @contextlib.contextmanager
 def _trees_at(receiver: Path) -> Iterator[_Trees]:
-    status = client.status_if_mounted(receiver)
+    status = client.status_if_mounted(receiver, "nothing was received")
     if status is None and _is_to_be_made(receiver):
         yield _Trees()
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pramfs.control.holder import holder_of, refuse_if_mounted
-from pramfs.errors import ImageInUse, NoRoomForStream, PramError, SaveFailed
+from pramfs.errors import ImageInUse, ImageTooSmall, NoRoomForStream, PramError, SaveFailed
 from pramfs.options import MountOptions
 from pramfs.pram.links import Entries, link_count
 from pramfs.pram.pram import Pram
@@ -71,7 +71,8 @@ class ImageTarget:
         )
         unused = self._pram.arena.table.unused
         if needed > unused:
-            raise NoRoomForStream(self.place, needed, unused)
+            hint = "give the image more with --size"
+            raise NoRoomForStream(self.place, needed, unused, hint)
 
     def take_pages(self, pages: memoryview) -> None:
         arena = self._pram.arena
@@ -101,7 +102,10 @@ def _open(image: Image, header: Header, frames: int) -> Pram:
     with _named(image.path):
         if image.size_bytes:
             return Pram.open(image, frames=frames, arena="image")
-        return Pram.create(image, frames or _default_frames(header), arena="image")
+        try:
+            return Pram.create(image, frames or _default_frames(header), arena="image")
+        except ImageTooSmall as exc:
+            raise PramError(f"{exc}; give the image more with --size") from exc
 
 
 @contextlib.contextmanager

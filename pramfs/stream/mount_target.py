@@ -73,7 +73,8 @@ class MountTarget:
         # Snapshots that the daemon may free give room, too: when the pages come it knows.
         total = self._status.frames.total
         if header.pages > total:
-            raise NoRoomForStream(self.place, header.pages, total)
+            hint = "mount it with a larger size="
+            raise NoRoomForStream(self.place, header.pages, total, hint)
 
     def take_pages(self, pages: memoryview) -> None:
         self._write(pages)

@@ -53,7 +53,7 @@ def what_is_sent(target: Path, name: str = "") -> tuple[Path, MountStatus | None
     Raises PramError.
     """
     path, snapshot = split_target(target)
-    status = client.status_if_mounted(path)
+    status = client.status_if_mounted(path, "not sent")
     tree = name or (status.name if status is not None else DEFAULT_NAME)
     return path, status, snapshot_tree(snapshot, tree_of(tree)) if snapshot else tree
 
@@ -62,10 +62,17 @@ def split_target(target: Path) -> tuple[Path, str]:
     """Return a path that exists and the snapshot named behind it, "" if there is none."""
     text, at = str(target), len(str(target))
     while at > 0:
-        if Path(text[:at]).exists():
+        if _exists(Path(text[:at])):
             return Path(text[:at]), text[at + 1 :]
         at = text.rfind(SNAPSHOT_MARK, 0, at)
     return target, ""
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return True  # such as a mount of another user, who is named when it is asked
 
 
 def _read(image: Image, name: str) -> WholeTree:

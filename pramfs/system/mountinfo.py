@@ -170,12 +170,17 @@ def refuse_dead(path: Path) -> None:
     raise DeadMount(around.mountpoint, command)
 
 
-def refuse_as_image(path: Path) -> None:
-    """Raise PramError, naming the image, if `path` is a mountpoint where an image is needed."""
+def refuse_as_image(path: Path, *, to_change: bool = False) -> None:
+    """Raise PramError, naming the image, if `path` is a mountpoint where an image is needed.
+
+    `to_change`: the command changes the image, so that it cannot be mounted meanwhile.
+    """
     refuse_dead(path)
     mount = mount_at(path)
     if mount is not None:
-        raise PramError(f"{path}: not an image, but where one is mounted: {mount.image}")
+        told = f"{path}: not an image, but where one is mounted: {mount.image}"
+        hint = f"; unmount it first: pramfs umount {shlex.quote(str(path))}" if to_change else ""
+        raise PramError(told + hint)
 
 
 def is_dead(path: Path) -> bool:

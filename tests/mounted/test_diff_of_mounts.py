@@ -79,7 +79,11 @@ def test_a_snapshot_that_is_mounted_is_what_is_compared(kept: Volume) -> None:
 
 def test_an_unknown_snapshot_is_one_line(kept: Volume) -> None:
     root = kept.mount()
-    diff(root, "before", "after", code=TROUBLE).refused(TROUBLE, "'after'", "there are: before")
+    generation = kept.generation
+    words = [f"{root}: no snapshot 'after' of tree", "there are: before"]
+    for names in (["after"], ["before", "after"], ["after", "before"]):
+        diff(root, *names, code=TROUBLE).refused(TROUBLE, *words)
+    assert kept.generation == generation  # it is refused before anything is saved
 
 
 def test_who_may_not_ask_for_a_save_is_told_what_is_not_seen(shell: Shell, root: Path) -> None:

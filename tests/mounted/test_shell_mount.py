@@ -233,6 +233,19 @@ def test_another_user_is_told_what_was_not_done_and_who_can(
         told = shell.pramfs(command, root, user=NOBODY)
         if not options:
             told.refused(MOUNT_FAILED, f"{root}: unknown what is saved:", *words)
+    refusals = {
+        "dedup": f"{root}: not deduplicated:" if not options else "may ask it to deduplicate",
+        "snapshots": f"{root}: not listed:" if not options else f"{image}: cannot open the image",
+    }
+    for command, refusal in refusals.items():
+        shell.pramfs(command, root, user=NOBODY).refused(MOUNT_FAILED, refusal)
+    told = shell.pramfs("diff", root, "none", user=NOBODY)
+    told.refused(2, f"{root}: not compared:" if not options else f"{image}: cannot open the image")
+    if options:
+        told = shell.pramfs("save", "--to", "/tmp/not-made", root, user=NOBODY)
+        told.refused(MOUNT_FAILED, f"{root}: not saved:", *words)
+    told = shell.pramfs("send", f"{root}@none", user=NOBODY)
+    told.refused(MOUNT_FAILED, f"{root}: not sent:" if not options else "cannot open the image")
     assert shell.status(root)["generation"] == generation
     assert shell.pramfs_mounts() == [str(root)]
     if not options:

@@ -79,8 +79,10 @@ def test_what_a_snapshot_holds_alone_comes_free_with_it(volume: Volume, root: Pa
 def test_a_rollback_keeps_the_snapshot_and_what_it_replaces(volume: Volume, root: Path) -> None:
     pramfs("snapshot", root, "good").succeeded()
     (root / "dir/file").write_bytes(b"bad")
-    pramfs("rollback", root, "good").refused(MOUNT_FAILED, "not an image")
-    pramfs("rollback", volume.image, "good").refused(MOUNT_FAILED, "in use")
+    hint = f"unmount it first: pramfs umount {root}"
+    outcome = pramfs("rollback", root, "good")
+    outcome.refused(MOUNT_FAILED, f"not an image, but where one is mounted: {volume.image}", hint)
+    pramfs("rollback", volume.image, "good").refused(MOUNT_FAILED, "in use", hint)
     volume.umount()
     pramfs("rollback", volume.image, "none").refused(
         MOUNT_FAILED, str(volume.image), "no snapshot 'none' of tree 'pramfs'; there are: good"

@@ -75,4 +75,4 @@ def test_a_failed_reservation_says_so_and_keeps_the_number_of_its_cause() -> Non
 
 
 def test_a_message_is_one_line_whatever_is_put_into_it() -> None:
-    assert str(PramError("two\nlines  and {braces}")) == "two lines and {braces}"
+    assert str(PramError("two\nlines  and {braces}")) == "two\\nlines  and {braces}"

@@ -585,6 +585,30 @@ def test_wrong_usage_is_told_without_secrets(
     assert "secret" not in told
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("send", "--to", "place", "/image"),
+        ("receive", "--from", "place", "/image"),
+        ("receive", "--from", "place@stream", "/image"),
+        ("snapshots", "place"),
+        ("extract", "/image"),  # to here
+    ],
+)
+def test_a_place_in_a_directory_that_is_gone_is_wrong_usage(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        run(*words)
+    assert ended.value.code == EXIT_USAGE
+    assert "current directory is gone, give an absolute path" in capsys.readouterr().err
+
+
 def test_an_empty_place_has_nothing_to_receive(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

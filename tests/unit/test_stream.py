@@ -352,6 +352,17 @@ def test_more_than_fits_is_refused_after_the_header(small: bytes, tmp_path: Path
         receive_into(other, stream[: HEADER.size], "@new")
 
 
+@pytest.mark.parametrize("size", ["4K", "64K"])
+def test_who_asked_for_a_size_that_is_too_small_is_told_of_it(
+    volume: Kept, tmp_path: Path, size: str
+) -> None:
+    new = tmp_path / "new"
+    code, _, told = command("receive", "--size", size, new, stdin=sent(volume.path))
+    assert code == EXIT_FAILED
+    assert told.endswith("; give the image more with --size\n")
+    assert not new.exists()
+
+
 def forged(tmp_path: Path, stream: bytes, runs: Runs, metadata: bytes | None = None) -> bytes:
     """A stream whose records are sound, with these runs, and metadata in place of its own."""
     reader = reader_of(stream)

@@ -34,17 +34,19 @@ def _diff(args: argparse.Namespace) -> int:
     from pramfs.control import client
     from pramfs.control.served_image import open_target
     from pramfs.offline.diff import diff_trees
+    from pramfs.offline.snapshots import require_snapshots
     from pramfs.options import DEFAULT_NAME
     from pramfs.saves.snapshot_names import snapshot_tree, tree_of
 
-    status = client.status_if_mounted(args.target)
-    if status is not None and args.new is None:
-        status = _saved(args.target, status)
+    status = client.status_if_mounted(args.target, "not compared")
     now = status.name if status is not None else DEFAULT_NAME  # a snapshot may be mounted
     old = snapshot_tree(args.old, tree_of(now))
     tree = tree_of(old)
     itself = now if tree_of(now) == tree else tree
     new = itself if args.new is None else snapshot_tree(args.new, tree)
+    if status is not None:
+        require_snapshots(args.target, (old, new), status)
+        status = status if args.new is not None else _saved(args.target, status)
     with open_target(args.target, status) as image:
         found = diff_trees(image, old, new)
     if args.json:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pramfs.cli.parser import Commands, a_path, add_command
@@ -32,7 +31,7 @@ def add_commands(commands: Commands) -> None:
         *("-C", "--directory"),
         metavar="DIR",
         type=a_path,
-        default=Path(),
+        default=".",
         help="where to: a new or empty directory (default: this one)",
     )
     for command in (list_, cat, extract):

@@ -26,6 +26,7 @@ def add_commands(commands: Commands) -> None:
     put = add_command(commands, "put", _put, "store standard input as a node")
     get = add_command(commands, "get", _get, "write a node to standard output")
     free = add_command(commands, "free", _free, "free a node, tree or snapshot, or all of them")
+    put.set_defaults(changes_image=True)
     for command in (nodes, put, get):
         command.add_argument("image", metavar="IMAGE", type=a_path)
     for command in (put, get):

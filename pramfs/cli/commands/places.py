@@ -105,7 +105,7 @@ def is_place(target: Path | str) -> bool:
     """Return whether a target is no image and no mount: a URL, or a directory where nothing is mounted."""
     from pramfs.system import mountinfo
 
-    return isinstance(target, str) or (target.is_dir() and not mountinfo.mount_at(target))
+    return isinstance(target, str) or (not mountinfo.mount_at(target) and target.is_dir())
 
 
 def _described(stream: "Manifest") -> str:

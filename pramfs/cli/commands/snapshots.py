@@ -24,6 +24,7 @@ def add_commands(commands: Commands) -> None:
     list_.add_argument("--json", action="store_true", help="for programs")
     list_.add_argument("target", metavar="IMAGE|MOUNTPOINT|URL|PATH", type=a_path_or_url)
     rollback = add_command(commands, "rollback", _rollback, "go back to a snapshot")
+    rollback.set_defaults(changes_image=True)
     rollback.add_argument("--name", metavar="TREE", help="which tree (default: pramfs)")
     rollback.add_argument("image", metavar="IMAGE", type=a_path)
     rollback.add_argument("snapshot", metavar="SNAPSHOT")

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.cli.parser import Commands, a_path, a_place, add_command
 from pramfs.errors import UsageError
 from pramfs.system.text import complain, counted, printable
 
@@ -24,7 +24,9 @@ def add_commands(commands: Commands) -> None:
     """Add the commands to the parser."""
     send = add_command(commands, "send", _send, "write a tree to standard output as a stream")
     send.add_argument("--since", metavar="SNAPSHOT", help="only what is not in that one")
-    send.add_argument("--to", metavar="URL|PATH", help="a place that keeps it, not standard output")
+    send.add_argument(
+        "--to", metavar="URL|PATH", type=a_place, help="a place that keeps it, not standard output"
+    )
     send.add_argument(
         "--incremental",
         action="store_true",
@@ -41,6 +43,7 @@ def add_commands(commands: Commands) -> None:
         "--from",
         dest="place",
         metavar="URL|PATH[@STREAM]",
+        type=a_place,
         help="a place that keeps streams, not standard input",
     )
     receive.add_argument("--as", dest="new_name", metavar="NAME", help="the name that it gets")
