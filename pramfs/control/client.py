@@ -191,6 +191,7 @@ def request_dedup(mountpoint: Path, wait: Callable[[ForkedCall], object]) -> Non
     try:
         _request(mount, _setting(mount, DEDUP), wait)
     except OSError as exc:
+        mountinfo.refuse_dead(mountpoint)  # killed meanwhile
         told = refusals.get(exc.errno or 0, f"not deduplicated: {exc.strerror}")
         raise PramError(f"{mountpoint}: {told}") from exc
 

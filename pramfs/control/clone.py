@@ -57,6 +57,7 @@ def clone(source: Path, target: Path, progress: Progress = lambda count: None) -
         _require_one_mount(source, place.parent)
         return clone_here(source, place, progress)
     except OSError as exc:
+        mountinfo.refuse_dead(source)  # killed meanwhile
         raise PramError(f"{exc.filename or source}: {words_of(exc)}; nothing was cloned") from exc
 
 

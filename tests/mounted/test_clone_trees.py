@@ -3,12 +3,23 @@
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import MIB, PAGE, Volume, pramfs, run
+from tests.mounted.harness import (
+    MIB,
+    MOUNT_FAILED,
+    PAGE,
+    Volume,
+    pramfs,
+    run,
+    start_pramfs,
+    wait_until,
+)
 from tests.mounted.sample_trees import (
     assert_same_below,
     noise,
@@ -199,3 +210,19 @@ def test_what_is_not_in_one_mount_is_refused(
     pramfs("clone", here / "tree", here / "tree/inner/x").refused(32, "into itself")
     assert sorted(os.listdir(here)) == ["file", "tree"]
     assert os.listdir(there) == []
+
+
+def test_a_daemon_that_is_killed_meanwhile_is_told(volume: Volume) -> None:
+    root = volume.mount()
+    (root / "tree").mkdir()
+    plant_files(root / "tree", 3000)
+    volume.save()
+    command = start_pramfs("clone", root / "tree", root / "clone", stderr=subprocess.PIPE)
+    wait_until(lambda: len(os.listdir(root)) > 1, "the clone to begin")
+    os.kill(volume.pid, signal.SIGKILL)
+    told = command.communicate(timeout=60)[1].decode()
+    assert command.returncode == MOUNT_FAILED
+    assert told.startswith(f"pramfs: {root}: a dead mount: its daemon is gone")
+    volume.kill()
+    pramfs("check", volume.image).succeeded()
+    assert sorted(os.listdir(volume.mount())) == ["tree"]

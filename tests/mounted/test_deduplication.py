@@ -177,6 +177,21 @@ def test_a_command_that_is_interrupted_ends_the_work(volume: Volume) -> None:
     assert frames(volume)["spared"] == DUMP // PAGE
 
 
+def test_a_daemon_that_is_killed_meanwhile_is_told(volume: Volume) -> None:
+    volume.size = f"{4 * DUMP}"
+    root = volume.mount()
+    for name in "ab":
+        (root / name).write_bytes(noise(DUMP))
+    command = start_pramfs("dedup", root, stderr=subprocess.PIPE)
+    wait_until(lambda: report(root)["total"], "the work to begin")
+    os.kill(volume.pid, signal.SIGKILL)
+    told = command.communicate(timeout=60)[1].decode()
+    assert command.returncode == MOUNT_FAILED
+    assert told.startswith(f"pramfs: {root}: a dead mount: its daemon is gone")
+    volume.kill()
+    pramfs("check", volume.image).succeeded()
+
+
 def report(root: Path) -> dict[str, int]:
     return dict(json.loads(os.getxattr(root, "user.pramfs.dedup")))
 
