@@ -330,6 +330,12 @@ class NoRoomForRollback(PramError):
     errno = errno.ENOSPC
 
 
+class NoNameForReplaced(PramError):
+    """{0}: tree '{1}': too long a name for a snapshot of what it is; free it first: pramfs free {0} {1}"""
+
+    errno = errno.ENAMETOOLONG
+
+
 class NodeExists(PramError):
     """node '{0}' already exists"""
 

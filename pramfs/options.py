@@ -21,6 +21,7 @@ _DECIMALS = re.compile(r"[0-9]+\s*[a-zA-Z]{0,3}")
 _ID_MAX = (1 << 32) - 2
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _KEEP_DIGITS_MAX = 6
+_AUTOMATIC_BYTES = len("@auto-20261129T044042.118Z-999")  # see `saves.snapshots.new_name`
 
 
 @dataclass(slots=True)
@@ -101,6 +102,8 @@ def parse_options(lists: Sequence[str], *, sloppy: bool = False) -> MountOptions
             options.words.append(word)
     if options.snapshot:
         _settle_snapshot(options)
+    if options.keep_saves or options.keep_seconds:
+        _require_names_to_keep(options.name)
     read_only = "snapshot" if options.snapshot else "ro"
     for name, is_set, what in (
         ("checkpoint", options.checkpoint, "saved"),
@@ -124,6 +127,16 @@ def _settle_snapshot(options: MountOptions) -> None:
     elif options.ro:
         raise UsageError(
             "options 'ro' and 'name' exclude each other beside 'snapshot': the tree NAME is a new one"
+        )
+
+
+def _require_names_to_keep(name: str) -> None:
+    """Raise UsageError unless automatic snapshots of the tree can have names: else no save could be kept."""
+    size, fit = len(os.fsencode(name)), layout.TREE_NAME_MAX_BYTES - _AUTOMATIC_BYTES
+    if size > fit:
+        raise UsageError(
+            f"options 'name' and 'keep': the name has {size} bytes, and at most {fit} leave room for "
+            "the names of snapshots"
         )
 
 

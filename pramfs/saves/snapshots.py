@@ -9,7 +9,13 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pramfs.errors import BadSnapshotName, NoRoomForRollback, SaveFailed, SnapshotExists
+from pramfs.errors import (
+    BadSnapshotName,
+    NoNameForReplaced,
+    NoRoomForRollback,
+    SaveFailed,
+    SnapshotExists,
+)
 from pramfs.pram.links import Entries
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
@@ -152,7 +158,8 @@ def roll_back(pram: Pram, tree: str, snapshot: str) -> str:
     """Make the tree a copy of its snapshot, and of what it was a snapshot, whose name is returned.
 
     That is "" if there was no such tree any more. A publish saves it. Raises NoSuchSnapshot,
-    NoRoomForRollback, DamagedPage, SaveFailed or another PramError, and has changed nothing then.
+    NoNameForReplaced, NoRoomForRollback, DamagedPage, SaveFailed or another PramError, and has changed
+    nothing then.
     """
     full_name = tree + SNAPSHOT_MARK + snapshot
     _require_snapshot(pram, full_name)
@@ -160,7 +167,10 @@ def roll_back(pram: Pram, tree: str, snapshot: str) -> str:
     replaced = ""
     if has_tree(pram, tree):
         replaced = new_name(tree, REPLACED_PREFIX, pram.nodes)
-        rename_tree(pram, tree, check_name(tree, replaced))
+        try:
+            rename_tree(pram, tree, check_name(tree, replaced))
+        except BadSnapshotName as exc:
+            raise NoNameForReplaced(pram.image.path, tree) from exc
     try:
         copy_tree(pram, full_name, tree)
     except BaseException as exc:

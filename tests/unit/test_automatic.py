@@ -10,7 +10,13 @@ import pytest
 from pramfs.errors import FramesHeld, NoRoomForSnapshot, UsageError
 from pramfs.options import parse_options
 from pramfs.saves.automatic import AutomaticSnapshots, Keep
-from pramfs.saves.snapshots import require_new, snapshots_of
+from pramfs.saves.snapshots import (
+    AUTOMATIC_PREFIX,
+    check_name,
+    new_name,
+    require_new,
+    snapshots_of,
+)
 from pramfs.storage.layout import PAGE_SIZE
 from tests.support.tree_volume import NAME, Volume
 
@@ -217,3 +223,11 @@ def test_nothing_is_kept_of_a_read_only_mount() -> None:
         parse_options(["ro,keep=5"])
     with pytest.raises(UsageError, match="options 'snapshot' and 'keep' exclude each other"):
         parse_options(["snapshot=s,keep=5"])
+
+
+def test_every_tree_that_may_be_mounted_to_keep_saves_has_names_for_them() -> None:
+    longest = parse_options([f"name={'n' * 220}", "keep=5"]).name
+    stem = new_name(longest, AUTOMATIC_PREFIX, ())
+    check_name(longest, f"{stem}-999", automatic=True)
+    with pytest.raises(UsageError, match="the name has 221 bytes, and at most 220 leave room"):
+        parse_options([f"name={'n' * 221}", "keep=5"])

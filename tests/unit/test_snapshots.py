@@ -8,6 +8,7 @@ import pytest
 from pramfs.errors import (
     BadSnapshotName,
     NoFrames,
+    NoNameForReplaced,
     NoRoomForRollback,
     NoRoomForSnapshot,
     NoSuchSnapshot,
@@ -27,7 +28,7 @@ from pramfs.saves.snapshots import (
     roll_back,
     snapshots_of,
 )
-from pramfs.saves.tree_nodes import MORE_SUFFIX, tree_names
+from pramfs.saves.tree_nodes import MORE_SUFFIX, drop_tree, tree_names
 from pramfs.storage.extents import pfns_of
 from pramfs.storage.frames import FREE, SAVED
 from pramfs.storage.image import Image
@@ -377,6 +378,21 @@ def test_what_is_open_without_a_name_stays_behind_when_snapshots_leave_banned_fr
 
 
 # --- offline --------------------------------------------------------------------------------------
+
+
+def test_a_tree_whose_name_is_too_long_for_what_it_was_is_freed_first(volume: Volume) -> None:
+    pram, long = volume.pram, "n" * 240
+    volume.save()
+    for name in (long, f"{long}@s"):
+        copy_tree(pram, NAME, name)
+    pram.publish()
+    before = sorted(pram.nodes)
+    with pytest.raises(NoNameForReplaced, match="free it first: pramfs free"):
+        roll_back(pram, long, "s")
+    assert sorted(pram.nodes) == before
+    drop_tree(pram, long)
+    assert roll_back(pram, long, "s") == ""
+    assert sorted(pram.nodes) == before
 
 
 def test_a_rollback_keeps_the_snapshot_and_what_it_replaces(volume: Volume) -> None:
