@@ -28,6 +28,7 @@ _PASSING = {
 }
 _LASTING = {
     "ClientConnectorCertificateError",
+    "FileNotFoundError",  # the authorities for a certificate
     "HostKeyNotVerifiable",
     "IllegalUserName",
     "KeyExchangeFailed",
@@ -47,6 +48,7 @@ _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _SECRET_MIN = 8  # characters
 _TOLD_MAX = 300  # characters
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _QUERY = re.compile(r"\?[^\s\"']*(?==)[^\s\"']*")  # of a URL, which may be signed
 
 
@@ -73,7 +75,8 @@ def words_for(error: BaseException) -> str:
         return "no credentials: they are looked for in AWS_ACCESS_KEY_ID and so on, and in ~/.aws"
     told = getattr(error, "reason", None) or _message(error)
     told = _QUERY.sub("", " ".join(str(told).split())) or kind
-    if kind == "SFTPFailure":
+    told = _ERRNO.sub("", told)
+    if kind == "SFTPFailure" and told == "Failure":
         told += " (that is all it says; is there room?)"
     for name in _SECRETS:
         secret = os.environ.get(name, "")
@@ -88,6 +91,8 @@ def _message(error: BaseException) -> str:
         if isinstance(answer, dict):
             said = answer.get("Error", {})
             return f"{said.get('Message', '')} ({said.get('Code', '?')})"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"  # asyncio has its own words for it
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     status = _status(error)
@@ -116,5 +121,6 @@ def _with_causes(error: BaseException) -> list[BaseException]:
     cause: BaseException | None = error
     while cause is not None and cause not in found:
         found.append(cause)
-        cause = cause.__cause__
+        inner = getattr(cause, "kwargs", {}).get("error")  # of botocore
+        cause = inner if isinstance(inner, BaseException) else cause.__cause__
     return found

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from pramfs.errors import PramError
-from pramfs.remote.store import Entry
+from pramfs.remote.store import PART_SUFFIX, Entry
 
 _CONNECT_S = 20
 _SILENCE_S = 60  # so long a connection may say nothing
@@ -59,7 +59,7 @@ class FsspecStore:
             return
         folder, _, last = path.rpartition("/")
         files.makedirs(folder, exist_ok=True)
-        part = f"{folder}/.{last}.part"
+        part = f"{folder}/.{last}{PART_SUFFIX}"
         files.pipe_file(part, data)
         files.mv(part, path)
 

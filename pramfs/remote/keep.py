@@ -4,7 +4,7 @@ import time
 
 from pramfs.errors import NotDropped, PramError
 from pramfs.remote.listing import Listing, list_streams
-from pramfs.remote.manifest import Manifest, is_id
+from pramfs.remote.manifest import Manifest
 from pramfs.remote.place import Place
 from pramfs.remote.upload import discard
 from pramfs.saves.snapshot_names import tree_of
@@ -24,7 +24,7 @@ def drop_old(place: Place, tree: str, number: int, seconds: int) -> list[Manifes
         dropped = to_drop(listing, tree, number, seconds, time.time_ns())
         for stream in reversed(dropped):
             discard(place, stream.id, len(stream.pieces))
-        _sweep(place, listing)
+        remove_unfinished(place, listing)
     except PramError as exc:
         raise NotDropped(place.name, str(exc).removeprefix(f"{place.name}: ")) from exc
     return dropped
@@ -45,16 +45,18 @@ def to_drop(listing: Listing, tree: str, number: int, seconds: int, now_ns: int)
     return [one for one in mine if one.id not in needed]
 
 
-def _sweep(place: Place, listing: Listing) -> None:
-    """Remove pieces that no manifest names, if the last of them is old."""
-    whole = {one.id for one in listing.streams}
-    for entry in place.entries():
-        if entry.is_folder and is_id(entry.name) and entry.name not in whole:
-            pieces = place.entries(entry.name)
-            if all(_is_old(piece.modified_s) for piece in pieces):
-                for piece in pieces:
-                    place.remove(f"{entry.name}/{piece.name}")
-                place.remove_folder(entry.name)
+def remove_unfinished(place: Place, listing: Listing) -> None:
+    """Remove what interrupted uploads have left, if the last piece of one is old. Raises PlaceFailed."""
+    for left in listing.unfinished:
+        # A folder without pieces is one that somebody has just made, or has begun to remove.
+        pieces = place.entries(left.name) if left.is_folder else []
+        if all(_is_old(one.modified_s) for one in pieces or [left]):
+            for piece in pieces:
+                place.remove(f"{left.name}/{piece.name}")
+            if left.is_folder:
+                place.remove_folder(left.name)
+            else:
+                place.remove(left.name)
 
 
 def _is_old(modified_s: float | None) -> bool:

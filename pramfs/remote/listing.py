@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pramfs.errors import DamagedInPlace, NoSuchStream
 from pramfs.remote.manifest import Manifest, decode, id_of, is_id, manifest_name
 from pramfs.remote.place import Place
+from pramfs.remote.store import PART_SUFFIX, Entry
 from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.system.text import printable
 
@@ -20,6 +21,7 @@ class Listing:
     streams: tuple[Manifest, ...]
     damaged: tuple[DamagedInPlace, ...] = ()
     folders: frozenset[str] = frozenset()  # in which there are pieces
+    unfinished: tuple[Entry, ...] = ()  # pieces and files that are of no stream, at least not yet
 
     def of_identity(self, identity: str) -> Manifest | None:
         """Return the newest stream of the tree with that identity."""
@@ -64,7 +66,7 @@ class Listing:
 def list_streams(place: Place) -> Listing:
     """Return all streams of a place. Raises PlaceFailed."""
     entries = place.entries()
-    ids = filter(None, (id_of(entry.name) for entry in entries))
+    ids = set(filter(None, (id_of(entry.name) for entry in entries)))
     with ThreadPoolExecutor(_PARALLEL, "pramfs-list") as pool:
         found = list(pool.map(lambda stream: _look(place, stream), ids))
     streams = [one for one in found if isinstance(one, Manifest)]
@@ -72,6 +74,7 @@ def list_streams(place: Place) -> Listing:
         tuple(sorted(streams, key=lambda one: (one.sent_ns, one.id))),
         tuple(one for one in found if isinstance(one, DamagedInPlace)),
         frozenset(entry.name for entry in entries if entry.is_folder),
+        tuple(entry for entry in entries if _is_unfinished(entry, ids)),
     )
 
 
@@ -126,6 +129,13 @@ def _look(place: Place, stream: str) -> Manifest | DamagedInPlace | None:
         return decode(data, stream)
     except ValueError as exc:
         return DamagedInPlace(place.name, manifest_name(stream), str(exc))
+
+
+def _is_unfinished(entry: Entry, ids: set[str]) -> bool:
+    if entry.is_folder:
+        return is_id(entry.name) and entry.name not in ids
+    name, mark, rest = entry.name.removeprefix(".").rpartition(PART_SUFFIX)
+    return bool(mark) and not rest and id_of(name) is not None
 
 
 def _is_named(stream: Manifest, name: str) -> bool:

@@ -7,9 +7,8 @@ import shutil
 import stat
 from pathlib import Path
 
-from pramfs.remote.store import Entry
+from pramfs.remote.store import PART_SUFFIX, Entry
 
-_PART_SUFFIX = ".part"
 _BYTES_MAX = 1 << 27  # to read; no piece and no manifest is so long
 
 
@@ -40,7 +39,7 @@ class LocalStore:
     def put(self, name: str, data: bytes | memoryview) -> None:
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + _PART_SUFFIX)
+        part = path.with_name(path.name + PART_SUFFIX)
         try:
             with part.open("wb") as file:
                 file.write(data)

@@ -75,9 +75,11 @@ class Place:
                 raise
             except Exception as exc:
                 # What libraries raise has no common base.
-                if wait_s is None or not is_passing(exc) or self._rest(wait_s):
+                may_pass = is_passing(exc)
+                if may_pass:
+                    self._renew(renewals)
+                if wait_s is None or not may_pass or self._rest(wait_s):
                     raise PlaceFailed(self.name, what, words_for(exc)) from exc
-                self._renew(renewals)
         raise AssertionError("the last attempt returns or raises")
 
     def _rest(self, wait_s: float) -> bool:

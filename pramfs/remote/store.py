@@ -5,6 +5,8 @@ A name has at most one folder before it. Names are chosen by pramfs, never by wh
 
 from typing import NamedTuple, Protocol
 
+PART_SUFFIX = ".part"  # of a file that is being written, where others would see it
+
 
 class Entry(NamedTuple):
     """A file or a folder in a place."""

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from pramfs import __version__
-from pramfs.errors import NoBaseInPlace, PramError
+from pramfs.errors import NoBaseInPlace, PlaceFailed, PramError
 from pramfs.remote.manifest import (
     PIECE_BYTES,
     Manifest,
@@ -81,9 +81,11 @@ class PieceWriter:
             self._place.give_up()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if error is not None:
-            self._place.take_heart()
+            if not isinstance(error, PlaceFailed):  # else each removal would try as long, in vain
+                self._place.take_heart()
             with contextlib.suppress(PramError):
                 discard(self._place, self._stream, len(self.digests))
+            self._place.take_heart()
 
     def _send_piece(self) -> None:
         self._running = [future for future in self._running if not _is_done(future)]

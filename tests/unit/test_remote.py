@@ -1,5 +1,6 @@
 """Streams in places: what arrives is what was sent, and what was interrupted is no stream."""
 
+import errno
 import json
 import os
 import shutil
@@ -545,17 +546,42 @@ def test_keep_by_time_keeps_what_is_young(chain: Path) -> None:
     assert drop_old(open_place(str(chain)), "pramfs", 0, 3600) == []
 
 
-def test_keep_removes_what_was_never_finished_when_it_is_old(chain: Path, image: Path) -> None:
+@pytest.mark.parametrize("words", [(), ("--keep", "9")], ids=["without keep", "keep"])
+def test_the_next_sender_removes_what_was_never_finished_when_it_is_old(
+    chain: Path, image: Path, words: tuple[str, ...]
+) -> None:
     old, young = chain / "20200101T000000Z-00000000", chain / "20260101T000000Z-00000000"
-    for folder in (old, young, chain / "of somebody else"):
+    other, new = chain / "of somebody else", chain / "20260101T000000Z-00000001"
+    manifest = chain / f"{manifest_name(old.name)}.part"
+    manifest.write_bytes(b"{")
+    for folder in (old, young, other, new):
         folder.mkdir()
-        (folder / "00000000").write_bytes(b"piece")
-        if folder != young:
-            os.utime(folder / "00000000", (time.time() - 100000,) * 2)
-    drop_old(open_place(str(chain)), "pramfs", 9, 0)
+        if folder != new:
+            (folder / "00000000").write_bytes(b"piece")
+    for path in (old / "00000000", other / "00000000", manifest):
+        os.utime(path, (time.time() - 100000,) * 2)
+    assert run("send", f"{image}@one", "--to", chain, *words) == 0
     assert not old.exists()
-    assert young.exists()
-    assert (chain / "of somebody else").exists()
+    assert not manifest.exists()
+    assert all(folder.exists() for folder in (young, other, new))
+
+
+def test_what_cannot_be_cleaned_up_is_told_and_the_stream_is_sent(
+    chain: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = chain / "20200101T000000Z-00000000"
+    old.mkdir()
+    os.utime(old, (0, 0))
+
+    def refuse(_store: LocalStore, _folder: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(LocalStore, "remove_folder", refuse)
+    change(image, "four")
+    assert run("send", f"{image}@four", "--to", chain) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("pramfs: warning: what an interrupted upload has left: ")
+    assert list_streams(open_place(str(chain))).streams[-1].name == "pramfs@four"
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,13 @@ def test_what_may_pass_is_tried_again(error: BaseException) -> None:
         (https_error(403, "Forbidden"), "403 Forbidden"),
         (asyncssh.PermissionDenied("Permission denied for user me"), "Permission denied for user"),
         (asyncssh.HostKeyNotVerifiable("Host key is not trusted"), "Host key is not trusted"),
+        (asyncssh.SFTPFailure("/x is not a directory"), "/x is not a directory"),
+        (
+            botocore.exceptions.HTTPClientError(
+                error=FileNotFoundError(errno.ENOENT, "No such file")
+            ),
+            "An HTTP Client raised an unhandled exception: No such file",
+        ),
         (asyncssh.SFTPFailure("Failure"), "Failure (that is all it says; is there room?)"),
         (ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED]"), "[SSL"),
     ],
@@ -116,6 +123,11 @@ def silent_server(request: pytest.FixtureRequest) -> Iterator[int]:
         yield int(listener.getsockname()[1])
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+def test_a_refused_connection_is_told_in_the_words_of_the_system() -> None:
+    error = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)")
+    assert words_for(error) == "connection refused"
 
 
 @pytest.mark.parametrize("silent_server", ["reads", "does not read"], indirect=True)

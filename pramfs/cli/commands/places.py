@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pramfs.errors import EmptyPlace, UsageError
+from pramfs.errors import EmptyPlace, PlaceFailed, UsageError
 from pramfs.system.text import complain, counted, printable, when
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _UNIT_BYTES = 1 << 20
 def send_to(args: argparse.Namespace, compress: "Callable[[Data], bytes] | None") -> int:
     """Send to the place of --to."""
     from pramfs.options import parse_keep
-    from pramfs.remote.keep import drop_old
+    from pramfs.remote.keep import drop_old, remove_unfinished
     from pramfs.remote.listing import list_streams
     from pramfs.remote.place import open_place
     from pramfs.remote.since import base_in, newest_common, newest_same
@@ -53,6 +53,11 @@ def send_to(args: argparse.Namespace, compress: "Callable[[Data], bytes] | None"
     if args.keep is not None:
         for old in drop_old(place, tree_of(sending.name), number, seconds):
             _tell(f"{place.name}: dropped {old.name}: {old.id}")
+    else:
+        try:
+            remove_unfinished(place, listing)
+        except PlaceFailed as exc:  # the stream is there
+            complain(f"warning: what an interrupted upload has left: {exc}")
     return 0
 
 
