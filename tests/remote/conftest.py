@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import LONG
 from tests.mounted.harness import MIB, Volume, pramfs
 from tests.mounted.sample_trees import Snapshot, noise, plant_everything, snapshot
 from tests.remote import real_places
@@ -20,7 +21,14 @@ KINDS = {
     "sftp": real_places.ssh_folder,
     "directory": real_places.directory,
 }
+FAR_KINDS = ("s3", "sftp")  # behind a link
 _counted = iter(range(10_000))
+
+
+def in_short_form(*kinds: str, of: str = "far_place") -> pytest.MarkDecorator:
+    """Try a test with these kinds of places only, unless the long form is asked for."""
+    every_kind = FAR_KINDS if of == "far_place" else KINDS
+    return pytest.mark.parametrize(of, every_kind if LONG else kinds, indirect=True)
 
 
 class Source(NamedTuple):
@@ -79,7 +87,7 @@ def place(
         yield place
 
 
-@pytest.fixture(params=["s3", "sftp"])
+@pytest.fixture(params=FAR_KINDS)
 def far_place(
     request: pytest.FixtureRequest, servers: Servers, name: str, user: Path
 ) -> Iterator[RemotePlace]:

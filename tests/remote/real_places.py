@@ -23,6 +23,21 @@ from tests.support.checkout import CHECKOUT
 
 HOST = "store"  # the name of the ssh server in ~/.ssh/config
 FOLDER = "dump"
+_CHANGED = """\
+import sys
+from pramfs.cli.entry import pramfs
+from pramfs.remote import fsspec_store, keep, place
+
+{changes}
+sys.exit(pramfs())
+"""
+_IMPATIENT = """\
+fsspec_store._CONNECT_S = fsspec_store._SILENCE_S = 2
+fsspec_store._KEEPALIVE_S = 0.7
+place._WAITS_S = (0.1,) * 4
+"""
+_AS_IT_IS = ("-m", "pramfs")
+_DAYS_LATER = "keep._UNFINISHED_S = -86400"
 _PLAIN = {"PYTHONPATH": str(CHECKOUT), "LC_ALL": "C", "PYTHONUTF8": "1"}
 
 
@@ -60,11 +75,25 @@ class RemotePlace:
         self.files = files
         self.environment = dict(environment)
         self._link = link
+        self._program: tuple[str, ...] = _AS_IT_IS
+
+    @property
+    def is_far(self) -> bool:
+        """Whether there is a link between."""
+        return self._link is not None
 
     @property
     def link(self) -> FaultyLink:
         assert self._link is not None, "there is no link to a directory"
         return self._link
+
+    def be_patient(self, *, patient: bool) -> None:
+        """Let pramfs wait for a silent server as long as it does, or for two seconds."""
+        self._program = _AS_IT_IS if patient else ("-c", _CHANGED.format(changes=_IMPATIENT))
+
+    def let_days_pass(self) -> None:
+        """Let pramfs take everything that is unfinished for old."""
+        self._program = ("-c", _CHANGED.format(changes=_DAYS_LATER))
 
     def send(self, *words: str | Path, **changes: str) -> Outcome:
         return self.pramfs("send", "--to", self.url, *words, **changes)
@@ -103,7 +132,7 @@ class RemotePlace:
     def start(self, *words: str | Path, **changes: str) -> subprocess.Popen[bytes]:
         """Start pramfs; `end_of` waits for its end."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pramfs", *words],
+            [sys.executable, *self._program, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

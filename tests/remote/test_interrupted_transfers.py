@@ -1,15 +1,18 @@
 """What is cut off for good leaves no stream, and nothing at the receiver; the next attempt works."""
 
 import os
+import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from tests.conftest import LONG
 from tests.mounted.harness import Volume, content_of
-from tests.remote.conftest import Source
+from tests.remote.conftest import FAR_KINDS, Source, in_short_form
 from tests.remote.faulty_link import Fault
 from tests.remote.real_places import RemotePlace
 
@@ -18,15 +21,14 @@ pytestmark = pytest.mark.timeout(1500)  # the first test may wait for the server
 FAILED = 32
 INTERRUPTED = 8
 MIB = 1 << 20
-# Bytes that have gone out. The long form waits for all time-outs as well.
-MOMENTS = [n * MIB for n in range(0, 30, 2)] if LONG else [0, 18 * MIB]
-LASTING = [Fault(cut_after=3 * MIB), *([Fault(stalls_after=2 * MIB)] if LONG else [])]
+MOMENTS = range(15) if LONG else [8]
 NewVolume = Callable[[str], Volume]
 
 
 def assert_works_now(place: RemotePlace, source: Source, image: Path) -> None:
     """Assert that nothing looks whole in the place, and that the next upload is."""
-    place.link.set(Fault())
+    if place.is_far:
+        place.link.set(Fault())
     assert place.listed() == []
     place.receive("--size", "128M", image).refused(FAILED, "none")
     assert not image.exists()
@@ -36,18 +38,34 @@ def assert_works_now(place: RemotePlace, source: Source, image: Path) -> None:
     place.pramfs("check", image).succeeded()
 
 
-@pytest.mark.parametrize("after", MOMENTS)
+@pytest.mark.parametrize("moment", MOMENTS)
+@in_short_form("s3", "sftp", of="place")
 def test_an_upload_that_is_killed(
-    far_place: RemotePlace, source: Source, tmp_path: Path, after: int
+    place: RemotePlace, source: Source, tmp_path: Path, moment: int
 ) -> None:
-    far_place.link.set(Fault(bytes_per_s=8 * MIB))
-    sending = far_place.start("send", "--to", far_place.url, f"{source.image}@one")
-    far_place.link.wait_for_bytes(after + 1)
+    """At a random moment; the next sender removes what it has left."""
+    random = Random(moment)
+    if place.is_far:
+        place.link.set(Fault(bytes_per_s=8 * MIB))
+    sending = place.start("send", "--to", place.url, f"{source.image}@one")
+    if place.is_far:
+        place.link.wait_for_bytes(random.randrange(1, 24 * MIB))
+    else:
+        time.sleep(random.uniform(0.1, 1))
     os.kill(sending.pid, signal.SIGKILL)
-    assert far_place.end_of(sending).code == -signal.SIGKILL
-    assert_works_now(far_place, source, tmp_path / "new.pram")
+    code = place.end_of(sending).code
+    if code == 0:
+        assert not place.is_far, "it was over before it was killed"
+        return
+    assert code == -signal.SIGKILL
+    assert_works_now(place, source, tmp_path / "new.pram")
+    place.let_days_pass()
+    place.send(f"{source.image}@two").succeeded()
+    whole = {stream["id"] for stream in place.streams()}
+    assert {re.split("[/.]", name)[0] for name in place.files.names()} == whole
 
 
+@in_short_form("s3")
 def test_an_upload_that_is_interrupted_is_taken_back(
     far_place: RemotePlace, source: Source, tmp_path: Path
 ) -> None:
@@ -61,16 +79,49 @@ def test_an_upload_that_is_interrupted_is_taken_back(
     assert_works_now(far_place, source, tmp_path / "new.pram")
 
 
-@pytest.mark.parametrize("fault", LASTING, ids=["cut", "silent"][: len(LASTING)])
+@in_short_form("sftp")
 def test_an_upload_whose_connections_all_fail(
-    far_place: RemotePlace, source: Source, tmp_path: Path, fault: Fault
+    far_place: RemotePlace, source: Source, tmp_path: Path
 ) -> None:
-    far_place.link.set(fault)
+    far_place.link.set(Fault(cut_after=3 * MIB))
     far_place.send(f"{source.image}@one").refused(FAILED, far_place.url)
     assert far_place.link.faults >= 5
     assert_works_now(far_place, source, tmp_path / "new.pram")
 
 
+@pytest.mark.parametrize(
+    ("far_place", "after", "patient"),
+    [
+        ("s3", 2 * MIB, False),
+        ("sftp", 0, False),
+        *([(kind, after, True) for kind in FAR_KINDS for after in (0, 2 * MIB)] if LONG else ()),
+    ],
+    indirect=["far_place"],
+)
+def test_a_server_that_falls_silent(
+    far_place: RemotePlace, source: Source, tmp_path: Path, after: int, *, patient: bool
+) -> None:
+    """It accepts connections and never answers, or stops in the middle: pramfs gives up, and says so."""
+    new = tmp_path / "new.pram"
+    far_place.send(f"{source.image}@one").succeeded()
+    far_place.be_patient(patient=patient)
+    far_place.link.set(Fault(stalls_after=after))
+    told = far_place.all_at_once(
+        [
+            ("send", "--to", far_place.url, f"{source.image}@two"),
+            ("receive", "--from", far_place.url, "--size", "128M", new),
+            *([("snapshots", far_place.url)] if not after else []),
+        ]
+    )
+    for outcome in told:
+        outcome.refused(FAILED, far_place.url)
+    assert not new.exists()
+    far_place.be_patient(patient=True)
+    far_place.link.set(Fault())
+    assert far_place.listed() == ["pramfs@one"]
+
+
+@in_short_form("s3")
 def test_an_upload_whose_server_goes_away(
     far_place: RemotePlace, source: Source, tmp_path: Path
 ) -> None:
@@ -83,6 +134,7 @@ def test_an_upload_whose_server_goes_away(
     assert_works_now(far_place, source, tmp_path / "new.pram")
 
 
+@in_short_form("s3")
 def test_a_download_that_is_cut_off_changes_nothing(
     far_place: RemotePlace, source: Source, new_volume: NewVolume
 ) -> None:

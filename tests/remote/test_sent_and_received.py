@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
 from tests.mounted.harness import PAGE, Volume, pramfs
 from tests.mounted.sample_trees import Snapshot, assert_same, snapshot
 from tests.remote import real_places
-from tests.remote.conftest import Source
+from tests.remote.conftest import KINDS, Source, in_short_form
 from tests.remote.faulty_link import Fault
 from tests.remote.real_places import RemotePlace, Servers
 from tests.remote.swift import SECRET_KEY
 
 pytestmark = pytest.mark.timeout(1500)  # the first test may wait for the servers to be installed
 
+SHORT = {("s3", "zstd"), ("sftp", "plain")}  # tests/unit/test_remote.py has a directory
 NewVolume = Callable[[str], Volume]
 
 
@@ -38,12 +40,17 @@ def _comparable(tree: Snapshot) -> Snapshot:
     }
 
 
-@pytest.mark.parametrize("compressed", [[], ["--compress", "zstd"]], ids=["plain", "compressed"])
+@pytest.mark.parametrize(
+    ("place", "compressed"),
+    [(kind, how) for kind in KINDS for how in ("plain", "zstd") if LONG or (kind, how) in SHORT],
+    indirect=["place"],
+)
 def test_a_tree_and_an_increment_come_back(
-    place: RemotePlace, source: Source, new_volume: NewVolume, compressed: list[str]
+    place: RemotePlace, source: Source, new_volume: NewVolume, compressed: str
 ) -> None:
-    place.send(*compressed, f"{source.image}@one").succeeded()
-    place.send(*compressed, "--since", "one", f"{source.image}@two").succeeded()
+    words = ["--compress", compressed] if compressed != "plain" else []
+    place.send(*words, f"{source.image}@one").succeeded()
+    place.send(*words, "--since", "one", f"{source.image}@two").succeeded()
     assert place.listed() == ["pramfs@one", "pramfs@two"]
     first, second = place.streams()
     assert second["base"] == first["id"]
@@ -58,6 +65,7 @@ def test_a_tree_and_an_increment_come_back(
     assert_arrived(late, ("one", source.one), ("two", source.two))
 
 
+@in_short_form("s3")
 def test_a_mount_is_sent_and_a_mount_receives(
     far_place: RemotePlace, source: Source, new_volume: NewVolume
 ) -> None:
@@ -77,6 +85,7 @@ def test_a_mount_is_sent_and_a_mount_receives(
     assert os.listdir(there) == ["own"]
 
 
+@in_short_form("s3", of="place")
 def test_what_the_place_has_is_not_sent_again(place: RemotePlace, source: Source) -> None:
     place.send(f"{source.image}@one").succeeded()
     before = place.files.names()
@@ -138,6 +147,7 @@ def test_connections_that_are_cut_do_no_harm_in_the_end(
     assert far_place.listed() == ["pramfs@one"]
 
 
+@pytest.mark.skipif(not LONG, reason="the others have slow links, too")
 def test_a_slow_link(far_place: RemotePlace, source: Source, new_volume: NewVolume) -> None:
     volume = new_volume("new")
     far_place.link.set(Fault(delay_s=0.02, bytes_per_s=12_000_000))
@@ -146,6 +156,7 @@ def test_a_slow_link(far_place: RemotePlace, source: Source, new_volume: NewVolu
     assert_arrived(volume, ("one", source.one))
 
 
+@in_short_form("sftp")
 def test_a_server_that_is_away_for_a_moment(
     far_place: RemotePlace, source: Source, tmp_path: Path
 ) -> None:
@@ -162,7 +173,7 @@ def test_a_server_that_is_away_for_a_moment(
 
 def test_nobody_is_told_the_credentials(bucket: RemotePlace, source: Source) -> None:
     """Neither the list of processes nor what is kept in the place has them; outputs never do (places.py)."""
-    bucket.link.set(Fault(bytes_per_s=4_000_000))
+    bucket.link.set(Fault(delay_s=0.01, bytes_per_s=4_000_000))
     sending = bucket.start("send", "--to", bucket.url, f"{source.image}@one")
     bucket.link.wait_for_bytes(4_000_000)
     shown = [path.read_bytes() for path in _command_lines(sending.pid)]
