@@ -28,15 +28,13 @@ _NOTHING_TOLD = bytes(ENTRY_OUT.size)
 
 def attributes(inode: Inode) -> bytes:
     """Return the reply to GETATTR."""
-    atime, mtime, ctime = (
-        divmod(inode.atime, _NS),
-        divmod(inode.mtime, _NS),
-        divmod(inode.ctime, _NS),
-    )
+    atime, atime_ns = divmod(inode.atime, _NS)
+    mtime, mtime_ns = divmod(inode.mtime, _NS)
+    ctime, ctime_ns = divmod(inode.ctime, _NS)
     return ATTR_OUT.pack(
         FOREVER_S, 0, 0,
         inode.ino, inode.size, inode.blocks,
-        atime[0], mtime[0], ctime[0], atime[1], mtime[1], ctime[1],
+        atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
         inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, PAGE_SIZE, 0,
     )  # fmt: skip
 
@@ -56,16 +54,14 @@ def birth(inode: Inode) -> bytes:
 
 def entry(inode: Inode, name_valid_s: int = FOREVER_S) -> bytes:
     """Return what says that a name means this inode, for so long, with its attributes."""
-    atime, mtime, ctime = (
-        divmod(inode.atime, _NS),
-        divmod(inode.mtime, _NS),
-        divmod(inode.ctime, _NS),
-    )
+    atime, atime_ns = divmod(inode.atime, _NS)
+    mtime, mtime_ns = divmod(inode.mtime, _NS)
+    ctime, ctime_ns = divmod(inode.ctime, _NS)
     ino = inode.ino
     return ENTRY_OUT.pack(
         ino, inode.generation, name_valid_s, FOREVER_S, 0, 0,
         ino, inode.size, inode.blocks,
-        atime[0], mtime[0], ctime[0], atime[1], mtime[1], ctime[1],
+        atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
         inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, PAGE_SIZE, 0,
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ that must wait (for room, for a notice) is answered by a task of its own, and ot
 import enum
 import errno
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Any, NamedTuple
 
@@ -36,6 +35,7 @@ SAVES_FOR_ROOM = 64
 
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
 
+_OUT_HEADER_BYTES = OUT_HEADER.size
 _WRITE_HEAD_BYTES = IN_HEADER.size + WRITE_IN.size
 # From so many bytes on, pages are moved with less work than they are copied twice.
 _LARGE_BYTES = 128 << 10
@@ -70,6 +70,10 @@ class Outcome(enum.Enum):
     UNMOUNTED = enum.auto()
 
 
+# Names of their own, because in Python 3.11 it takes as long as a call to find a member in its class.
+ANSWERED, CARRIED, NOTHING, UNMOUNTED = Outcome
+
+
 class Front:
     """Answers requests by opcode.
 
@@ -100,7 +104,6 @@ class Front:
         self._note_change = note_change
         self._on_internal_error = on_internal_error
         self._buffer = bytearray(REQUEST_MAX_BYTES)
-        self._buffers = [self._buffer]
         self._view = memoryview(self._buffer)
         self._waiting: dict[int, Request] = {}  # by `unique`
         self._told: set[int] = set()
@@ -110,6 +113,7 @@ class Front:
     def open(self, seam: Seam, spawn: Callable[..., None], pipe: Pipe | None = None) -> None:
         """Begin to serve at that seam; `spawn` starts a task, and large writes come through the pipe."""
         self._seam = seam
+        self._tell = seam.tell
         self._pipe = pipe
         self._kernel = seam.kernel
         self._spawn = spawn
@@ -119,15 +123,15 @@ class Front:
         if self._expects_pages and self._pipe is not None:
             return self._serve_piped(self._pipe)
         try:
-            size = os.readv(self._kernel, self._buffers)
-        except BlockingIOError:
-            return Outcome.NOTHING
+            size = self._seam.read_into(self._buffer)
         except OSError as exc:
             if exc.errno == errno.ENODEV:
-                return Outcome.UNMOUNTED
+                return UNMOUNTED
             if exc.errno in _WITHDRAWN:
-                return Outcome.ANSWERED
+                return ANSWERED
             raise
+        if size is None:
+            return NOTHING
         if size >= _LARGE_BYTES:
             self._expects_pages = _has_cached_pages(self._view)
         return self.serve(self._view[:size])
@@ -137,10 +141,10 @@ class Front:
         try:
             size = pipe.fill(self._kernel)
         except BlockingIOError:
-            return Outcome.NOTHING
+            return NOTHING
         except OSError:
             self._expects_pages = False
-            return Outcome.ANSWERED  # reading tells what it is
+            return ANSWERED  # reading tells what it is
         head = self._view[:_WRITE_HEAD_BYTES]
         pipe.read_into(head)
         self._expects_pages = size >= _LARGE_BYTES and _has_cached_pages(self._view)
@@ -155,7 +159,7 @@ class Front:
         """Answer a request or carry it on; `piped` follows the message."""
         if len(message) < IN_HEADER.size:
             self._tell_once(0, f"{len(message)} bytes")  # there is nobody to answer
-            return Outcome.ANSWERED
+            return ANSWERED
         request = Request(message)
         size = len(message)
         if piped is not None:
@@ -163,21 +167,21 @@ class Front:
             size += len(piped)
         if request.length != size:
             self._tell_once(request.opcode, f"{size} bytes of {request.length}")
-            self._seam.tell(error_reply(request.unique, errno.EIO))
-            return Outcome.ANSWERED
+            self._tell(error_reply(request.unique, errno.EIO))
+            return ANSWERED
         handlers = self._handlers if request.nodeid <= INO_MAX else self._of_snapshots
         handler = handlers.get(request.opcode)
         if handler is not None:
             if not self._attempt(request, handler):
                 self._wait(request, self._once_there_is_room, handler)
-            return Outcome.ANSWERED
+            return ANSWERED
         if request.opcode in self._carried:
             self._seam.carry(message)
-            return Outcome.CARRIED
+            return CARRIED
         if request.opcode not in self._unsupported:
             self._tell_once(request.opcode, "unknown")
-        self._seam.tell(error_reply(request.unique, errno.ENOSYS))
-        return Outcome.ANSWERED
+        self._tell(error_reply(request.unique, errno.ENOSYS))
+        return ANSWERED
 
     # --- replies ---------------------------------------------------------------------------------
 
@@ -194,7 +198,8 @@ class Front:
             self._refuse(request, exc, handler)
         else:
             if isinstance(answer, bytes):  # as nearly all are
-                self._seam.tell(reply(request.unique, answer))
+                size = _OUT_HEADER_BYTES + len(answer)
+                self._tell(OUT_HEADER.pack(size, 0, request.unique) + answer)
             else:
                 self._reply(request, answer, handler)
         return True
@@ -202,9 +207,9 @@ class Front:
     def _reply(self, request: Request, answer: _Other, handler: Handler) -> None:
         unique = request.unique
         if isinstance(answer, memoryview):
-            self._seam.tell(OUT_HEADER.pack(OUT_HEADER.size + len(answer), 0, unique), answer)
+            self._tell(OUT_HEADER.pack(OUT_HEADER.size + len(answer), 0, unique), answer)
         elif isinstance(answer, Refusal):
-            self._seam.tell(error_reply(unique, answer.number))
+            self._tell(error_reply(unique, answer.number))
         elif isinstance(answer, LongWait):
             self._wait(request, self._answer_later, answer.later)
         elif isinstance(answer, Again):
@@ -220,7 +225,7 @@ class Front:
             number = errno.EIO
         else:
             number = errno_of(exc, getattr(handler, "__name__", "a call"), self._on_internal_error)
-        self._seam.tell(error_reply(request.unique, number))
+        self._tell(error_reply(request.unique, number))
 
     def _tell_once(self, opcode: int, what: str) -> None:
         """Log what is odd about the first odd request with this opcode: more may come, and often."""
@@ -280,7 +285,7 @@ class Front:
         try:
             answer = await later()
             if request.unique in self._waiting:
-                self._seam.tell(reply(request.unique, answer))
+                self._tell(reply(request.unique, answer))
         except Exception as exc:  # noqa: BLE001 - as above
             self._refuse(request, exc, later)
         finally:
@@ -294,9 +299,9 @@ class Front:
             return  # it has been answered, or pyfuse3 has it, which ends no wait
         waiting.is_withdrawn = True
         if waiting.so_far:
-            self._seam.tell(reply(unique, waiting.so_far))
+            self._tell(reply(unique, waiting.so_far))
         else:
-            self._seam.tell(error_reply(unique, errno.EINTR))
+            self._tell(error_reply(unique, errno.EINTR))
 
 
 def _has_cached_pages(message: memoryview) -> bool:

@@ -1,6 +1,6 @@
 """One request of the kernel, taken apart, and the replies to it. Independent of what is asked."""
 
-from struct import Struct
+from struct import Struct, error
 from typing import Any, NamedTuple
 
 from pramfs.fuse.protocol import IN_HEADER, OUT_HEADER
@@ -50,9 +50,12 @@ class Request:
 
     def fields(self, struct: Struct) -> tuple[Any, ...]:
         """Return the fields of the struct that the body begins with. Raises OddRequestError."""
-        if len(self.body) < struct.size:
-            raise OddRequestError(f"{len(self.body)} bytes where {struct.size} are needed")
-        return struct.unpack_from(self.body)
+        try:
+            return struct.unpack_from(self.body)
+        except error:
+            raise OddRequestError(
+                f"{len(self.body)} bytes where {struct.size} are needed"
+            ) from None
 
     def name(self, struct: Struct | None = None) -> bytes:
         """Return the name behind that struct. Raises OddRequestError."""

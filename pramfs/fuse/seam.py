@@ -6,9 +6,11 @@ replies and notices, is carried to the kernel.
 """
 
 import errno
+import io
 import logging
 import os
 import socket
+from collections.abc import Callable
 
 from pramfs.fuse.protocol import REQUEST_MAX_BYTES
 
@@ -25,6 +27,10 @@ class Seam:
         self._session_fd = session_fd
         self.kernel = os.dup(session_fd)
         os.set_blocking(self.kernel, False)
+        # Reads a request, or returns None. os.readv would raise an exception then, which takes several times
+        # as long as the call: too much for polling.
+        self.read_into: Callable[[bytearray], int | None]
+        self.read_into = io.FileIO(self.kernel, closefd=False).readinto
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             os.dup2(theirs.fileno(), session_fd, inheritable=False)

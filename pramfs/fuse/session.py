@@ -23,7 +23,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-from pramfs.fuse.front import Front, Outcome
+from pramfs.fuse.front import ANSWERED, CARRIED, NOTHING, UNMOUNTED, Front, Outcome
 from pramfs.fuse.handshake import Handshake
 from pramfs.fuse.notices import Notices
 from pramfs.fuse.seam import Seam
@@ -125,11 +125,11 @@ class Session:
         while True:
             await self._let_others_run()
             outcome = self._serve_burst()
-            if outcome is Outcome.CARRIED:
+            if outcome is CARRIED:
                 return True
-            if outcome is Outcome.UNMOUNTED:
+            if outcome is UNMOUNTED:
                 return False
-            if outcome is Outcome.NOTHING and not await self._next_request():
+            if outcome is NOTHING and not await self._next_request():
                 return False
 
     def _serve_burst(self) -> Outcome:
@@ -141,13 +141,12 @@ class Session:
         until = self._others_ran_ns + _LET_OTHERS_RUN_NS
         while True:
             outcome = serve_next()
-            if outcome is Outcome.NOTHING:
-                if not self._pass_time():
-                    return outcome
-            elif outcome is not Outcome.ANSWERED:
+            if outcome is NOTHING:
+                outcome = self._pass_time()
+            if outcome is not ANSWERED:
                 return outcome
             if front.awaited or now() > until:
-                return Outcome.ANSWERED
+                return ANSWERED
 
     def _work_while_idle(self) -> bool:
         """Do a little idle work; return whether there is more. No error in it ends the mount."""
@@ -161,16 +160,19 @@ class Session:
             self._idle_work = lambda: False
             return False
 
-    def _pass_time(self) -> bool:
-        """Do idle work, or poll without sleeping; return False if there is neither work nor a request.
+    def _pass_time(self) -> Outcome:
+        """Poll without sleeping, or do idle work; return NOTHING if there is neither a request nor work.
 
         Polling comes first, because the next request of a burst would have to wait for the work. But some is
         done in between: else a save after a burst of small files would have to compute all checksums.
         """
         self._gaps += 1
         if self._gaps % _GAPS_PER_WORK == 0 and self._work_while_idle():
-            return True
-        return (not self._front.awaited and self._spin()) or self._work_while_idle()
+            return ANSWERED
+        outcome = NOTHING if self._front.awaited else self._spin()
+        if outcome is NOTHING and self._work_while_idle():
+            return ANSWERED
+        return outcome
 
     async def _next_request(self) -> bool:
         """Wait for a request; return False if there is to be none."""
@@ -204,18 +206,22 @@ class Session:
     def _is_readable(self) -> bool:
         return bool(self._poll.poll(0))
 
-    def _spin(self) -> bool:
-        """Poll without sleeping while there is credit; each request that is found adds to it."""
+    def _spin(self) -> Outcome:
+        """Poll without sleeping while there is credit; each request that comes adds to it.
+
+        By reading: a request that poll(2) has found would have to be read, too.
+        """
         if self._spin_credit <= 0:
-            return False
-        deadline = time.monotonic_ns() + _SPIN_NS
-        poll = self._poll.poll
-        while time.monotonic_ns() < deadline:
-            if poll(0):
+            return NOTHING
+        serve_next, now = self._front.serve_next, time.monotonic_ns
+        deadline = now() + _SPIN_NS
+        while now() < deadline:
+            outcome = serve_next()
+            if outcome is not NOTHING:
                 self._spin_credit = min(self._spin_credit + 1, _SPIN_CREDIT_MAX)
-                return True
+                return outcome
         self._spin_credit -= 1
-        return False
+        return NOTHING
 
     def _poll_briefly(self) -> bool:
         """Sleep in poll(2) for a moment. A request that arrives soon earns credit to spin again."""

@@ -56,6 +56,9 @@ class Kernel:
         self.replies: list[tuple[int, int, bytes]] = []  # unique, errno, payload
         self.carried: list[bytes] = []
 
+    def read_into(self, buffer: bytearray) -> int:
+        return os.readv(self.kernel, [buffer])
+
     def tell(self, *pieces: bytes) -> None:
         told = b"".join(pieces)
         length, error, unique = OUT_HEADER.unpack_from(told)
