@@ -124,7 +124,7 @@ class AttributeRequests:
             if valid & FATTR_FH:  # by nobody but the kernel
                 self._tree.set_cached_times(inode, *times)
             else:
-                self._tree.setattr(inode, Changes(mtime=times[0], ctime=times[1]))
+                self._tree.set_times(inode, *times)
             return attributes(inode)
         changes = Changes(
             mode=mode if valid & FATTR_MODE else None,

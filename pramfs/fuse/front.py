@@ -114,6 +114,7 @@ class Front:
         """Begin to serve at that seam; `spawn` starts a task, and large writes come through the pipe."""
         self._seam = seam
         self._tell = seam.tell
+        self._read_into = seam.read_into
         self._pipe = pipe
         self._kernel = seam.kernel
         self._spawn = spawn
@@ -123,7 +124,7 @@ class Front:
         if self._expects_pages and self._pipe is not None:
             return self._serve_piped(self._pipe)
         try:
-            size = self._seam.read_into(self._buffer)
+            size = self._read_into(self._buffer)
         except OSError as exc:
             if exc.errno == errno.ENODEV:
                 return UNMOUNTED

@@ -144,8 +144,10 @@ class NameRequests:
         (new_parent,) = request.fields(RENAME_IN)
         name, new_name = request.names(2, RENAME_IN)
         require_same_tree(request.nodeid, new_parent)
-        tree = self._tree
-        tree.rename(tree.directory(request.nodeid), name, tree.directory(new_parent), new_name)
+        old = new = self._tree.directory(request.nodeid)
+        if new_parent != request.nodeid:
+            new = self._tree.directory(new_parent)
+        self._tree.rename(old, name, new, new_name)
         return b""
 
     def rename2(self, request: Request) -> bytes:

@@ -88,6 +88,13 @@ class InodeOperations:
         inode.ctime = now if changes.ctime is None else changes.ctime
         self.changed = True
 
+    def set_times(self, inode: Inode, mtime: int, ctime: int) -> None:
+        """Do what `setattr` does with these two alone, with less work. Raises EPERM."""
+        if inode.flags & file_flags.FIXED:
+            _refuse_changes(inode, Changes(mtime=mtime, ctime=ctime))
+        inode.mtime, inode.ctime = mtime, ctime
+        self.note_change(inode)
+
     def set_cached_times(self, inode: Inode, mtime: int, ctime: int) -> None:
         """Set the times of the last write, which the kernel has kept. Raises EPERM for one that is forbidden.
 

@@ -17,7 +17,7 @@ class ReadOnlyTree(Tree):
     """A tree whose operations only look."""
 
     create = create_unnamed = link = unlink = rmdir = rename = _refuse
-    setattr = set_cached_times = setxattr = removexattr = set_flags = _refuse
+    setattr = set_times = set_cached_times = setxattr = removexattr = set_flags = _refuse
     write = fallocate = unshare = copy_range = note_change = _refuse
 
     def touch_atime(self, inode: Inode) -> None:

@@ -40,6 +40,8 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
 
+_DOT = ord(".")
+
 _RENAME_FLAGS = (
     0,
     RENAME_NOREPLACE,
@@ -303,12 +305,12 @@ class Tree(FileOperations):
 
     def _named(self, parent: Directory, name: bytes) -> Inode:
         """Return what `lookup` does, for a change of the name. Raises EBUSY for where snapshots are read."""
-        try:
-            return self.lookup(parent, name)
-        except FileNotFoundError:
-            if _is_for_snapshots(parent, name):
-                raise posix_error(errno.EBUSY) from None
-            raise
+        inode = parent.entries.get(name)
+        if inode is not None:
+            return inode
+        if _is_for_snapshots(parent, name):
+            raise posix_error(errno.EBUSY)
+        return self.lookup(parent, name)
 
     def _make(self, parent: Directory, mode: int, owner: Owner, *, more_bytes: int) -> Inode:
         """Create an inode for a name in `parent`; name and contents take `more_bytes` of metadata."""
@@ -350,18 +352,20 @@ class Tree(FileOperations):
 
     def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
         parent.entries[name] = inode
-        parent.listed = False
-        parent.mtime = parent.ctime = now
         self.space.metadata_bytes += layout.DIRENT.size + len(name)
-        self.note_change(parent)
+        self._note_names(parent, now)
         self.note_change(inode)
 
     def _drop_entry(self, parent: Directory, name: bytes, now: int) -> None:
         del parent.entries[name]
-        parent.listed = False
-        parent.mtime = parent.ctime = now
         self.space.metadata_bytes -= layout.DIRENT.size + len(name)
-        self.note_change(parent)
+        self._note_names(parent, now)
+
+    def _note_names(self, directory: Directory, now: int) -> None:
+        """Note that the names in a directory have changed."""
+        directory.listed = False
+        directory.mtime = directory.ctime = now
+        self.note_change(directory)
 
     def _remove_entry(self, parent: Directory, name: bytes, now: int) -> None:
         """Remove a name, and the inode if it was the last."""
@@ -401,10 +405,15 @@ class Tree(FileOperations):
         now = now_ns()
         if target is not None:
             self._remove_entry(new_parent, new_name, now)
-        self._drop_entry(parent, name, now)
-        self._add_entry(new_parent, new_name, inode, now)
+        del parent.entries[name]
+        new_parent.entries[new_name] = inode
+        self.space.metadata_bytes += len(new_name) - len(name)
+        self._note_names(parent, now)
+        if new_parent is not parent:
+            self._note_names(new_parent, now)
         self._set_parent(inode, parent, new_parent)
         inode.ctime = now
+        self.note_change(inode)
 
     def _exchange(
         self,
@@ -419,10 +428,8 @@ class Tree(FileOperations):
         parent.entries[name], new_parent.entries[new_name] = target, inode
         self._set_parent(inode, parent, new_parent)
         self._set_parent(target, new_parent, parent)
-        for changed in (parent, new_parent):
-            changed.listed = False
-            changed.mtime = changed.ctime = now
-            self.note_change(changed)
+        self._note_names(parent, now)
+        self._note_names(new_parent, now)
         for moved in (inode, target):
             moved.ctime = now
             self.note_change(moved)
@@ -442,7 +449,9 @@ def _check_new_name(parent: Directory, name: bytes) -> None:
     """Raise EINVAL, EEXIST, ENOENT, ENAMETOOLONG or EPERM if `parent` cannot have a new file of that name."""
     if not name or b"/" in name or b"\0" in name:
         raise posix_error(errno.EINVAL)
-    if name in parent.entries or name in (b".", b"..") or _is_for_snapshots(parent, name):
+    if name in parent.entries:
+        raise posix_error(errno.EEXIST)
+    if name[0] == _DOT and (name in (b".", b"..") or _is_for_snapshots(parent, name)):
         raise posix_error(errno.EEXIST)
     if not parent.nlink:
         raise posix_error(errno.ENOENT)  # removed, but still the working directory of a process
