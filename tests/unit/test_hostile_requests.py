@@ -262,6 +262,20 @@ def logged() -> Iterator[Lines]:
     logger.removeHandler(lines)
 
 
+def test_a_device_without_a_request_is_no_error_and_is_asked_again(logged: Lines) -> None:
+    device = FakeDevice()
+    try:
+        assert device.engine.front.serve_next() is Outcome.NOTHING
+        lookup = b"none\0"
+        header = IN_HEADER.pack(IN_HEADER.size + len(lookup), Opcode.LOOKUP, 7, 1, 0, 0, 1)
+        assert device.ask(header + lookup) is Outcome.ANSWERED
+        assert list(device.replies()) == [(7, 0)]
+        assert device.engine.front.serve_next() is Outcome.NOTHING
+    finally:
+        device.close()
+    assert logged.lines == []
+
+
 @pytest.mark.parametrize("seed", range(5000 if LONG else 20))
 def test_no_request_breaks_the_loop_or_the_tree(logged: Lines, seed: int) -> None:
     fuzzer = Fuzzer(seed)
