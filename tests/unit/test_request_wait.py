@@ -1,5 +1,6 @@
 """The wait for requests: how it ends."""
 
+import io
 import os
 import select
 
@@ -21,7 +22,8 @@ def test_an_end_that_comes_while_other_tasks_run_is_not_slept_through() -> None:
     session = Session(idle_work, lambda: None, lambda: None)
     os.set_blocking(read_end, False)
     session._front = Mount().engine.front
-    session._front._kernel = session._fd = read_end
+    session._front._read_into = io.FileIO(read_end, closefd=False).readinto
+    session._fd = read_end
     session._poll.register(read_end, select.POLLIN)
 
     async def wait() -> bool:
