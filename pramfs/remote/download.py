@@ -43,7 +43,10 @@ class PieceReader(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._place.give_up()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            if not all(one.done() for one in self._coming):
+                self._place.close()
+            self._pool.shutdown(wait=True)
             self._place.take_heart()
         super().close()
 

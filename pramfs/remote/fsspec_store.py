@@ -3,7 +3,9 @@
 Credentials are found by the libraries, where the tools of each kind of place look for them.
 """
 
+import asyncio
 import contextlib
+import errno
 import importlib
 import logging
 import socket
@@ -18,6 +20,8 @@ from pramfs.remote.store import PART_SUFFIX, Entry
 _CONNECT_S = 20
 _SILENCE_S = 60  # so long a connection may say nothing
 _KEEPALIVE_S = 15
+_CANCELS = 20
+_BETWEEN_CANCELS_S = 0.05
 _TALKERS = ("aiobotocore", "aiohttp", "asyncio", "asyncssh", "botocore", "fsspec", "s3fs", "sshfs")
 
 Make = Callable[[], Any]  # of a fsspec file system
@@ -61,6 +65,8 @@ class FsspecStore:
         files.makedirs(folder, exist_ok=True)
         part = f"{folder}/.{last}{PART_SUFFIX}"
         files.pipe_file(part, data)
+        if files is not self._files:  # what is cancelled returns as if it were done
+            raise ConnectionAbortedError(errno.ECONNABORTED, "given up")
         files.mv(part, path)
 
     def remove(self, name: str) -> None:
@@ -77,6 +83,8 @@ class FsspecStore:
 
     def close(self) -> None:
         self._files = None
+        loop = importlib.import_module("fsspec.asyn").get_loop()
+        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
 
     def _opened(self) -> Any:
         with self._lock:
@@ -86,6 +94,17 @@ class FsspecStore:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+async def _cancel_all() -> None:
+    """End all tasks of this loop, also those that wait for the server once more when they are cancelled."""
+    for _ in range(_CANCELS):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if not others:
+            return
+        for task in others:
+            task.cancel()
+        await asyncio.sleep(_BETWEEN_CANCELS_S)
 
 
 def s3_store(bucket: str, prefix: str) -> FsspecStore:

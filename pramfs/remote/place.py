@@ -64,6 +64,7 @@ class Place:
         self._given_up.clear()
 
     def close(self) -> None:
+        """End all calls that are under way; what they return means nothing."""
         self._store.close()
 
     def _attempt(self, what: str, call: Callable[[], Result]) -> Result:

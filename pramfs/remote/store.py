@@ -38,4 +38,4 @@ class Store(Protocol):
         """Connect anew after a connection was lost."""
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """End all calls that are under way, and let go of the connection; the next call makes one."""

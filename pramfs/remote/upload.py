@@ -4,7 +4,7 @@ import contextlib
 import queue
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 
 from pramfs import __version__
@@ -24,6 +24,7 @@ from pramfs.stream.encode import Data
 from pramfs.stream.send import Sending
 
 PARALLEL = 4
+_INTERRUPTED_S = 5
 
 
 class PieceWriter:
@@ -79,13 +80,25 @@ class PieceWriter:
     ) -> None:
         if error is not None:
             self._place.give_up()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, KeyboardInterrupt):
+            self._end_soon()
+        self._pool.shutdown(wait=True)
         if error is not None:
-            if not isinstance(error, PlaceFailed):  # else each removal would try as long, in vain
+            # After these the server is gone, or the user waits: each removal is tried once.
+            if not isinstance(error, PlaceFailed | KeyboardInterrupt):
                 self._place.take_heart()
             with contextlib.suppress(PramError):
                 discard(self._place, self._stream, len(self.digests))
             self._place.take_heart()
+
+    def _end_soon(self) -> None:
+        """Let the server take what is under way, so that it can be removed, but not wait long for that."""
+        try:
+            wait([one for one in self._running if not one.cancelled()], _INTERRUPTED_S)
+        finally:
+            if not all(one.done() for one in self._running):
+                self._place.close()
 
     def _send_piece(self) -> None:
         self._running = [future for future in self._running if not _is_done(future)]

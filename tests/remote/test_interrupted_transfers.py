@@ -80,6 +80,31 @@ def test_an_upload_that_is_interrupted_is_taken_back(
 
 
 @in_short_form("sftp")
+def test_ctrl_c_does_not_wait_for_a_silent_server(
+    far_place: RemotePlace, source: Source, tmp_path: Path
+) -> None:
+    far_place.send(f"{source.image}@one").succeeded()
+    new = tmp_path / "new.pram"
+    for words in (
+        ("send", "--to", far_place.url, f"{source.image}@two"),
+        ("receive", "--from", far_place.url, "--size", "128M", new),
+    ):
+        before = far_place.link.faults
+        far_place.link.set(Fault(stalls_after=2 * MIB))
+        running = far_place.start(*words)
+        while far_place.link.faults == before:
+            assert running.poll() is None
+            time.sleep(0.01)
+        far_place.link.set(Fault())
+        os.kill(running.pid, signal.SIGINT)
+        running.wait(timeout=40)  # it waits a minute for an answer, otherwise
+        told = far_place.end_of(running)
+        assert (told.code, told.err) == (INTERRUPTED, "")
+    assert far_place.listed() == ["pramfs@one"]
+    assert not new.exists()
+
+
+@in_short_form("sftp")
 def test_an_upload_whose_connections_all_fail(
     far_place: RemotePlace, source: Source, tmp_path: Path
 ) -> None:
