@@ -47,6 +47,8 @@ def test_an_upload_that_is_killed(
     random = Random(moment)
     if place.is_far:
         place.link.set(Fault(bytes_per_s=8 * MIB))
+    else:
+        Path(place.url).mkdir(parents=True)  # else there is no place when it is killed early
     sending = place.start("send", "--to", place.url, f"{source.image}@one")
     if place.is_far:
         place.link.wait_for_bytes(random.randrange(1, 24 * MIB))
