@@ -89,9 +89,8 @@ def _snapshot_for_now(mountpoint: Path, status: MountStatus) -> Iterator[str]:
         _free_abandoned(mountpoint, status, image)
         try:
             save_progress.take_snapshot(mountpoint, name, status)
-        except (
-            PramError
-        ):  # it may be there all the same, of files that lack data, and hold their frames
+        except PramError:
+            # It may be there all the same, of files that lack data, and hold their frames.
             with contextlib.suppress(OSError, PramError):
                 save_progress.free_snapshot(mountpoint, full_name, status)
             raise
