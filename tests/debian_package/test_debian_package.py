@@ -147,7 +147,10 @@ def test_every_program_and_page_is_where_it_is_looked_for(machine: Machine) -> N
         test -e /usr/share/pramfs/schema/status.json
         mkdir /tmp/units
         /usr/lib/systemd/system-generators/pramfs-generator /tmp/units
-        for unit in /tmp/units/*.service /usr/lib/systemd/system/pramfs@.service; do
+        for name in @ -claim -hold -restore; do
+            test -e /usr/lib/systemd/system/pramfs$name.service
+        done
+        for unit in /tmp/units/*.service /usr/lib/systemd/system/pramfs*.service; do
             sed -n 's/^ExecSt[a-z]*=\\([^ ]*\\).*/\\1/p' "$unit"
         done | while read -r program; do
             test -x "$program" || fail "$program is not there"
@@ -244,6 +247,23 @@ def test_removed_and_purged_it_leaves_mounts_and_images_and_nothing_else(machine
     """)
     assert "/dev/shm/keep.pram: clean" in told
     assert told.endswith("worth keeping\nwritten without it\n")
+
+
+def test_its_units_are_not_enabled_unasked_and_purged_with_it(machine: Machine) -> None:
+    told = machine.run("""
+        apt install /tmp/pramfs.deb >/dev/null
+        enabled() { find /etc/systemd/system -name 'pramfs*' -printf '%f\\n' | sort; }
+        enabled
+        cd /etc/systemd/system
+        mkdir -p local-fs.target.wants multi-user.target.wants # as systemctl enable does
+        ln -s /usr/lib/systemd/system/pramfs-claim.service local-fs.target.wants
+        ln -s /usr/lib/systemd/system/pramfs@.service multi-user.target.wants/pramfs@data.service
+        apt install /tmp/next.deb >/dev/null
+        enabled
+        apt purge pramfs >/dev/null
+        enabled
+    """)
+    assert told == "pramfs-claim.service\npramfs@data.service\n"
 
 
 HELPERS = """
