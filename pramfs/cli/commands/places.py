@@ -119,7 +119,13 @@ def _described(stream: "Manifest") -> str:
 
 def _facts(stream: "Manifest") -> str:
     builds = f", builds on {printable(stream.base_name)} {stream.base}" if stream.base else ""
-    return f"{stream.size / _UNIT_BYTES:,.1f} MiB{builds}"
+    return f"{_size(stream.size)}{builds}"
+
+
+def _size(size_bytes: int) -> str:
+    if size_bytes < _UNIT_BYTES:
+        return f"{-(-size_bytes // 1024)} KiB"
+    return f"{size_bytes / _UNIT_BYTES:,.1f} MiB"
 
 
 def _tell(message: str) -> None:
