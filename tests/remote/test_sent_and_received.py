@@ -147,7 +147,7 @@ def test_connections_that_are_cut_do_no_harm_in_the_end(
     assert far_place.listed() == ["pramfs@one"]
 
 
-@pytest.mark.skipif(not LONG, reason="the others have slow links, too")
+@in_short_form("s3")
 def test_a_slow_link(far_place: RemotePlace, source: Source, new_volume: NewVolume) -> None:
     volume = new_volume("new")
     far_place.link.set(Fault(delay_s=0.02, bytes_per_s=12_000_000))
