@@ -35,6 +35,9 @@ from pramfs.storage.memory_room import MemoryRoom
 from pramfs.storage.piped import Data
 from pramfs.storage.write_out import WriteOut
 
+# What goes on in a group without more memory: up to twelve cached writes of 1 MiB wait, while a write-back
+# copies 4 MiB and has 8 MiB on their way to the disk.
+_FOR_WRITE_BACK_BYTES = 32 << 20
 _UNWRITTEN_MIN = 4096  # frames, 16 MiB: so much may be in memory however short that is
 
 
@@ -54,7 +57,7 @@ class MemoryArena(Arena):
         self._fresh = memoryview(self._memory)
         self._unused = Holes(self._memory, image.page_bytes)
         self.can_write_back = not image.in_memory()  # else it would take as much memory there
-        self._room = MemoryRoom()
+        self._room = MemoryRoom(_FOR_WRITE_BACK_BYTES)
         self._next_back = 0  # the frame from which on the next write-back takes some
 
     # --- write-back ------------------------------------------------------------------------------
