@@ -237,6 +237,8 @@ def test_an_image_that_has_taken_the_name_is_not_what_stands(elsewhere: Volume) 
 def test_a_removed_image_is_told_by_an_unmount_that_does_not_wait(
     elsewhere: Volume, flag: str
 ) -> None:
+    if flag == "-f":  # in use, so it is a dead mount then
+        elsewhere.announce("cut off by force")
     root = elsewhere.mount()
     descriptor = os.open(root, os.O_RDONLY)
     remove(elsewhere.image)
