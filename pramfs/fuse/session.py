@@ -35,9 +35,8 @@ _FUSE_DEVICE = os.makedev(10, 229)
 _SPIN_NS = 100_000
 _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
-_GAPS_PER_WORK = (
-    64  # between requests: files of one page, which take five, are summed as fast as they come
-)
+# Between requests: files of one page, which take five, are summed as fast as they come.
+_GAPS_PER_WORK = 64
 _SPIN_CREDIT_AT_FIRST = 4
 _SPIN_CREDIT_MAX = 8
 

@@ -289,6 +289,15 @@ class Volume:
         self.ended(-signal.SIGKILL)
         self.announce("ended without a final save")  # by the next mount
 
+    def kill_during(self, command: "subprocess.Popen[bytes]") -> None:
+        """SIGKILL the daemon while a command works in the mount: it is told, and what is left is clean."""
+        os.kill(self.pid, signal.SIGKILL)
+        told = command.communicate(timeout=60)[1].decode()
+        assert command.returncode == MOUNT_FAILED
+        assert told.startswith(f"pramfs: {self.root}: a dead mount: its daemon is gone")
+        self.kill()
+        pramfs("check", self.image).succeeded()
+
     def ended(self, status: int = 0) -> None:
         """Assert that the daemon ends, with `status`, and audit what it left."""
         code = self.daemon.wait()

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 
 from tests.mounted.harness import (
     MIB,
-    MOUNT_FAILED,
     PAGE,
     Volume,
     pramfs,
@@ -219,10 +217,5 @@ def test_a_daemon_that_is_killed_meanwhile_is_told(volume: Volume) -> None:
     volume.save()
     command = start_pramfs("clone", root / "tree", root / "clone", stderr=subprocess.PIPE)
     wait_until(lambda: len(os.listdir(root)) > 1, "the clone to begin")
-    os.kill(volume.pid, signal.SIGKILL)
-    told = command.communicate(timeout=60)[1].decode()
-    assert command.returncode == MOUNT_FAILED
-    assert told.startswith(f"pramfs: {root}: a dead mount: its daemon is gone")
-    volume.kill()
-    pramfs("check", volume.image).succeeded()
+    volume.kill_during(command)
     assert sorted(os.listdir(volume.mount())) == ["tree"]

@@ -160,13 +160,20 @@ def test_a_full_arena_gets_room(volume: Volume) -> None:
     assert (root / "full").read_bytes() == b"same" * (size // 4)
 
 
-def test_a_command_that_is_interrupted_ends_the_work(volume: Volume) -> None:
+def begin_dedup(volume: Volume, stderr: int) -> "subprocess.Popen[bytes]":
+    """Begin to deduplicate two equal files, and wait until the daemon works at it."""
     volume.size = f"{4 * DUMP}"
     root = volume.mount()
     for name in "ab":
         (root / name).write_bytes(noise(DUMP))
-    command = start_pramfs("dedup", root, stderr=subprocess.DEVNULL)
+    command = start_pramfs("dedup", root, stderr=stderr)
     wait_until(lambda: report(root)["total"], "the work to begin")
+    return command
+
+
+def test_a_command_that_is_interrupted_ends_the_work(volume: Volume) -> None:
+    command = begin_dedup(volume, subprocess.DEVNULL)
+    root = volume.root
     with stopped(volume.pid):
         command.send_signal(signal.SIGINT)
         assert command.wait(60) == INTERRUPTED
@@ -178,18 +185,8 @@ def test_a_command_that_is_interrupted_ends_the_work(volume: Volume) -> None:
 
 
 def test_a_daemon_that_is_killed_meanwhile_is_told(volume: Volume) -> None:
-    volume.size = f"{4 * DUMP}"
-    root = volume.mount()
-    for name in "ab":
-        (root / name).write_bytes(noise(DUMP))
-    command = start_pramfs("dedup", root, stderr=subprocess.PIPE)
-    wait_until(lambda: report(root)["total"], "the work to begin")
-    os.kill(volume.pid, signal.SIGKILL)
-    told = command.communicate(timeout=60)[1].decode()
-    assert command.returncode == MOUNT_FAILED
-    assert told.startswith(f"pramfs: {root}: a dead mount: its daemon is gone")
-    volume.kill()
-    pramfs("check", volume.image).succeeded()
+    command = begin_dedup(volume, subprocess.PIPE)
+    volume.kill_during(command)
 
 
 def report(root: Path) -> dict[str, int]:
