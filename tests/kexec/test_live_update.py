@@ -9,7 +9,7 @@ import pytest
 
 from examples.criu_dump.story import Story
 from tests.kexec import scenario
-from tests.kexec.session import MOUNTPOINT, LiveSession
+from tests.kexec.session import DEVICE, MOUNTPOINT, LiveSession
 from tests.vm.machine import Machine
 
 pytestmark = pytest.mark.timeout(900)
@@ -97,6 +97,33 @@ def test_several_images_go_together(live_session: LiveSession) -> None:
     assert machine.run(f"stat -c %s {names}") == sizes
     assert [hash_in(machine, image) for image in images] == before
     machine.run(f"rm {names}")
+
+
+@pytest.mark.short_form
+def test_an_image_on_a_tmpfs_and_one_on_a_device_go_together(live_session: LiveSession) -> None:
+    machine = live_session.machine
+    machine.boot(f"{LiveSession.command_line} memmap=64M!512M")
+    images = (IMAGE, DEVICE)
+    names = shlex.join(images)
+    before = [fill_one(machine, image) for image in images]
+    told = machine.run(f"pramfs kexec --dry-run {names}").splitlines()
+    for image in images:
+        assert any(line.startswith(f"image:    {image},") for line in told), told
+
+    machine.run(f"pramfs kexec --load-only {names}")
+    machine.run("pramfs kexec --undo")
+    assert [hash_in(machine, image) for image in images] == before
+
+    machine.kexec(f"pramfs kexec {names}")
+    words = machine.run("cat /proc/cmdline").split()
+    assert [word for word in words if word.startswith(("memmap=", "pramfs.claim="))] == [
+        "memmap=64M!512M",
+        f"pramfs.claim={IMAGE}",
+    ]
+    assert machine.run("pramfs claim") == f"{IMAGE}: clean\n"
+    machine.run(f"pramfs check {IMAGE} && pramfs check {DEVICE}")
+    assert [hash_in(machine, image) for image in images] == before
+    machine.cut_power()  # the tests that come next have no range set aside
 
 
 def fill_one(machine: Machine, image: str) -> str:
