@@ -488,6 +488,10 @@ class SaveCutOff(SaveIncomplete):
     """save may be incomplete: the mount was cut off by force, and what programs wrote last may be missing"""
 
 
+class EarlierIncomplete(SaveIncomplete):
+    """save is incomplete: not all that programs had written was taken"""
+
+
 class FilesIncomplete(SaveIncomplete):
     """save is incomplete: not all that was written to {0} was taken: {1}; write it anew or remove it"""
 

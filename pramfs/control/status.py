@@ -32,6 +32,8 @@ class MountStatus:
     unpublished_pages: int  # frames that were filled since the last save
     unwritten_pages: int = -1  # of them, those that are in memory only; -1: not known
     save_seconds: int = -1  # that a save would take now, at the pace of the last; -1: not known
+    incomplete: bool = False  # that save lacks data that programs had written
+    cut_off: bool = False  # it may, as the mount was cut off by force in an earlier run
     suspect: bool = False  # the daemon has met an internal error
     error: str = ""  # why the last save is not in force, or what it lacks; "" if all is well
     inodes: int  # in use

@@ -13,7 +13,7 @@ from pramfs.control.status import MountStatus
 from pramfs.errors import NotUnderItsName, PramError, UmountNotAllowed, UnknownOutcome
 from pramfs.storage import superblock
 from pramfs.storage.image import identity_of, open_image
-from pramfs.storage.layout import SUPER_INCOMPLETE
+from pramfs.storage.layout import SUPER_CUT_OFF, SUPER_INCOMPLETE, SuperBlock
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.mountinfo import Mount
 
@@ -148,10 +148,15 @@ def _what_stands(image: str) -> str:
             state = run_state.last_state(opened, block.uuid)
             if state is None or state.phase not in (run_state.SERVING, run_state.SAVING):
                 return f"in {image} is generation {block.generation}, perhaps of another image"
-            lacks = ", incomplete" if block.flags & SUPER_INCOMPLETE else ""
-            return f"generation {block.generation} in {image} stands{lacks}"
+            return f"generation {block.generation} in {image} stands{_lacking(block)}"
     except (OSError, PramError) as exc:
         return f"no save is to be seen: {exc}"
+
+
+def _lacking(block: SuperBlock) -> str:
+    if block.flags & SUPER_INCOMPLETE:
+        return ", incomplete"
+    return ", perhaps incomplete" if block.flags & SUPER_CUT_OFF else ""
 
 
 def _detached(mountpoint: Path, views: Sequence[Mount], status: MountStatus) -> str:
@@ -234,7 +239,7 @@ def _last_save(
     incomplete, misplaced = (told.incomplete, told.misplaced) if told is not None else ("", "")
     block = watch.last_block(sync=told is None)
     if block is not None and watch.is_final(block):
-        lacks = "save is incomplete" if block.flags & SUPER_INCOMPLETE else ""
+        lacks = "; the ".join(map(str, superblock.shortcomings(block)))
         return block.generation, incomplete or lacks, misplaced
     if told is not None:
         if watch.image is None or (block is not None and block.generation > told.generation):

@@ -29,7 +29,6 @@ from pramfs.errors import (
     NotUnderItsName,
     PramError,
     ReadOnlyImage,
-    SaveCutOff,
     SaveFailed,
     SaveIncomplete,
     posix_error,
@@ -74,7 +73,6 @@ class Checkpoints:
         self._logged: list[str] = []
         self._logged_errno: int | None = None  # why the state cannot be written
         self._refusals = 0  # that the kernel's complaints have been about so far
-        self._cut_off: SaveCutOff | None = None
         self._manager = manager
         self._place = place
         self._saving = trio.Lock()
@@ -419,8 +417,9 @@ class Checkpoints:
                 lambda: self._manager.extend_timeout("saving", bar.done, bar.total),
             ),
         ):
+            if was_cut_off():
+                saver.note_cut_off()
             error = self._save(bar)
-            self._cut_off = SaveCutOff() if was_cut_off() else None
         self.report()
         if error is not None:
             log.error("%s", error)
@@ -468,8 +467,8 @@ class Checkpoints:
 
     def shortcomings(self) -> list[SaveIncomplete | NotUnderItsName]:
         """Return what is wrong with the last save, although it was published."""
-        known = (self._name.lost(), self._saver.incomplete, self._cut_off)
-        return [exc for exc in known if exc is not None]
+        lost = self._name.lost()
+        return [*([lost] if lost is not None else []), *self._saver.shortcomings]
 
     def trouble(self) -> str:
         """Return all that is wrong with the saves by now, "" if nothing. Not while one is staged."""
@@ -501,7 +500,7 @@ class Checkpoints:
             error=status.error,
             pages_done=status.pages_done,
             pages_total=status.pages_total,
-            incomplete=status.incomplete or str(self._cut_off or ""),
+            incomplete=status.incomplete,
             misplaced=str(self._name.lost() or "") if status.over else "",
         )
         self._write_state(self._volume.run_directory, self._volume.image, state)

@@ -36,7 +36,13 @@ from pramfs.pram.pram import Pram
 from pramfs.saves.load import Recovered, TreeLoad
 from pramfs.saves.save import Saver
 from pramfs.saves.snapshot_names import no_such_snapshot
-from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree, tree_names
+from pramfs.saves.tree_nodes import (
+    DATA_SUFFIX,
+    drop_tree,
+    has_tree,
+    tree_names,
+    what_it_lacks,
+)
 from pramfs.saves.write_back import WriteBacks
 from pramfs.storage import superblock
 from pramfs.storage.frames import BANNED
@@ -139,6 +145,9 @@ def log_what_is_known(pram: Pram, options: MountOptions) -> None:
     told = "" if options.ro else ended_badly(image, current)
     if told:
         log.warning("%s: %s; this is generation %d", image.path, told, current.generation)
+    lacks = what_it_lacks(pram.nodes, options.source)
+    if lacks and (options.snapshot or not (told and superblock.shortcomings(current))):
+        log.warning("%s: the tree '%s' is %s", image.path, options.source, lacks)
     slot = superblock.damaged_slot(image, current)
     if slot is not None and slot not in options.banned:
         log.warning("%s: %s", image.path, LostSave(slot, current.generation))

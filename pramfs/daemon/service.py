@@ -31,6 +31,7 @@ from pramfs.fuse.session import Session
 from pramfs.options import MountOptions
 from pramfs.saves.automatic import Keep
 from pramfs.storage.frames import UNPUBLISHED
+from pramfs.storage.layout import SUPER_CUT_OFF, SUPER_INCOMPLETE
 from pramfs.system import mount_tools, mountinfo
 from pramfs.system.namespaces import pid_namespace
 from pramfs.system.systemd import DaemonScope
@@ -346,6 +347,8 @@ class Daemon:
             unpublished_pages=table.count_all(UNPUBLISHED),
             unwritten_pages=table.unwritten,
             save_seconds=volume.saver.seconds_to_save(),
+            incomplete=bool(current.flags & SUPER_INCOMPLETE),
+            cut_off=bool(current.flags & SUPER_CUT_OFF),
             suspect=saves.suspect,
             error=self._checkpoints.trouble(),
             inodes=len(volume.tree.inodes),

@@ -9,7 +9,7 @@ from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
 from pramfs.pram.verify import FramesRead
 from pramfs.saves.load import Recovered, load_tree
-from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names
+from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names, what_it_lacks
 from pramfs.storage import superblock
 from pramfs.storage.frames import SAVED
 from pramfs.storage.image import Image
@@ -29,6 +29,7 @@ class CheckReport:
     generation: int  # of the save that was checked
     pages: int  # data pages verified
     damage: tuple[str, ...]  # a line each
+    lacks: tuple[str, ...]  # what is, or may be, missing of what programs had written; no damage
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class _Findings:
     generation: int
     pages: int = 0
     damage: list[str] = field(default_factory=list)
+    lacks: list[str] = field(default_factory=list)
 
 
 def _untold(label: str, pages: int) -> Callable[[int], None]:
@@ -64,12 +66,14 @@ def check_image(image: Image, progress: Progress = _untold) -> CheckReport:
         generation=found.generation,
         pages=found.pages,
         damage=tuple(found.damage),
+        lacks=tuple(found.lacks),
     )
 
 
 def _check_once(image: Image, progress: Progress) -> _Findings:
     current = superblock.require(image)
     found = _Findings(current.generation)
+    found.lacks += [f"the {exc}" for exc in superblock.shortcomings(current)]
     if image.frames < current.frames:
         found.damage.append(f"truncated: {image.frames} of {current.frames} frames are there")
     slot = superblock.damaged_slot(image, current)
@@ -83,6 +87,8 @@ def _check_once(image: Image, progress: Progress) -> _Findings:
     with pram:
         _check_accounts(pram, found)
         trees = tree_names(pram.nodes)
+        told = [(name, what_it_lacks(pram.nodes, name)) for name in trees]
+        found.lacks += [f"tree '{name}' is {lacks}" for name, lacks in told if lacks]
         of_trees = {node for name in trees for node in nodes_of(name)}
         read = FramesRead(len(pram.arena.table)) if pram.arena.table.repeats else None
         for node in list(pram.nodes.values()):

@@ -10,11 +10,17 @@ from pramfs.control.served_image import open_target
 from pramfs.control.status import MountStatus
 from pramfs.pram.nodes import NodeInfo, by_age
 from pramfs.pram.reserve import reserve
-from pramfs.saves.tree_nodes import tree_names
+from pramfs.saves.tree_nodes import marks_of, tree_names
 from pramfs.storage import superblock
 from pramfs.storage.frames import FrameCounts, FrameTable
 from pramfs.storage.image import Image
-from pramfs.storage.layout import PAGE_SIZE, SUPER_FINAL, SUPER_INCOMPLETE, SUPER_SUSPECT
+from pramfs.storage.layout import (
+    PAGE_SIZE,
+    SUPER_CUT_OFF,
+    SUPER_FINAL,
+    SUPER_INCOMPLETE,
+    SUPER_SUSPECT,
+)
 from pramfs.storage.machine_mark import held_elsewhere, words_of_mark
 from pramfs.system.text import when
 
@@ -37,8 +43,10 @@ class ImageInfo:
     final: bool  # published by an unmount, not by a checkpoint
     suspect: bool  # the run that published it had met an internal error
     incomplete: bool  # it lacks data that programs had written
+    cut_off: bool  # the mount was cut off by force: it may lack what they had written last
     nodes: tuple[NodeInfo, ...]
     trees: tuple[str, ...]  # their names
+    incomplete_trees: tuple[str, ...]  # those of them that lack, or may lack, such data
     last_run: str  # what is known of the process that had the image last, "" if nothing is
     mount: MountStatus | None = (
         None  # None if the target is an image; then the JSON has no such key
@@ -75,8 +83,10 @@ def _info_of_save(image: Image) -> ImageInfo:
         final=bool(current.flags & SUPER_FINAL),
         suspect=bool(current.flags & SUPER_SUSPECT),
         incomplete=bool(current.flags & SUPER_INCOMPLETE),
+        cut_off=bool(current.flags & SUPER_CUT_OFF),
         nodes=tuple(node.info() for node in nodes.values()),
         trees=tuple(tree_names(nodes)),
+        incomplete_trees=tuple(name for name in tree_names(nodes) if marks_of(nodes, name)),
         last_run="",
     )
 

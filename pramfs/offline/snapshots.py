@@ -16,12 +16,14 @@ from pramfs.saves.snapshots import AUTOMATIC_PREFIX
 from pramfs.saves.tree_nodes import (
     DATA_SUFFIX,
     META_SUFFIX,
+    marks_of,
     nodes_of,
     tree_names,
 )
 from pramfs.storage import superblock
 from pramfs.storage.frames import SAVED, Extent, FrameTable
 from pramfs.storage.image import Image
+from pramfs.storage.layout import NODE_CUT_OFF, NODE_INCOMPLETE
 
 __all__ = ["ImageSnapshots", "SnapshotInfo", "image_snapshots"]
 
@@ -36,6 +38,8 @@ class SnapshotInfo:
     automatic: bool  # pramfs took it, and may free it
     alone: int  # frames that only it holds: so many come free with it
     shared: int  # frames that others hold, too
+    incomplete: bool  # it lacks data that programs had written
+    cut_off: bool  # the mount was cut off by force: it may lack what they had written last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +108,8 @@ def _infos(nodes: dict[str, Node], table: FrameTable) -> Iterator[SnapshotInfo]:
             automatic=name.startswith(AUTOMATIC_PREFIX),
             alone=alone + others,
             shared=pages - alone,
+            incomplete=bool(marks_of(nodes, full_name) & NODE_INCOMPLETE),
+            cut_off=bool(marks_of(nodes, full_name) & NODE_CUT_OFF),
         )
 
 

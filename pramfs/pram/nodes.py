@@ -51,6 +51,7 @@ class Node:
     name: str
     type: int
     flags: int = 0  # ACCMODE_SAVE or ACCMODE_LOAD while a stream is open
+    marks: int = 0  # its other flags, as published
     data_len: int = 0  # bytes, only for byte streams
     link_pfn: int = 0
     links: int = 0
@@ -159,6 +160,7 @@ def _read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[
     node = Node(
         os.fsdecode(record.name.rstrip(b"\0")),
         record.type,
+        marks=record.flags & ~layout.ACCMODE_MASK,
         data_len=record.data_len,
         link_pfn=record.link_pfn,
         links=record.links,
@@ -191,7 +193,7 @@ def _record(node: Node, following: int) -> NodePage:
     return NodePage(
         magic=NODE_MAGIC,
         csum=0,
-        flags=0,
+        flags=node.marks,
         type=node.type,
         data_len=node.data_len,
         link_pfn=node.link_pfn,

@@ -246,7 +246,8 @@ class Pram:
         Whether it lacks something, or is suspect; and FINAL, unless the last run ended without a final save.
         """
         final = 0 if superblock.is_unclean(self.image, self.current) else layout.SUPER_FINAL
-        return final | self.current.flags & (layout.SUPER_SUSPECT | layout.SUPER_INCOMPLETE)
+        lasting = layout.SUPER_SUSPECT | layout.SUPER_INCOMPLETE | layout.SUPER_CUT_OFF
+        return final | self.current.flags & lasting
 
     def publish(self, *, flags: int | None = None, progress: Progress | None = None) -> None:
         """Publish all nodes as they are now: durably, they become the save in force.

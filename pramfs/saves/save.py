@@ -20,6 +20,7 @@ from pramfs.errors import (
     NoRoomForSnapshot,
     NothingSaved,
     PramError,
+    SaveCutOff,
     SaveFailed,
     SaveIncomplete,
 )
@@ -29,7 +30,7 @@ from pramfs.saves.file_paths import listed, paths_of
 from pramfs.saves.foreign_change import ForeignChanges
 from pramfs.saves.pace import Pace
 from pramfs.saves.staging import stage_tree
-from pramfs.saves.tree_nodes import drop_tree, nodes_of
+from pramfs.saves.tree_nodes import drop_tree, mark_tree, nodes_of
 from pramfs.storage import layout
 from pramfs.storage.arena import Progress
 from pramfs.storage.frames import FRESH, SAVED
@@ -85,6 +86,7 @@ class Saver:
         self.state = SaveState.PUBLISHED
         self.error: PramError | None = None  # of the last save
         self.incomplete: SaveIncomplete | None = None  # what the last save lacks
+        self.cut_off: SaveCutOff | None = None  # what the final save may lack
         self.published = 0  # saves of this run
         self.pace = Pace()  # of the medium
         self._pram = pram
@@ -111,11 +113,16 @@ class Saver:
             over=self._over,
             generation=self._pram.current.generation,
             error=str(self.error or ""),
-            incomplete=str(self.incomplete or ""),
+            incomplete="; the ".join(map(str, self.shortcomings)),
             suspect=self._suspect,
             pages_done=self._pages_done if under_way else 0,
             pages_total=self._pages_total if under_way else 0,
         )
+
+    @property
+    def shortcomings(self) -> list[SaveIncomplete]:
+        """What the last save lacks, or may lack."""
+        return [exc for exc in (self.incomplete, self.cut_off) if exc is not None]
 
     @property
     def pages(self) -> int:
@@ -152,6 +159,10 @@ class Saver:
     def begin_final(self) -> None:
         """Note that only the final save is left to do."""
         self._final = True
+
+    def note_cut_off(self) -> None:
+        """Note that the mount was cut off by force: nobody knows what the kernel had not handed over."""
+        self.cut_off = SaveCutOff()
 
     def note_internal_error(self) -> None:
         """Note that this run has met an internal error: each save of it is suspect from now on."""
@@ -244,6 +255,8 @@ class Saver:
             moved: dict[int, int] = {}
             unsaved = stage_tree(self._pram, self.name, self._tree, self._count, snapshot, moved)
             self.incomplete = self.shortfall()
+            for name in (self.name, snapshot) if snapshot else (self.name,):
+                mark_tree(self._pram, name, self._marks())
             publication = (
                 self._pram.begin_publish(self._flags(), unsaved, moved)
                 if image is None
@@ -311,7 +324,12 @@ class Saver:
     def _flags(self) -> int:
         flags = layout.SUPER_FINAL if self._final else 0
         flags |= layout.SUPER_SUSPECT if self._suspect else 0
-        return flags | (layout.SUPER_INCOMPLETE if self.incomplete is not None else 0)
+        flags |= layout.SUPER_INCOMPLETE if self.incomplete is not None else 0
+        return flags | (layout.SUPER_CUT_OFF if self.cut_off is not None else 0)
+
+    def _marks(self) -> int:
+        marks = layout.NODE_INCOMPLETE if self.incomplete is not None else 0
+        return marks | (layout.NODE_CUT_OFF if self.cut_off is not None else 0)
 
     def _count(self, pages: int) -> None:
         self._pages_done += pages

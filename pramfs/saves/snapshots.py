@@ -27,6 +27,8 @@ from pramfs.saves.tree_nodes import (
     MORE_SUFFIX,
     drop_tree,
     has_tree,
+    mark_tree,
+    marks_of,
     tree_names,
 )
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM, TREE_NAME_MAX_BYTES
@@ -142,6 +144,7 @@ def copy_tree(pram: Pram, name: str, new_name: str) -> None:
                 _copy_bytes(pram, name + suffix, new_name + suffix)
         with pram.prepare_save(new_name + DATA_SUFFIX, PAGE_STREAM) as data:
             data.share_pages(_entries_of(pram, pram.node(name + DATA_SUFFIX)))
+        mark_tree(pram, new_name, marks_of(pram.nodes, name))
     except BaseException:
         drop_tree(pram, new_name)
         raise

@@ -7,9 +7,11 @@ A tree whose name contains an @ is a snapshot of the one named before it (see `s
 `snapshot_names`).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
+from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
+from pramfs.storage.layout import NODE_CUT_OFF, NODE_INCOMPLETE
 
 META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
@@ -38,6 +40,27 @@ def stem_of(node: str) -> str:
 def has_tree(pram: Pram, name: str) -> bool:
     """Return whether the image holds a tree of that name, or one of its two nodes."""
     return name + META_SUFFIX in pram.nodes or name + DATA_SUFFIX in pram.nodes
+
+
+def mark_tree(pram: Pram, name: str, marks: int) -> None:
+    """Note of a tree that is not published yet what it lacks: NODE_INCOMPLETE, NODE_CUT_OFF, both or 0."""
+    pram.node(name + META_SUFFIX).marks = marks
+
+
+def marks_of(nodes: Mapping[str, Node], name: str) -> int:
+    """Return what is known that a tree lacks, see `mark_tree`."""
+    node = nodes.get(name + META_SUFFIX)
+    return node.marks & (NODE_INCOMPLETE | NODE_CUT_OFF) if node is not None else 0
+
+
+def what_it_lacks(nodes: Mapping[str, Node], name: str) -> str:
+    """Return what to say of a tree that lacks what programs had written, or may lack it; "" if not."""
+    marks = marks_of(nodes, name)
+    if marks & NODE_INCOMPLETE:
+        return "incomplete: not all that programs had written was taken"
+    if marks & NODE_CUT_OFF:
+        return "perhaps incomplete: the mount was cut off by force"
+    return ""
 
 
 def drop_tree(pram: Pram, name: str) -> None:

@@ -95,11 +95,16 @@ SUPER_PAIR = 16  # other_pfn holds a super block too; without it, that frame may
 SUPER_MOUNTED = (
     32  # in the slot that is not in force: its machine has the image mounted for writing
 )
+SUPER_CUT_OFF = 64  # the mount was cut off by force: it may lack what programs had written last
 
 # Node flags: the access mode (patch 2 of the 2013 series). A published node is in neither mode.
 ACCMODE_SAVE = 1
 ACCMODE_LOAD = 2
 ACCMODE_MASK = 3
+
+# Further flags of a node with the metadata of a tree, as those of the super block of the save that made it.
+NODE_INCOMPLETE = 4
+NODE_CUT_OFF = 8
 
 # Stream types.
 PAGE_STREAM = 1

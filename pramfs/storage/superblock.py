@@ -14,10 +14,13 @@ from typing import NamedTuple, TypeVar
 
 from pramfs import __version__
 from pramfs.errors import (
+    EarlierIncomplete,
     NoSuperBlock,
     NotAnImage,
     PramError,
+    SaveCutOff,
     SavedMeanwhile,
+    SaveIncomplete,
     TooMuchBanned,
     UnsupportedFeatures,
     UnsupportedVersion,
@@ -277,6 +280,16 @@ def changed_by(image: Image, current: SuperBlock) -> bytes | None:
 def is_unclean(image: Image, current: SuperBlock) -> bool:
     """Whether the last run has ended without a final save, as far as the image shows."""
     return not current.flags & layout.SUPER_FINAL or changed_by(image, current) is not None
+
+
+def shortcomings(block: SuperBlock) -> list[SaveIncomplete]:
+    """Return what the save of this super block lacks, or may lack, of what programs had written."""
+    known: list[SaveIncomplete] = []
+    if block.flags & layout.SUPER_INCOMPLETE:
+        known.append(EarlierIncomplete())
+    if block.flags & layout.SUPER_CUT_OFF:
+        known.append(SaveCutOff())
+    return known
 
 
 def damaged_slot(image: Image, current: SuperBlock) -> int | None:

@@ -3,8 +3,10 @@
 util-linux/util-linux #493: after `umount -l` nothing told whether the file system was still in use.
 """
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,12 @@ def mount(shell: Shell, root: Path) -> Path:
     shell.pramfs("mount", "-o", "size=16M", image, root).succeeded()
     shell.path(root / "file").write_bytes(b"kept")
     return image
+
+
+def told_in_json(shell: Shell, command: str, image: Path) -> dict[str, Any]:
+    told = json.loads(shell.pramfs(command, "--json", image).succeeded().out)
+    assert isinstance(told, dict)
+    return told
 
 
 def test_force_on_a_busy_mount_leaves_a_dead_one_and_says_so(shell: Shell, root: Path) -> None:
@@ -35,7 +43,7 @@ def test_what_is_cut_off_without_the_helper_is_not_said_to_be_saved_whole(
 ) -> None:
     """Nobody has had the kernel hand over what it has of the programs' writes, and it drops that."""
     image = mount(shell, root)
-    pid = shell.status(root)["pid"]
+    pid, state = shell.status(root)["pid"], shell.status(root)["state"]
     with busy(*shell.prefix(), path=root / "file"):
         if way == "abort":
             control = shell.home / "connections"
@@ -47,12 +55,26 @@ def test_what_is_cut_off_without_the_helper_is_not_said_to_be_saved_whole(
             shell.run("umount", "-i", "-f", root).refused(MOUNT_FAILED, "busy")
         wait_until(lambda: has_ended(pid), "the daemon to end")
     shell.run("umount", "-i", "-l", root).succeeded()
-    for told in (shell.pramfs("info", image), shell.pramfs("mount", image, root)):
-        assert told.code == 0
-        assert "save may be incomplete: the mount was cut off by force" in told.text + told.err
+    words = "save may be incomplete: the mount was cut off by force"
+    assert words in shell.pramfs("info", image).succeeded().text
+    shell.path(Path(state)).unlink()  # as a restart does
+    assert words in shell.pramfs("put", image, "note", stdin=b"text").succeeded().err
+    told = shell.pramfs("info", image).succeeded().text
+    assert words in told.partition("last run:")[2]
+    assert "saved: " in told
+    assert "incomplete:  pramfs\n" in told
+    assert words in shell.pramfs("check", image).succeeded().text
+    assert words in shell.pramfs("mount", image, root).succeeded().err
+    assert "perhaps incomplete" in shell.pramfs("status", root).succeeded().text
+    status, info = shell.status(root), told_in_json(shell, "info", image)
+    assert (status["incomplete"], status["cut_off"], status["error"]) == (False, True, "")
+    assert (info["incomplete"], info["cut_off"]) == (False, True)
+    assert info["incomplete_trees"] == ["pramfs"]
+    assert [words in line for line in told_in_json(shell, "check", image)["lacks"]] == [True, False]
     assert shell.path(root / "file").read_bytes() == b"kept"
     shell.pramfs("umount", root).succeeded()
     assert "incomplete" not in shell.pramfs("info", image).succeeded().text
+    assert not told_in_json(shell, "check", image)["lacks"]
 
 
 def test_force_on_an_idle_mount_loses_nothing(shell: Shell, root: Path) -> None:

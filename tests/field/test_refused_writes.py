@@ -4,6 +4,7 @@ cockroachdb/cockroach #64385: ENOSPC may come after write(2), while the kernel w
 may be gone by then. s3fs-fuse/s3fs-fuse #2877: a write that had failed was logged, and then taken as done.
 """
 
+import json
 import mmap
 import os
 import signal
@@ -122,6 +123,42 @@ def test_the_next_mount_and_info_tell_of_it(small: Volume) -> None:
     (root / "lost").unlink()
     small.umount()
     assert not small.info()["incomplete"]
+
+
+def test_a_snapshot_of_files_that_lack_data_says_so_wherever_it_is_used(small: Volume) -> None:
+    small.announce("is incomplete")
+    root = small.mount()
+    write_and_die(_WRITE_AND_DIE, root / "lost")
+    pramfs("snapshot", root, "short").refused(MOUNT_FAILED, INCOMPLETE, "/lost")
+    (root / "lost").unlink()
+    pramfs("snapshot", root, "whole").succeeded()
+    short, whole = pramfs("snapshots", root).succeeded().text.splitlines()
+    assert short.startswith("pramfs@short")
+    assert short.endswith("  incomplete")
+    assert whole.startswith("pramfs@whole")
+    assert whole.endswith("shared")
+    listed = json.loads(pramfs("snapshots", "--json", root).succeeded().out)["snapshots"]
+    assert [(one["incomplete"], one["cut_off"]) for one in listed] == [
+        (True, False),
+        (False, False),
+    ]
+    small.umount()
+    info = small.info()
+    assert (info["incomplete"], info["incomplete_trees"]) == (False, ["pramfs@short"])
+    assert "incomplete:  pramfs@short\n" in pramfs("info", small.image).succeeded().text
+    words = "'pramfs@short' is incomplete: not all that programs had written was taken"
+    assert words in pramfs("check", small.image).succeeded().text
+    small.mount("ro,snapshot=short")
+    assert words in small.log
+    small.umount()
+    told = pramfs("rollback", small.image, "short").succeeded()
+    assert "pramfs@short is incomplete" in told.err
+    assert small.info()["incomplete_trees"] == ["pramfs@short", "pramfs"]
+    small.mount()
+    assert "the tree 'pramfs' is incomplete" in small.log
+    (root / "lost").unlink()
+    small.umount()
+    assert small.info()["incomplete_trees"] == ["pramfs@short"]
 
 
 @pytest.mark.parametrize("program", [_WRITE_AND_DIE, _MAP_AND_DIE], ids=["write", "mmap"])

@@ -30,6 +30,7 @@ from pramfs.storage.layout import (
     PAGE_DATA,
     PAGE_SIZE,
     PAGE_STREAM,
+    SUPER_CUT_OFF,
     SUPER_FINAL,
     SUPER_INCOMPLETE,
     SUPER_PAIR,
@@ -716,6 +717,7 @@ def test_a_ban_that_leaves_no_room_to_move_to_is_refused_and_changes_nothing(are
     [
         (SUPER_FINAL, False, SUPER_FINAL),
         (SUPER_FINAL | SUPER_INCOMPLETE, False, SUPER_FINAL | SUPER_INCOMPLETE),
+        (SUPER_FINAL | SUPER_CUT_OFF, False, SUPER_FINAL | SUPER_CUT_OFF),
         (SUPER_FINAL | SUPER_SUSPECT, True, SUPER_SUSPECT),
         (SUPER_INCOMPLETE, False, SUPER_INCOMPLETE),
         (SUPER_FINAL, True, 0),

@@ -72,6 +72,8 @@ def _info_lines(info: "ImageInfo") -> Iterator[str]:
     yield f"generation:  {info.generation}, super block pfn {info.pfn}"
     yield f"saved:       {when(info.saved_ns)} by {info.saved_by}, {_kind_of_save(info)}"
     yield f"trees:       {', '.join(info.trees) or 'none'}"
+    if info.incomplete_trees:
+        yield f"incomplete:  {', '.join(info.incomplete_trees)}"
     yield f"last run:    {info.last_run or 'nothing is known of it'}"
     mount = info.mount
     if mount is not None:
@@ -85,6 +87,7 @@ def _info_lines(info: "ImageInfo") -> Iterator[str]:
 def _kind_of_save(info: "ImageInfo") -> str:
     kind = "at unmount" if info.final else "as a checkpoint"
     kind += ", incomplete: not all that programs had written was taken" if info.incomplete else ""
+    kind += ", perhaps incomplete: the mount was cut off by force" if info.cut_off else ""
     return kind + (", by a run that met an internal error" if info.suspect else "")
 
 
@@ -100,6 +103,8 @@ def _check(args: argparse.Namespace) -> int:
     else:
         for line in report.damage:
             print(printable(f"{args.image}: {line}"))
+        for line in report.lacks:
+            print(printable(f"{args.image}: not damaged, but {line}"))
         verdict = "clean" if report.clean else f"{len(report.damage)} damaged"
         pages = f"{counted(report.pages, 'page')} verified"
         print(printable(f"{args.image}: {verdict}, generation {report.generation}, {pages}"))

@@ -117,9 +117,17 @@ def _line_of(mount: "Mount", status: "MountStatus | PramError") -> str:
         told.append("read-only")
     else:
         changed = "changed since" if status.changed else "unchanged since"
-        told += [f"generation {status.generation} saved {duration(_age_s(status))} ago", changed]
+        told += [f"generation {status.generation} saved {duration(_age_s(status))} ago"]
+        told += [_what_it_lacks(status)] if _what_it_lacks(status) else []
+        told.append(changed)
     told += [f"the {status.error}"] if status.error else []
     return printable(", ".join(told))
+
+
+def _what_it_lacks(status: "MountStatus") -> str:
+    """Return what to say of a last save that lacks what programs had written, "" of any other."""
+    perhaps = "perhaps incomplete: the mount was cut off by force" if status.cut_off else ""
+    return "incomplete" if status.incomplete else perhaps
 
 
 def _save_time(status: "MountStatus") -> str:
@@ -138,7 +146,11 @@ def _status_lines(status: "MountStatus", age_s: float) -> Iterator[str]:
     yield f"image:       {printable(status.image)}, tree {printable(status.name)}"
     log = printable(status.log) or "on its standard error"
     yield f"process:     {status.pid}, log {log}"
-    yield f"last save:   {duration(age_s)} ago, generation {status.generation}, super block pfn {status.pfn}"
+    lacks = _what_it_lacks(status)
+    yield (
+        f"last save:   {duration(age_s)} ago, generation {status.generation}, "
+        f"super block pfn {status.pfn}{f', {lacks}' if lacks else ''}"
+    )
     if status.read_only:
         yield "unpublished: nothing, the mount is read-only"
     else:

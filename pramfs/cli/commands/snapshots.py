@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pramfs.cli.parser import Commands, a_path, a_path_or_url, add_command
-from pramfs.system.text import printable, say, when
+from pramfs.system.text import complain, printable, say, when
 
 if TYPE_CHECKING:
     from pramfs.offline.snapshots import ImageSnapshots
@@ -61,7 +61,9 @@ def _lines(found: "ImageSnapshots") -> Iterator[str]:
     width = max(map(len, names), default=0)
     for name, one in zip(names, found.snapshots, strict=True):
         held = f"{one.alone:>8} frames alone, {one.shared:>8} shared"
-        yield f"{name:{width}}  {when(one.saved_ns)}  {held}"
+        perhaps = "  perhaps incomplete" if one.cut_off else ""
+        lacks = "  incomplete" if one.incomplete else perhaps
+        yield f"{name:{width}}  {when(one.saved_ns)}  {held}{lacks}"
 
 
 def _rollback(args: argparse.Namespace) -> int:
@@ -69,13 +71,17 @@ def _rollback(args: argparse.Namespace) -> int:
     from pramfs.options import DEFAULT_NAME
     from pramfs.saves.snapshot_names import SNAPSHOT_MARK, snapshot_tree
     from pramfs.saves.snapshots import roll_back
+    from pramfs.saves.tree_nodes import what_it_lacks
 
     full_name = snapshot_tree(args.snapshot, args.name or DEFAULT_NAME)
     tree, _, snapshot = full_name.partition(SNAPSHOT_MARK)
     with open_pram(args.image, writable=True) as pram:
         replaced = roll_back(pram, tree, snapshot)
+        lacks = what_it_lacks(pram.nodes, tree)
         pram.publish()
         generation = pram.current.generation
+    if lacks:
+        complain(f"{args.image}: {full_name} is {lacks}")
     was = f"; what it was is the snapshot {tree}@{replaced}" if replaced else ""
     say(f"{args.image}: {tree} is as {full_name} now, generation {generation}{was}")
     return 0
