@@ -111,6 +111,16 @@ def has_mount(number: int) -> bool:
     return any(mount.id == number for mount in _table())
 
 
+def devices() -> dict[int, str]:
+    """Return the device of each mount in this mount namespace, by its mnt_id."""
+    return {mount.id: mount.device for mount in _table()}
+
+
+def devices_on_the_way(path: Path) -> set[str]:
+    """Return the devices of the mounts that the kernel crosses when it walks to a path without links."""
+    return {mount.device for mount in _way_to(_table(), path)}
+
+
 def filesystem_type(device: int) -> str:
     """Return the type of the mounted file system with this st_dev, "" if none is visible."""
     wanted = f"{os.major(device)}:{os.minor(device)}"

@@ -51,6 +51,67 @@ def rename_the_directory(image: Path) -> str:
     return f"is called {image.parent.with_name('moved') / image.name} now"
 
 
+def link_to_it(image: Path) -> None:
+    rename(image)
+    image.symlink_to("renamed")
+
+
+def link_to_it_by_its_whole_path(image: Path) -> None:
+    rename(image)
+    image.symlink_to(image.with_name("renamed"))
+
+
+def link_to_it_by_another_link(image: Path) -> None:
+    link_to_it(image)
+    image.rename(image.with_name("second"))
+    image.symlink_to("../images/./second")
+
+
+def hard_link_to_it(image: Path) -> None:
+    rename(image)
+    image.hardlink_to(image.with_name("renamed"))
+
+
+def link_to_its_directory(image: Path) -> None:
+    image.parent.rename(image.parent.with_name("moved"))
+    image.parent.symlink_to("moved")
+
+
+def link_to_where_its_directory_lies(image: Path) -> None:
+    image.parent.parent.rename(image.parent.parent.with_name("away"))
+    image.parent.parent.symlink_to("away")
+
+
+LED_TO = [
+    link_to_it,
+    link_to_it_by_its_whole_path,
+    link_to_it_by_another_link,
+    hard_link_to_it,
+    link_to_its_directory,
+    link_to_where_its_directory_lies,
+]
+
+
+def link_to_a_copy(image: Path) -> str:
+    image.with_name("copy").write_bytes(image.read_bytes())
+    what = rename(image)
+    image.symlink_to("copy")
+    return what
+
+
+def link_to_itself(image: Path) -> str:
+    what = rename(image)
+    image.symlink_to(image.name)
+    return what
+
+
+def link_to_nothing(image: Path) -> str:
+    what = rename(image)
+    image.symlink_to("nothing")
+    return what
+
+
+LED_ELSEWHERE = [link_to_a_copy, link_to_itself, link_to_nothing]
 WAYS = [remove, rename, replace, remove_one_of_two_names, rename_the_directory]
 
 
@@ -64,7 +125,7 @@ def elsewhere(volume: Volume) -> Volume:
     return volume
 
 
-@pytest.mark.parametrize("lose", WAYS)
+@pytest.mark.parametrize("lose", [*WAYS, *LED_ELSEWHERE])
 def test_every_verdict_says_that_the_save_is_not_there(
     elsewhere: Volume, lose: Callable[[Path], str]
 ) -> None:
@@ -81,6 +142,47 @@ def test_every_verdict_says_that_the_save_is_not_there(
     assert "saved to" not in outcome.err
     elsewhere.ended(MOUNT_FAILED)
     assert "saved: generation" not in elsewhere.log
+
+
+@pytest.mark.parametrize("move", LED_TO)
+def test_what_the_name_leads_to_is_the_image(volume: Volume, move: Callable[[Path], None]) -> None:
+    """Whoever reads the name reads the save."""
+    volume.image = volume.home / "place" / "images" / "image"
+    volume.image.parent.mkdir(parents=True)
+    root = volume.mount()
+    (root / "file").write_bytes(b"kept")
+    move(volume.image)
+    assert not volume.status()["error"]
+    pramfs("info", root).succeeded()
+    pramfs("save", root).succeeded()
+    told = pramfs("umount", root).succeeded().text
+    assert f"saved to {volume.image}, generation" in told
+    volume.ended()
+    assert pramfs("cat", volume.image, "file").succeeded().out == b"kept"
+
+
+@pytest.mark.parametrize("way", ["at the image", "at its directory", "above it"])
+def test_a_name_that_leads_into_the_mount_itself_is_not_waited_for(
+    elsewhere: Volume, way: str
+) -> None:
+    """trapexit/mergerfs #1319: a daemon that looks into its own mount waits for ever."""
+    root = elsewhere.mount()
+    image = elsewhere.image
+    (root / "images").mkdir()
+    (root / "images" / "image").write_bytes(b"another one")
+    what = rename(image) if way == "at the image" else rename_the_directory(image)
+    if way == "at the image":
+        image.symlink_to(root / "images" / "image")
+    elif way == "at its directory":
+        image.parent.rmdir()
+        image.parent.symlink_to(root / "images")
+    else:
+        (image.parent / "image").symlink_to(
+            Path("..", root.relative_to(elsewhere.home), "images/image")
+        )
+    assert what in elsewhere.status()["error"]
+    pramfs("umount", root).refused(MOUNT_FAILED, WRONG_PLACE, what)
+    elsewhere.ended(MOUNT_FAILED)
 
 
 @pytest.mark.parametrize("lose", [rename, rename_the_directory, replace_by_another])
