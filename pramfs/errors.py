@@ -38,12 +38,17 @@ def posix_error(number: int) -> OSError:
     return OSError(number, _message_of(number))
 
 
-class NoRoom(OSError):
+class ShortWrite(OSError):
+    """The first `written` bytes of a write were written, and then something failed."""
+
+    written = 0
+
+
+class NoRoom(ShortWrite):
     """Too few frames are free. The failed call has changed nothing but what `written` says."""
 
     def __init__(self) -> None:
         super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.written = 0  # bytes of a write that were written before
 
 
 class FramesHeld(NoRoom):

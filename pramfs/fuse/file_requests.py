@@ -7,7 +7,7 @@ mount option direct_io), and out of it or into it, which is when READ and WRITE 
 import os
 from collections.abc import Callable
 
-from pramfs.errors import FramesHeld, NoRoom, words_of
+from pramfs.errors import FramesHeld, ShortWrite, words_of
 from pramfs.fuse.callers import in_group
 from pramfs.fuse.front import Handler, Later
 from pramfs.fuse.notices import Notices
@@ -128,7 +128,7 @@ class FileRequests:
                 file, offset + request.taken, data[request.taken :], set_times=set_times
             )
         except BaseException as exc:
-            if isinstance(exc, NoRoom):
+            if isinstance(exc, ShortWrite):
                 request.taken += exc.written
             if isinstance(exc, FramesHeld):
                 request.so_far = WRITE_OUT.pack(request.taken, 0) if request.taken else b""

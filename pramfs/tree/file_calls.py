@@ -6,7 +6,7 @@ Errors are OSErrors with the errno that the system call has on tmpfs, or on ext4
 import errno
 import os
 
-from pramfs.errors import NoRoom, posix_error
+from pramfs.errors import ShortWrite, posix_error
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.tree.attributes import InodeOperations
 from pramfs.tree.file_flags import FIXED, IMMUTABLE, refuse
@@ -142,7 +142,7 @@ class FileOperations(InodeOperations):
                     self.data.clear(copy, to, to + size)
                     copy.length = max(copy.length, to + size)
             except OSError as error:
-                copied += error.written if isinstance(error, NoRoom) else 0
+                copied += error.written if isinstance(error, ShortWrite) else 0
                 if not copied:
                     raise
                 break

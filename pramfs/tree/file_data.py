@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
-from pramfs.errors import NoRoom
+from pramfs.errors import ShortWrite
 from pramfs.storage.arena import Arena
 from pramfs.storage.extents import extents_of
 from pramfs.storage.frames import Extent
@@ -70,13 +70,14 @@ class FileData:
     def write(self, file: File, offset: int, data: bytes | memoryview | Piped) -> int:
         """Write all of `data` at `offset`; from a pipe only whole pages.
 
-        Raises NoRoom or FramesHeld; what was written before stays, and they say how much.
+        Raises NoRoom or FramesHeld, or another OSError when the image fails. What was written before stays;
+        if there is any, it is a ShortWrite, which says how much.
         """
         if self.on_write is not None:
             self.on_write(file, offset, len(data))
         try:
             self._write(file, offset, data)
-        except NoRoom as short:
+        except ShortWrite as short:
             if self.refused and short.written:
                 self.refused.taken(file, offset, offset + short.written)
             raise
@@ -99,9 +100,15 @@ class FileData:
                 offset += done
                 left = left[done:]
                 file.length = max(file.length, offset)
-        except NoRoom as short:
+        except ShortWrite as short:
             short.written = len(data) - len(left)
             raise
+        except OSError as exc:
+            if len(left) == len(data):
+                raise
+            cut_short = ShortWrite(exc.errno, exc.strerror)
+            cut_short.written = len(data) - len(left)
+            raise cut_short from exc
 
     def require_room_again(self, file: File) -> None:
         """Raise OSError(ENOSPC) or FramesHeld if the file lacks data and there is still no room for more."""

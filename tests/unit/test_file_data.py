@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pramfs.errors import FramesHeld
+from pramfs.errors import FramesHeld, ShortWrite
 from pramfs.storage.arena import Arena
 from pramfs.storage.arenas import open_arena
 from pramfs.storage.frames import FREE, FRESH, HELD, SAVED, FrameTable
@@ -318,6 +318,30 @@ def test_a_write_that_the_medium_refuses_leaves_the_file_as_it_was_or_longer(fai
     assert all(byte in (old, new) for byte, old, new in old_or_new)
     disk.data.write(file, 3 * PAGE_SIZE + 50, data)
     assert disk.read(file) == after
+    disk.check()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("failing", range(8))
+def test_only_what_the_medium_refused_is_missed_of_a_file(failing: int, number: int) -> None:
+    """As programs know it that the kernel told that all was taken: the rest is what they wrote."""
+    disk = Disk()
+    file = disk.file(pattern(40 * PAGE_SIZE))
+    disk.save()
+    start, data = 3 * PAGE_SIZE + 50, pattern(20 * PAGE_SIZE, seed=77)
+    for index in range(3, 24, 2):  # pages that are written in place lie between others
+        disk.data.write(file, index * PAGE_SIZE, b"in place")
+    before = disk.read(file)
+    disk.data.refused.add(file, start, start + len(data), "of before")
+    with disk.image.failing(failing, error=number), pytest.raises(OSError) as caught:  # noqa: PT011
+        disk.data.write(file, start, data)
+    assert caught.value.errno == number
+    written = caught.value.written if isinstance(caught.value, ShortWrite) else 0
+    assert bool(written) == bool(failing)
+    content = disk.read(file)
+    assert content[: start + written] == before[:start] + data[:written]
+    disk.data.refused.taken(file, start + written, start + len(data))
+    assert not disk.data.refused.files()
     disk.check()
 
 

@@ -41,7 +41,7 @@ from pramfs.tree.file_flags import IMMUTABLE
 from pramfs.tree.inodes import ROOT_INO
 from pramfs.tree.tree import Owner, Tree
 from tests.support.tree_volume import USER
-from tests.support.watched_image import new_pram
+from tests.support.watched_image import new_pram, watched
 from tests.unit.test_protocol import message
 
 NO_REPLY = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
@@ -428,6 +428,22 @@ def test_the_part_of_a_refused_write_that_was_taken_is_not_missed() -> None:
     assert 4 * PAGE_SIZE <= len(taken) < len(written)
     assert mount.tree.data.refused.files()
     mount.tree.setattr(file, Changes(size=len(taken)))
+    assert not mount.tree.data.refused.files()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_the_part_before_the_medium_failed_is_not_missed(number: int) -> None:
+    """The file system of the image is full, or its disk fails, while there are free frames enough."""
+    mount = Mount()
+    file = mount.tree.file(mount.file.ino)
+    mount.tree.write(file, 0, b"a" * 4 * PAGE_SIZE)
+    written = b"b" * 16 * PAGE_SIZE
+    with watched(mount.pram).failing(1, error=number):
+        mount.serve(Opcode.WRITE, write_in(written, WRITE_CACHE), file.ino)
+    assert mount.kernel.replies[-1][1] == number
+    assert bytes(mount.tree.data.read(file, 0, 1 << 20)) == written[: 4 * PAGE_SIZE]
+    assert mount.tree.data.refused.files()
+    mount.tree.setattr(file, Changes(size=4 * PAGE_SIZE))
     assert not mount.tree.data.refused.files()
 
 
