@@ -18,6 +18,7 @@ from pramfs.control.control_xattrs import (
     SAVE,
     SAVE_TO,
     SNAPSHOT,
+    UNKEPT,
 )
 from pramfs.control.dedup_report import DedupReport, parse_report
 from pramfs.control.save_target import opened_target
@@ -157,15 +158,18 @@ def read_frames(mountpoint: Path, frames: int) -> bytes:
 
 
 def request_save(
-    mountpoint: Path, wait: Callable[[ForkedCall], object] = lambda call: None
+    mountpoint: Path,
+    wait: Callable[[ForkedCall], object] = lambda call: None,
+    *,
+    keep: bool = True,
 ) -> None:
-    """Publish a checkpoint, and return when it is durable.
+    """Publish a checkpoint, and return when it is durable; unless `keep`, it does not count for that option.
 
     Raises NotMounted, DeadMount, or another PramError if this user may not ask for it, the save failed or it
     lacks something. `wait` is called with the running call, and may wait for it in its own way.
     """
     mount = _mount_to_ask(mountpoint)
-    _request_save(mountpoint, mount, lambda: _save(mount), wait)
+    _request_save(mountpoint, mount, lambda: _save(mount, keep=keep), wait)
 
 
 def request_save_to(
@@ -328,10 +332,16 @@ def _mount_to_ask(mountpoint: Path) -> Mount:
     return (*views_of(mount.device), mount)[0]
 
 
-def _save(mount: Mount) -> bytes:
+def _save(mount: Mount, *, keep: bool) -> bytes:
+    if not keep:
+        try:
+            return _setting(mount, SAVE, UNKEPT)()
+        except OSError as exc:
+            if exc.errno not in (errno.EROFS, errno.EACCES):
+                raise
     if mount.part != "/":
         return _setting(mount, SAVE)()
-    # fsync of the root does the same, and is permitted even after a remount read-only.
+    # fsync of the root does the same, even after a remount read-only and for who may not write there.
     root = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(root)

@@ -6,7 +6,7 @@
     user.pramfs.generation  of the last published save
     user.pramfs.pfn         of its super block, hexadecimal
     user.pramfs.frames.N    the states of the frames N*65536..., a byte each, deflated (see `frames`)
-    user.pramfs.save        set it to publish a checkpoint
+    user.pramfs.save        set it to publish a checkpoint; to `unkept`, one that does not count for `keep=`
     user.pramfs.dedup       JSON: what deduplication has found; set it to deduplicate, see `DedupReport`
     user.pramfs.save_to     set it to save to another image and go on there, see `SaveTarget`
     user.pramfs.snapshot    set it to the name for a snapshot, which is taken with a save
@@ -30,6 +30,7 @@ from pramfs.storage.frames import FrameTable
 PREFIX = b"user.pramfs."
 SAVE = PREFIX + b"save"
 SAVE_TO = PREFIX + b"save_to"
+UNKEPT = b"unkept"
 DEDUP = PREFIX + b"dedup"
 SNAPSHOT = PREFIX + b"snapshot"
 FREE = PREFIX + b"free"

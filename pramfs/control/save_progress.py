@@ -57,14 +57,14 @@ def _saves(status: MountStatus, image: Image | None) -> bool:
     return state is None or (state.run, state.phase) == (status.run, run_state.SAVING)
 
 
-def save(mountpoint: Path, to: Path | None = None) -> MountStatus:
+def save(mountpoint: Path, to: Path | None = None, *, keep: bool = True) -> MountStatus:
     """Publish a checkpoint, showing its progress; return the status after it. Raises PramError.
 
-    With `to` it goes to a new image at that path, where the mount goes on.
+    With `to` it goes to a new image at that path, where the mount goes on. `keep` is as for `request_save`.
     """
     status = status_to_save(mountpoint, "there is nothing to save")
     if to is None:
-        client.request_save(mountpoint, shown(mountpoint, status))
+        client.request_save(mountpoint, shown(mountpoint, status), keep=keep)
     else:
         client.request_save_to(mountpoint, to, shown(mountpoint, status))
     return client.read_status(mountpoint)

@@ -90,8 +90,10 @@ class Checkpoints:
 
     # --- while the mount is served ---------------------------------------------------------------
 
-    async def publish(self, directories: OpenDirectories) -> None:
+    async def publish(self, directories: OpenDirectories, *, keep: bool = True) -> None:
         """Make everything written so far durable; does nothing for a read-only mount.
+
+        Unless `keep`, the save does not count for the option of that name.
 
         Raises SaveFailed; SaveIncomplete or NotUnderItsName if the save was published all the same.
         """
@@ -99,7 +101,7 @@ class Checkpoints:
             return
         await self.flush(directories)
         async with self._saving:
-            await self._checkpoint_to_keep()
+            await (self._checkpoint_to_keep() if keep else self._checkpoint())
         for shortcoming in self.shortcomings():
             raise shortcoming
 

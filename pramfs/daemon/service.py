@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import trio
 
-from pramfs.control.control_xattrs import FREE, RECEIVE, SAVE_TO, SNAPSHOT
+from pramfs.control.control_xattrs import FREE, RECEIVE, SAVE, SAVE_TO, SNAPSHOT, UNKEPT
 from pramfs.control.status import MountStatus
 from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import ENDING_SIGNALS, WaitingParent
@@ -301,8 +301,11 @@ class Daemon:
                 log.info("%s", exc)  # another process has unmounted it
 
     def _orders(self) -> dict[bytes, Callable[[int, bytes], Awaitable[None]]]:
-        """Return what users may ask for besides a save, by the control attribute that they set for it."""
+        """Return what users may ask for, by the control attribute that they set for it."""
         saves = self._checkpoints
+
+        async def save(pid: int, value: bytes) -> None:
+            await saves.publish(self._engine.directories, keep=value != UNKEPT)
 
         async def save_to(pid: int, request: bytes) -> None:
             await saves.publish_to(self._engine.directories, pid, request)
@@ -316,7 +319,13 @@ class Daemon:
         async def receive(pid: int, offer: bytes) -> None:
             await saves.take_tree(self._engine.directories, offer)
 
-        return {SAVE_TO: save_to, SNAPSHOT: snapshot, FREE: free, RECEIVE: receive}
+        return {
+            SAVE: save,
+            SAVE_TO: save_to,
+            SNAPSHOT: snapshot,
+            FREE: free,
+            RECEIVE: receive,
+        }
 
     def _place(self) -> Path | None:
         """Return a place where the mount is visible, None if it is detached."""

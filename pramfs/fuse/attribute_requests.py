@@ -63,8 +63,8 @@ _ANY = (
 class AttributeRequests:
     """Answers requests for the attributes of a tree's inodes, and the control attributes.
 
-    `publish` saves; `dedup` deduplicates as long as a callable says that it is wanted; `orders` is what else
-    control attributes ask for, by name: called with the pid of who sets one, and its value.
+    `dedup` deduplicates as long as a callable says that it is wanted; `orders` is what other control
+    attributes ask for, by name: called with the pid of who sets one, and its value.
     """
 
     def __init__(
@@ -72,7 +72,6 @@ class AttributeRequests:
         tree: Tree,
         control: ControlAttributes,
         notices: Notices,
-        publish: Callable[[], Awaitable[None]],
         dedup: Callable[[Callable[[], bool]], Awaitable[None]],
         orders: Mapping[bytes, Callable[[int, bytes], Awaitable[None]]],
         *,
@@ -82,7 +81,6 @@ class AttributeRequests:
         self._tree = tree
         self._notices = notices
         self._control = control
-        self._publish = publish
         self._dedup = dedup
         self._orders = orders
         self._cached_writes = cached_writes
@@ -212,8 +210,6 @@ class AttributeRequests:
         """Return what does the work that a control attribute asks for. Raises EPERM, EACCES."""
         if not control_xattrs.may_control(request.uid, self._tree.root.uid):
             raise posix_error(errno.EPERM)
-        if name == control_xattrs.SAVE:
-            return functools.partial(_done, self._publish)
         if name == control_xattrs.DEDUP:
             return functools.partial(_done, self._dedup, lambda: not request.is_withdrawn)
         if name in self._orders:

@@ -1,5 +1,6 @@
 """`pramfs diff` of a mount: what is in it now is compared, and saved for that."""
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.admin_shell import Shell
-from tests.mounted.harness import NOBODY, PAGE, Outcome, Volume, pramfs
+from tests.mounted.harness import MOUNT_FAILED, NOBODY, PAGE, Outcome, Volume, pramfs, run
 from tests.support.snapshots import take_in
 
 DIFFERS = 1
@@ -75,6 +76,60 @@ def test_a_snapshot_that_is_mounted_is_what_is_compared(kept: Volume) -> None:
     root = kept.remount("snapshot=before")
     assert diff(root, "after").text == "D new\n1 deleted\n"
     assert diff(root, "before", code=0).text == ""
+
+
+def test_what_lacks_data_is_compared_with_a_warning(volume: Volume) -> None:
+    """It is in the mount as little as in the save, so what is compared is what the mount shows."""
+    volume.size = "16M"
+    volume.announce("no space", "save is incomplete")
+    root = volume.mount()
+    pramfs("snapshot", root, "before").succeeded()
+    fill = ("dd", "if=/dev/zero", f"of={root / 'lost'}", "bs=1M", "count=24", "status=none")
+    run(*fill, "conv=fsync").refused(1, "No space left")
+    for _ in range(2):
+        told = diff(root, "before")
+        assert told.text == "A lost\n1 added\n"
+        warning = f"; what is there is compared, as of generation {volume.generation}\n"
+        assert "save is incomplete: not all that was written to /lost was taken" in told.err
+        assert told.err.endswith(warning)
+        assert len(told.err.splitlines()) == 1
+    assert json.loads(diff("--json", root, "before").out)["totals"]["added"] == 1
+    (root / "lost").unlink()
+    assert "incomplete" not in diff(root, "before", code=0).err
+    volume.umount()
+
+
+def test_a_save_that_fails_is_one_line(volume: Volume) -> None:
+    volume.announce("another program has", "save failed")
+    volume.damaged = True
+    root = volume.mount()
+    pramfs("snapshot", root, "before").succeeded()
+    (root / "new").touch()
+    with volume.image.open("r+b") as image:  # the super block that is not in force
+        image.seek((int(volume.status()["pfn"], 16) ^ 1) * PAGE)
+        image.write(bytes(PAGE))
+    told = diff(root, "before", code=TROUBLE)
+    assert (told.text, len(told.err.splitlines())) == ("", 1)
+    assert "save failed: another program has" in told.err
+    pramfs("umount", root).refused(MOUNT_FAILED, "another program has")
+    volume.ended(MOUNT_FAILED)
+
+
+def test_the_save_is_none_that_keep_keeps(volume: Volume) -> None:
+    root = volume.mount("keep=2")
+    pramfs("snapshot", root, "before").succeeded()
+    names = [one.split()[0] for one in pramfs("snapshots", root).succeeded().text.splitlines()]
+    for number in range(3):
+        (root / f"{number}").touch()
+        assert f"{number + 1} added" in diff(root, "before").text
+    assert names == [
+        one.split()[0] for one in pramfs("snapshots", root).succeeded().text.splitlines()
+    ]
+    run("mount", "-i", "-o", "remount,bind,ro", root).succeeded()
+    assert "3 added" in diff(root, "before").text
+    volume.umount()
+    last = pramfs("snapshots", volume.image).succeeded().text.splitlines()[-1]
+    assert last.startswith("pramfs@auto-")
 
 
 def test_an_unknown_snapshot_is_one_line(kept: Volume) -> None:

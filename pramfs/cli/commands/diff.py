@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pramfs.cli.parser import Commands, a_path, add_command
-from pramfs.errors import DIFF_EQUAL, DIFF_FOUND, DIFF_TROUBLE, SaveNotAllowed
+from pramfs.errors import (
+    DIFF_EQUAL,
+    DIFF_FOUND,
+    DIFF_TROUBLE,
+    PramError,
+    SaveNotAllowed,
+    SaveUnknown,
+)
 from pramfs.system.text import complain, counted, printable
 
 if TYPE_CHECKING:
@@ -38,7 +45,7 @@ def _diff(args: argparse.Namespace) -> int:
     from pramfs.options import DEFAULT_NAME
     from pramfs.saves.snapshot_names import snapshot_tree, tree_of
 
-    status = client.status_if_mounted(args.target, "not compared")
+    status, warning = client.status_if_mounted(args.target, "not compared"), ""
     now = status.name if status is not None else DEFAULT_NAME  # a snapshot may be mounted
     old = snapshot_tree(args.old, tree_of(now))
     tree = tree_of(old)
@@ -46,8 +53,11 @@ def _diff(args: argparse.Namespace) -> int:
     new = itself if args.new is None else snapshot_tree(args.new, tree)
     if status is not None:
         require_snapshots(args.target, (old, new), status)
-        status = status if args.new is not None else _saved(args.target, status)
+        if args.new is None:
+            status, warning = _saved(args.target, status)
     with open_target(args.target, status) as image:
+        if warning:
+            complain(warning)
         found = diff_trees(image, old, new)
     if args.json:
         _print_json(found)
@@ -58,20 +68,28 @@ def _diff(args: argparse.Namespace) -> int:
     return DIFF_FOUND if any(asdict(found.totals).values()) else DIFF_EQUAL
 
 
-def _saved(mountpoint: Path, status: "MountStatus") -> "MountStatus":
-    """Save the mount, so that what is in it now is compared, and return its status after that."""
-    from pramfs.control import save_progress
+def _saved(mountpoint: Path, before: "MountStatus") -> tuple["MountStatus", str]:
+    """Save the mount, so that what is in it now is compared; return its status after that, and a warning."""
+    from pramfs.control import client, save_progress
 
-    if status.read_only:
-        return status
+    if before.read_only:
+        return before, ""
     try:
-        status = save_progress.save(mountpoint)
+        status = save_progress.save(mountpoint, keep=False)
         print(
             printable(f"{mountpoint}: saved first, generation {status.generation}"), file=sys.stderr
         )
     except SaveNotAllowed as exc:
-        complain(f"{exc}; what has changed since generation {status.generation} is not seen")
-    return status
+        unseen = f"what has changed since generation {before.generation} is not seen"
+        return before, f"{exc}; {unseen}"
+    except SaveUnknown:
+        raise
+    except PramError as exc:
+        status = client.read_status(mountpoint)
+        if status.generation == before.generation:
+            raise
+        return status, f"{exc}; what is there is compared, as of generation {status.generation}"
+    return status, ""
 
 
 def change_line(change: "Change") -> str:
