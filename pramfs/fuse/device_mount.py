@@ -22,6 +22,7 @@ from pramfs.errors import PramError
 log = logging.getLogger("pramfs")
 
 _DEVICE = "/dev/fuse"
+_DEVICE_NUMBER = os.makedev(10, 229)
 _SUBTYPE = "pramfs"
 
 # The words that set or clear a flag of mount(2). Like libfuse, this sets two at first.
@@ -64,18 +65,20 @@ class DeviceMount:
         if error:
             pyfuse3.close(unmount=False)
             self._device = None  # it is closed, and libfuse has one of its own
+        self._session = self._device
         if error == errno.EPERM:
+            before = fuse_descriptors()
             _init(operations, str(mountpoint), options, mountpoint)
+            (self._session,) = fuse_descriptors() - before
         elif error:
             raise PramError(f"{mountpoint}: cannot mount: {os.strerror(error)}")
 
     @property
     def is_ended(self) -> bool:
         """Whether the kernel has ended the session: it was unmounted everywhere, or cut off by force."""
-        if self._device is None:
-            return False  # unknown
+        assert self._session is not None
         poll = select.poll()
-        poll.register(self._device, 0)  # for POLLERR, which needs no asking
+        poll.register(self._session, 0)  # for POLLERR, which needs no asking
         return bool(poll.poll(0))
 
     def close(self, places: Iterable[Path]) -> None:
@@ -85,6 +88,17 @@ class DeviceMount:
             for place in places:
                 _detach(place)
         pyfuse3.close(unmount=by_libfuse)
+
+
+def fuse_descriptors() -> set[int]:
+    """Return the descriptors of FUSE sessions in this process."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the descriptor that was used to list the directory
+            status = os.fstat(int(name))
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEVICE_NUMBER:
+                found.add(int(name))
+    return found
 
 
 def _open_device(mountpoint: Path) -> int:

@@ -10,12 +10,10 @@ replaced there by this loop, which returns when a request has been carried to py
 handlers waits; what has to is answered by tasks of the front.
 """
 
-import contextlib
 import logging
 import mmap
 import os
 import select
-import stat
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from pramfs.fuse.device_mount import fuse_descriptors
 from pramfs.fuse.front import ANSWERED, CARRIED, NOTHING, UNMOUNTED, Front, Outcome
 from pramfs.fuse.handshake import Handshake
 from pramfs.fuse.notices import Notices
@@ -31,7 +30,6 @@ from pramfs.storage.piped import Pipe
 
 log = logging.getLogger("pramfs")
 
-_FUSE_DEVICE = os.makedev(10, 229)
 _SPIN_NS = 100_000
 _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
@@ -61,7 +59,7 @@ class Session:
         self._handshake: Handshake | None = None
         self._greeted = False
         self._poll = select.poll()
-        self._foreign = _fuse_descriptors()  # inherited
+        self._foreign = fuse_descriptors()  # inherited
         self._closing = False
         self.is_idle = False  # no request has come for a while
         self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
@@ -76,7 +74,7 @@ class Session:
 
         `answers_open`: OPEN is not answered ENOSYS. `cached_writes`: most writes come from the page cache.
         """
-        (session_fd,) = _fuse_descriptors() - self._foreign  # pyfuse3 does not expose it
+        (session_fd,) = fuse_descriptors() - self._foreign  # pyfuse3 does not expose it
         self._seam = seam = Seam(session_fd)
         self._front = front
         self._fd = seam.kernel
@@ -239,14 +237,3 @@ def _pipe() -> Pipe | None:
         return Pipe()
     except OSError:
         return None
-
-
-def _fuse_descriptors() -> set[int]:
-    """Return the descriptors of FUSE sessions in this process."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the descriptor that was used to list the directory
-            status = os.fstat(int(name))
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == _FUSE_DEVICE:
-                found.add(int(name))
-    return found

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.mounted.admin_shell import Shell, busy, has_ended
-from tests.mounted.harness import MOUNT_FAILED, wait_until
+from tests.mounted.admin_shell import Shell, busy, has_ended, open_to_nobody
+from tests.mounted.harness import MOUNT_FAILED, NOBODY, wait_until
 
 
 def mount(shell: Shell, root: Path) -> Path:
@@ -75,6 +75,24 @@ def test_what_is_cut_off_without_the_helper_is_not_said_to_be_saved_whole(
     shell.pramfs("umount", root).succeeded()
     assert "incomplete" not in shell.pramfs("info", image).succeeded().text
     assert not told_in_json(shell, "check", image)["lacks"]
+
+
+def test_what_a_user_has_mounted_and_is_cut_off_is_not_said_to_be_saved_whole(shell: Shell) -> None:
+    """There libfuse mounts, by fusermount3, and not the daemon itself."""
+    home = open_to_nobody(shell.home / "user")
+    image, root = home / "image", home / "mnt"
+    shell.run("mkdir", root, user=NOBODY).succeeded()
+    shell.pramfs("mount", "-o", "size=16M", image, root, user=NOBODY).succeeded()
+    shell.run("cp", "/etc/passwd", root / "file", user=NOBODY).succeeded()
+    pid = shell.status(root)["pid"]
+    with busy(*shell.prefix(NOBODY), path=root / "file"):
+        shell.run("umount", "-i", "-f", root).refused(MOUNT_FAILED, "busy")
+        wait_until(lambda: has_ended(pid), "the daemon to end")
+    shell.run("umount", "-i", "-l", root).succeeded()
+    assert (told_in_json(shell, "info", image)["cut_off"], shell.pramfs_mounts()) == (True, [])
+    shell.pramfs("mount", image, root, user=NOBODY).succeeded()
+    shell.pramfs("umount", root, user=NOBODY).succeeded()
+    assert not told_in_json(shell, "info", image)["cut_off"]
 
 
 def test_force_on_an_idle_mount_loses_nothing(shell: Shell, root: Path) -> None:
