@@ -15,7 +15,7 @@ from pramfs.offline.scan import scan_image
 from pramfs.pram.links import Entries
 from pramfs.saves import codec
 from pramfs.saves.more import encode_more
-from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names
+from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names, what_it_lacks
 from pramfs.storage.image import Image
 from pramfs.stream.format import IDENTITY_BYTES
 from pramfs.tree.inodes import Directory, File, Inode
@@ -37,6 +37,9 @@ class WholeTree:
     more: bytes  # birth times
     entries: Entries
     births_lost: str  # why there are none although they were saved, "" unless they are lost
+    lacks: (
+        str  # that something is missing which programs had written, "" if nothing is known of that
+    )
 
 
 def read_tree(image: Image, name: str) -> WholeTree:
@@ -52,8 +55,15 @@ def read_tree(image: Image, name: str) -> WholeTree:
             entries.extend(_entries_of(reader, inode))
     metadata = b"".join(codec.encode_tree(reader.next_ino, inodes))
     more = encode_more(reader.next_ino, inodes, with_reserved=False)
+    nodes = {scanned.node.name: scanned.node for scanned in found.nodes.values()}
     return WholeTree(
-        name, identity_of(metadata, entries), metadata, more, entries, reader.births_lost
+        name=name,
+        identity=identity_of(metadata, entries),
+        metadata=metadata,
+        more=more,
+        entries=entries,
+        births_lost=reader.births_lost,
+        lacks=what_it_lacks(nodes, name),
     )
 
 

@@ -31,11 +31,15 @@ from pramfs.stream.page_sums import damaged_page, pages_in
 
 
 class Sending:
-    """A tree that is to be sent, planned: `pages` of it are to go out."""
+    """A tree that is to be sent, planned: `pages` of it are to go out; `warnings` say what it lacks."""
 
     def __init__(self, image: Image, tree: WholeTree, base: WholeTree | None, name: str) -> None:
         """Plan it. The receiver is told `name` as that of the tree."""
-        self.births_lost = tree.births_lost
+        self.warnings: list[str] = []
+        if tree.births_lost:
+            self.warnings.append(f"damaged: birth times: {tree.births_lost}")
+        if tree.lacks:
+            self.warnings.append(f"sent as it is: {tree.name} is {tree.lacks}")
         self._image = image
         # One for all: memory that is new each time would take longer than reading.
         self._buffer = memoryview(bytearray(PAGES_MAX << PAGE_SHIFT))

@@ -589,3 +589,20 @@ def test_a_path_with_an_at_sign_is_a_path(volume: Kept, tmp_path: Path) -> None:
     take(volume, "s")
     renamed = volume.path.rename(tmp_path / "a@b")
     assert sent(renamed)[:8] == sent(at(renamed, "s"))[:8]
+
+
+def test_what_lacks_data_is_sent_with_a_warning(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    volume = Kept(tmp_path / "image")
+    volume.create("file", b"kept")
+    volume.tree.data.refused.add(volume.file("file"), 0, PAGE_SIZE, "no space left")
+    volume.saver.save(final=False, progress=lambda pages: None, snapshot=f"{NAME}@short")
+    volume.tree.data.refused.taken(volume.file("file"), 0, PAGE_SIZE)
+    volume.save()
+    volume.pram.close()
+    assert main(["send", str(volume.path)]) == 0
+    assert "incomplete" not in capfd.readouterr().err
+    assert main(["send", f"{volume.path}@short"]) == 0
+    told = capfd.readouterr().err
+    assert told.startswith("pramfs: sent as it is: pramfs@short is incomplete: not all")

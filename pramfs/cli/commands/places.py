@@ -40,8 +40,8 @@ def send_to(args: argparse.Namespace, compress: "Callable[[Data], bytes] | None"
     if args.incremental:
         since = newest_common(listing, args.target, name)
     with source_at(args.target, since, name) as sending:
-        if sending.births_lost:
-            complain(f"damaged: birth times: {sending.births_lost}")
+        for warning in sending.warnings:
+            complain(warning)
         base = base_in(place, listing, sending)
         there = newest_same(listing, sending, may_build=bool(since) or args.incremental)
         if there is not None:

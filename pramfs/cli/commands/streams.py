@@ -76,8 +76,8 @@ def _send_to_output(args: argparse.Namespace, compress: "Callable[[Data], bytes]
         raise UsageError("a stream is not for a terminal: send it to a file or a program")
     widen_pipe(descriptor)
     with source_at(args.target, args.since, args.name or "") as sending:
-        if sending.births_lost:
-            complain(f"damaged: birth times: {sending.births_lost}")
+        for warning in sending.warnings:
+            complain(warning)
         with Bar("sending", sending.pages) as bar:
             sending.to(functools.partial(os.writev, descriptor), bar, compress)
     return 0
