@@ -1,7 +1,6 @@
-"""Open an image, or that of a running mount, which may have been renamed or replaced meanwhile."""
+"""Open an image, or that of a running mount, which may be renamed or replaced by now, or below the mount."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,16 +19,20 @@ def open_target(target: Path, status: MountStatus | None) -> Image:
 
 
 def open_served(status: MountStatus) -> Image:
-    """Open the image that a daemon serves, read-only, by its present name.
+    """Open the image that a daemon serves, read-only: by its name, or else by the daemon's descriptor.
 
-    Raises PramError if it cannot be opened, or with what has become of it if it has no name here.
+    Raises PramError if it cannot be opened, or with what has become of it if it has no name any more.
     """
     try:
         return _open_if_served(Path(status.image), status)
     except PramError as exc:
-        for path in _present_names(status):
+        for descriptor in _descriptors(status):
             with contextlib.suppress(PramError):
-                return _open_if_served(path, status)
+                image = _open_if_served(descriptor, status)
+                if image.known_as:
+                    image.path = Path(image.known_as)
+                    return image
+                image.close()
         if status.error:
             raise PramError(f"{status.mountpoint}: the {status.error}") from exc
         raise
@@ -45,8 +48,11 @@ def _open_if_served(path: Path, status: MountStatus) -> Image:
     raise PramError(f"{path}: not the image that is mounted at {status.mountpoint}")
 
 
-def _present_names(status: MountStatus) -> Iterator[Path]:
-    """Yield what the kernel calls the file that the daemon has open, if this process may see that."""
+def _descriptors(status: MountStatus) -> Iterator[Path]:
+    """Yield the daemon's descriptors of the image in /proc, if this process may see them.
+
+    Opening one opens the file, whatever it is called now, and whatever hides its name here.
+    """
     if not status.identity or status.pid_namespace != pid_namespace():
         return
     directory = Path(f"/proc/{status.pid}/fd")
@@ -54,4 +60,4 @@ def _present_names(status: MountStatus) -> Iterator[Path]:
         for descriptor in directory.iterdir():
             with contextlib.suppress(OSError):
                 if identity_of(descriptor.stat()) == status.identity:
-                    yield Path(os.readlink(descriptor))
+                    yield descriptor

@@ -312,6 +312,27 @@ def test_an_image_below_the_mountpoint_is_still_there(volume: Volume) -> None:
     volume.umount()
 
 
+@pytest.mark.parametrize("inside", ["nothing of that name", "a file of that name"])
+def test_commands_find_an_image_below_the_mountpoint(volume: Volume, inside: str) -> None:
+    volume.image = volume.root / "image"
+    root = volume.mount()
+    (root / "file").write_bytes(b"kept")
+    if inside == "a file of that name":
+        (root / "image").write_bytes(b"of the mount")
+    pramfs("snapshot", root, "one").succeeded()
+    told = volume.info(root)
+    assert told["image"] == str(volume.image)
+    assert told["generation"] == volume.generation
+    assert "pramfs@one" in pramfs("snapshots", root).succeeded().text
+    for words in (("map", root), ("diff", root, "one")):
+        pramfs(*words).succeeded()
+    pramfs("send", root).succeeded()
+    stream = pramfs("send", f"{root}@one").succeeded().out
+    pramfs("receive", "--as", "@two", root, stdin=stream).succeeded()
+    pramfs("free", root, "pramfs@one").succeeded()
+    volume.umount()
+
+
 def test_a_removed_image_is_told_when_the_daemon_is_dead(elsewhere: Volume) -> None:
     root = elsewhere.mount()
     (root / "file").write_bytes(b"lost")
