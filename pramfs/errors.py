@@ -281,7 +281,11 @@ class NoSuperBlock(PramError):
     errno = errno.ENODEV
 
 
-class NameTooLong(PramError):
+class NodeError(PramError):
+    """{0}"""
+
+
+class NameTooLong(NodeError):
     """node name '{0}' is too long: {1} bytes, at most {2}"""
 
     errno = errno.ENAMETOOLONG
@@ -341,25 +345,25 @@ class NoNameForReplaced(PramError):
     errno = errno.ENAMETOOLONG
 
 
-class NodeExists(PramError):
+class NodeExists(NodeError):
     """node '{0}' already exists"""
 
     errno = errno.EEXIST
 
 
-class NoSuchNode(PramError):
+class NoSuchNode(NodeError):
     """no node '{0}'"""
 
     errno = errno.ENOENT
 
 
-class NodeBusy(PramError):
+class NodeBusy(NodeError):
     """node '{0}' is being saved or loaded"""
 
     errno = errno.EBUSY
 
 
-class WrongStreamType(PramError):
+class WrongStreamType(NodeError):
     """node '{0}' is a {1}, not a {2}"""
 
     errno = errno.EPERM

@@ -25,6 +25,7 @@ from pramfs.errors import (
     ImageTooSmall,
     NameTooLong,
     NodeBusy,
+    NodeError,
     NodeExists,
     NoFrames,
     NoSuchNode,
@@ -187,7 +188,7 @@ class Pram:
         """Start to fill a new node. Raises NameTooLong, NoFrames, NodeExists, in this order."""
         self._require_writable()
         if not name or "\0" in name:
-            raise PramError("a node needs a name, without NUL")
+            raise NodeError("a node needs a name, without NUL")
         size = len(os.fsencode(name))
         if size >= layout.NAME_MAX:
             raise NameTooLong(name, size, layout.NAME_MAX - 1)

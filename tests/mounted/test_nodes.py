@@ -94,6 +94,30 @@ def test_free_one_node(volume: Volume, image: Path) -> None:
     assert volume.info()["frames"]["used"] == used
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "words"),
+    [
+        ("free", "", "no node ''"),
+        ("free", "missing", "no node 'missing'"),
+        ("get", "", "no node ''"),
+        ("get", "missing", "no node 'missing'"),
+        ("put", "", "a node needs a name"),
+        ("put", "n" * 256, "too long: 256 bytes"),
+        ("put", "there", "node 'there' already exists"),
+        ("put", "too big", "no free frames"),
+    ],
+)
+def test_what_is_wrong_with_a_node_is_told_with_its_image(
+    image: Path, command: str, name: str, words: str
+) -> None:
+    pramfs("put", image, "there", stdin=b"there").succeeded()
+    before = content_of(image)
+    given = bytes(64 * MIB) if name == "too big" else b""
+    told = pramfs(command, image, name, stdin=given).refused(MOUNT_FAILED, words)
+    assert told.err.startswith(f"pramfs: {image}: ")
+    assert content_of(image) == before
+
+
 def test_free_takes_no_part_of_a_tree(volume: Volume, image: Path) -> None:
     for part in ("pramfs-meta", "pramfs-data", "pramfs-more"):
         pramfs("free", image, part).refused(USAGE, part, "part of the tree")

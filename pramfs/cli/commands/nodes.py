@@ -160,10 +160,13 @@ def _named(name: str, pram: "Pram") -> list[str]:
 
 @contextmanager
 def open_pram(path: Path, *, writable: bool, create: bool = False) -> "Iterator[Pram]":
-    """Yield the persistent memory in the image at `path`, locked if it is to be written."""
+    """Yield the persistent memory in the image at `path`, locked if it is to be written.
+
+    What is wrong with a node is told with that path.
+    """
     from pramfs.control.holder import holder_of, refuse_if_mounted
     from pramfs.control.last_run import ended_badly
-    from pramfs.errors import ImageInUse
+    from pramfs.errors import ImageInUse, NodeError, NoFrames, PramError
     from pramfs.options import MountOptions
     from pramfs.pram.pram import Pram
     from pramfs.storage.image import open_image
@@ -184,6 +187,8 @@ def open_pram(path: Path, *, writable: bool, create: bool = False) -> "Iterator[
                 if told:
                     complain(f"{path}: {told}")
                 yield pram
-        except BaseException:
+        except BaseException as exc:
             image.unmake()
+            if isinstance(exc, NodeError | NoFrames):
+                raise PramError(f"{path}: {exc}") from exc
             raise
