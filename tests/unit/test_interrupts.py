@@ -30,6 +30,7 @@ COMMANDS = {
     "mount.pramfs": [*MOUNT, "image", "missing", "-o", "rw"],
     "umount.pramfs": [*UMOUNT, "."],
 }
+ENDED_EARLY = (-signal.SIGINT, EXIT_INTERRUPTED)  # by Python's default, or by the command itself
 _STEP = 8
 
 
@@ -66,10 +67,29 @@ def test_an_interrupt_is_quiet_at_any_moment(image: Path, command: str, long: bo
     assert moments > 10 * _STEP
     for at in range(1, moments, 1 if long else _STEP):
         code, _, said = interrupted(words, at, image.parent)
-        assert code in (EXIT_INTERRUPTED, usual_code), f"at moment {at}"
+        assert code in (*ENDED_EARLY, usual_code), f"at moment {at}"
         assert said in ("", usually_said), f"at moment {at}"
     code, _, said = interrupted(words, moments // 2, image.parent)
-    assert (code, said) == (EXIT_INTERRUPTED, ""), "it went on"
+    assert code in ENDED_EARLY, "it went on"
+    assert said == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_interrupt_before_a_command_has_begun_ends_it_as_any_program(
+    tmp_path: Path, command: str
+) -> None:
+    code, _, said = interrupted(COMMANDS[command], 1, tmp_path)
+    assert (code, said) == (-signal.SIGINT, "")
+
+
+def test_nothing_else_is_loaded_before_that() -> None:
+    """Python itself answers an interrupt then, with a traceback."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); before = set(sys.modules);"
+        "import pramfs.cli.entry; print(sorted(set(sys.modules) - before))"
+    )
+    told = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, check=True)
+    assert told.stdout.decode().strip() == "['pramfs', 'pramfs.cli', 'pramfs.cli.entry']"
 
 
 def test_who_ignores_interrupts_goes_on_doing_so(image: Path) -> None:
