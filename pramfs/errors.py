@@ -444,6 +444,12 @@ class EmptyPlace(PramError):
     errno = errno.ENOENT
 
 
+class NotAPlace(PramError):
+    """{0}: {1}, not a directory with streams; {2}"""
+
+    errno = errno.ENOTDIR
+
+
 class NoBaseInPlace(PramError):
     """{0}: no stream there has what '{1}' is: send that one first, or all, without --since"""
 

@@ -41,13 +41,17 @@ class FsspecStore:
 
     def entries(self, folder: str = "") -> list[Entry]:
         path = self._path(folder) if folder else self._root
+        files = self._opened()
         try:
-            infos = self._opened().ls(path, detail=True, refresh=True)
+            infos = files.ls(path, detail=True, refresh=True)
         except FileNotFoundError as exc:
             if exc.__cause__ is not None and hasattr(exc.__cause__, "response"):
                 raise  # not the prefix is missing, but the bucket
-            return []
-        names = (str(info["name"]).rstrip("/").rpartition("/")[2] for info in infos)
+            infos = []  # or a file, of which OpenSSH says the same
+        paths = [str(info["name"]) for info in infos]
+        if paths == [path] or (not paths and self._is_file(files, path)):
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+        names = (one.rstrip("/").rpartition("/")[2] for one in paths)
         return [
             Entry(name, info["type"] == "directory", _modified_s(info))
             for name, info in zip(names, infos, strict=True)
@@ -91,6 +95,16 @@ class FsspecStore:
             if self._files is None:
                 self._files = self._make()
             return self._files
+
+    def _is_file(self, files: Any, path: str) -> bool:
+        if not self._has_folders:
+            return False  # it would have been listed
+        try:
+            info = files.info(path)
+        except FileNotFoundError:
+            return False
+        # On a web server a directory is a page.
+        return bool(info["type"] == "file" and info.get("mimetype") != "text/html")
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

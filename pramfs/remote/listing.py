@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pramfs.errors import DamagedInPlace, NoSuchStream
-from pramfs.remote.manifest import Manifest, decode, id_of, is_id, manifest_name
-from pramfs.remote.place import Place
+from pramfs.remote.manifest import Manifest, decode, id_of, is_id, manifest_name, place_of
+from pramfs.remote.place import Place, no_place
 from pramfs.remote.store import PART_SUFFIX, Entry
 from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.system.text import printable
@@ -64,9 +64,11 @@ class Listing:
 
 
 def list_streams(place: Place) -> Listing:
-    """Return all streams of a place. Raises PlaceFailed."""
+    """Return all streams of a place. Raises NotAPlace, PlaceFailed."""
     entries = place.entries()
     ids = set(filter(None, (id_of(entry.name) for entry in entries)))
+    if not ids and place_of(place.name) is not None:
+        raise no_place(place.name)
     with ThreadPoolExecutor(_PARALLEL, "pramfs-list") as pool:
         found = list(pool.map(lambda stream: _look(place, stream), ids))
     streams = [one for one in found if isinstance(one, Manifest)]

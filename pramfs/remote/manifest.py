@@ -18,6 +18,7 @@ _FORMAT = "pramfs stream in pieces"
 _VERSION = 1
 _SUFFIX = ".json"
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_NUMBER = re.compile(r"\d{8}")
 _DIGEST_BYTES = 16
 _NUMBER_MAX = 1 << 62
 
@@ -62,6 +63,16 @@ def id_of(name: str) -> str | None:
     """Return the id of the stream whose manifest has that name, None for another file."""
     stream = name.removesuffix(_SUFFIX)
     return stream if name.endswith(_SUFFIX) and is_id(stream) else None
+
+
+def place_of(path: str) -> str | None:
+    """Return the directory where a stream is, if `path` is named as its folder, manifest or a piece."""
+    parts = path.rstrip("/").split("/")
+    if len(parts) > 1 and is_id(parts[-2]) and _NUMBER.fullmatch(parts[-1]):
+        parts.pop()
+    elif not is_id(parts[-1]) and id_of(parts[-1]) is None:
+        return None
+    return "/".join(parts[:-1]) or path[: len(path) - len(path.lstrip("/"))] or "."
 
 
 def piece_name(stream: str, number: int) -> str:

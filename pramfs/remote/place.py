@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from pramfs.errors import PlaceFailed, PramError, UsageError
+from pramfs.errors import NotAPlace, PlaceFailed, PramError, UsageError
 from pramfs.remote.failures import is_passing, words_for
 from pramfs.remote.fsspec_store import https_store, s3_store, sftp_store
 from pramfs.remote.local import LocalStore
+from pramfs.remote.manifest import place_of
 from pramfs.remote.store import Entry, Store
 from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 
@@ -31,8 +32,13 @@ class Place:
         self._given_up = threading.Event()
 
     def entries(self, folder: str = "") -> list[Entry]:
-        """Return what is there. Raises PlaceFailed, as all methods do."""
-        return self._attempt("list what is", lambda: self._store.entries(folder))
+        """Return what is there. Raises NotAPlace if it is a file, or PlaceFailed, as all methods do."""
+        try:
+            return self._attempt("list what is", lambda: self._store.entries(folder))
+        except PlaceFailed as exc:
+            if isinstance(exc.__cause__, NotADirectoryError):
+                raise no_place(self.name) from exc
+            raise
 
     def get(self, name: str) -> bytes:
         return self._attempt(f"read {name}", lambda: self._store.get(name))
@@ -93,6 +99,14 @@ class Place:
             if renewals == self._renewals:
                 self._renewals += 1
                 self._store.renew()
+
+
+def no_place(name: str, what: str = "a file") -> NotAPlace:
+    """Return the error for a path or URL that is no place; with the place if it is a part of a stream."""
+    place = place_of(name)
+    if place is not None:
+        return NotAPlace(name, "a part of a stream", f"name the directory: {place}")
+    return NotAPlace(name, what, "a stream in a file is for: pramfs receive IMAGE < FILE")
 
 
 def is_url(text: str) -> bool:

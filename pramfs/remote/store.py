@@ -20,7 +20,10 @@ class Store(Protocol):
     """Files by name. All raise OSError, or what their library raises."""
 
     def entries(self, folder: str = "") -> list[Entry]:
-        """Return what is in the place, or in a folder of it; nothing if that is not there."""
+        """Return what is in the place, or in a folder of it; nothing if that is not there.
+
+        Raises NotADirectoryError for a file.
+        """
 
     def get(self, name: str) -> bytes:
         """Return the contents of a file. Raises FileNotFoundError."""

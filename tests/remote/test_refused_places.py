@@ -83,6 +83,30 @@ def test_no_such_bucket(bucket: RemotePlace, source: Source, receiver: Path) -> 
     assert_refused(bucket, source, receiver, bucket.url, "bucket")
 
 
+@in_short_form("s3", "sftp", of="place")
+def test_a_file_is_no_place(place: RemotePlace, source: Source, tmp_path: Path) -> None:
+    """Neither a stream that somebody has put there, nor what belongs to one that is."""
+    place.send(f"{source.image}@one").succeeded()
+    place.files.write("dump.stream", b"PRAMSEND and so on")
+    (manifest,) = [name for name in place.files.names() if name.endswith(".json")]
+    part = f"a part of a stream, not a directory with streams; name the directory: {place.url}\n"
+    for name, words in (
+        ("dump.stream", "not a directory with streams; a stream in a file is for"),
+        (manifest, part),
+        (manifest.removesuffix(".json"), part),
+    ):
+        url = f"{place.url}/{name}"
+        for told in place.all_at_once(
+            [
+                ("snapshots", url),
+                ("receive", "--from", url, tmp_path / "new"),
+                ("send", "--to", url, f"{source.image}@two"),
+            ]
+        ):
+            told.refused(FAILED, url, words)
+    assert place.listed() == ["pramfs@one"]
+
+
 @in_short_form("sftp")
 def test_a_server_that_is_not_there(far_place: RemotePlace, source: Source, receiver: Path) -> None:
     far_place.link.close()

@@ -22,8 +22,8 @@ def memory_files() -> Any:
     return Own()
 
 
-def memory_store(files: Any) -> Store:
-    return FsspecStore(lambda: files, "/place", has_folders=True, is_atomic=False)
+def memory_store(files: Any, root: str = "/place") -> Store:
+    return FsspecStore(lambda: files, root, has_folders=True, is_atomic=False)
 
 
 def local_files_store(root: str) -> Store:

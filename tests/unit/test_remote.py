@@ -18,6 +18,7 @@ from pramfs.errors import (
     EXIT_USAGE,
     DamagedInPlace,
     NoBaseInPlace,
+    NotAPlace,
     NotDropped,
     PlaceFailed,
     PramError,
@@ -28,7 +29,7 @@ from pramfs.remote.download import PieceReader
 from pramfs.remote.keep import drop_old
 from pramfs.remote.listing import find_stream, list_streams
 from pramfs.remote.local import LocalStore
-from pramfs.remote.manifest import Manifest, decode, encode, manifest_name, piece_name
+from pramfs.remote.manifest import Manifest, decode, encode, manifest_name, piece_name, place_of
 from pramfs.remote.place import Place, open_place, split_place
 from pramfs.remote.store import Store
 from pramfs.remote.upload import upload
@@ -53,12 +54,19 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["directory", "fsspec memory", "fsspec local"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store_at(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Store]:
+    """Return the store of a path, of one of the kinds."""
     if request.param == "directory":
-        return LocalStore(tmp_path / "streams")
+        return lambda path: LocalStore(tmp_path / path)
     if request.param == "fsspec memory":
-        return memory_store(memory_files())
-    return local_files_store(str(tmp_path / "streams"))
+        files = memory_files()
+        return lambda path: memory_store(files, f"/{path}")
+    return lambda path: local_files_store(str(tmp_path / path))
+
+
+@pytest.fixture
+def store(store_at: Callable[[str], Store]) -> Store:
+    return store_at("streams")
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +129,30 @@ def test_a_stream_comes_back_in_pieces(store: Store, image: Path) -> None:
     assert {entry.name for entry in store.entries(sent.id)} == {
         piece_name(sent.id, number).partition("/")[2] for number in range(len(sent.pieces))
     }
+
+
+def test_a_file_is_no_place(store_at: Callable[[str], Store]) -> None:
+    store_at("streams").put("file", b"a stream, perhaps")
+    with pytest.raises(NotAPlace, match="s3://b/file: a file, not a directory with streams; a str"):
+        list_streams(Place("s3://b/file", store_at("streams/file")))
+    assert store_at("streams/missing").entries() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("s3://b/p/20261129T120516Z-9718a104.json", "s3://b/p"),
+        ("s3://b/p/20261129T120516Z-9718a104/", "s3://b/p"),
+        ("s3://b/p/20261129T120516Z-9718a104/00000003", "s3://b/p"),
+        ("20261129T120516Z-9718a104", "."),
+        ("/20261129T120516Z-9718a104.json", "/"),
+        ("/p/20261129T120516Z-9718a104.txt", None),
+        ("/p/00000003", None),
+        ("p", None),
+    ],
+)
+def test_the_place_of_a_part_is_found(path: str, place: str | None) -> None:
+    assert place_of(path) == place
 
 
 def test_an_interrupted_upload_leaves_nothing(store: Store, image: Path) -> None:
@@ -648,6 +680,37 @@ def test_an_empty_place_has_nothing_to_list(
 ) -> None:
     assert run("snapshots", tmp_path) == EXIT_FAILED
     assert capsys.readouterr() == ("", f"pramfs: {tmp_path}: there are no streams\n")
+
+
+def test_what_is_a_stream_and_not_a_place_is_told(
+    chain: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is done with it; what is no stream is no image."""
+    stream, other = tmp_path / "stream", tmp_path / "other"
+    with source_at(Path(f"{image}@one")) as sending, stream.open("wb") as file:
+        sending.to(lambda parts: sum(map(file.write, parts)))
+    other.write_bytes(b"something else")
+    first = list_streams(open_place(str(chain))).streams[0].id
+    parts = (chain / manifest_name(first), chain / first, chain / piece_name(first, 0))
+    in_file = "not a directory with streams; a stream in a file is for: pramfs receive IMAGE < FILE"
+    of_part = f"a part of a stream, not a directory with streams; name the directory: {chain}"
+    told = [(stream, f"a file, {in_file}"), *((part, of_part) for part in parts)]
+    capsys.readouterr()
+    for path, words in told:
+        for command in (
+            ("receive", "--from", path, tmp_path / "new"),
+            ("send", "--to", path, f"{image}@one"),
+            ("send", "--to", path, "--keep", "1", f"{image}@one"),
+            ("snapshots", path),
+        ):
+            assert run(*command) == EXIT_FAILED
+            expected = words.replace("a file, ", "a stream in a file, ", command[0] == "snapshots")
+            assert capsys.readouterr().err == f"pramfs: {path}: {expected}\n"
+    os.mkfifo(tmp_path / "fifo")
+    for path in (other, tmp_path / "fifo"):
+        assert run("snapshots", path) == EXIT_FAILED
+        assert "not a pram image" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("lost", ["base", "pieces of the base"])

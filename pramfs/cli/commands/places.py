@@ -1,6 +1,7 @@
 """How send, receive and snapshots use a place that keeps streams. Imports the libraries when it is called."""
 
 import argparse
+import contextlib
 import io
 import sys
 from collections.abc import Callable
@@ -104,6 +105,19 @@ def list_place(text: str, *, as_json: bool) -> int:
     for damaged in listing.damaged:
         complain(str(damaged))
     return listing.damaged[0].exit_code if listing.damaged else 0
+
+
+def refuse_stream(path: Path) -> None:
+    """Raise NotAPlace if a file here that is no image is a stream, or a part of one."""
+    from pramfs.remote.manifest import place_of
+    from pramfs.remote.place import no_place
+    from pramfs.stream.format import MAGIC
+
+    if not path.is_file():
+        return  # nor is it one that cannot be read
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC or place_of(str(path)) is not None:
+            raise no_place(str(path), "a stream in a file")
 
 
 def is_place(target: Path | str) -> bool:

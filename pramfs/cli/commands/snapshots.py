@@ -42,12 +42,17 @@ def _snapshot(args: argparse.Namespace) -> int:
 
 
 def _snapshots(args: argparse.Namespace) -> int:
-    from pramfs.cli.commands.places import is_place, list_place
+    from pramfs.cli.commands.places import is_place, list_place, refuse_stream
+    from pramfs.errors import NotAnImage
     from pramfs.offline.snapshots import image_snapshots
 
     if is_place(args.target):
         return list_place(str(args.target), as_json=args.json)
-    found = image_snapshots(args.target)
+    try:
+        found = image_snapshots(args.target)
+    except NotAnImage:
+        refuse_stream(args.target)
+        raise
     if args.json:
         print(json.dumps(asdict(found), indent=2))
     else:
