@@ -12,16 +12,16 @@ from pramfs.saves.snapshot_names import tree_of
 _UNFINISHED_S = 86400  # an upload that has written nothing for so long is over
 
 
-def drop_old(place: Place, tree: str, number: int, seconds: int) -> list[Manifest]:
-    """Keep the last `number` streams of a tree, or those of the last `seconds`; return what has gone.
+def drop_old(place: Place, sent: Manifest, number: int, seconds: int) -> list[Manifest]:
+    """Keep `sent`, and of its tree the last `number` streams, or those of the last `seconds`.
 
-    Raises NotDropped, when some may have gone.
+    Returns what has gone. Raises NotDropped, when some may have gone.
     """
     try:
         listing = list_streams(place)
         if listing.damaged:
             raise listing.damaged[0]  # nobody knows what that one builds on
-        dropped = to_drop(listing, tree, number, seconds, time.time_ns())
+        dropped = to_drop(listing, sent, number, seconds, time.time_ns())
         for stream in reversed(dropped):
             discard(place, stream.id, len(stream.pieces))
         remove_unfinished(place, listing)
@@ -30,14 +30,19 @@ def drop_old(place: Place, tree: str, number: int, seconds: int) -> list[Manifes
     return dropped
 
 
-def to_drop(listing: Listing, tree: str, number: int, seconds: int, now_ns: int) -> list[Manifest]:
-    """Return the streams of a tree that may go, the oldest first. The last one never does."""
+def to_drop(
+    listing: Listing, sent: Manifest, number: int, seconds: int, now_ns: int
+) -> list[Manifest]:
+    """Return the streams of the tree of `sent` that may go, the oldest first: neither it nor the last one."""
+    tree = tree_of(sent.name)
     mine = [one for one in listing.streams if tree_of(one.name) == tree]
-    kept = mine[-number:] if number else mine[-1:]
+    others = [one for one in listing.streams if tree_of(one.name) != tree]
+    # The clock may have been put back since the others were sent.
+    kept = [sent, *(mine[-number:] if number else mine[-1:])]
     if seconds:
         kept += [one for one in mine if one.sent_ns >= now_ns - seconds * 10**9]
     needed = set()
-    for stream in [*kept, *(one for one in listing.streams if one not in mine)]:
+    for stream in [*kept, *others]:
         one: Manifest | None = stream
         while one is not None and one.id not in needed:
             needed.add(one.id)

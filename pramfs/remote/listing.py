@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pramfs.errors import DamagedInPlace, NoSuchStream
 from pramfs.remote.manifest import Manifest, decode, id_of, is_id, manifest_name, place_of
@@ -22,10 +22,18 @@ class Listing:
     damaged: tuple[DamagedInPlace, ...] = ()
     folders: frozenset[str] = frozenset()  # in which there are pieces
     unfinished: tuple[Entry, ...] = ()  # pieces and files that are of no stream, at least not yet
+    _by_id: dict[str, Manifest] = field(init=False, compare=False, repr=False)
+    _by_identity: dict[str, Manifest] = field(init=False, compare=False, repr=False)  # the newest
 
-    def of_identity(self, identity: str) -> Manifest | None:
-        """Return the newest stream of the tree with that identity."""
-        return next((one for one in reversed(self.streams) if one.identity == identity), None)
+    def __post_init__(self) -> None:
+        # A chain of increments may have a thousand links, each of which is looked for.
+        object.__setattr__(self, "_by_id", {one.id: one for one in self.streams})
+        object.__setattr__(self, "_by_identity", {one.identity: one for one in self.streams})
+
+    @property
+    def newest_ns(self) -> int:
+        """When the newest stream was sent; 0 without one."""
+        return self.streams[-1].sent_ns if self.streams else 0
 
     def whole_of_identity(self, identity: str) -> Manifest | None:
         """Return the newest stream of the tree with that identity that can be received from here."""
@@ -57,10 +65,10 @@ class Listing:
         """Return the stream that has what `stream` builds on, None if there is none or it needs none."""
         if not stream.base:
             return None
-        by_id = next((one for one in self.streams if one.id == stream.base), None)
+        by_id = self._by_id.get(stream.base)
         if by_id is not None and by_id.identity == stream.base_identity:
             return by_id
-        return self.of_identity(stream.base_identity)
+        return self._by_identity.get(stream.base_identity)
 
 
 def list_streams(place: Place) -> Listing:

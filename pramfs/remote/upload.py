@@ -124,8 +124,10 @@ def upload(
     compress: Callable[[Data], bytes] | None = None,
     progress: Progress = lambda pages: None,
     piece_bytes: int = PIECE_BYTES,
+    *,
+    after_ns: int = 0,
 ) -> Manifest:
-    """Send a tree to a place, whose stream `base` has what it builds on.
+    """Send a tree to a place, whose stream `base` has what it builds on, and whose newest is of `after_ns`.
 
     Raises PlaceFailed, NoBaseInPlace, DamagedPage or another PramError; the place has no new stream then.
     """
@@ -145,7 +147,7 @@ def upload(
             base_identity=base.identity if base is not None else "",
             base_entries=header.base_pages,
             compressed=compress is not None,
-            sent_ns=time.time_ns(),
+            sent_ns=max(time.time_ns(), after_ns + 1),  # the clock may have been put back
             sent_by=f"pramfs {__version__}",
             size=writer.size,
             piece_bytes=piece_bytes,

@@ -26,8 +26,8 @@ from pramfs.errors import (
 from pramfs.pram.pram import Pram
 from pramfs.remote import place as places
 from pramfs.remote.download import PieceReader
-from pramfs.remote.keep import drop_old
-from pramfs.remote.listing import find_stream, list_streams
+from pramfs.remote.keep import drop_old, to_drop
+from pramfs.remote.listing import Listing, find_stream, list_streams
 from pramfs.remote.local import LocalStore
 from pramfs.remote.manifest import Manifest, decode, encode, manifest_name, piece_name, place_of
 from pramfs.remote.place import Place, open_place, split_place
@@ -96,7 +96,7 @@ def identity(image: Path, name: str) -> bytes:
 
 def send(place: Place, image: Path, snapshot: str = "one", since: str | None = None) -> Manifest:
     with source_at(Path(f"{image}@{snapshot}"), since) as sending:
-        base = list_streams(place).of_identity(sending.header.base_identity.hex())
+        base = list_streams(place).whole_of_identity(sending.header.base_identity.hex())
         return upload(place, sending, base, piece_bytes=PIECE)
 
 
@@ -207,10 +207,9 @@ def test_pieces_stay_if_their_manifest_cannot_be_removed(store: Store, image: Pa
             raise PermissionError("denied")
 
     place, _ = faulty_place(store, fail)
-    for _ in range(3):
-        send(place, image)
+    *_, last = (send(place, image) for _ in range(3))
     with pytest.raises(NotDropped, match="sent, but what is old may still be there: cannot remove"):
-        drop_old(place, "pramfs", 1, 0)
+        drop_old(place, last, 1, 0)
     for stream in list_streams(place).streams:
         assert len(contents(place, stream)) == stream.size
 
@@ -326,7 +325,7 @@ def test_a_damaged_manifest_is_told_and_hides_no_other(
     assert second.id in told.out
     assert f"damaged there: {first.id}.json" in told.err
     with pytest.raises(NotDropped):
-        drop_old(Place("place", store), "pramfs", 1, 0)
+        drop_old(Place("place", store), second, 1, 0)
     assert find_stream(Place("place", store), "")[0] == second
     with pytest.raises(DamagedInPlace):
         find_stream(Place("place", store), first.id)
@@ -575,7 +574,63 @@ def test_keep_leaves_other_trees_alone(chain: Path, tmp_path: Path) -> None:
 
 
 def test_keep_by_time_keeps_what_is_young(chain: Path) -> None:
-    assert drop_old(open_place(str(chain)), "pramfs", 0, 3600) == []
+    place = open_place(str(chain))
+    assert drop_old(place, list_streams(place).streams[-1], 0, 3600) == []
+
+
+@pytest.mark.parametrize("keep", ["1", "1h"])
+def test_a_clock_that_was_put_back_loses_nothing(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """What is sent last is the newest, whatever the clock says, and stays."""
+    place = tmp_path / "place"
+    assert run("send", f"{image}@one", "--to", place) == 0
+    change(image, "two")
+    now_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns - 10 * 365 * 86400 * 10**9)
+    assert run("send", f"{image}@two", "--to", place, "--keep", keep) == 0
+    assert list_streams(open_place(str(place))).streams[-1].name == "pramfs@two"
+
+
+def test_what_the_place_has_already_is_not_dropped(chain: Path, image: Path) -> None:
+    change(image, "four")
+    assert run("send", f"{image}@four", "--to", chain) == 0
+    assert run("send", f"{image}@one", "--to", chain, "--keep", "1") == 0
+    assert [one.name for one in list_streams(open_place(str(chain))).streams] == [
+        "pramfs@one",
+        "pramfs@four",
+    ]
+
+
+def stream_of(number: int, base: int | None) -> Manifest:
+    """A stream of the tree that is called by that number."""
+
+    def id_(number: int) -> str:
+        return f"20261129T120516Z-{number:08x}"
+
+    return Manifest(
+        id=id_(number), name=f"pramfs@{number}", identity=f"{number:064x}", entries=1, pages=1,
+        base="" if base is None else id_(base),
+        base_name="" if base is None else f"pramfs@{base}",
+        base_identity="" if base is None else f"{base:064x}",
+        base_entries=1, compressed=False, sent_ns=number, sent_by="", size=1, piece_bytes=1, pieces=("0",),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [1, 7, 40, 1000])
+def test_hundreds_of_snapshots_are_kept_as_far_as_they_are_needed(every: int) -> None:
+    """Each is an increment since the one before, but that each so many all is sent."""
+    there: list[Manifest] = []
+    for number in range(120):
+        there.append(stream_of(number, number - 1 if number % every else None))
+        listing = Listing(tuple(there), folders=frozenset(one.id for one in there))
+        dropped = {one.id for one in to_drop(listing, there[-1], 3, 0, 0)}
+        there = [one for one in there if one.id not in dropped]
+        left = Listing(tuple(there), folders=frozenset(one.id for one in there))
+        assert not any(map(left.missing_for, left.streams))
+        oldest_kept = max(0, number - 2)
+        assert there[0].sent_ns == oldest_kept - oldest_kept % every
+        assert len(there) == number + 1 - there[0].sent_ns
 
 
 @pytest.mark.parametrize("words", [(), ("--keep", "9")], ids=["without keep", "keep"])

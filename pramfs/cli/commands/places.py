@@ -26,7 +26,6 @@ def send_to(args: argparse.Namespace, compress: "Callable[[Data], bytes] | None"
     from pramfs.remote.place import open_place
     from pramfs.remote.since import base_in, newest_common, newest_same
     from pramfs.remote.upload import upload
-    from pramfs.saves.snapshot_names import tree_of
     from pramfs.stream.source import source_at
     from pramfs.system.progress import Bar
 
@@ -44,15 +43,15 @@ def send_to(args: argparse.Namespace, compress: "Callable[[Data], bytes] | None"
         for warning in sending.warnings:
             complain(warning)
         base = base_in(place, listing, sending)
-        there = newest_same(listing, sending, may_build=bool(since) or args.incremental)
-        if there is not None:
-            _tell(f"{place.name}: has {there.name} already: {there.id}")
+        stream = newest_same(listing, sending, may_build=bool(since) or args.incremental)
+        if stream is not None:
+            _tell(f"{place.name}: has {stream.name} already: {stream.id}")
         else:
             with Bar("sending", sending.pages) as bar:
-                sent = upload(place, sending, base, compress, bar)
-            _tell(f"{place.name}: sent {_described(sent)}")
+                stream = upload(place, sending, base, compress, bar, after_ns=listing.newest_ns)
+            _tell(f"{place.name}: sent {_described(stream)}")
     if args.keep is not None:
-        for old in drop_old(place, tree_of(sending.name), number, seconds):
+        for old in drop_old(place, stream, number, seconds):
             _tell(f"{place.name}: dropped {old.name}: {old.id}")
     else:
         try:
