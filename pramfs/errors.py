@@ -432,6 +432,12 @@ class DamagedInPlace(PramError):
     errno = errno.EFAULT
 
 
+class DroppedMeanwhile(PramError):
+    """{0}: {1}, {2}, was dropped there meanwhile; nothing was taken of it: receive again"""
+
+    errno = errno.ENOENT
+
+
 class NoSuchStream(PramError):
     """{0}: there is no stream{1} to receive{2}"""
 

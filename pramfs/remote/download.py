@@ -4,8 +4,8 @@ import io
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pramfs.errors import DamagedInPlace
-from pramfs.remote.manifest import Manifest, digest_of, piece_name
+from pramfs.errors import DamagedInPlace, DroppedMeanwhile, PramError
+from pramfs.remote.manifest import Manifest, digest_of, manifest_name, piece_name
 from pramfs.remote.place import Place
 
 _AHEAD = 4  # pieces
@@ -28,7 +28,7 @@ class PieceReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # of any buffer, there
-        """Return how many bytes there were, 0 at the end. Raises PlaceFailed, DamagedInPlace."""
+        """Return how many bytes there were, 0 at the end. Raises PlaceFailed, or what `_fetch` does."""
         if not self._piece:
             self._ask()
             if not self._coming:
@@ -56,11 +56,18 @@ class PieceReader(io.RawIOBase):
             self._asked += 1
 
     def _fetch(self, number: int) -> bytes:
+        """Return a piece. Raises PlaceFailed, DamagedInPlace, DroppedMeanwhile."""
         name = piece_name(self._stream.id, number)
         for _ in range(_ATTEMPTS):
             piece = self._place.get_if_there(name)
             if piece is None:
-                raise DamagedInPlace(self._place.name, name, "it is missing")
+                raise self._missing(name)
             if digest_of(piece) == self._stream.pieces[number]:
                 return piece
         raise DamagedInPlace(self._place.name, name, "its bytes are not those that were sent")
+
+    def _missing(self, name: str) -> PramError:
+        """Return what has become of a piece: a sender that drops a stream removes its manifest first."""
+        if self._place.get_if_there(manifest_name(self._stream.id)) is None:
+            return DroppedMeanwhile(self._place.name, self._stream.name, self._stream.id)
+        return DamagedInPlace(self._place.name, name, "it is missing")

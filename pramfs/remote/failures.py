@@ -49,6 +49,9 @@ _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _SECRET_MIN = 8  # characters
 _TOLD_MAX = 300  # characters
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
+_LOGIN = re.compile(
+    r"(?<=://)[^\s\"'/]+@"
+)  # of a URL: of a proxy or another server, from the environment
 _QUERY = re.compile(r"\?[^\s\"']*(?==)[^\s\"']*")  # of a URL, which may be signed
 
 
@@ -74,10 +77,12 @@ def words_for(error: BaseException) -> str:
     if kind in {"NoCredentialsError", "PartialCredentialsError"}:
         return "no credentials: they are looked for in AWS_ACCESS_KEY_ID and so on, and in ~/.aws"
     told = getattr(error, "reason", None) or _message(error)
-    told = _QUERY.sub("", " ".join(str(told).split())) or kind
+    told = _LOGIN.sub("", _QUERY.sub("", " ".join(str(told).split()))) or kind
     told = _ERRNO.sub("", told)
     if kind == "SFTPFailure" and told == "Failure":
         told += " (that is all it says; is there room?)"
+    if kind == "HostKeyNotVerifiable":
+        told += " (known_hosts has another one or none; see what ssh says)"
     for name in _SECRETS:
         secret = os.environ.get(name, "")
         if len(secret) >= _SECRET_MIN:  # shorter ones are no secrets, and occur everywhere

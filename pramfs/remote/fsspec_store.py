@@ -27,6 +27,10 @@ _TALKERS = ("aiobotocore", "aiohttp", "asyncio", "asyncssh", "botocore", "fsspec
 Make = Callable[[], Any]  # of a fsspec file system
 
 
+class SetupError(Exception):
+    """What is needed here to reach a place cannot be used. The message says what."""
+
+
 class FsspecStore:
     """Files below `root` in a file system of fsspec, which `make` makes."""
 
@@ -93,7 +97,13 @@ class FsspecStore:
     def _opened(self) -> Any:
         with self._lock:
             if self._files is None:
-                self._files = self._make()
+                try:
+                    self._files = self._make()
+                except OSError as exc:
+                    if exc.filename is None:
+                        raise
+                    # A file of this machine, such as a key: nothing is missing in the place.
+                    raise SetupError(f"{exc.filename}: {exc.strerror}") from exc
             return self._files
 
     def _is_file(self, files: Any, path: str) -> bool:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pramfs.errors import NotAPlace, PlaceFailed, PramError, UsageError
 from pramfs.remote.failures import is_passing, words_for
@@ -15,7 +15,6 @@ from pramfs.remote.manifest import place_of
 from pramfs.remote.store import Entry, Store
 from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 
-_SCHEMES = ("s3", "sftp", "https")
 _WAITS_S = (0.5, 1, 2, 4)  # between attempts
 
 Result = TypeVar("Result")
@@ -133,28 +132,44 @@ def open_place(text: str, *, writable: bool = False) -> Place:
         raise UsageError("an empty path is no place")  # it is an unset variable, not this directory
     if not is_url(text):
         return Place(text, LocalStore(Path(text)))
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as exc:
-        raise UsageError(f"'{_without_password(text)}': {exc}") from exc
-    text = _without_password(text)
-    if parts.scheme not in _SCHEMES:
-        raise UsageError(f"'{text}': s3://, sftp://, https:// or a path expected")
-    if parts.password is not None:
-        raise UsageError(f"'{text}': no passwords in a URL: everybody sees them in ps(1)")
-    if not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"'{text}': {parts.scheme}://{_FORMS[parts.scheme]} expected")
+    parts, port = _parts_of(text)
     if parts.scheme == "s3":
         return Place(text, s3_store(parts.netloc, parts.path.strip("/")))
     if parts.scheme == "sftp":
-        return Place(text, sftp_store(parts.hostname, port, parts.username, parts.path or "/"))
+        path = "/" + parts.path.lstrip("/")
+        return Place(text, sftp_store(str(parts.hostname), port, parts.username, path))
     if writable:
         raise UsageError(f"'{text}': https:// is only to receive from")
     return Place(text, https_store(text))
 
 
 _FORMS = {"s3": "BUCKET/PREFIX", "sftp": "[USER@]HOST[:PORT]/PATH", "https": "HOST/PATH"}
+
+
+def _parts_of(text: str) -> tuple[SplitResult, int | None]:
+    """Return the parts of a URL, and its port. Raises UsageError."""
+    scheme = text.partition("://")[0].lower()
+    if scheme not in _FORMS:
+        raise UsageError(
+            f"'{_without_password(text)}': s3://, sftp://, https:// or a path expected"
+        )
+    # The URL is not repeated as long as nobody knows where a password in it ends.
+    form = f"'{scheme}://…': {scheme}://{_FORMS[scheme]} expected"
+    if set("?#\t\r\n") & set(text):  # which urlsplit would take out
+        raise UsageError(f"{form}, without ? and # and line breaks")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as exc:
+        raise UsageError(form) from exc
+    if parts.password is not None:
+        shown = _without_password(text)
+        raise UsageError(f"'{shown}': no passwords in a URL: everybody sees them in ps(1)")
+    if not parts.hostname:
+        raise UsageError(form)
+    if scheme != "sftp" and {".", ".."} & set(parts.path.split("/")):
+        raise UsageError(f"'{text}': only a directory can have . or .. in its path")
+    return parts, port
 
 
 def _without_password(text: str) -> str:

@@ -32,7 +32,7 @@ from pramfs.remote.local import LocalStore
 from pramfs.remote.manifest import Manifest, decode, encode, manifest_name, piece_name, place_of
 from pramfs.remote.place import Place, open_place, split_place
 from pramfs.remote.store import Store
-from pramfs.remote.upload import upload
+from pramfs.remote.upload import discard, upload
 from pramfs.saves.load import load_tree
 from pramfs.saves.save import Saver
 from pramfs.storage.image import open_image
@@ -284,6 +284,29 @@ def test_a_piece_that_came_damaged_is_fetched_again(tmp_path: Path, image: Path)
     place, _ = faulty_place(store, repair)
     assert len(contents(place, sent)) == sent.size
     assert asked == ["get", "get"]
+
+
+def test_a_stream_that_is_dropped_while_it_is_received(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender with --keep removes the manifest, then the pieces, one after the other."""
+    store = LocalStore(tmp_path / "s")
+    first = send(Place("place", store), image)
+    get = LocalStore.get
+
+    def get_while_it_goes(self: LocalStore, name: str) -> bytes:
+        if name == piece_name(first.id, 2):
+            discard(Place("place", store), first.id, len(first.pieces))
+        return get(self, name)
+
+    monkeypatch.setattr(LocalStore, "get", get_while_it_goes)
+    new = tmp_path / "new"
+    assert run("receive", "--from", tmp_path / "s", new) == EXIT_FAILED
+    assert capsys.readouterr().err == (
+        f"pramfs: {tmp_path}/s: pramfs@one, {first.id}, was dropped there meanwhile;"
+        " nothing was taken of it: receive again\n"
+    )
+    assert not new.exists()
 
 
 def test_a_missing_piece_is_told(
@@ -686,6 +709,17 @@ def test_what_cannot_be_cleaned_up_is_told_and_the_stream_is_sent(
         ("--to", "s3:///p"),
         ("--to", "sftp://u:secret@host/p"),
         ("--to", "sftp://u:secret@host:port/p"),
+        ("--to", "sftp://u:secret/2@host/p"),
+        ("--to", "sftp://u:a#secret@host/p"),
+        ("--to", "sftp://host:99999/p"),
+        ("--to", "sftp://[::1/p"),
+        ("--to", "sftp://host/p?"),
+        ("--to", "s3://bucket/p?"),
+        ("--to", "s3://bucket/what?x=y"),
+        ("--to", "s3://bucket/p#"),
+        ("--to", "s3://bucket/p\tq"),
+        ("--to", "s3://bucket/../other"),
+        ("--to", "s3://bucket/./p"),
         ("--to", "s3://key:secret@bucket/p"),
     ],
 )

@@ -145,6 +145,32 @@ def test_a_server_that_stays_silent_is_given_up(
         bucket.put("piece", bytes(16 << 20))
 
 
+def test_a_file_that_is_needed_here_is_not_missed_in_the_place() -> None:
+    """Such as a key that ~/.ssh/config names: the place does not look empty without it."""
+
+    def make() -> Any:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/home/me/.ssh/key")
+
+    store = fsspec_store.FsspecStore(make, "/p", has_folders=True, is_atomic=False)
+    away = place.Place("sftp://host/p", store)
+    for call in (
+        away.entries,
+        lambda: away.get_if_there("x"),
+        lambda: away.remove("x"),
+        lambda: away.remove_folder("x"),
+        lambda: away.put("x", b""),
+    ):
+        with pytest.raises(PlaceFailed, match=r"there: /home/me/\.ssh/key: No such file"):
+            call()
+
+
+def test_no_login_of_another_url_is_told() -> None:
+    told = words_for(
+        ValueError(f"cannot reach 'http://me:{SECRET}@proxy:3128/' or https://{SECRET}@h")
+    )
+    assert told == "cannot reach 'http://proxy:3128/' or https://h"
+
+
 def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     told = words_for(ValueError(f"odd\nkey {SECRET} at https://host/p?X-Amz-Signature=abc&x=y, no"))
