@@ -110,7 +110,7 @@ snapshot takes @SNAPSHOT and SNAPSHOT, too, for one of the default tree, or of t
   pramfs ls --name @before-upgrade /srv/keep.pram
 
 Of a place for 'pramfs send --to', a URL or a directory, it lists the streams: name, when it was sent, id,
-size, and what it builds on.
+size, and what it builds on. A file with one stream is no place.
 """,
     "rollback": """\
 Make a tree what it was in a snapshot. The image must not be mounted. The snapshot stays as it is, so that you

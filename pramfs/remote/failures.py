@@ -96,8 +96,8 @@ def _message(error: BaseException) -> str:
         if isinstance(answer, dict):
             said = answer.get("Error", {})
             return f"{said.get('Message', '')} ({said.get('Code', '?')})"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"  # asyncio has its own words for it
+    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+        return "connection refused"  # asyncio has its own words for it, which aiohttp repeats
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     status = _status(error)

@@ -12,6 +12,7 @@ import aiohttp
 import asyncssh
 import botocore.exceptions  # type: ignore[import-untyped]
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
 from s3fs.errors import translate_boto_error  # type: ignore[import-untyped]
 from yarl import URL
@@ -128,6 +129,8 @@ def silent_server(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_a_refused_connection_is_told_in_the_words_of_the_system() -> None:
     error = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)")
     assert words_for(error) == "connection refused"
+    key = ConnectionKey("h", 1, True, True, None, None, None)
+    assert words_for(aiohttp.ClientConnectorError(key, error)) == "connection refused"
 
 
 @pytest.mark.parametrize("silent_server", ["reads", "does not read"], indirect=True)
