@@ -7,6 +7,7 @@ the new kernel, its command line names the images.
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ WORD = "pramfs.claim="  # on the new kernel's command line, before the path of a
 
 _COMMAND_LINE = Path("/proc/cmdline")
 _STATE_BYTES_MAX = 1 << 20
+# How often a keeper asks for the lock, and the pause: who looks whether there is one has it for a moment.
+_LOCK_TRIES = 20
+_LOCK_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,28 @@ def refuse_if_kept(path: Path) -> None:
     raise KeptElsewhere(path, state.pid, kept.reason or "it is being put back")
 
 
+def refuse_next_kernel() -> None:
+    """Raise HandedOver, NotClaimed or KeptElsewhere if a kexec of other images would lose any."""
+    for path in unclaimed():
+        raise NotClaimed(path)
+    state = read_state()
+    if state is None or not is_kept():
+        return
+    for image in state.images:
+        if state.outgoing:
+            raise HandedOver(image.path)
+        raise KeptElsewhere(image.path, state.pid, image.reason or "it is being put back")
+
+
 def unclaimed() -> list[str]:
     """Return the paths of images that the last kernel has handed over and that nobody has asked for yet."""
     if (DIRECTORY / "state").exists():
         return []
+    return named_to_this_kernel()
+
+
+def named_to_this_kernel() -> list[str]:
+    """Return the paths of images that the last kernel has handed over, in the order of their tokens."""
     words = _COMMAND_LINE.read_bytes().split()
     prefix = WORD.encode()
     return [
@@ -90,6 +112,14 @@ def write_state(state: State) -> None:
     new.rename(DIRECTORY / "state")
 
 
+def restore_state(before: State | None) -> None:
+    """Leave the state that there was before, or none. Raises OSError."""
+    if before is None:
+        (DIRECTORY / "state").unlink(missing_ok=True)
+    else:
+        write_state(before)
+
+
 def try_to_lock() -> int | None:
     """Make the directory and a lock in it, and take that for this process, the keeper.
 
@@ -99,12 +129,15 @@ def try_to_lock() -> int | None:
     DIRECTORY.chmod(0o755)  # the umask lets nobody else read it
     # Not the directory itself: anybody could lock that.
     descriptor = os.open(DIRECTORY / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_kept() -> bool:

@@ -39,6 +39,7 @@ _REASONS = {
 }
 _NOT_ENABLED = f"live update is not enabled: start the kernel with {' '.join(WORDS)}"
 _NO_MEMORY = "out of memory"
+_NOT_THERE = "it was not handed over"
 
 
 def require() -> None:
@@ -62,16 +63,21 @@ def create_session(name: str) -> int:
 def retrieve_session(name: str) -> int | None:
     """Return the descriptor of a session of the last kernel, None if it handed none of that name over.
 
-    Raises LiveUpdateRefused, also when the session was retrieved before.
+    Raises LiveUpdateRefused, also while another process has it. One that was given up is there no more.
     """
     try:
         return _session(
-            _RETRIEVE_SESSION, name, {errno.EINVAL: "it was retrieved before, and given up since"}
+            _RETRIEVE_SESSION, name, {errno.EINVAL: f"another process has the session '{name}'"}
         )
     except LiveUpdateRefused as exc:
-        if isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.ENOENT:
+        if errno_of(exc) == errno.ENOENT:
             return None
         raise
+
+
+def errno_of(refused: LiveUpdateRefused) -> int | None:
+    """Return the error of the kernel's that this tells of, None if there is no live update to ask."""
+    return refused.__cause__.errno if isinstance(refused.__cause__, OSError) else None
 
 
 def preserve(session: int, descriptor: int, token: int) -> None:
@@ -89,9 +95,12 @@ def preserve(session: int, descriptor: int, token: int) -> None:
 
 
 def retrieve(session: int, token: int) -> int:
-    """Return the descriptor of the file that was preserved under this number. Raises LiveUpdateRefused."""
+    """Return the descriptor of the file that was preserved under this number.
+
+    Raises LiveUpdateRefused. If that is for lack of memory, the file is lost: the kernel has freed it.
+    """
     reply = bytearray(_FILE.pack(_FILE.size, -1, token))
-    _call(session, _RETRIEVE_FD, reply, {errno.ENOMEM: _NO_MEMORY})
+    _call(session, _RETRIEVE_FD, reply, {errno.ENOMEM: _NO_MEMORY, errno.ENOENT: _NOT_THERE})
     descriptor: int = _FILE.unpack(reply)[1]
     return descriptor
 

@@ -1,7 +1,9 @@
 """Images that systemd carries over a kexec in its descriptor store, with doubles of it and of the kernel."""
 
+import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,4 +139,31 @@ def test_a_claim_by_hand_says_where_the_images_are(
     assert main(["claim"]) == 32
     told = capsys.readouterr().err
     assert "first: systemctl restart pramfs-claim.service" in told
+    assert list(systemd.store) == [descriptor_store.NAME]
+
+
+def test_a_claim_beside_another_leaves_what_systemd_has(
+    kernel: LiveUpdate,
+    systemd: Systemd,
+    image: Image,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The other one has started since this one has looked, and will get nothing."""
+    HandOver([image]).take()
+    image.path.unlink()
+    kernel.kexec()
+    session = luo.retrieve_session(SESSION)
+    assert session is not None
+    give(os.dup(session), monkeypatch, pid=os.getpid())
+    monkeypatch.setattr(kept, "_LOCK_TRIES", 1)
+    real, looks = kept.is_kept, itertools.count()
+    monkeypatch.setattr(kept, "is_kept", lambda: bool(next(looks)) and real())
+    lock = kept.try_to_lock()
+    assert lock is not None
+    timer = threading.Timer(1, os.close, [lock])
+    timer.start()
+    assert main(["claim"]) == 32
+    timer.join()
+    assert "first: systemctl restart pramfs-claim.service" in capsys.readouterr().err
     assert list(systemd.store) == [descriptor_store.NAME]

@@ -4,8 +4,10 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -222,6 +224,125 @@ def test_a_damaged_image_is_put_back_and_the_damage_is_told(
     assert path.exists()
 
 
+def test_an_image_that_cannot_be_verified_now_is_kept(
+    kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been moved then, and has no name."""
+    path = image.path
+    claim = carried_over(kernel, image)
+    with monkeypatch.context() as patch:
+        patch.setattr("pramfs.liveupdate.claim.check_image", fail_with(MemoryError()))
+        assert claim.place(None, None).kept == (f"{path}: kept, because Cannot allocate memory",)
+    assert claim.place(None, None).placed == (f"{path}: clean",)
+    assert is_clean(path)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), MemoryError()])
+def test_an_image_that_cannot_get_its_length_is_in_its_place_all_the_same(
+    kernel: LiveUpdate, image: Image, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = image.path
+    claim = carried_over(kernel, image)
+    monkeypatch.setattr("pramfs.pram.resize.lengthen", fail_with(error))
+    (line,) = claim.place(None, None).placed
+    assert line.startswith(f"{path}: clean, but no longer than what it holds: ")
+    assert claim.items == []
+    assert is_clean(path)
+
+
+def test_what_cannot_be_moved_back_now_is_moved_back_before_the_next_try(
+    kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pramfs.liveupdate.transfer.CHUNK_BYTES", 64 << 10)
+    claim = carried_over(kernel, image)
+    with monkeypatch.context() as patch:
+        real, calls = os.pwrite, iter(range(1000))
+
+        def write(descriptor: int, data: bytes, offset: int) -> int:
+            if next(calls) in (3, 5):  # on the way there, and on the way back
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(descriptor, data, offset)
+
+        patch.setattr("pramfs.storage.image.os.pwrite", write)
+        (line,) = claim.place(None, None).kept
+        assert "No space left on device" in line
+    assert claim.place(None, None).placed == (f"{image.path}: clean",)
+
+
+def test_an_attribute_that_is_refused_is_named_and_the_image_is_kept(
+    kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = carried_over(kernel, image)
+    refusal = OSError(errno.EOPNOTSUPP, "Operation not supported")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.setxattr", fail_with(refusal))
+        (line,) = claim.place(None, None).kept
+        assert "its extended attribute user.note is refused: Operation not supported" in line
+    assert claim.place(None, None).placed
+
+
+@pytest.mark.parametrize("at", [0, 40, 100, -2])
+def test_a_damaged_manifest_takes_no_image_with_it(
+    kernel: LiveUpdate, image: Image, tmp_path: Path, at: int
+) -> None:
+    path = image.path
+    HandOver([image]).take()
+    path.unlink()
+    (tmp_path / "cmdline").write_text(f"quiet {' '.join(kept.words_for([path]))}\n")
+    kernel.kexec()
+    described = kernel.file(0)
+    at %= os.fstat(described).st_size
+    os.pwrite(described, bytes([os.pread(described, 1, at)[0] ^ 1]), at)
+    session = luo.retrieve_session(handover.SESSION)
+    assert session is not None
+    (line,) = Claim(session, kept.unclaimed()).place(None, None).damaged
+    assert line.startswith(f"{path}: clean; its owner, mode, attributes and length were damaged")
+    assert path.stat().st_mode & 0o7777 == 0o600
+    assert is_clean(path)
+
+
+def test_a_damaged_manifest_leaves_images_that_nobody_has_named_to_be_claimed_elsewhere(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    HandOver([image]).take()
+    kernel.kexec()
+    kernel.fail(luo._RETRIEVE_FD, errno.ENOMEM, token=0)
+    session = luo.retrieve_session(handover.SESSION)
+    assert session is not None
+    claim = Claim(session)
+    other = image.path.with_name("other")
+    assert claim.place("/dev/shm/pramfs-image-1", str(other)).damaged
+    assert claim.items == []
+    assert is_clean(other)
+
+
+def test_an_image_that_the_kernel_does_not_give_back_is_said_to_be_lost_once(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    path = image.path
+    other = make_image(path.with_name("other"))
+    with open_image(other, writable=True) as second:
+        HandOver([image, second]).take()
+    path.unlink()
+    other.unlink()
+    kernel.kexec()
+    kernel.fail(luo._RETRIEVE_FD, errno.ENOMEM, token=1)
+    session = luo.retrieve_session(handover.SESSION)
+    assert session is not None
+    claim = Claim(session)
+    outcome = claim.place(None, None)
+    assert outcome.kept == (f"{path}: lost: /dev/liveupdate: out of memory",)
+    assert outcome.placed == (f"{other}: clean",)
+    assert claim.items == []
+
+
+def fail_with(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
 # --- commands and keepers -------------------------------------------------------------------------
 
 
@@ -298,6 +419,110 @@ def test_claiming_is_done_by_a_keeper_which_ends_when_all_is_in_its_place(
     loader.open_and_lock(path, parse_options([])).close()
 
 
+def handed_to_the_next_kernel(kernel: LiveUpdate, image: Image, tmp_path: Path) -> Path:
+    """The image, of which the next kernel's command line tells; returns its path."""
+    HandOver([image]).take()
+    image.path.unlink()
+    kernel.kexec()
+    (tmp_path / "cmdline").write_text(f"quiet {' '.join(kept.words_for([image.path]))}\n")
+    return image.path
+
+
+def test_claims_at_the_same_time_put_the_image_back_once_and_none_fails(
+    kernel: LiveUpdate, image: Image, tmp_path: Path
+) -> None:
+    path = handed_to_the_next_kernel(kernel, image, tmp_path)
+    ready, go = os.pipe()
+    children = []
+    for _ in range(6):
+        child = os.fork()
+        if not child:
+            os.close(go)
+            os.read(ready, 1)
+            os._exit(main(["claim"]))
+        children.append(child)
+    os.close(ready)
+    os.close(go)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    assert is_clean(path)
+
+
+def test_a_claim_that_is_killed_as_it_gets_the_session_goes_on(
+    kernel: LiveUpdate, image: Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = handed_to_the_next_kernel(kernel, image, tmp_path)
+    child = os.fork()
+    if not child:
+        command = os.getpid()
+        kernel.on_retrieval = lambda: os.kill(command, signal.SIGKILL)
+        os._exit(main(["claim"]))
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert main(["claim"]) == 0
+    assert capsys.readouterr().out == f"{path}: clean\n"
+
+
+def test_a_keeper_that_nobody_could_ask_does_not_get_the_images(
+    kernel: LiveUpdate, image: Image, tmp_path: Path
+) -> None:
+    path = handed_to_the_next_kernel(kernel, image, tmp_path)
+    in_the_way = kept.DIRECTORY / "socket"
+    in_the_way.mkdir(parents=True)
+    assert main(["claim"]) != 0
+    with pytest.raises(NotClaimed):
+        kept.refuse_if_kept(path)
+    in_the_way.rmdir()
+    assert main(["claim"]) == 0
+    assert is_clean(path)
+
+
+def test_a_keeper_goes_on_when_it_cannot_be_asked_for_a_while(
+    kernel: LiveUpdate, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = handed_to_the_next_kernel(kernel, image, tmp_path)
+    real, calls = socket.socket.accept, iter(range(1000))
+
+    def accept(self: socket.socket) -> tuple[socket.socket, object]:
+        if next(calls) < 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    assert main(["claim"]) == 0
+    assert is_clean(path)
+
+
+def test_images_of_a_keeper_that_was_killed_are_told_to_be_lost_once(
+    kernel: LiveUpdate, image: Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = handed_to_the_next_kernel(kernel, image, tmp_path)
+    path.write_text("another")
+    assert main(["claim"]) == 32
+    state = kept.read_state()
+    assert state is not None
+    os.kill(state.pid, signal.SIGKILL)
+    while kept.is_kept():
+        pass
+    capsys.readouterr()
+    assert main(["claim"]) == 32
+    assert f"lost: {path}" in capsys.readouterr().err
+    assert main(["claim"]) == 0
+    kept.refuse_if_kept(path)
+
+
+def test_who_looks_for_a_keeper_keeps_none_from_starting(kernel: LiveUpdate) -> None:
+    lock = kept.try_to_lock()
+    assert lock is not None
+    os.close(lock)
+    looking = os.open(kept.DIRECTORY / "lock", os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    timer = threading.Timer(0.1, os.close, [looking])
+    timer.start()
+    lock = kept.try_to_lock()
+    timer.join()
+    assert lock is not None
+    os.close(lock)
+
+
 def test_nothing_to_claim_is_no_error(kernel: LiveUpdate) -> None:
     assert main(["claim"]) == 0
 
@@ -361,9 +586,10 @@ def test_a_session_can_be_retrieved_once(kernel: LiveUpdate) -> None:
     assert luo.retrieve_session("two") is None
     session = luo.retrieve_session("one")
     assert session is not None
-    os.close(session)
-    with pytest.raises(LiveUpdateRefused, match="retrieved before"):
+    with pytest.raises(LiveUpdateRefused, match="another process has the session 'one'"):
         luo.retrieve_session("one")
+    os.close(session)
+    assert luo.retrieve_session("one") is None, "it is given up"
 
 
 def test_the_claim_of_a_session_that_another_has_had_says_so(
@@ -372,5 +598,5 @@ def test_the_claim_of_a_session_that_another_has_had_says_so(
     HandOver([image]).take()
     kernel.kexec()
     assert luo.retrieve_session(handover.SESSION) is not None
-    with pytest.raises(PramError, match="retrieved before"):
+    with pytest.raises(PramError, match="another process has the session"):
         claim.claim(None, None)
