@@ -10,12 +10,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pramfs.control import kept
 from pramfs.control.kept import KeptImage, State
-from pramfs.errors import HandedOver, PramError, words_of
+from pramfs.errors import PramError, SystemFault, words_of
 from pramfs.liveupdate import descriptor_store, keeper, manifest
 from pramfs.liveupdate.keeper import Line
 from pramfs.liveupdate.manifest import Carried, Manifest
@@ -35,21 +35,37 @@ _POLL_S = 0.05
 _SPARE_BYTES = 256 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """Images that are handed over, and will be taken back unless the new kernel is loaded."""
+
+    lines: tuple[str, ...]  # one about each
+    descriptor: (
+        int  # they are not taken back as long as a program that loads the kernel has this open
+    )
+
+
 @contextlib.contextmanager
-def handed_over(images: Sequence[Image]) -> Iterator[list[str]]:
-    """Hand the locked images over; yield a line about each. If the body fails, take them back.
+def handed_over(images: Sequence[Image]) -> Iterator[Handed]:
+    """Hand the locked images over; the body loads the new kernel. If that fails, take them back.
 
     They are also taken back if this process ends before the body has. Raises PramError.
     """
     line = keeper.start(lambda line: _keep(images, line))
     try:
-        yield line.answer()
+        yield Handed(tuple(line.answer()), line.descriptor)
         line.say(_GO_AHEAD)
-        line.answer()
-    except BaseException:
+        if line.answer() != _GO_AHEAD:
+            raise PramError("the images were taken back meanwhile, by: pramfs kexec --undo")
+    except BaseException as exc:
         line.say(_UNDO)
-        with contextlib.suppress(PramError):
+        try:
             line.answer()
+        except SystemFault:
+            pass  # it has taken them back, and ended
+        except PramError as refused:
+            if isinstance(exc, PramError):
+                raise PramError(f"{exc}; {refused}") from exc
         raise
     finally:
         line.close()
@@ -58,7 +74,7 @@ def handed_over(images: Sequence[Image]) -> Iterator[list[str]]:
 def take_back() -> list[str]:
     """Have the new kernel unloaded and the images taken back; return their paths. Raises PramError."""
     state = kept.read_state()
-    if state is None or not state.outgoing or not kept.is_kept():
+    if state is None or not state.outgoing or not state.images or not kept.is_kept():
         raise PramError("nothing is handed over to the next kernel")
     kept.write_state(State(state.pid, outgoing=True, images=_with_reason(state.images, "")))
     os.kill(state.pid, signal.SIGTERM)
@@ -147,12 +163,14 @@ def _keep(images: Sequence[Image], line: Line) -> None:
     """Be the keeper: hand over, wait until the new kernel is loaded, then until it is to be undone."""
     lock = kept.try_to_lock()
     if lock is None:
-        raise HandedOver(images[0].path)
+        kept.refuse_next_kernel()
+        raise PramError("another process has images on their way between two kernels; try again")
     hand_over = HandOver(images)
     kept.write_state(_state(images))
     try:
         line.say(hand_over.take())
-        if line.hear() == _GO_AHEAD:
+        # Who has told this to take the images back has done so before any kernel is started with them.
+        if line.hear() == _GO_AHEAD and not keeper.is_told_to_end():
             line.say(_GO_AHEAD)
             line.close()
             keeper.wait_for_end_signal()
@@ -176,9 +194,12 @@ def _take_back(hand_over: HandOver, images: Sequence[Image], lock: int, line: Li
         except Exception as exc:  # noqa: BLE001 - as above
             told = words_of(exc)
             line.say_refusal(PramError(f"cannot take back {images[0].path}: {told}"))
-            kept.write_state(_state(images, told))
+            with contextlib.suppress(OSError):
+                kept.write_state(_state(images, told))
+            line.close()
             keeper.wait_for_end_signal()
-    kept.write_state(_state([]))
+    with contextlib.suppress(OSError):
+        kept.write_state(_state([]))
     # Before anybody is told, who may try again at once.
     for image in images:
         image.close()

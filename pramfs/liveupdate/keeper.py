@@ -32,7 +32,7 @@ class Line:
 
     def say(self, message: object) -> None:
         """Send a message; if nobody listens any more, that is all right."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(OSError):
             self._end.sendall(json.dumps(message).encode() + b"\n")
 
     def hear(self) -> Any:
@@ -59,6 +59,11 @@ class Line:
             error.exit_code = message["code"]
             raise error
         return message
+
+    @property
+    def descriptor(self) -> int:
+        """That of this end."""
+        return self._end.fileno()
 
     def close(self) -> None:
         self._file.close()
@@ -87,6 +92,11 @@ def start(body: Callable[[Line], None]) -> Line:
 def wait_for_end_signal() -> None:
     """Wait until somebody tells this process to end. The signals are blocked in a keeper."""
     signal.sigwait(ENDING_SIGNALS)
+
+
+def is_told_to_end() -> bool:
+    """Return whether somebody has told this process to end, and `wait_for_end_signal` would not wait."""
+    return bool(signal.sigpending() & ENDING_SIGNALS)
 
 
 def _be_keeper(body: Callable[[Line], None], line: Line) -> NoReturn:

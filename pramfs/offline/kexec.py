@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.control import kept
-from pramfs.errors import ImageInUse, NotClaimed, PramError, SystemFault, UsageError
+from pramfs.errors import ImageInUse, PramError, SystemFault, UsageError
 from pramfs.storage import superblock
 from pramfs.storage.image import Image, open_image
 from pramfs.system import luo, mountinfo, physmem
@@ -98,12 +98,14 @@ def prepared(
     Raises PramError for anything that would lose one: it is in use, unsaved, or not out of reach.
     """
     kernel, initrd = _chosen(kernel, initrd)
+    kept.refuse_next_kernel()
+    _refuse_repeated(paths)
     current = Path("/proc/cmdline").read_text(encoding="utf-8", errors="surrogateescape")
     ranges, carried = [], []
     with ExitStack() as images:
         for path in paths:
             if _is_on_tmpfs(path):
-                _require_live_update(path)
+                luo.require()
                 carried.append(images.enter_context(_claimed(path)))
                 superblock.require(carried[-1])
             else:
@@ -115,9 +117,11 @@ def prepared(
 def foresee(paths: Sequence[Path], kernel: Path | None, initrd: Path | None) -> None:
     """Raise PramError for what `prepared` would refuse, as far as that is known while these are mounted."""
     _chosen(kernel, initrd)
+    kept.refuse_next_kernel()
+    _refuse_repeated(paths)
     for path in paths:
         if _is_on_tmpfs(path):
-            _require_live_update(path)
+            luo.require()
         else:
             use_of_range(physmem.read_iomem(), physmem.span_of_device(path))
 
@@ -134,15 +138,16 @@ def _chosen(kernel: Path | None, initrd: Path | None) -> tuple[Path, Path]:
     return kernel, initrd
 
 
-def load(plan: Plan) -> str:
+def load(plan: Plan, descriptors: Sequence[int] = ()) -> str:
     """Load the new kernel, check where it was put, and return that in words.
 
+    The program that loads it has these `descriptors` open, too, also when this process is killed meanwhile.
     Raises PramError if it cannot be loaded. If it overlaps the image, or the kernel does not tell where it
     is, it is unloaded first.
     """
     with _loading_is_logged() as segments_of:
         try:
-            _run(plan.load)
+            _run(plan.load, descriptors)
             segments = segments_of()
             for range_ in plan.ranges:
                 require_out_of_reach(segments, range_.span)
@@ -248,13 +253,13 @@ def _is_on_tmpfs(path: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and filesystem_type(status.st_dev) == "tmpfs"
 
 
-def _require_live_update(path: Path) -> None:
-    """Raise PramError unless the image can be handed over, as far as that is known before."""
-    kept.refuse_if_kept(path)
-    waiting = kept.unclaimed()
-    if waiting:
-        raise NotClaimed(waiting[0])
-    luo.require()
+def _refuse_repeated(paths: Sequence[Path]) -> None:
+    """Raise UsageError if two of these are the same image."""
+    for number, path in enumerate(paths):
+        if any(
+            path.exists() and other.exists() and path.samefile(other) for other in paths[:number]
+        ):
+            raise UsageError(f"{path}: named twice")
 
 
 @contextmanager
@@ -339,9 +344,11 @@ def unload() -> None:
         _run(["kexec", "-s", "-u"])
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:
     try:
-        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        result = subprocess.run(
+            command, check=False, capture_output=True, text=True, pass_fds=descriptors
+        )
     except OSError as exc:
         raise SystemFault(f"{command[0]}: {exc.strerror}; install kexec-tools") from exc
     if result.returncode:

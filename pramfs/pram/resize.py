@@ -4,7 +4,7 @@ Shortening bans all frames above and saves, so that the pages there move down.
 """
 
 from pramfs.pram.pram import Pram
-from pramfs.storage import layout
+from pramfs.storage import layout, superblock
 from pramfs.storage.frames import SAVED
 from pramfs.storage.image import Image
 from pramfs.storage.regions import Region, Regions
@@ -29,8 +29,8 @@ def shorten(image: Image) -> None:
 
 
 def lengthen(image: Image, frames: int) -> None:
-    """Give the image `frames` frames again, if it has fewer. Raises PramError."""
-    if image.frames >= frames:
+    """Give the image `frames` frames again, if it has fewer or its save says so. Raises PramError."""
+    if min(image.frames, superblock.require(image).frames) >= frames:
         return
     with Pram.open(image, frames=frames) as pram:
         pram.publish()

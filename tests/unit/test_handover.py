@@ -14,6 +14,7 @@ import pytest
 
 from pramfs.cli.main import main
 from pramfs.control import kept
+from pramfs.control.kept import State
 from pramfs.daemon import loader
 from pramfs.errors import HandedOver, LiveUpdateRefused, NotClaimed, PramError
 from pramfs.liveupdate import claim, handover, keeper
@@ -384,6 +385,129 @@ def test_a_command_that_is_killed_before_the_kernel_is_loaded_leaves_nothing_beh
         pass
     assert image.path.stat().st_size == FRAMES << 12
     assert is_clean(image.path)
+
+
+def test_a_kernel_is_not_said_to_be_loaded_when_the_images_were_to_be_taken_back_meanwhile(
+    kernel: LiveUpdate, image: Image
+) -> None:
+    def load() -> None:
+        with handover.handed_over([image]):
+            state = kept.read_state()
+            assert state is not None
+            os.kill(state.pid, signal.SIGTERM)  # as `take_back` does
+
+    with pytest.raises(PramError, match="taken back meanwhile, by: pramfs kexec --undo"):
+        load()
+    assert not kept.is_kept()
+    assert image.path.stat().st_size == FRAMES << 12
+    assert is_clean(image.path)
+
+
+@pytest.mark.parametrize("refused", ["handing over", "loading"])
+def test_a_keeper_keeps_a_moved_image_that_it_cannot_take_back_yet(
+    kernel: LiveUpdate, image: Image, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no room for its state either. The command says so, and does not wait for better times."""
+    monkeypatch.setattr(handover, "_available_bytes", lambda: 0)
+    write_state, calls, tries = kept.write_state, iter(range(100)), iter(range(100))
+
+    def write(state: State) -> None:
+        if next(calls) > 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_state(state)
+
+    def unload() -> None:
+        if next(tries) < 1:
+            raise PramError("not now")
+
+    monkeypatch.setattr(kept, "write_state", write)
+    monkeypatch.setattr(kexec, "unload", unload)
+    if refused == "handing over":
+        kernel.fail(luo._PRESERVE_FD, errno.ENOMEM)
+    with (
+        pytest.raises(PramError, match=r"cannot take back .*: not now"),
+        handover.handed_over([image]),
+    ):
+        raise PramError("no kernel")
+    state = kept.read_state()
+    assert state is not None
+    os.kill(state.pid, signal.SIGTERM)
+    while kept.is_kept():
+        pass
+    assert image.path.stat().st_size == FRAMES << 12
+    assert is_clean(image.path)
+
+
+def test_no_kernel_is_loaded_when_the_command_that_was_loading_it_is_killed(
+    kernel: LiveUpdate, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that loads it goes on, and is not killed with the command."""
+    loaded, started, go = (tmp_path / name for name in ("loaded", "started", "go"))
+    loaded.write_text("0\n")
+    monkeypatch.setattr(kexec, "_LOADED", loaded)
+    monkeypatch.setattr(kexec, "_DYNAMIC_DEBUG", tmp_path / "none")
+    monkeypatch.setattr(kexec, "_KERNEL_LOG", loaded)
+    tool = tmp_path / "kexec"
+    tool.write_text(
+        f"#!/bin/sh\n[ $2 = -u ] && exec sh -c 'echo 0 >{loaded}'\n"
+        f"touch {started}\nuntil [ -e {go} ]; do sleep 0.02; done\necho 1 >{loaded}\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    plan = kexec.Plan([], [image], Path("/boot/vmlinuz-1"), Path("/boot/initrd.img-1"), "quiet")
+    child = os.fork()
+    if not child:
+        with handover.handed_over([image]) as handed:
+            kexec.load(plan, [handed.descriptor])
+    while not started.exists():
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    threading.Timer(0.2, go.touch).start()
+    while kept.is_kept():
+        pass
+    assert go.exists()
+    assert loaded.read_text() == "0\n"
+    assert is_clean(image.path)
+
+
+def test_a_second_hand_over_is_refused_with_the_reason(
+    kernel: LiveUpdate, image: Image, tmp_path: Path
+) -> None:
+    other = make_image(image.path.with_name("other"))
+    with open_image(other, writable=True) as second:
+        with handover.handed_over([image]):
+            pass
+        with (
+            pytest.raises(PramError, match=f"{image.path}: handed over to the next"),
+            handover.handed_over([second]),
+        ):
+            pytest.fail("it was handed over")
+        handover.take_back()
+        # Nor are images given to the next kernel while some of the last one are here.
+        assert handed_to_the_next_kernel(kernel, image, tmp_path) == image.path
+        image.path.write_text("another")
+        assert main(["claim"]) == 32
+        with pytest.raises(PramError, match="is there already"), handover.handed_over([second]):
+            pytest.fail("it was handed over")
+        image.path.unlink()
+        assert main(["claim"]) == 0
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "with \x1b[31mcolour"])
+def test_the_plan_shows_a_strange_name_in_one_line(
+    kernel: LiveUpdate, tmpfs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = make_image(tmpfs / name)
+    file = tmp_path / "vmlinuz-1"
+    file.touch()
+    words = ["kexec", "--dry-run", "--kernel", str(file), "--initrd", str(file), str(path)]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in told.splitlines()] == [
+        *("image", "memory", "kernel", "initrd", "command")
+    ]
+    assert "\x1b" not in told
 
 
 def test_claiming_is_done_by_a_keeper_which_ends_when_all_is_in_its_place(

@@ -4,12 +4,24 @@ The samples are recorded: from a guest booted with `memmap=192M!1G`, and from it
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pramfs.errors import ImageInUse, NoPhysicalRange, PramError, SystemFault, UsageError
+from pramfs.control import kept
+from pramfs.control.kept import KeptImage, State
+from pramfs.errors import (
+    HandedOver,
+    ImageInUse,
+    KeptElsewhere,
+    NoPhysicalRange,
+    NotClaimed,
+    PramError,
+    SystemFault,
+    UsageError,
+)
 from pramfs.offline import kexec
 from pramfs.system import physmem
 from pramfs.system.memory_values import memparse
@@ -259,7 +271,7 @@ class Kernel:
     def is_loaded(self) -> bool:
         return self._loaded.read_text() == "1\n"
 
-    def _run(self, command: list[str]) -> None:
+    def _run(self, command: list[str], descriptors: Sequence[int] = ()) -> None:
         self.commands.append(command[1:4])
         self._loaded.write_text("0\n" if "-u" in command else "1\n")
         with self._log.open("a") as log:
@@ -465,6 +477,52 @@ def test_only_root_may_start_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pramfs.offline.kexec.os.geteuid", lambda: 1000)
     with pytest.raises(UsageError, match="root is needed"):
         refuse_to_prepare(Path("/dev/pmem0"), Path("/boot/vmlinuz-1"), None)
+
+
+@pytest.mark.usefixtures("of_root")
+@pytest.mark.parametrize("path", ["pmem0", "link"])
+def test_an_image_that_is_named_twice_is_refused(tmp_path: Path, path: str) -> None:
+    device = tmp_path / "pmem0"
+    device.touch()
+    (tmp_path / "link").symlink_to(device)
+    kernel = Path("/proc/version")
+    with pytest.raises(UsageError, match=f"{path}: named twice"):  # noqa: SIM117
+        with kexec.prepared([device, tmp_path / path], kernel, kernel, ""):
+            pytest.fail("it was prepared")
+
+
+# --- images that are on their way between kernels -------------------------------------------------
+
+
+@pytest.mark.usefixtures("of_root")
+@pytest.mark.parametrize("which", ["prepared", "foresee"])
+def test_a_kexec_that_would_lose_an_image_of_the_last_kernel_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Also one of an image on a device only."""
+    monkeypatch.setattr(kept, "DIRECTORY", tmp_path / "kept")
+    monkeypatch.setattr(kept, "_COMMAND_LINE", tmp_path / "cmdline")
+    (tmp_path / "cmdline").write_text("quiet pramfs.claim=/dev/shm/one")
+    kernel = Path("/proc/version")
+
+    def ask() -> None:
+        if which == "foresee":
+            kexec.foresee([tmp_path / "pmem0"], kernel, kernel)
+        else:
+            refuse_to_prepare(tmp_path / "pmem0", kernel, kernel)
+
+    with pytest.raises(NotClaimed, match=r"/dev/shm/one: .*first: pramfs claim"):
+        ask()
+    lock = kept.try_to_lock()
+    assert lock is not None
+    images = (KeptImage("/dev/shm/one", 1, "no room"),)
+    kept.write_state(State(os.getpid(), outgoing=False, images=images))
+    with pytest.raises(KeptElsewhere, match=r"/dev/shm/one: .*no room; see: pramfs claim --list"):
+        ask()
+    kept.write_state(State(os.getpid(), outgoing=True, images=images))
+    with pytest.raises(HandedOver, match=r"/dev/shm/one: .*pramfs kexec --undo"):
+        ask()
+    os.close(lock)
 
 
 # --- who uses the image ---------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Images made as short as what they hold, and as long again."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,31 @@ def test_it_gets_as_long_again_and_takes_new_nodes(image: Image) -> None:
         with pram.prepare_save("more", BYTE_STREAM) as stream:
             stream.write(bytes(1500 * PAGE_SIZE))
         pram.publish()
+    assert check_image(image).clean
+
+
+@pytest.mark.parametrize("step", ["second publish", "cut"])
+def test_it_gets_as_long_again_when_shortening_has_failed(
+    image: Image, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is as long as it was, and the save in force says otherwise."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    publish, calls = Pram.publish, iter(range(10))
+
+    def fail(*args: object) -> None:
+        if step == "cut" or next(calls) == 1:
+            raise full
+        publish(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        if step == "cut":
+            patch.setattr(Image, "cut", fail)
+        else:
+            patch.setattr(Pram, "publish", fail)
+        with pytest.raises(OSError, match="No space left"):
+            resize.shorten(image)
+    resize.lengthen(image, FRAMES)
+    assert superblock.require(image).frames == FRAMES
     assert check_image(image).clean
 
 

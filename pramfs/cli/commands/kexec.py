@@ -103,16 +103,17 @@ def _jump(args: argparse.Namespace, images: Sequence[Path]) -> None:
     from pramfs.offline import kexec
 
     with kexec.prepared(images, args.kernel, args.initrd, args.append) as plan:
-        print("\n".join(plan.lines()), flush=True)
+        for line in plan.lines():
+            print(printable(line), flush=True)
         if args.dry_run:
             return
         if not plan.carried:
             _load(plan)
         else:
-            with handover.handed_over(plan.carried) as lines:
-                for line in lines:
+            with handover.handed_over(plan.carried) as handed:
+                for line in handed.lines:
                     print(f"handed:   {printable(line)}", flush=True)
-                _load(plan)
+                _load(plan, handed.descriptor)
         if not args.load_only:
             print("starting the new kernel", flush=True)
             try:
@@ -127,10 +128,10 @@ def _require_root(command: str) -> None:
         raise UsageError(f"{command}: root is needed")
 
 
-def _load(plan: "Plan") -> None:
+def _load(plan: "Plan", *descriptors: int) -> None:
     from pramfs.offline import kexec
 
-    print(f"loaded:   {kexec.load(plan)}", flush=True)
+    print(f"loaded:   {kexec.load(plan, descriptors)}", flush=True)
 
 
 def _claim(args: argparse.Namespace) -> int:
