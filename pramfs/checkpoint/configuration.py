@@ -8,15 +8,19 @@ unit = "web.service"
 options = ["--tcp-established"]
 """
 
+import os
+import stat
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.errors import UsageError
+from pramfs.options import parse_options
 
 DEFAULT = Path("/etc/pramfs/checkpoint.toml")
 
 _KINDS = ("pid", "unit", "cgroup")
+_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +49,30 @@ class Configuration:
 def read(path: Path) -> Configuration:
     """Return the configuration in a file. Raises UsageError, which names the file and what is wrong."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(_text_of(path))
     except OSError as exc:
         raise UsageError(f"{path}: {exc.strerror}") from exc
     except ValueError as exc:
         raise UsageError(f"{path}: not TOML: {exc}") from exc
     try:
         return _configuration(table)
-    except ValueError as exc:
+    except (ValueError, UsageError) as exc:
         raise UsageError(f"{path}: {exc}") from exc
+
+
+def _text_of(path: Path) -> str:
+    """Return what the file holds. Raises OSError, ValueError, or UsageError if it is not to be trusted."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            told = "no file; an image comes first: pramfs kexec IMAGE --checkpoint"
+            raise UsageError(f"{path}: {told}")
+        by_others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid else 0)
+        if status.st_uid not in (0, os.getuid()) or status.st_mode & by_others:
+            told = "others may write it, and criu would do as root what they write"
+            raise UsageError(f"{path}: {told}; first: chown root, chmod go-w")
+        return file.read(_BYTES_MAX).decode()
 
 
 def _configuration(table: dict[str, object]) -> Configuration:
@@ -62,6 +81,7 @@ def _configuration(table: dict[str, object]) -> Configuration:
     if not mountpoint.startswith("/"):
         raise ValueError("mountpoint: an absolute path is needed")
     options = _text(table, "mount_options") if "mount_options" in table else ""
+    parse_options([options])
     entries = table.get("dump")
     if not isinstance(entries, list) or not entries:
         raise ValueError("nothing to dump: at least one [[dump]] is needed")

@@ -31,7 +31,10 @@ def trial(configuration: Configuration, tell: Tell) -> list[Dumped]:
             found += processes.roots_of(wanted)
         except PramError as exc:
             wrong.append(str(exc))
+    wrong += _clashes(found)
     held.STATE.mkdir(parents=True, exist_ok=True)
+    manifest.directory(configuration.mountpoint).mkdir(mode=0o700, exist_ok=True)
+    manifest.require_own(configuration.mountpoint)
     place = manifest.directory(configuration.mountpoint) / _TRIAL
     shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
     for dumped in found:
@@ -48,6 +51,21 @@ def trial(configuration: Configuration, tell: Tell) -> list[Dumped]:
     if wrong:
         raise NotDumpable("; ".join(wrong))
     return found
+
+
+def _clashes(found: Sequence[Dumped]) -> Iterator[str]:
+    """Yield what keeps these from being dumped one after the other."""
+    owners: dict[int, str] = {}
+    names: set[str] = set()
+    for one in found:
+        tree = processes.tree_of(one.pid)
+        taken = sorted(tree & owners.keys())
+        if taken:
+            yield f"{one.name}: its process {taken[0]} is one of {owners[taken[0]]}, too"
+        elif one.name in names:
+            yield f"{one.name}: two dumps would have this name"
+        names.add(one.name)
+        owners |= dict.fromkeys(tree, one.name)
 
 
 @contextmanager
@@ -96,7 +114,9 @@ def _undo(configuration: Configuration, image: Path, waiting: Held, tell: Tell) 
             f"the dumps stay in {image}, because: {exc}; to restore them, mount it and run: pramfs restore"
         )
         return
-    units.clear(waiting.units)
-    waiting.release()
+    try:
+        waiting.release()
+    except PramError as exc:
+        tell(str(exc))
     for line in outcome.lines():
         tell(line)

@@ -34,10 +34,18 @@ class Held:
             firewall.hold([(end.address, end.port) for end in self.ends])
 
     def release(self) -> None:
-        """Let everything through, and forget all of this. Raises PramError."""
-        if self.ends:
-            firewall.release()
-        (STATE / _NAME).unlink(missing_ok=True)
+        """Let the services start and everything through, and forget all of this.
+
+        Raises PramError if a part of that fails, after the rest.
+        """
+        try:
+            units.clear(self.units)
+        finally:
+            try:
+                if self.ends:
+                    firewall.release()
+            finally:
+                (STATE / _NAME).unlink(missing_ok=True)
 
 
 def write(held: Held) -> None:

@@ -1,9 +1,12 @@
 """What is dumped in a mount, and whether it still waits to be restored. It is beside the dumps, as JSON."""
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from pramfs.checkpoint import state_file
+from pramfs.errors import PramError
 
 PLACE = ".pramfs-checkpoint"  # in the root of the mount
 PENDING = "pending"
@@ -36,8 +39,24 @@ def directory(mountpoint: Path) -> Path:
     return mountpoint / PLACE
 
 
+def require_own(mountpoint: Path) -> None:
+    """Raise PramError if others can put something into the directory, which criu would do as root."""
+    place = directory(mountpoint)
+    try:
+        status = place.lstat()
+    except FileNotFoundError:
+        return
+    by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or by_others:
+        raise PramError(f"{place}: not a directory that only root may write; nothing there is used")
+
+
 def read(mountpoint: Path) -> Manifest | None:
-    """Return the manifest in a mount, None if there is none. Raises PramError if it cannot be read."""
+    """Return the manifest in a mount, None if there is none.
+
+    Raises PramError if it cannot be read, or is not to be trusted.
+    """
+    require_own(mountpoint)
     return state_file.read(Manifest, directory(mountpoint) / _NAME)
 
 

@@ -1,5 +1,6 @@
 """Restore what is dumped in a mount, once: each tree of processes, the last that was dumped first."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -57,21 +58,30 @@ def restore_held(mountpoint: Path | None) -> Outcome:
         mountpoint = None if waiting is None else Path(waiting.mountpoint)
     if mountpoint is None:
         return Outcome()
+    if waiting is not None and not _is_same(mountpoint, Path(waiting.mountpoint)):
+        waiting = None  # it waits for another mount
     mounted = mountinfo.mount_at(mountpoint) is not None
     if not mounted and waiting is None:
         mountinfo.require_mount(mountpoint)
     try:
         outcome = restore(mountpoint) if mounted else Outcome()
-    finally:
+    except BaseException:
         if waiting is not None:
-            units.clear(waiting.units)
             waiting.release()
+        raise
     if waiting is None:
         return outcome
     told = {*outcome.restored, *(one.name for one in outcome.failed)}
     afresh = tuple(unit for unit in waiting.units if unit not in told)
-    units.start(afresh)
+    try:
+        waiting.release()
+    finally:
+        units.start(afresh)
     return Outcome(outcome.restored, outcome.failed, afresh)
+
+
+def _is_same(mountpoint: Path, other: Path) -> bool:
+    return os.path.realpath(mountpoint) == os.path.realpath(other)
 
 
 def restore(mountpoint: Path) -> Outcome:

@@ -50,7 +50,7 @@ class Outcome:
 def claim(path: Path | None, to: Path | None) -> Outcome:
     """Put all images back, or the one that was at `path`, there or at `to`. Raises PramError.
 
-    Does nothing if the last kernel has handed nothing over.
+    All of none is none: nothing is done if the last kernel has handed nothing over.
     """
     request = [os.path.realpath(path) if path else None, str(to.absolute()) if to else None]
     while kept.is_kept() or _start_keeper():
@@ -67,7 +67,13 @@ def claim(path: Path | None, to: Path | None) -> Outcome:
         finally:
             line.close()
         return Outcome(tuple(placed), tuple(damaged), tuple(left))
+    if path is not None:
+        raise _not_kept(str(path))
     return Outcome((), (), ())
+
+
+def _not_kept(path: str) -> PramError:
+    return PramError(f"{path}: no image of that path is kept; see: pramfs claim --list")
 
 
 def listed() -> list[KeptImage]:
@@ -144,7 +150,7 @@ class Claim:
         """Put the images back, or the one that was at `path`, there or at `to`."""
         asked = [item for item in self.items if path in (None, item.carried.path)]
         if not asked:
-            raise PramError(f"{path}: no image of that path is kept; see: pramfs claim --list")
+            raise _not_kept(str(path))
         placed: list[str] = []
         damaged: list[str] = []
         left: list[str] = []

@@ -1,5 +1,6 @@
 """The file that says what `pramfs kexec --checkpoint` dumps."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,31 @@ def test_it_names_the_mount_and_what_to_dump_in_order(tmp_path: Path) -> None:
         (f"{GOOD}option = []\n", "unknown key 'option'; there are: pid, unit, cgroup, options"),
         (f"image = 1\n{GOOD}", "unknown key 'image'"),
         (f"{GOOD}[[dump]]\npid = 77\n", "pid-77 is there twice"),
+        (f'mount_options = "bannd=0-16M"\n{GOOD}', "unknown option 'bannd'"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_file(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(UsageError, match=rf"checkpoint\.toml: .*{told}"):
         read(tmp_path, text)
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """As when the image comes after --checkpoint, and is taken for the configuration."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(UsageError, match="an image comes first: pramfs kexec IMAGE --check"):
+            configuration.read(path)
+
+
+def test_a_file_that_others_may_write_is_not_done(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.toml"
+    path.write_text(GOOD)
+    path.chmod(0o646)
+    with pytest.raises(UsageError, match="others may write it"):
+        configuration.read(path)
+    path.chmod(0o644)
+    assert configuration.read(path).wanted
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

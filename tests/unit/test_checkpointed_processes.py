@@ -197,6 +197,54 @@ def test_dumps_that_wait_are_not_overwritten(machine: Machine) -> None:
         machine.trial()
 
 
+def test_processes_that_two_entries_name_are_told_before_anything_is_stopped(
+    machine: Machine,
+) -> None:
+    """The second dump would find them gone."""
+    wanted = (*machine.configuration.wanted, Wanted("pid", str(machine.service.pid), ()))
+    configuration = Configuration(machine.mountpoint, "", wanted)
+    told = f"pid-{machine.service.pid}: its process {machine.service.pid} is one of web.service"
+    with pytest.raises(NotDumpable, match=told):
+        dump.trial(configuration, machine.told.append)
+
+
+def test_two_dumps_of_one_name_are_told_before_anything_is_stopped(
+    machine: Machine, tmp_path: Path
+) -> None:
+    pids = (machine.service.pid, machine.process.pid)
+    one = f"one-{max(pids)}"
+    with subprocess.Popen(["sleep", "1000"]) as third:
+        try:
+            for name, text in (("one", f"{pids[0]}\n{pids[1]}\n"), (one, f"{third.pid}\n")):
+                (tmp_path / "cgroup" / name).mkdir()
+                (tmp_path / "cgroup" / name / "cgroup.procs").write_text(text)
+            wanted = (Wanted("cgroup", "/one", ()), Wanted("cgroup", f"/{one}", ()))
+            configuration = Configuration(machine.mountpoint, "", wanted)
+            with pytest.raises(NotDumpable, match=f"{one}: two dumps would have this name"):
+                dump.trial(configuration, machine.told.append)
+        finally:
+            third.kill()
+
+
+@pytest.mark.parametrize("step", ["trial", "restore"])
+@pytest.mark.parametrize("wrong", ["mode", "link"])
+def test_a_directory_of_dumps_that_others_have_made_is_not_used(
+    machine: Machine, tmp_path: Path, step: str, wrong: str
+) -> None:
+    """What is there, criu does as root."""
+    with machine.dumped():
+        pass
+    place = manifest.directory(machine.mountpoint)
+    if wrong == "mode":
+        place.chmod(0o777)
+    else:
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PramError, match=r"\.pramfs-checkpoint: not a directory that only root"):
+        machine.trial() if step == "trial" else restore.restore(machine.mountpoint)
+    assert not [step for step in machine.criu_steps() if step.startswith("restore")]
+
+
 # --- dumps ----------------------------------------------------------------------------------------
 
 
@@ -276,6 +324,8 @@ def test_a_firewall_that_fails_stops_nothing(machine: Machine) -> None:
         pytest.fail("it must not go on")
     assert machine.is_running(machine.service)
     assert machine.is_running(machine.process)
+    assert held.read() is None, "or the next boot would keep the service from starting"
+    assert not list(machine.units.iterdir())
 
 
 def test_an_undo_that_fails_says_where_the_dumps_are(
@@ -340,6 +390,31 @@ def test_a_lost_image_lets_the_services_start_afresh(machine: Machine) -> None:
     outcome = restore.restore_held(None)
     assert outcome.started == ("web.service",)
     assert machine.calls("systemctl")[-1] == "start --no-block web.service"
+    require_all_released(machine)
+
+
+def test_services_start_afresh_although_the_firewall_fails(machine: Machine) -> None:
+    with machine.dumped():
+        pass
+    machine.mounted = False
+    machine.monkeypatch.setenv("NFT_FAILS", "1")
+    with pytest.raises(PramError, match="nft failed: no nf_tables"):
+        restore.restore_held(None)
+    assert machine.calls("systemctl")[-1] == "start --no-block web.service"
+    assert held.read() is None
+
+
+def test_a_restore_from_another_mount_releases_nothing(machine: Machine, tmp_path: Path) -> None:
+    with machine.dumped():
+        pass
+    other = tmp_path / "other"
+    other.mkdir()
+    assert restore.restore_held(other) == restore.Outcome()
+    assert held.read() is not None
+    assert "chain" in machine.calls("nft")[-1]
+    link = tmp_path / "link"
+    link.symlink_to(machine.mountpoint)
+    assert len(restore.restore_held(link).restored) == 2
     require_all_released(machine)
 
 

@@ -651,6 +651,14 @@ def test_nothing_to_claim_is_no_error(kernel: LiveUpdate) -> None:
     assert main(["claim"]) == 0
 
 
+@pytest.mark.parametrize("words", [["image"], ["--to", "there", "image"]])
+def test_an_image_that_was_asked_for_and_has_not_come_is_named(
+    kernel: LiveUpdate, tmpfs: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(["claim", *words]) == 32
+    assert "image: no image of that path is kept" in capsys.readouterr().err
+
+
 def test_images_that_have_not_come_over_are_named_and_their_paths_are_free_again(
     kernel: LiveUpdate, tmpfs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

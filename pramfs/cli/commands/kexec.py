@@ -62,6 +62,8 @@ def _kexec(args: argparse.Namespace) -> int:
     from pramfs.liveupdate import handover
 
     if args.undo:
+        if args.images or args.dry_run or args.load_only or args.checkpoint is not None:
+            raise UsageError("kexec: nothing goes with --undo, which takes back all images")
         _require_root("kexec")
         for path in handover.take_back():
             print(f"{printable(path)}: taken back")
@@ -138,6 +140,8 @@ def _claim(args: argparse.Namespace) -> int:
     from pramfs.liveupdate import claim
 
     if args.list:
+        if args.path is not None or args.to is not None:
+            raise UsageError("claim: nothing goes with --list, which shows all images")
         for image in claim.listed():
             size = f"{image.size_bytes >> 10} KiB"
             print(f"{printable(image.path)}: {size}, {image.reason or 'not asked for yet'}")
@@ -158,6 +162,8 @@ def _restore(args: argparse.Namespace) -> int:
 
     _require_root("restore")
     if args.hold:
+        if args.json or args.mountpoint is not None:
+            raise UsageError("restore: nothing goes with --hold, which restores nothing")
         for line in held.hold_at_boot():
             print(printable(line))
         return 0
