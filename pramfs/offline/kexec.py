@@ -106,7 +106,8 @@ def prepared(
         for path in paths:
             if _is_on_tmpfs(path):
                 luo.require()
-                carried.append(images.enter_context(_claimed(path)))
+                # Its name is needed in the new kernel, and by a keeper, which is in another directory.
+                carried.append(images.enter_context(_claimed(Path(os.path.realpath(path)))))
                 superblock.require(carried[-1])
             else:
                 ranges.append(images.enter_context(_range_of(path)))

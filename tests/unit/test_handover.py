@@ -17,9 +17,10 @@ from pramfs.control import kept
 from pramfs.control.kept import State
 from pramfs.daemon import loader
 from pramfs.errors import HandedOver, LiveUpdateRefused, NotClaimed, PramError
-from pramfs.liveupdate import claim, handover, keeper
+from pramfs.liveupdate import claim, handover, keeper, manifest
 from pramfs.liveupdate.claim import Claim
 from pramfs.liveupdate.handover import HandOver
+from pramfs.liveupdate.manifest import Manifest
 from pramfs.offline import kexec
 from pramfs.offline.check import check_image
 from pramfs.options import parse_options
@@ -469,6 +470,44 @@ def test_no_kernel_is_loaded_when_the_command_that_was_loading_it_is_killed(
     assert go.exists()
     assert loaded.read_text() == "0\n"
     assert is_clean(image.path)
+
+
+@pytest.mark.parametrize("name", ["image", "./image", "link"])
+def test_an_image_is_known_by_its_own_path_however_it_is_named(
+    kernel: LiveUpdate, tmpfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = make_image(tmpfs / "image")
+    monkeypatch.chdir(tmpfs)
+    if name == "link":
+        name = str(tmp_path / "link")
+        Path(name).symlink_to(path)
+    tool = tmp_path / "kexec"
+    tool.write_text(f"#!/bin/sh\necho $* >{tmp_path}/line\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(kexec, "_DYNAMIC_DEBUG", tmp_path / "none")
+    monkeypatch.setattr(kexec, "_KERNEL_LOG", tool)
+    tells, told_by = os.pipe()
+
+    def write(carried: Manifest) -> int:
+        os.write(told_by, carried.images[0].path.encode())
+        return os.dup(told_by)
+
+    monkeypatch.setattr(manifest, "write", write)
+    words = ["kexec", "--load-only", "--kernel", str(tool), "--initrd", str(tool), name]
+    assert main(words) == 0
+    try:
+        assert os.read(tells, 4096).decode() == str(path)
+        state = kept.read_state()
+        assert state is not None
+        assert state.images[0].path == str(path)
+        assert f"pramfs.claim={path}" in (tmp_path / "line").read_text().split()
+        with pytest.raises(HandedOver):
+            loader.open_and_lock(path, parse_options(["ro"]))
+    finally:
+        handover.take_back()
+        os.close(tells)
+        os.close(told_by)
 
 
 def test_a_second_hand_over_is_refused_with_the_reason(
