@@ -99,6 +99,28 @@ def test_an_image_comes_back_with_its_name_length_mode_and_xattrs(
     assert is_clean(path)
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "a blank", "no\udcffutf", "100%"])
+def test_an_image_comes_back_under_its_name_whatever_that_is(
+    kernel: LiveUpdate, tmpfs: Path, tmp_path: Path, name: str
+) -> None:
+    path = make_image(tmpfs / name)
+    with open_image(path, writable=True) as image:
+        handed_to_the_next_kernel(kernel, image, tmp_path)
+    with pytest.raises(NotClaimed):
+        kept.refuse_if_kept(path)
+    assert [item.path for item in claim.listed()] == [str(path)]
+    assert main(["claim", str(path)]) == 0
+    assert is_clean(path)
+
+
+def test_an_image_that_is_sound_is_verified_without_loading_its_trees(
+    kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may take far more than a claim may have."""
+    monkeypatch.setattr("pramfs.offline.check.load_tree", fail_with(AssertionError("loaded")))
+    assert carried_over(kernel, image).place(None, None).placed == (f"{image.path}: clean",)
+
+
 def test_what_is_handed_over_is_as_short_as_what_the_image_holds(
     kernel: LiveUpdate, image: Image
 ) -> None:
@@ -233,7 +255,7 @@ def test_an_image_that_cannot_be_verified_now_is_kept(
     path = image.path
     claim = carried_over(kernel, image)
     with monkeypatch.context() as patch:
-        patch.setattr("pramfs.liveupdate.claim.check_image", fail_with(MemoryError()))
+        patch.setattr("pramfs.liveupdate.claim.is_sound", fail_with(MemoryError()))
         assert claim.place(None, None).kept == (f"{path}: kept, because Cannot allocate memory",)
     assert claim.place(None, None).placed == (f"{path}: clean",)
     assert is_clean(path)
@@ -533,7 +555,7 @@ def test_a_second_hand_over_is_refused_with_the_reason(
         assert main(["claim"]) == 0
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "with \x1b[31mcolour"])
+@pytest.mark.parametrize("name", ["two\nlines", "with \x1b[31mcolour", "no\udcffutf"])
 def test_the_plan_shows_a_strange_name_in_one_line(
     kernel: LiveUpdate, tmpfs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
