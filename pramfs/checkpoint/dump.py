@@ -37,6 +37,7 @@ def trial(configuration: Configuration, tell: Tell) -> list[Dumped]:
     manifest.require_own(configuration.mountpoint)
     place = manifest.directory(configuration.mountpoint) / _TRIAL
     shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
+    needed_bytes, free_bytes = 0, shutil.disk_usage(configuration.mountpoint).free
     for dumped in found:
         log = held.STATE / f"{dumped.name}.trial.log"
         try:
@@ -45,9 +46,13 @@ def trial(configuration: Configuration, tell: Tell) -> list[Dumped]:
             wrong.append(str(exc))
         else:
             log.unlink(missing_ok=True)
+            needed_bytes += sum(path.lstat().st_blocks << 9 for path in place.rglob("*"))
             tell(f"can be dumped: {dumped.name}, process {dumped.pid}")
         finally:
             shutil.rmtree(place, ignore_errors=True)
+    if needed_bytes > free_bytes:
+        needed, free = (f"{size >> 20} MiB" for size in (needed_bytes, free_bytes))
+        wrong.append(f"together they take {needed}, and {configuration.mountpoint} has {free} free")
     if wrong:
         raise NotDumpable("; ".join(wrong))
     return found

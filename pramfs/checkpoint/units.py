@@ -6,12 +6,16 @@ All of it is done with a drop-in below /run, which the next kernel does not see.
 import contextlib
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pramfs.errors import PramError, SystemFault
 
 _UNITS = Path("/run/systemd/system")
+_UP = ("active", "activating", "reloading")
+_TRIES = 50
+_PAUSE_S = 0.1
 _DROP_IN = "50-pramfs-checkpoint.conf"
 # What ends by being dumped is not started again, and cleans up nothing.
 _QUIET = """\
@@ -64,7 +68,8 @@ def hold(units: Sequence[str]) -> None:
 
 
 def start_restored(unit: str, command: Sequence[str], pidfile: Path) -> None:
-    """Start a service by a command that restores its processes. Raises PramError."""
+    """Start a service by a command that restores its processes. Raises PramError, also if it runs."""
+    _wait_until_down(unit)
     words = [shutil.which(command[0]) or command[0], *command[1:]]
     text = _RESTORED.format(pidfile=_escaped(str(pidfile)), command=" ".join(map(_quoted, words)))
     _give([unit], text)
@@ -87,6 +92,16 @@ def start(units: Iterable[str]) -> None:
     """Have these started, without waiting. Raises PramError."""
     for unit in units:
         _systemctl("start", "--no-block", unit)
+
+
+def _wait_until_down(unit: str) -> None:
+    """Wait until systemd has seen that the processes are gone. Raises PramError if they are not."""
+    for _ in range(_TRIES):
+        state = _systemctl("show", "--property=ActiveState", "--value", unit).strip()
+        if state not in _UP:
+            return
+        time.sleep(_PAUSE_S)
+    raise PramError(f"{unit}: runs already")
 
 
 def runs_the_system() -> bool:

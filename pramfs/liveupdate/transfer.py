@@ -34,12 +34,16 @@ class Transfer:
             self.done_bytes += length
 
     def undo(self) -> None:
-        """Bring back what was moved, the last piece first. Raises OSError; may be called again then."""
+        """Bring back what was moved, the last piece first. Raises OSError; may be called again then.
+
+        What was copied is still there. Its target is left alone, whose size may be fixed for longer.
+        """
+        if not self.moving:
+            return
         while self.done_bytes:
             start = (self.done_bytes - 1) // CHUNK_BYTES * CHUNK_BYTES
             length = self.done_bytes - start
-            if self.moving:
-                _copy(self.target, self.source, start, length)
+            _copy(self.target, self.source, start, length)
             _remove(self.target, start, length)
             self.done_bytes = start
 

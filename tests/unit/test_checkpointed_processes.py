@@ -1,5 +1,6 @@
 """The order of trial, dumps and restores, and what is undone when one fails, with a double of criu."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -208,6 +209,18 @@ def test_processes_that_two_entries_name_are_told_before_anything_is_stopped(
         dump.trial(configuration, machine.told.append)
 
 
+def test_dumps_for_which_there_is_no_room_together_are_told_before_anything_is_stopped(
+    machine: Machine,
+) -> None:
+    """Each on trial has the room of all."""
+    room = shutil.disk_usage(machine.mountpoint)._replace(free=4096)
+    machine.monkeypatch.setattr("shutil.disk_usage", lambda path: room)
+    with pytest.raises(NotDumpable, match=r"together they take 0 MiB, and \S+ has 0 MiB free"):
+        machine.trial()
+    assert machine.is_running(machine.service)
+    assert machine.is_running(machine.process)
+
+
 def test_two_dumps_of_one_name_are_told_before_anything_is_stopped(
     machine: Machine, tmp_path: Path
 ) -> None:
@@ -391,6 +404,19 @@ def test_a_lost_image_lets_the_services_start_afresh(machine: Machine) -> None:
     assert outcome.started == ("web.service",)
     assert machine.calls("systemctl")[-1] == "start --no-block web.service"
     require_all_released(machine)
+
+
+def test_a_service_that_runs_again_keeps_its_dump(machine: Machine) -> None:
+    """Systemctl start does nothing then, and that was no restore."""
+    with machine.dumped():
+        pass
+    machine.monkeypatch.setenv("ACTIVE", "active")
+    machine.monkeypatch.setattr(units, "_PAUSE_S", 0)
+    outcome = restore.restore_held(None)
+    assert outcome.restored == (machine.pid_name,)
+    (failed,) = outcome.failed
+    assert failed.reason == "web.service: runs already"
+    assert Path(failed.images, "pages.img").exists()
 
 
 def test_services_start_afresh_although_the_firewall_fails(machine: Machine) -> None:

@@ -105,6 +105,22 @@ def test_a_systemd_that_does_not_listen_is_no_hindrance(
     hand_over.take_back()
 
 
+def test_a_copied_image_is_taken_back_although_systemd_still_has_the_session(
+    kernel: LiveUpdate, systemd: Systemd, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That fixes the size of the copy, in which no hole can be made then."""
+    hand_over = HandOver([image])
+    hand_over.take()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(descriptor_store, "remove", lambda: None)
+    monkeypatch.setattr("pramfs.liveupdate.transfer._remove", refuse)
+    hand_over.take_back()
+    assert image.path.stat().st_size == 4096 << 12
+
+
 def test_a_claim_takes_what_systemd_gives_it_and_leaves_nothing_in_the_store(
     kernel: LiveUpdate,
     systemd: Systemd,
