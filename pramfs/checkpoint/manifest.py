@@ -1,7 +1,10 @@
 """What is dumped in a mount, and whether it still waits to be restored. It is beside the dumps, as JSON."""
 
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +40,17 @@ class Manifest:
 def directory(mountpoint: Path) -> Path:
     """Return the directory of dumps and manifest in a mount."""
     return mountpoint / PLACE
+
+
+@contextmanager
+def locked(mountpoint: Path) -> Iterator[None]:
+    """Let one process at a time in here. The directory of dumps is there."""
+    place = os.open(directory(mountpoint), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 def require_own(mountpoint: Path) -> None:

@@ -89,6 +89,13 @@ def restore(mountpoint: Path) -> Outcome:
 
     That it is done is saved first: an interruption may lose a process, but never restores it twice.
     """
+    if manifest.read(mountpoint) is None:
+        return Outcome()
+    with manifest.locked(mountpoint):
+        return _restore_pending(mountpoint)
+
+
+def _restore_pending(mountpoint: Path) -> Outcome:
     waiting = manifest.read(mountpoint)
     if waiting is None or waiting.state != PENDING:
         return Outcome()

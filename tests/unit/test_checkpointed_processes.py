@@ -1,5 +1,6 @@
 """The order of trial, dumps and restores, and what is undone when one fails, with a double of criu."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -376,6 +377,25 @@ def test_all_is_restored_once_and_released(machine: Machine) -> None:
     assert not list(manifest.directory(machine.mountpoint).glob("*/"))
     assert restore.restore_held(None) == restore.restore_held(machine.mountpoint)
     assert len([step for step in machine.criu_steps() if "restore" in step]) == 2
+
+
+def test_two_restores_at_the_same_time_restore_each_once(machine: Machine) -> None:
+    with machine.dumped():
+        pass
+    ready, go = os.pipe()
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            os.close(go)
+            os.read(ready, 1)
+            restore.restore(machine.mountpoint)
+            os._exit(0)
+        children.append(child)
+    os.close(ready)
+    os.close(go)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert len([step for step in machine.criu_steps() if step.startswith("restore")]) == 2
 
 
 def test_what_cannot_be_restored_is_kept_and_the_rest_comes_up(machine: Machine) -> None:
