@@ -78,7 +78,11 @@ def start(body: Callable[[Line], None]) -> Line:
     try:
         child = os.fork()
         if not child:
-            if os.fork():  # by two forks nobody has to wait for the keeper's end
+            try:
+                if os.fork():  # by two forks nobody has to wait for the keeper's end
+                    os._exit(0)
+            except OSError as exc:
+                Line(theirs).say_refusal(exc)
                 os._exit(0)
             ours.close()
             _be_keeper(body, Line(theirs))

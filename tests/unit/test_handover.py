@@ -389,6 +389,27 @@ def test_a_keeper_has_the_image_until_it_is_told_to_give_it_back(
     loader.open_and_lock(image.path, parse_options(["ro"])).close()
 
 
+def test_a_keeper_that_cannot_be_forked_is_told_by_one_process(
+    kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes two forks, and the second one fails in a process that has nothing else to do."""
+    command, fork, calls = os.getpid(), os.fork, iter(range(10))
+
+    def fail_second() -> int:
+        if next(calls) == 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fail_second)
+    try:
+        with pytest.raises(PramError, match="Resource temporarily unavailable"):
+            handover.handed_over([image]).__enter__()
+    finally:
+        if os.getpid() != command:
+            os._exit(1)
+    assert is_clean(image.path)
+
+
 def test_the_image_is_given_back_when_loading_fails(kernel: LiveUpdate, image: Image) -> None:
     with pytest.raises(PramError, match="no kernel"), handover.handed_over([image]):
         raise PramError("no kernel")
