@@ -553,6 +553,33 @@ def test_an_image_is_known_by_its_own_path_however_it_is_named(
         os.close(told_by)
 
 
+@pytest.mark.parametrize("can_undo", [True, False])
+def test_a_kernel_that_does_not_start_is_told_and_the_image_taken_back(
+    kernel: LiveUpdate,
+    image: Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    can_undo: bool,
+) -> None:
+    tool = tmp_path / "kexec"
+    tool.write_text("#!/bin/sh\n[ $1 != -e ] || { echo not today >&2; exit 1; }\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(kexec, "_DYNAMIC_DEBUG", tmp_path / "none")
+    monkeypatch.setattr(kexec, "_KERNEL_LOG", tool)
+    path = make_image(image.path.with_name("other"))
+    take_back = handover.take_back
+    if not can_undo:
+        monkeypatch.setattr(handover, "take_back", fail_with(PramError("not now")))
+    assert main(["kexec", "--kernel", str(tool), "--initrd", str(tool), str(path)]) == 32
+    told = "kexec failed: not today" if can_undo else "kexec failed: not today; not now"
+    assert capsys.readouterr().err == f"pramfs: {told}\n"
+    if not can_undo:
+        take_back()
+    assert is_clean(path)
+
+
 def test_a_second_hand_over_is_refused_with_the_reason(
     kernel: LiveUpdate, image: Image, tmp_path: Path
 ) -> None:

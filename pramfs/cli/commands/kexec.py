@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pramfs.cli.parser import Commands, a_path, add_command
-from pramfs.errors import EXIT_FAILED, UsageError
+from pramfs.errors import EXIT_FAILED, PramError, UsageError
 from pramfs.system.text import complain, printable
 
 if TYPE_CHECKING:
@@ -120,9 +120,13 @@ def _jump(args: argparse.Namespace, images: Sequence[Path]) -> None:
             print("starting the new kernel", flush=True)
             try:
                 kexec.start()
-            finally:  # it returns only if it has failed
+            except BaseException as exc:  # it returns only if it has failed
                 if plan.carried:
-                    handover.take_back()
+                    try:
+                        handover.take_back()
+                    except PramError as refused:
+                        raise PramError(f"{exc}; {refused}") from exc
+                raise
 
 
 def _require_root(command: str) -> None:
