@@ -216,7 +216,13 @@ class _Item:
                 f" that it takes; make it larger, as with: mount -o remount,size=… {target.parent}"
             )
         flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
-        new = os.open(".", flags, 0o600, dir_fd=directory)
+        try:
+            new = os.open(".", flags, 0o600, dir_fd=directory)
+        except OSError as exc:
+            if exc.errno in (errno.EOPNOTSUPP, errno.EISDIR):
+                told = f"the file system of {target.parent} has no files without a name (O_TMPFILE)"
+                raise PramError(told) from exc
+            raise
         self._way = Transfer(file, new, self.carried.size_bytes, moving=True)
         try:
             self._way.run()

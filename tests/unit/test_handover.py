@@ -305,6 +305,25 @@ def test_an_attribute_that_is_refused_is_named_and_the_image_is_kept(
     assert claim.place(None, None).placed
 
 
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR])
+def test_a_file_system_that_takes_no_nameless_file_is_told(
+    kernel: LiveUpdate, image: Image, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = carried_over(kernel, image)
+    real = os.open
+
+    def refuse(path: str, flags: int, *args: int, **others: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number))
+        return real(path, flags, *args, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        (line,) = claim.place(str(image.path), str(tmp_path / "there")).kept
+    assert f"the file system of {tmp_path} has no files without a name" in line
+    assert claim.place(None, None).placed
+
+
 @pytest.mark.parametrize("at", [0, 40, 100, -2])
 def test_a_damaged_manifest_takes_no_image_with_it(
     kernel: LiveUpdate, image: Image, tmp_path: Path, at: int
