@@ -60,6 +60,15 @@ class MemoryArena(Arena):
         self._room = MemoryRoom(_FOR_WRITE_BACK_BYTES)
         self._next_back = 0  # the frame from which on the next write-back takes some
 
+    def write(self, pfn: int, data: Data, offset: int = 0) -> None:
+        """Write as every arena does. Raises FramesHeld or NoRoom, too: what is in the image comes back."""
+        if self.table.count(WRITTEN):
+            frames = (offset + len(data) + PAGE_SIZE - 1) >> PAGE_SHIFT
+            coming_back = self.table.states(pfn, frames).count(WRITTEN)
+            if coming_back:
+                self._require_memory(coming_back)
+        super().write(pfn, data, offset)
+
     # --- write-back ------------------------------------------------------------------------------
 
     @property

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import LONG
 from tests.mounted.harness import MIB, Volume, wait_until
-from tests.mounted.system import control_group
+from tests.mounted.system import memory_limit
 
 # Written, and allowed to the daemon besides some 50 MiB that it has by then.
 WRITTEN_MIB, MEMORY_MIB = (4096, (512, 128)) if LONG else (320, (160, 96))
@@ -23,11 +23,11 @@ def disk(tmp_path: Path) -> Iterator[Volume]:
     volume.finish()
 
 
-def fill(path: Path, mebibytes: int) -> str:
-    """Write a file of pages that differ; a digest of it."""
+def fill(path: Path, mebibytes: int, *, first: int = 0) -> str:
+    """Write a file of pages that differ, in the place of what is there; a digest of it."""
     digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for number in range(mebibytes):
+    with path.open("r+b" if path.exists() else "wb") as file:
+        for number in range(first, first + mebibytes):
             data = number.to_bytes(8, "little") * (MIB // 8)
             digest.update(data)
             file.write(data)
@@ -93,13 +93,7 @@ def test_a_daemon_that_is_killed_meanwhile_leaves_the_last_save(disk: Volume) ->
 def test_an_image_may_be_larger_than_memory(disk: Volume, memory_mib: int) -> None:
     """What was unsaved filled the machine or its control group, and the daemon was killed."""
     root = disk.mount("writeback=0")
-    limit = memory_mib * MIB
-    with control_group(
-        disk.daemon.pid,
-        "memory",
-        version_1={"memory.limit_in_bytes": limit},
-        version_2={"memory.max": limit, "memory.swap.max": 0},
-    ):
+    with memory_limit(disk.daemon.pid, memory_mib * MIB):
         wanted = fill(root / "file", WRITTEN_MIB)
         assert digest_of(root / "file") == wanted
         with (root / "file").open("r+b") as file:
@@ -109,4 +103,17 @@ def test_an_image_may_be_larger_than_memory(disk: Volume, memory_mib: int) -> No
         disk.umount()
     root = disk.mount()
     assert digest_of(root / "file") == changed != wanted
+    disk.umount()
+
+
+def test_a_file_larger_than_memory_may_be_written_all_over(disk: Volume) -> None:
+    """Pages that had gone out came back into memory unasked, and the daemon was killed."""
+    root = disk.mount("writeback=0")
+    with memory_limit(disk.daemon.pid, MEMORY_MIB[0] * MIB):
+        fill(root / "file", WRITTEN_MIB)
+        wanted = fill(root / "file", WRITTEN_MIB, first=1)
+        assert digest_of(root / "file") == wanted
+        disk.umount()
+    root = disk.mount()
+    assert digest_of(root / "file") == wanted
     disk.umount()

@@ -367,6 +367,33 @@ def test_a_writer_is_refused_or_waits_when_memory_is_short(
     arena.close()
 
 
+@pytest.mark.parametrize("size", [1, PAGE_SIZE, 3 * PAGE_SIZE, 256 * PAGE_SIZE])
+@pytest.mark.parametrize("offset", [0, 100])
+def test_what_was_written_back_and_is_written_again_takes_memory_as_new_pages_do(
+    monkeypatch: pytest.MonkeyPatch, size: int, offset: int
+) -> None:
+    """The daemon was killed when a program wrote all over a file that was larger than memory."""
+    frames = 64 * 256
+    _set_memory(monkeypatch, 64 + 47)
+    arena = MemoryArena(image_of(bytes(frames * PAGE_SIZE)), FrameTable(frames))
+    pfn = max(arena.allocate(47 * 256), key=lambda extent: extent.frames).pfn
+    write_back(arena, frames)
+    _set_memory(monkeypatch, 64)
+    arena.allocate(4096)  # so much may be there anyway
+    with pytest.raises(FramesHeld):
+        arena.write(pfn, b"x" * size, offset)
+    count = 1 + 256
+    assert states(arena, pfn, count) == {WRITTEN}
+    assert not any(arena.read(pfn, count))
+    assert arena.known_csum(pfn)
+    _set_memory(monkeypatch, 64 + 2)
+    arena.write(pfn, b"x" * size, offset)
+    _set_memory(monkeypatch, 64)
+    arena.write(pfn, b"y" * size, offset)  # it is in memory now
+    assert arena.read(pfn, count)[offset : offset + size] == b"y" * size
+    arena.close()
+
+
 def test_a_writer_to_an_image_in_memory_is_refused_before_that_runs_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
