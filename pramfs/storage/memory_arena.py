@@ -221,7 +221,7 @@ class WriteBack:
 
     def __init__(self, arena: MemoryArena, extents: list[Extent]) -> None:
         self._arena = arena
-        self._extents = list(pieces_of(extents, COPY_FRAMES))
+        self._extents = list(pieces_of(sorted(extents), COPY_FRAMES))
         self._csums: dict[Extent, array[int]] = {extent: array("I") for extent in self._extents}
         self._lock = threading.Lock()  # held while it is being written
         self._is_over = False

@@ -12,7 +12,7 @@ import pytest
 from pramfs.errors import FramesHeld
 from pramfs.saves.pace import Pace
 from pramfs.saves.write_back import WriteBacks
-from pramfs.storage import memory_room
+from pramfs.storage import memory_room, write_out
 from pramfs.storage.frames import FREE, FRESH, SAVED, WRITTEN, FrameTable
 from pramfs.storage.image_arena import ImageArena
 from pramfs.storage.layout import PAGE_SIZE
@@ -256,6 +256,23 @@ def test_it_goes_round_and_takes_each_page_once(arena: MemoryArena) -> None:
     write_back(arena, 10)
     assert arena.table.count(WRITTEN) == 30
     assert arena.begin_write_back(10).frames == 0
+
+
+def test_what_begins_at_the_end_and_goes_round_is_written_out_in_order(
+    arena: MemoryArena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window of which the end lies before the start is none that the kernel would write out."""
+    monkeypatch.setattr(write_out, "_WINDOW_FRAMES", 16)
+    windows = []
+    monkeypatch.setattr(
+        arena.image, "start_write_out", lambda pfn, frames: windows.append((pfn, frames))
+    )
+    pfn = filled(arena, 32)
+    write_back(arena, 20)
+    arena.write(pfn, bytes(5 * PAGE_SIZE))
+    windows.clear()
+    write_back(arena)
+    assert windows == [(pfn, 32)]
 
 
 def test_checksums_are_known_when_a_save_needs_them(arena: MemoryArena) -> None:
