@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Any, NamedTuple
 
-from pramfs.errors import FramesHeld
+from pramfs.errors import FramesHeld, words_of
 from pramfs.fuse.failures import errno_of
 from pramfs.fuse.protocol import (
     IN_HEADER,
@@ -244,23 +244,24 @@ class Front:
     async def _once_there_is_room(self, request: Request, handler: Handler) -> None:
         """Call the handler after each save that may have made room; ENOSPC when there is none."""
         unique = request.unique
+        for attempt in range(SAVES_FOR_ROOM + 1):
+            request.may_wait = attempt < SAVES_FOR_ROOM and await self._is_room_made()
+            # While the handler is called it does not wait; then it may, for something else.
+            if self._waiting.pop(unique, None) is None:
+                return  # interrupted
+            if self._attempt(request, handler):
+                return
+            self._waiting[unique] = request
+
+    async def _is_room_made(self) -> bool:
+        """Wait for room; return whether there may be some. After an error there is none."""
         try:
-            for _ in range(SAVES_FOR_ROOM):
-                has_room = await self._make_room()
-                # While the handler is called it does not wait; then it may, for something else.
-                if self._waiting.pop(unique, None) is None:
-                    return  # interrupted
-                request.may_wait = has_room
-                if self._attempt(request, handler):
-                    return
-                self._waiting[unique] = request
+            return await self._make_room()
+        except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
+            log.error("no room can be made: %s", words_of(exc))
         except Exception as exc:  # noqa: BLE001 - as above
-            self._waiting.pop(unique, None)
-            self._refuse(request, exc, handler)
-        else:
-            request.may_wait = False
-            if self._waiting.pop(unique, None) is not None:
-                self._attempt(request, handler)
+            errno_of(exc, "a wait for room", self._on_internal_error)
+        return False
 
     async def _call_again(self, request: Request, what: tuple[Again, Handler]) -> None:
         again, handler = what

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pramfs.control.dedup_report import DedupReport
 from pramfs.control.status import MountStatus
-from pramfs.errors import FramesHeld, PramError
+from pramfs.errors import FramesHeld, PramError, posix_error
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.front import SAVES_FOR_ROOM, Again, Front, Handler, Outcome
 from pramfs.fuse.protocol import (
@@ -413,6 +413,32 @@ def test_a_refused_write_out_of_the_cache_is_remembered_and_a_direct_one_is_not(
         mount.serve(Opcode.WRITE, request, mount.file.ino)
         assert mount.kernel.replies[-1][1] == errno.ENOSPC
         assert bool(mount.tree.data.refused.files()) == remembered
+
+
+@pytest.mark.parametrize("why", [RuntimeError("no thread"), posix_error(errno.EAGAIN), KeyError()])
+def test_a_cached_write_is_remembered_if_no_room_can_be_made_for_it(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, why: Exception
+) -> None:
+    """Nobody but the tree knew of it, if its program had ended: the next save was called complete."""
+    tasks: list[Callable[[], Awaitable[None]]] = []
+    front, seam = mount.engine.front, cast(Any, mount.kernel)
+    front.open(seam, lambda task, *what: tasks.append(lambda: task(*what)))
+
+    async def fail() -> bool:
+        raise why
+
+    def write(*args: Any, **kwargs: Any) -> int:
+        raise FramesHeld
+
+    monkeypatch.setattr(front, "_make_room", fail)
+    monkeypatch.setattr(mount.tree, "write", write)
+    mount.serve(Opcode.WRITE, write_in(b"data", WRITE_CACHE), mount.file.ino, unique=7)
+    assert not mount.kernel.replies
+    for task in tasks:
+        trio.run(task)
+    assert mount.kernel.replies[-1] == (7, errno.ENOSPC, b"")
+    assert mount.tree.data.refused.files() == [mount.file]
+    assert mount.internal_errors == isinstance(why, KeyError)
 
 
 def test_the_part_of_a_refused_write_that_was_taken_is_not_missed() -> None:
