@@ -34,7 +34,7 @@ from pramfs.errors import (
     posix_error,
     words_of,
 )
-from pramfs.fuse.dir_handles import OpenDirectories
+from pramfs.fuse.engine import Engine
 from pramfs.saves.automatic import AutomaticSnapshots, Keep
 from pramfs.saves.reception import Parts, Reception
 from pramfs.saves.save import SaveStatus
@@ -90,7 +90,7 @@ class Checkpoints:
 
     # --- while the mount is served ---------------------------------------------------------------
 
-    async def publish(self, directories: OpenDirectories, *, keep: bool = True) -> None:
+    async def publish(self, engine: Engine, *, keep: bool = True) -> None:
         """Make everything written so far durable; does nothing for a read-only mount.
 
         Unless `keep`, the save does not count for the option of that name.
@@ -99,13 +99,13 @@ class Checkpoints:
         """
         if self._volume.read_only:
             return
-        await self.flush(directories)
+        await self.flush(engine)
         async with self._saving:
             await (self._checkpoint_to_keep() if keep else self._checkpoint())
         for shortcoming in self.shortcomings():
             raise shortcoming
 
-    async def publish_to(self, directories: OpenDirectories, pid: int, request: bytes) -> None:
+    async def publish_to(self, engine: Engine, pid: int, request: bytes) -> None:
         """Save to the image that process `pid` asks for (see save_target), and go on there.
 
         Raises OSError(EINVAL) for a request that is none, and SaveFailed: the mount goes on where it was.
@@ -117,21 +117,22 @@ class Checkpoints:
         if self._volume.read_only:
             raise ReadOnlyImage
         frames = len(self._volume.pram.arena.table)
+        await self.flush(engine)
         async with self._saving:
             # A save that has begun ends in one image or the other, even if the mount ends meanwhile.
             with trio.CancelScope(shield=True):
-                await self._move(directories, target, pid, frames)
+                await self._move(target, pid, frames)
         for shortcoming in self.shortcomings():
             raise shortcoming
 
-    async def take_snapshot(self, directories: OpenDirectories, name: str) -> None:
+    async def take_snapshot(self, engine: Engine, name: str) -> None:
         """Save, and keep what is saved as a snapshot.
 
         Raises OSError for what was not tried: EINVAL for a bad name, EEXIST, ENOSPC; SaveFailed, and there is
         no snapshot then; SaveIncomplete or NotUnderItsName if there is one all the same.
         """
         self._require_writable()
-        await self.flush(directories)
+        await self.flush(engine)
         async with self._saving:
             with _refusals():
                 full_name = require_new(self._volume.pram, self._saver.name, name)
@@ -176,14 +177,14 @@ class Checkpoints:
         if lost is not None:
             raise lost
 
-    async def take_tree(self, directories: OpenDirectories, request: bytes) -> None:
+    async def take_tree(self, engine: Engine, request: bytes) -> None:
         """Add a tree that lies in a file without a name, as a client offers it, and save.
 
         Raises OSError for what was not tried: EINVAL for what is no tree, EEXIST, ENOENT if the base is gone,
         ENOSPC; SaveFailed, and there is no such tree then.
         """
         self._require_writable()
-        await self.flush(directories)
+        await self.flush(engine)
         with _refusals():
             try:
                 offer = parse_offer(request)
@@ -234,15 +235,12 @@ class Checkpoints:
         if self._volume.read_only:
             raise posix_error(errno.EROFS)
 
-    async def _move(
-        self, directories: OpenDirectories, target: SaveTarget, pid: int, frames: int
-    ) -> None:
+    async def _move(self, target: SaveTarget, pid: int, frames: int) -> None:
         try:
             image = await trio.to_thread.run_sync(take_over, target, pid, frames)
         except (OSError, RuntimeError, PramError) as exc:
             raise self._saver.refuse(target.path, exc) from exc
         try:
-            await self.flush(directories)
             snapshot = self._snapshot_to_move()
             await self._checkpoint(image, snapshot=snapshot)
         except BaseException:
@@ -278,12 +276,12 @@ class Checkpoints:
         old.image.close()
         old.close()
 
-    async def publish_at_intervals(self, directories: OpenDirectories, period_s: float) -> None:
+    async def publish_at_intervals(self, engine: Engine, period_s: float) -> None:
         """Publish a checkpoint every `period_s` seconds if something has changed. Failures are logged."""
         while True:
             await trio.sleep(period_s)
             try:
-                await self.flush(directories)
+                await self.flush(engine)
                 if self._volume.tree.changed:
                     async with self._saving:
                         await self._checkpoint_to_keep()
@@ -358,22 +356,24 @@ class Checkpoints:
             pass
         return not self._volume.write_backs.memory_is_short
 
-    async def flush(self, directories: OpenDirectories) -> None:
+    async def flush(self, engine: Engine) -> None:
         """Have the kernel hand over its dirty pages; the saver records an error.
 
         The tree remembers what it has refused; an error that this explains is not recorded.
         """
         complaint = ""
         for _ in range(mount_tools.flushes_needed()):
-            others = directories.handles()
+            others = engine.directories.handles()
             # Also for programs that use a detached mount.
             flushed = await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
             # Not every kernel waits for the requests that it has queued. The RELEASE is queued after them.
-            await directories.closed_by(flushed.pid, but=others)
+            await engine.directories.closed_by(flushed.pid, but=others)
             complaint = complaint or flushed.complaint
         refusals = self._volume.tree.data.refused.count
         self._saver.note_complaint(complaint if refusals == self._refusals else "")
         self._refusals = refusals
+        # Requests before the RELEASE have come, but may wait for room: a save without them would lack data.
+        await engine.front.settled()
 
     async def _checkpoint(self, image: Image | None = None, *, snapshot: str = "") -> None:
         """Publish a checkpoint, in another image if one is given; the caller must hold the lock.

@@ -87,7 +87,7 @@ class Daemon:
         self._deduplication = Deduplication(
             volume,
             is_idle=lambda: self._session.is_idle,
-            flush=lambda: self._checkpoints.flush(self._engine.directories),
+            flush=lambda: self._checkpoints.flush(self._engine),
             on_holes=lambda file: self._engine.notices.drop_attributes(file.ino),
         )
         # Address space for the final save, where that is limited. Never touched, so it takes no memory.
@@ -118,7 +118,7 @@ class Daemon:
                 status=self._status,
                 dedup_report=self._deduplication.report,
                 dedup=self._deduplication.run,
-                publish=lambda: self._checkpoints.publish(self._engine.directories),
+                publish=lambda: self._checkpoints.publish(self._engine),
                 orders=self._orders(),
                 make_durable=self._checkpoints.make_durable,
                 make_room=self._checkpoints.make_room,
@@ -209,7 +209,7 @@ class Daemon:
                 nursery.start_soon(
                     self._go_on,
                     self._checkpoints.publish_at_intervals,
-                    self._engine.directories,
+                    self._engine,
                     self._options.checkpoint,
                 )
             try:
@@ -287,7 +287,7 @@ class Daemon:
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.
             try:
-                await self._checkpoints.flush(self._engine.directories)
+                await self._checkpoints.flush(self._engine)
                 await trio.to_thread.run_sync(self._detach)
             except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
                 log.error("%s", exc)
@@ -305,19 +305,19 @@ class Daemon:
         saves = self._checkpoints
 
         async def save(pid: int, value: bytes) -> None:
-            await saves.publish(self._engine.directories, keep=value != UNKEPT)
+            await saves.publish(self._engine, keep=value != UNKEPT)
 
         async def save_to(pid: int, request: bytes) -> None:
-            await saves.publish_to(self._engine.directories, pid, request)
+            await saves.publish_to(self._engine, pid, request)
 
         async def snapshot(pid: int, name: bytes) -> None:
-            await saves.take_snapshot(self._engine.directories, os.fsdecode(name))
+            await saves.take_snapshot(self._engine, os.fsdecode(name))
 
         async def free(pid: int, full_name: bytes) -> None:
             await saves.free_snapshot(os.fsdecode(full_name))
 
         async def receive(pid: int, offer: bytes) -> None:
-            await saves.take_tree(self._engine.directories, offer)
+            await saves.take_tree(self._engine, offer)
 
         return {
             SAVE: save,

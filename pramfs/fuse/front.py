@@ -10,6 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Any, NamedTuple
 
+import trio
+
 from pramfs.errors import FramesHeld, words_of
 from pramfs.fuse.failures import errno_of
 from pramfs.fuse.protocol import (
@@ -106,6 +108,8 @@ class Front:
         self._buffer = bytearray(REQUEST_MAX_BYTES)
         self._view = memoryview(self._buffer)
         self._waiting: dict[int, Request] = {}  # by `unique`
+        # Of each request that waits for room: it is set when that is over.
+        self._short_of_room: set[trio.Event] = set()
         self._told: set[int] = set()
         self._expects_pages = False
         self.awaited = 0  # tasks that wait for something that takes no longer than a request
@@ -174,7 +178,7 @@ class Front:
         handler = handlers.get(request.opcode)
         if handler is not None:
             if not self._attempt(request, handler):
-                self._wait(request, self._once_there_is_room, handler)
+                self._wait_for_room(request, handler)
             return ANSWERED
         if request.opcode in self._carried:
             self._seam.carry(message)
@@ -241,6 +245,24 @@ class Front:
         self._waiting[request.unique] = request
         self._spawn(task, request, what)
 
+    async def settled(self) -> None:
+        """Wait until no request that waits for room now does so any more."""
+        for ended in list(self._short_of_room):
+            await ended.wait()
+
+    def _wait_for_room(self, request: Request, handler: Handler) -> None:
+        ended = trio.Event()
+        self._short_of_room.add(ended)
+        self._wait(request, self._until_room, (handler, ended))
+
+    async def _until_room(self, request: Request, what: tuple[Handler, trio.Event]) -> None:
+        handler, ended = what
+        try:
+            await self._once_there_is_room(request, handler)
+        finally:
+            self._short_of_room.remove(ended)
+            ended.set()
+
     async def _once_there_is_room(self, request: Request, handler: Handler) -> None:
         """Call the handler after each save that may have made room; ENOSPC when there is none."""
         unique = request.unique
@@ -275,7 +297,7 @@ class Front:
         if error is not None:
             self._refuse(request, error, handler)
         elif not self._attempt(request, handler):
-            self._wait(request, self._once_there_is_room, handler)
+            self._wait_for_room(request, handler)
 
     async def _answer_soon(self, request: Request, later: Later) -> None:
         try:

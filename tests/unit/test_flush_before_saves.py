@@ -1,0 +1,149 @@
+"""What the kernel is made to hand over before a save is in it, also what has to wait for room first."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from pramfs.daemon import checkpoints
+from pramfs.daemon.checkpoints import Checkpoints
+from pramfs.daemon.loader import Volume
+from pramfs.daemon.sd_notify import ServiceManager
+from pramfs.errors import FramesHeld
+from pramfs.fuse.protocol import WRITE_CACHE, Opcode
+from pramfs.saves.automatic import Keep
+from pramfs.saves.pace import Pace
+from pramfs.saves.save import Saver
+from pramfs.saves.write_back import WriteBacks
+from pramfs.system import mount_tools
+from pramfs.system.mount_tools import Flushed
+from tests.support.watched_image import image_of
+from tests.unit.test_front import Mount, write_in
+
+LIMIT_S = 60
+UNIQUE = 7
+
+
+class InPlace:
+    """An image that has its name."""
+
+    own_device = ""
+    path = Path("image")
+
+    def __init__(self, image: object) -> None:
+        self.image = image
+
+    def lost(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+class Kernel:
+    """A kernel that has a page for the file, and hands it over when it is told to flush.
+
+    It may wait for the answers to its writes, or, as most do, not.
+    """
+
+    def __init__(self, mount: Mount, monkeypatch: pytest.MonkeyPatch, *, waits: bool) -> None:
+        self._mount = mount
+        self._waits = waits
+        self._refusals = 3
+        self._write = mount.tree.write
+        monkeypatch.setattr(mount.tree, "write", self._write_when_there_is_room)
+        monkeypatch.setattr(mount_tools, "flush", self._flush)
+        monkeypatch.setattr(mount_tools, "flushes_needed", lambda: 1)
+
+    def _flush(self, place: Path | None) -> Flushed:
+        trio.from_thread.run_sync(self._hand_over)
+        if self._waits:
+            trio.from_thread.run(self._until_answered)
+        return Flushed(0, "")
+
+    def _hand_over(self) -> None:
+        self._mount.serve(
+            Opcode.WRITE, write_in(b"data", WRITE_CACHE), self._mount.file.ino, UNIQUE
+        )
+
+    async def _until_answered(self) -> None:
+        with trio.fail_after(LIMIT_S):
+            while not self._is_answered:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+
+    @property
+    def _is_answered(self) -> bool:
+        return any(unique == UNIQUE for unique, _, _ in self._mount.kernel.replies)
+
+    def _write_when_there_is_room(self, *args: Any, **kwargs: Any) -> int:
+        if self._refusals:
+            self._refusals -= 1
+            raise FramesHeld
+        return self._write(*args, **kwargs)
+
+
+def volume_of(mount: Mount) -> Volume:
+    return Volume(
+        pram=mount.pram,
+        tree=mount.tree,
+        saver=Saver(mount.pram, "pramfs", mount.tree),
+        write_backs=WriteBacks(mount.pram.arena, Pace(), 0),
+        read_only=False,
+        run_directory=None,
+        log_path=None,
+    )
+
+
+async def save_to(saves: Checkpoints, mount: Mount) -> None:
+    await saves.publish_to(mount.engine, 1, b"")
+
+
+Save = Callable[[Checkpoints, Mount], Any]
+SAVES: list[Save] = [
+    lambda saves, mount: saves.publish(mount.engine),
+    lambda saves, mount: saves.take_snapshot(mount.engine, "one"),
+    save_to,
+]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "when it is answered"])
+@pytest.mark.parametrize("save", SAVES, ids=["save", "snapshot", "save --to"])
+def test_what_waits_for_room_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, save: Save, *, waits: bool
+) -> None:
+    """A save said that it had what a program had written before, and a save to another image hung."""
+    mount = Mount()
+    Kernel(mount, monkeypatch, waits=waits)
+    other = image_of(b"")
+    other.guarded = False
+    other.grow(len(mount.pram.arena.table))
+    monkeypatch.setattr(checkpoints, "ImageName", InPlace)
+    monkeypatch.setattr(checkpoints, "parse_target", lambda request: None)
+    monkeypatch.setattr(checkpoints, "take_over", lambda *request: other)
+    monkeypatch.setattr(other, "mark_serving", lambda: None)
+    volume = volume_of(mount)
+    saves = Checkpoints(volume, ServiceManager(), lambda: None, Keep())
+    monkeypatch.setattr(mount.engine.front, "_make_room", saves.make_room)
+    saved = []
+    start = Saver.start
+
+    def note_start(saver: Saver, *args: Any, **kwargs: Any) -> None:
+        saved.append(mount.file.size)
+        start(saver, *args, **kwargs)
+
+    monkeypatch.setattr(Saver, "start", note_start)
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            seam: Any = mount.kernel
+            mount.engine.front.open(seam, nursery.start_soon)
+            with trio.fail_after(LIMIT_S):
+                await save(saves, mount)
+
+    trio.run(run)
+    assert saved == [0, 0, 0, 4]
+    assert not volume.tree.changed
+    assert (UNIQUE, 0) in {(unique, error) for unique, error, _ in mount.kernel.replies}
