@@ -94,7 +94,8 @@ class Saver:
         self.name = name
         self._tree = tree
         self._suspect = False  # see SaveStatus
-        self._complaint = ""  # of the kernel: what it could not hand over
+        self._complaint = ""  # of the kernel: what it could not hand over, and no save has told yet
+        self._told = ""  # the one that the save under way tells
         self._final = self._over = False
         self._progress: Progress = _quiet
         self._pages_done = self._pages_total = 0
@@ -169,8 +170,8 @@ class Saver:
         self._suspect = True
 
     def note_complaint(self, complaint: str) -> None:
-        """Note what the kernel could not hand over before the next save, "" if nothing."""
-        self._complaint = complaint
+        """Note what the kernel could not hand over, "" if nothing. It says so once, and so does a save."""
+        self._complaint = self._complaint or complaint
 
     def start(self, progress: Progress, image: Image | None = None, *, snapshot: str = "") -> None:
         """Begin a checkpoint of the tree as it is now, and write it in a thread. `settle` ends it.
@@ -257,6 +258,8 @@ class Saver:
             self.incomplete = self.shortfall()
             for name in (self.name, snapshot) if snapshot else (self.name,):
                 mark_tree(self._pram, name, self._marks())
+            if not isinstance(self.incomplete, FilesIncomplete):
+                self._told, self._complaint = self._complaint, ""
             publication = (
                 self._pram.begin_publish(self._flags(), unsaved, moved)
                 if image is None
@@ -284,7 +287,7 @@ class Saver:
         if error is None:
             self._enter(SaveState.PUBLISHED)
             self.error = None
-            self._complaint = ""
+            self._told = ""
             self.published += 1
             self._tree.data.reservations.end()
             self._update_space()
@@ -294,6 +297,7 @@ class Saver:
 
     def _fail(self, error: Exception) -> None:
         self._tree.groups.places = None  # what was staged is in no save
+        self._told, self._complaint = "", self._told or self._complaint
         in_doubt = self._pram.publisher.in_doubt
         if self._snapshot and (self._target is not None or not in_doubt):
             drop_tree(self._pram, self._snapshot)

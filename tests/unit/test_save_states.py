@@ -162,3 +162,52 @@ def test_the_final_save_is_told_from_checkpoints_and_over_when_it_ended(volume: 
         saver.save(final=True, progress=lambda pages: seen.append(marks(saver.status)))
     assert set(seen) == {(True, False)}
     assert marks(saver.status) == (True, True)
+
+
+# --- what the kernel could not hand over, of which it tells once ----------------------------------
+
+
+def complaint_of_a_save(volume: Volume) -> str:
+    volume.save(final=False)
+    return volume.saver.status.incomplete
+
+
+def test_a_complaint_is_told_by_one_save(volume: Volume) -> None:
+    volume.saver.note_complaint("Cannot allocate memory")
+    assert "Cannot allocate memory" in complaint_of_a_save(volume)
+    assert not complaint_of_a_save(volume)
+
+
+def test_a_flush_without_a_complaint_takes_back_none(volume: Volume) -> None:
+    """Such as one for a deduplication, which no save follows, or one for a save that failed."""
+    volume.saver.note_complaint("Cannot allocate memory")
+    volume.saver.note_complaint("")
+    assert "Cannot allocate memory" in complaint_of_a_save(volume)
+
+
+def test_a_complaint_is_told_though_saves_fail_at_first(volume: Volume) -> None:
+    steps = steps_of_a_save(volume)
+    volume.saver.note_complaint("Cannot allocate memory")
+    for step in range(steps):
+        save_failing_at(volume, step)
+        assert volume.saver.error is not None
+        assert "Cannot allocate memory" in str(volume.saver.shortfall())
+    assert "Cannot allocate memory" in complaint_of_a_save(volume)
+    assert not complaint_of_a_save(volume)
+
+
+def test_a_complaint_that_comes_during_a_save_is_told_by_the_next_one(volume: Volume) -> None:
+    volume.start()
+    volume.saver.note_complaint("Cannot allocate memory")
+    volume.saver.settle()
+    assert not volume.saver.status.incomplete
+    assert "Cannot allocate memory" in complaint_of_a_save(volume)
+
+
+def test_a_complaint_is_told_after_the_files_that_lack_data(volume: Volume) -> None:
+    file = volume.file("file")
+    volume.tree.data.refused.add(file, 0, 5, "No space left on device")
+    volume.saver.note_complaint("Cannot allocate memory")
+    assert "/file" in complaint_of_a_save(volume)
+    volume.tree.write(file, 0, b"again")
+    assert "Cannot allocate memory" in complaint_of_a_save(volume)
