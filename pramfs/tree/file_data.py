@@ -11,7 +11,7 @@ from itertools import chain, islice
 
 from pramfs.errors import ShortWrite
 from pramfs.storage.arena import Arena
-from pramfs.storage.extents import extents_of
+from pramfs.storage.extents import extents_of, is_counting_up
 from pramfs.storage.frames import Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.storage.piped import Piped
@@ -308,9 +308,10 @@ class FileData:
     def _shared_pages(self, pages: PageMap, first: int, behind: int) -> Iterator[tuple[int, int]]:
         """Yield (index, pfn) of the pages between these that are in shared frames."""
         is_shared = self._arena.table.is_shared
-        for start, pfns in pages.chunks():
-            for index in range(max(start, first), min(start + len(pfns), behind)):
-                pfn = pfns[index - start]
+        for start, pfns in pages.parts(first, behind):
+            if is_counting_up(pfns) and not is_shared(pfns[0], len(pfns)):
+                continue  # as in most large files
+            for index, pfn in enumerate(pfns, start):
                 if pfn and is_shared(pfn):
                     yield index, pfn
 

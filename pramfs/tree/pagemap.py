@@ -207,6 +207,13 @@ class PageMap:
             for number in sorted(self._rest):
                 yield number << CHUNK_SHIFT, self._rest[number]
 
+    def parts(self, first: int, end: int) -> Iterator[tuple[int, "array[int]"]]:
+        """Yield (index, pfns) of the part of each chunk that has pages from `first` on, before `end`."""
+        for number, start, stop in self._parts(first, end):
+            chunk = self._chunk(number)
+            assert chunk is not None
+            yield (number << CHUNK_SHIFT) + start, chunk[start:stop]
+
     def _parts(self, first: int, end: int | None) -> Iterator[tuple[int, int, int]]:
         """Yield (number, start, stop) of the part of each chunk that has pages from `first` to `end`.
 

@@ -5,7 +5,7 @@ from array import array
 import pytest
 
 from pramfs.storage.frames import Extent
-from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap
+from pramfs.tree.pagemap import CHUNK_PAGES, FILE_END, FileExtent, PageMap
 
 FAR = 1 << 40  # a page index terabytes away
 
@@ -104,6 +104,22 @@ def test_cutting_off_everything_leaves_an_empty_map() -> None:
     pages.put(FAR, 50, 1)
     assert pages.cut(0) == [Extent(10, 3), Extent(50, 1)]
     assert (pages.count, list(pages.chunks())) == (0, [])
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, CHUNK_PAGES - 1, CHUNK_PAGES, FAR + 1])
+@pytest.mark.parametrize("end", [0, 2, 3, CHUNK_PAGES + 1, FAR + 1, FAR + 2, FILE_END])
+def test_the_parts_of_chunks_between_two_pages_are_found(first: int, end: int) -> None:
+    pages = PageMap()
+    mapped = {2: 10, CHUNK_PAGES - 1: 11, CHUNK_PAGES: 12, CHUNK_PAGES + 3: 13, FAR + 1: 14}
+    for index, pfn in mapped.items():
+        pages.put(index, pfn, 1)
+    found = {
+        index: pfn
+        for start, pfns in pages.parts(first, end)
+        for index, pfn in enumerate(pfns, start)
+        if pfn
+    }
+    assert found == {index: pfn for index, pfn in mapped.items() if first <= index < end}
 
 
 def test_a_file_without_holes_is_loaded_at_once() -> None:
