@@ -362,13 +362,14 @@ class Checkpoints:
         The tree remembers what it has refused; an error that this explains is not recorded.
         """
         complaint = ""
-        for _ in range(mount_tools.flushes_needed()):
-            others = engine.directories.handles()
-            # Also for programs that use a detached mount.
-            flushed = await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
-            # Not every kernel waits for the requests that it has queued. The RELEASE is queued after them.
-            await engine.directories.closed_by(flushed.pid, but=others)
-            complaint = complaint or flushed.complaint
+        with engine.front.needed():
+            for _ in range(mount_tools.flushes_needed()):
+                others = engine.directories.handles()
+                # Also for programs that use a detached mount.
+                flushed = await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
+                # Not every kernel waits for the requests that it has queued. Behind them is the RELEASE.
+                await engine.directories.closed_by(flushed.pid, but=others)
+                complaint = complaint or flushed.complaint
         refusals = self._volume.tree.data.refused.count
         self._saver.note_complaint(complaint if refusals == self._refusals else "")
         self._refusals = refusals

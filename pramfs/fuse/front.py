@@ -4,10 +4,11 @@ Which opcode is answered where is in docs/design.md. Whatever a handler raises, 
 that must wait (for room, for a notice) is answered by a task of its own, and others are served meanwhile.
 """
 
+import contextlib
 import enum
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import trio
@@ -113,6 +114,7 @@ class Front:
         self._told: set[int] = set()
         self._expects_pages = False
         self.awaited = 0  # tasks that wait for something that takes no longer than a request
+        self._needed = 0  # times that `needed` is entered
 
     def open(self, seam: Seam, spawn: Callable[..., None], pipe: Pipe | None = None) -> None:
         """Begin to serve at that seam; `spawn` starts a task, and large writes come through the pipe."""
@@ -244,6 +246,20 @@ class Front:
         request.keep()
         self._waiting[request.unique] = request
         self._spawn(task, request, what)
+
+    @contextlib.contextmanager
+    def needed(self) -> Iterator[None]:
+        """Have requests answered in the block, because it waits for somebody who makes some."""
+        self._needed += 1
+        try:
+            yield
+        finally:
+            self._needed -= 1
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether somebody waits for the kernel, which may have to make requests first."""
+        return bool(self._needed or self.awaited)
 
     async def settled(self) -> None:
         """Wait until no request that waits for room now does so any more."""

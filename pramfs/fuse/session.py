@@ -33,6 +33,7 @@ log = logging.getLogger("pramfs")
 _SPIN_NS = 100_000
 _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
+_LOOK_AGAIN_S = 0.01  # at the end
 # Between requests: files of one page, which take five, are summed as fast as they come.
 _GAPS_PER_WORK = 64
 _SPIN_CREDIT_AT_FIRST = 4
@@ -85,13 +86,14 @@ class Session:
         original = module._wait_fuse_readable
         module._wait_fuse_readable = self._serve_until_carried
         try:
-            async with trio.open_nursery() as nursery:
-                notices.open(seam, nursery.start_soon)
+            async with trio.open_nursery() as nursery, trio.open_nursery() as for_notices:
+                notices.open(seam, for_notices.start_soon)
                 front.open(seam, nursery.start_soon, pipe)
                 self._handshake = Handshake(
                     seam, answers_open=answers_open, write_max_bytes=write_max_bytes
                 )
                 await pyfuse3.main(0, 0)  # no tasks except the first
+                for_notices.cancel_scope.cancel()  # they may wait for requests, which nobody serves now
         finally:
             module._wait_fuse_readable = original
             notices.close()
@@ -104,7 +106,10 @@ class Session:
         await self._active.wait()
 
     def finish(self) -> None:
-        """End `run` after the requests that have arrived are served; later ones fail."""
+        """End `run` after the requests that have arrived are served, and those that somebody waits for.
+
+        Later ones fail.
+        """
         self._closing = True
         trio.lowlevel.notify_closing(self._fd)
 
@@ -177,17 +182,26 @@ class Session:
         """Wait for a request; return False if there is to be none."""
         if not self._front.awaited and self._poll_briefly():
             return True
-        if self._closing:
-            return self._is_readable()  # `finish` may have been called while other tasks ran
+        if self._closing:  # `finish` may have been called while other tasks ran
+            return await self._last_requests()
         self.is_idle = True
         try:
             await trio.lowlevel.wait_readable(self._fd)
-        except trio.ClosedResourceError:
-            return self._is_readable()  # woken by `finish`
+        except trio.ClosedResourceError:  # woken by `finish`
+            return await self._last_requests()
         finally:
             self.is_idle = False
         self._others_ran_ns = time.monotonic_ns()
         self._note_activity()
+        return True
+
+    async def _last_requests(self) -> bool:
+        """Wait for a request as long as somebody needs some to be served; return False if there is none."""
+        while not self._is_readable():
+            if not self._front.is_needed:
+                return False
+            with trio.move_on_after(_LOOK_AGAIN_S):
+                await trio.lowlevel.wait_readable(self._fd)
         return True
 
     async def _let_others_run(self) -> None:
