@@ -29,9 +29,9 @@ class Unmounted:
 def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = False) -> Unmounted:
     """Unmount, wait until the daemon is gone, and return what is to be said of the save.
 
-    `flags` are umount(8)'s -l (detach now, and wait for nothing), -f, -r, -n; `for_umount` if it is umount(8)
-    that called. Raises PramError when it cannot be unmounted, when the save failed or lacks something, and
-    UnknownOutcome when nobody knows.
+    `flags` are umount(8)'s -l (detach now; without -f, wait for nothing), -f, -r, -n; `for_umount` if it is
+    umount(8) that called. Raises PramError when it cannot be unmounted, when the save failed or lacks
+    something, and UnknownOutcome when nobody knows.
     """
     mount = mountinfo.require_mount(mountpoint)
     if os.geteuid() not in (0, mount.user):
@@ -47,7 +47,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
     # Before the mount is gone: its device number may then be reused.
     before = mountinfo.pramfs_mounts()
     with contextlib.closing(DaemonWatch(status)) as watch:
-        with _forced(mountpoint, flags, status, watch):
+        with _forced(mountpoint, flags, mount.device, status, watch):
             mount_tools.unmount(mount.mountpoint, *flags)
         if "-r" in flags and mount in mountinfo.pramfs_mounts():
             # umount -r has removed the entry.
@@ -55,7 +55,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
             raise PramError(f"{mountpoint}: busy, so it is read-only now; still mounted, not saved")
         views = [view for view in mountinfo.views_of(mount.device) if view in before]
         _record_helpers(views, mount.mountpoint if for_umount and "-n" not in flags else None)
-        if "-l" in flags:
+        if "-l" in flags and "-f" not in flags:
             told = _detached(mountpoint, views, status)
             if status.error:
                 raise PramError(f"{told}; but the {status.error}")
@@ -102,12 +102,12 @@ def _umount_of_another_user(mountpoint: Path, mount: Mount, flags: Sequence[str]
 
 @contextlib.contextmanager
 def _forced(
-    mountpoint: Path, flags: Sequence[str], status: MountStatus, watch: DaemonWatch
+    mountpoint: Path, flags: Sequence[str], device: str, status: MountStatus, watch: DaemonWatch
 ) -> Iterator[None]:
     """Let `umount -f` lose nothing that can be had, and say what it has done to a mount that is busy.
 
     The kernel ends the connection first, and looks then who uses the mount: what programs have written and
-    it has not handed over is lost, and what is left is a dead mount.
+    it has not handed over is lost, and what is left is a dead mount. So it does if it is mounted elsewhere.
     """
     if "-f" in flags:
         mount_tools.flush(mountpoint)
@@ -122,6 +122,14 @@ def _forced(
             f"{mountpoint}: busy, and cut off by force: a dead mount now. The daemon has ended; "
             f"{_lost_by_force(watch, status)} ({exc})"
         ) from exc
+    views = mountinfo.views_of(device) if "-f" in flags else ()
+    if views:
+        if watch.can_wait:
+            save_progress.wait_for_end(watch, status, mountpoint)
+        raise PramError(
+            f"{mountpoint}: unmounted by force, which cut off the other places, too; {_where(views)}, as a "
+            f"dead mount. The daemon has ended; {_lost_by_force(watch, status)}"
+        )
 
 
 def _lost_by_force(watch: DaemonWatch, status: MountStatus) -> str:

@@ -75,6 +75,7 @@ class Daemon:
             or signal.getsignal(number) is not signal.SIG_IGN
         ]
         self._device = ""  # MAJOR:MINOR of the file system
+        self._connection = 0  # see `mountinfo.connection`
         self._first_request = trio.Event()
         self._session = Session(
             volume.pram.arena.sum_some,
@@ -167,17 +168,30 @@ class Daemon:
         return code
 
     def _is_left_dead(self) -> bool:
-        """Return whether it is mounted although the session is over; only umount -f takes a moment more."""
+        """Return whether somebody has it mounted or open although the session is over.
+
+        Only umount -f takes a moment more.
+        """
         until_s = time.monotonic() + _FORCED_UMOUNT_S
-        # Its number may be another's by now, who has another image.
-        while any(
-            mount.device == self._device and mount.image == str(self._image)
-            for mount in mountinfo.pramfs_mounts()
-        ):
+        while self._is_mounted() or self._is_connected():
             if time.monotonic() > until_s:
                 return True
             time.sleep(_LOOK_AGAIN_S)
         return False
+
+    def _is_mounted(self) -> bool:
+        # Its number may be another's by now, who has another image.
+        return any(
+            mount.device == self._device and mount.image == str(self._image)
+            for mount in mountinfo.pramfs_mounts()
+        )
+
+    def _is_connected(self) -> bool:
+        """Return whether the kernel still has the file system, also where nobody sees it mounted."""
+        return bool(self._connection) and mountinfo.connection(self._device) == self._connection
+
+    def _look_up_connection(self) -> None:
+        self._connection = mountinfo.connection(self._device)
 
     def _end_at_once(self) -> NoReturn:
         """Save and end the process at once: out of memory, trio would wait for ever."""
@@ -253,6 +267,7 @@ class Daemon:
     async def _announce(self) -> None:
         """Report that the mount is usable, after the first request of the kernel."""
         await self._first_request.wait()
+        await self._try(self._look_up_connection)
         await self._try(mount_tools.read_further_ahead, self._device)
         await self._try(mount_tools.record_helper, str(self._image), self._mountpoint)
         await self._try(self._scope.enter, self._device)

@@ -17,6 +17,7 @@ from pramfs.system.forked_call import ForkedCall
 
 FSTYPE = "fuse.pramfs"
 
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
 _DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -191,6 +192,17 @@ def refuse_as_image(path: Path, *, to_change: bool = False) -> None:
         told = f"{path}: not an image, but where one is mounted: {mount.image}"
         hint = f"; unmount it first: pramfs umount {shlex.quote(str(path))}" if to_change else ""
         raise PramError(told + hint)
+
+
+def connection(device: str) -> int:
+    """Return a number of the kernel's connection to the daemon of a FUSE file system, 0 if it shows none.
+
+    The number is not used again, other than `device`. Looks into sysfs, which a mount may cover.
+    """
+    try:
+        return (_CONNECTIONS / device.partition(":")[2]).stat().st_ino
+    except OSError:
+        return 0
 
 
 def is_dead(path: Path) -> bool:

@@ -95,6 +95,43 @@ def test_what_a_user_has_mounted_and_is_cut_off_is_not_said_to_be_saved_whole(sh
     assert not told_in_json(shell, "info", image)["cut_off"]
 
 
+@pytest.mark.parametrize("flags", [("-i", "-l", "-f"), ("-l", "-f")], ids=" ".join)
+def test_what_is_detached_and_cut_off_is_not_said_to_be_saved_whole(
+    shell: Shell, root: Path, flags: tuple[str, ...]
+) -> None:
+    """No mount is left to be seen, but who uses it has it still, dead: the kernel drops what it wrote."""
+    connections = Path("/sys/fs/fuse/connections")
+    shell.run("mount", "-t", "fusectl", "none", connections).succeeded()
+    image = mount(shell, root)
+    pid = shell.status(root)["pid"]
+    with busy(*shell.prefix(), path=root / "file"):
+        told = shell.run("umount", *flags, root)
+        if "-i" in flags:
+            told.succeeded()
+        else:
+            told.refused(MOUNT_FAILED, "save may be incomplete: the mount was cut off by force")
+        wait_until(lambda: has_ended(pid), "the daemon to end")
+    assert "save may be incomplete" in shell.pramfs("info", image).succeeded().text
+    assert shell.pramfs("cat", image, "file").succeeded().out == b"kept"
+
+
+def test_what_is_detached_by_force_and_idle_is_saved(shell: Shell, root: Path) -> None:
+    image = mount(shell, root)
+    assert "saved to" in shell.run("umount", "-v", "-l", "-f", root).succeeded().text
+    assert "incomplete" not in shell.pramfs("info", image).succeeded().text
+
+
+def test_force_on_one_of_several_places_leaves_the_others_dead(shell: Shell, root: Path) -> None:
+    image = mount(shell, root)
+    other = shell.home / "other"
+    shell.path(other).mkdir()
+    shell.run("mount", "--bind", root, other).succeeded()
+    told = shell.run("umount", "-f", root)
+    told.refused(MOUNT_FAILED, f"still mounted at {other}", "dead mount", "may be lost")
+    shell.run("umount", "-l", other)
+    assert shell.pramfs("cat", image, "file").succeeded().out == b"kept"
+
+
 def test_force_on_an_idle_mount_loses_nothing(shell: Shell, root: Path) -> None:
     image = mount(shell, root)
     assert "saved to" in shell.run("umount", "-v", "-f", root).succeeded().text
