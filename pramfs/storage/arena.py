@@ -15,6 +15,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
+from typing import NoReturn
 
 from crc32c import crc32c
 
@@ -487,6 +488,10 @@ class Arena(ABC):
     @abstractmethod
     def _require_memory(self, count: int) -> None:
         """Raise FramesHeld or NoRoom unless there is memory for that many more frames."""
+
+    def _raise_no_memory(self, count: int) -> NoReturn:
+        """Raise FramesHeld if a save gives back the memory of as many frames, else NoRoom."""
+        raise FramesHeld if self.table.count_all((HELD, OLD)) >= count else NoRoom
 
     @abstractmethod
     def _store(self, start_bytes: int, data: Data) -> None: ...

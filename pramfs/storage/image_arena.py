@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from crc32c import crc32c
 
-from pramfs.errors import LostPages, NoRoom, PramError
+from pramfs.errors import LostPages, PramError
 from pramfs.storage.arena import COPY_FRAMES, UNKNOWN_CSUM, Arena, Progress, pages_of
 from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import DROPPED, FRESH, PENDING, Extent, FrameTable
@@ -79,7 +79,7 @@ class ImageArena(Arena):
 
     def _require_memory(self, count: int) -> None:
         if self._in_memory and not self._room.take(count):
-            raise NoRoom()
+            self._raise_no_memory(count)
 
     def _provide_extent(self, extent: Extent) -> None:
         self._require_memory(extent.frames)

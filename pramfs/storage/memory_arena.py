@@ -12,7 +12,7 @@ from array import array
 
 from crc32c import crc32c
 
-from pramfs.errors import FramesHeld, NoRoom, PramError, SystemFault, fault_of
+from pramfs.errors import FramesHeld, PramError, SystemFault, fault_of
 from pramfs.storage.arena import COPY_FRAMES, UNKNOWN_CSUM, Arena, Progress, pages_of
 from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import (
@@ -161,8 +161,15 @@ class MemoryArena(Arena):
                 self._csums[one] = csum
 
     def _require_memory(self, count: int) -> None:
-        if self.table.unwritten + count > _UNWRITTEN_MIN and not self._room.take(count):
-            raise FramesHeld if self.can_write_back else NoRoom
+        unwritten = self.table.unwritten
+        if unwritten + count <= _UNWRITTEN_MIN:
+            return
+        if self.can_write_back:
+            if not self._room.take(count):
+                raise FramesHeld
+        # In an image that is memory a save takes as much once more, before it gives any back.
+        elif not self._room.take(2 * count, unwritten):
+            self._raise_no_memory(count)
 
     @property
     def _kept_is_memory(self) -> bool:

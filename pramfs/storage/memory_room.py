@@ -21,10 +21,13 @@ class MemoryRoom:
         self._reserve_min_bytes = reserve_min_bytes
         self._frames = 0  # that may be filled without another look
 
-    def take(self, frames: int) -> bool:
-        """Take memory for that many frames; return False if so much would leave too little."""
+    def take(self, frames: int, spoken_for: int = 0) -> bool:
+        """Take memory for that many frames; return False if so much would leave too little.
+
+        `spoken_for` are frames that will take some later.
+        """
         if frames > self._frames:
-            room = self._room_frames()
+            room = max(0, self._room_frames() - spoken_for)
             step = min(max(room >> 3, _STEP_MIN_FRAMES), _STEP_MAX_FRAMES)
             self._frames = min(room, max(step, frames))
         if frames > self._frames:

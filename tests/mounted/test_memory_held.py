@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.mounted import sample_trees
-from tests.mounted.harness import MIB, Volume
+from tests.mounted.harness import MIB, Volume, pramfs
 from tests.mounted.system import memory_limit, syncfs
 
 LIMIT_MIB = 256
@@ -85,4 +85,24 @@ def test_a_save_and_an_unmount_finish_while_another_process_holds_the_memory(
     for name in [*(f"before {one}" for one in range(16)), *(f"after {one}" for one in written)]:
         assert (root / name).read_bytes() == block
     assert sum(1 for _ in root.iterdir()) == 1016 + len(written)
+    volume.umount()
+
+
+def test_what_a_removed_file_has_had_of_memory_can_be_had_again(volume: Volume) -> None:
+    """The last save needs its pages, so that a writer has to wait for the next one."""
+    volume.size = "512M"
+    volume.announce("no space", "incomplete")
+    root = volume.mount()
+    with memory_limit(volume.pid, LIMIT_MIB * MIB):
+        with contextlib.suppress(OSError), (root / "large").open("wb") as file:
+            for _ in range(400):
+                file.write(sample_trees.noise(MIB))
+        pramfs("save", root)  # of what was taken
+        for number in range(4):
+            (root / "large").unlink(missing_ok=True)
+            (root / f"{number}").write_bytes(bytes(24 * MIB))
+            syncfs(root)
+        volume.save()
+        volume.umount()
+    assert volume.mount().joinpath("3").read_bytes() == bytes(24 * MIB)
     volume.umount()

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pramfs.errors import FramesHeld
+from pramfs.errors import FramesHeld, NoRoom
 from pramfs.saves.pace import Pace
 from pramfs.saves.write_back import WriteBacks
 from pramfs.storage import memory_room, write_out
+from pramfs.storage.arena import Arena
 from pramfs.storage.frames import FREE, FRESH, SAVED, WRITTEN, FrameTable
 from pramfs.storage.image_arena import ImageArena
 from pramfs.storage.layout import PAGE_SIZE
@@ -76,7 +77,7 @@ def memory_of(arena: MemoryArena, pfn: int, count: int) -> bytes:
     return os.pread(arena._fd, count * PAGE_SIZE, pfn * PAGE_SIZE)
 
 
-def publish(arena: MemoryArena) -> None:
+def publish(arena: Arena) -> None:
     arena.table.begin_save()
     arena.write_back(lambda frames: None)
     arena.commit_save()
@@ -422,6 +423,48 @@ def test_a_writer_to_an_image_in_memory_is_refused_before_that_runs_out(
         arena.allocate(1024)
     _set_memory(monkeypatch, 100)
     arena.allocate(1024)
+    arena.close()
+
+
+def test_a_writer_waits_for_a_save_that_gives_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a large file was removed there was no space left, until somebody saved."""
+    monkeypatch.setattr(WatchedImage, "in_memory", lambda self: True)
+    image = image_of(bytes(8 * MIB))
+    image.guarded = False
+    arena = ImageArena(image, FrameTable(2048))
+    _set_memory(monkeypatch, 100)
+    (extent,) = arena.allocate(600)
+    publish(arena)
+    arena.release(*extent)
+    _set_memory(monkeypatch, 64)
+    arena._room._frames = 0
+    with pytest.raises(FramesHeld):
+        arena.allocate(600)
+    with pytest.raises(NoRoom) as refused:
+        arena.allocate(601)
+    assert not isinstance(refused.value, FramesHeld)
+    publish(arena)
+    with pytest.raises(NoRoom) as refused:
+        arena.allocate(600)
+    assert not isinstance(refused.value, FramesHeld)
+    arena.close()
+
+
+def test_memory_is_left_for_the_copies_that_a_save_makes_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With arena=memory and an image that is memory, too, the save got the daemon killed."""
+    frames = 64 * 256
+    left_mib = 64 + 40
+    monkeypatch.setattr(WatchedImage, "in_memory", lambda self: True)
+    _set_memory(monkeypatch, left_mib)
+    arena = MemoryArena(image_of(bytes(frames * PAGE_SIZE)), FrameTable(frames))
+    for taken in range(18):
+        _set_memory(monkeypatch, left_mib - taken)
+        arena.allocate(256)
+    _set_memory(monkeypatch, left_mib - 18)
+    with pytest.raises(NoRoom):
+        arena.allocate(4 * 256)
     arena.close()
 
 
