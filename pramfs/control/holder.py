@@ -65,9 +65,12 @@ def refuse_if_mounted(image: Image) -> None:
         raise ImageInUse(image.path, "a mount in another pid namespace")
     place = _place(image, pid)
     if place is not None:
-        unmount = f"pramfs umount {shlex.quote(str(place))}"
+        command = f"pramfs umount {shlex.quote(str(place))}"
+        where = ""
+        if place not in {mount.mountpoint for mount in mountinfo.pramfs_mounts()}:
+            where, command = " in another mount namespace", f"nsenter -m -t {pid} {command}"
         raise ImageInUse(
-            image.path, f"process {pid}, mounted at {place}; unmount it first: {unmount}"
+            image.path, f"process {pid}, mounted at {place}{where}; unmount it first: {command}"
         )
 
 

@@ -5,6 +5,7 @@ free. LinearTapeFileSystem/ltfs #381: umount was back before the daemon had writ
 """
 
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,3 +115,18 @@ def test_what_nobody_can_know_is_called_unknown(volume: Volume) -> None:
 def mounted_pramfs(volume: Volume) -> bool:
     listed = run("findmnt", "-rnt", "fuse.pramfs", "-o", "TARGET").text
     return str(volume.root) in listed.splitlines()
+
+
+def test_the_place_in_another_mount_namespace_is_told_with_the_way_there(volume: Volume) -> None:
+    """`pramfs umount` of that place alone said that nothing is mounted there."""
+    run(
+        *("unshare", "--mount", "--propagation", "private"),
+        *(PRAMFS, "mount", "-o", "size=16M", volume.image, volume.root),
+    ).succeeded()
+    refused = pramfs("mount", volume.image, volume.root)
+    refused.refused(MOUNT_FAILED, f"mounted at {volume.root} in another mount namespace")
+    command = shlex.split(refused.err.partition("unmount it first: ")[2])
+    path = f"{Path(PRAMFS).parent}:{os.environ['PATH']}"
+    assert "saved to" in run(*command, env={"PATH": path}).succeeded().text
+    volume.mount()
+    volume.umount()
