@@ -153,6 +153,8 @@ def require_mount(mountpoint: Path) -> Mount:
     if not os.path.lexists(mountpoint):
         raise NotMounted(mountpoint, "it does not exist")
     around = _around(mountpoint)
+    if around is not None and around.mountpoint == Path(os.path.realpath(mountpoint)):
+        raise NotMounted(mountpoint, "another file system is mounted over one")
     if around is not None:
         quoted = shlex.quote(str(around.mountpoint))
         raise NotMounted(mountpoint, f"it lies in the one that is mounted at {quoted}")

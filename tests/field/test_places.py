@@ -9,7 +9,7 @@ import pytest
 
 from tests.field.surroundings import Caller
 from tests.mounted.admin_shell import Shell, open_to_nobody
-from tests.mounted.harness import NOBODY
+from tests.mounted.harness import MOUNT_FAILED, NOBODY
 from tests.support.checkout import CHECKOUT, PRAMFS, VENV
 
 # What the directory of a session may be: somebody else's, gone, no directory, one that is not absolute.
@@ -157,3 +157,17 @@ def test_a_pid_namespace_has_pids_of_its_own(shell: Shell, proc: tuple[str, ...]
     told = shell.run(*unshare, shell.home, PRAMFS).succeeded()
     assert "saved at unmount" in told.text
     assert shell.pramfs("cat", shell.home / "image", "file").succeeded().out == b"kept\n"
+
+
+def test_a_mount_that_another_file_system_covers_is_said_to_be_covered(
+    shell: Shell, root: Path
+) -> None:
+    """It was said to lie in the one that is mounted at the very same path."""
+    shell.pramfs("mount", "-o", "size=16M", shell.home / "image", root).succeeded()
+    shell.run("mount", "-t", "tmpfs", "none", root).succeeded()
+    for command in ("status", "save", "umount"):
+        shell.pramfs(command, root).refused(
+            MOUNT_FAILED, "no pramfs is mounted there: another file system is mounted over one"
+        )
+    shell.run("umount", "-i", root).succeeded()
+    assert "saved to" in shell.pramfs("umount", root).succeeded().text
