@@ -289,7 +289,7 @@ class Checkpoints:
             except SaveFailed as exc:
                 log.error("%s", exc)
             except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
-                log.error("no checkpoint: %s", exc)
+                log.error("no checkpoint: %s", words_of(exc))
 
     async def make_durable(self) -> None:
         """Wait until a save that began after this call is in force; all who wait at a time share one.

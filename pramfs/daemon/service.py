@@ -24,7 +24,7 @@ from pramfs.daemon.deduplication import Deduplication
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import warn_of_long_saves
 from pramfs.daemon.sd_notify import ServiceManager
-from pramfs.errors import EXIT_INTERNAL, PramError
+from pramfs.errors import EXIT_INTERNAL, PramError, words_of
 from pramfs.fuse.device_mount import DeviceMount
 from pramfs.fuse.engine import Behaviour, Engine, Surroundings
 from pramfs.fuse.session import Session
@@ -284,7 +284,7 @@ class Daemon:
             try:
                 await trio.to_thread.run_sync(convenience, *arguments, abandon_on_cancel=True)
             except (OSError, RuntimeError, PramError) as exc:
-                log.info("left out: %s", exc)
+                log.info("left out: %s", words_of(exc))
         if scope.cancelled_caught:
             log.info("left out: %s takes too long", convenience.__name__)
 
@@ -305,7 +305,7 @@ class Daemon:
                 await self._checkpoints.flush(self._engine)
                 await trio.to_thread.run_sync(self._detach)
             except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
-                log.error("%s", exc)
+                log.error("no flush and no unmount: %s", words_of(exc))
             self._session.finish()
 
     def _detach(self) -> None:

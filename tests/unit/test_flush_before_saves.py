@@ -1,5 +1,7 @@
 """What the kernel is made to hand over before a save is in it, also what has to wait for room first."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,3 +149,27 @@ def test_what_waits_for_room_is_waited_for(
     assert saved == [0, 0, 0, 4]
     assert not volume.tree.changed
     assert (UNIQUE, 0) in {(unique, error) for unique, error, _ in mount.kernel.replies}
+
+
+def test_a_flush_that_cannot_be_made_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mount = Mount()
+
+    def fail(place: Path | None) -> Flushed:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(mount_tools, "flush", fail)
+    monkeypatch.setattr(checkpoints, "ImageName", InPlace)
+    saves = Checkpoints(volume_of(mount), ServiceManager(), lambda: None, Keep())
+
+    async def run() -> None:
+        with trio.move_on_after(LIMIT_S) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(saves.publish_at_intervals, mount.engine, 0.001)
+                while not caplog.messages:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                scope.cancel()
+
+    trio.run(run)
+    assert caplog.messages[0] == "no checkpoint: Resource temporarily unavailable"
