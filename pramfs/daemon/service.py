@@ -4,6 +4,7 @@ The final save comes after the mount is gone, when the tree cannot change any mo
 than start an unmount.
 """
 
+import contextlib
 import logging
 import math
 import mmap
@@ -162,7 +163,10 @@ class Daemon:
         """Close the session, save, and return the exit code."""
         self._memory_reserve.close()  # nothing but the save needs memory from here on
         by_kernel = self._mount.is_ended
-        self._mount.close(mountinfo.places_of(self._device))
+        places = []
+        with contextlib.suppress(OSError):  # /proc may have been unmounted
+            places = mountinfo.places_of(self._device)
+        self._mount.close(places)
         code = self._checkpoints.save_for_good(lambda: by_kernel and self._is_left_dead())
         self._scope.remove()
         return code
@@ -181,10 +185,12 @@ class Daemon:
 
     def _is_mounted(self) -> bool:
         # Its number may be another's by now, who has another image.
-        return any(
-            mount.device == self._device and mount.image == str(self._image)
-            for mount in mountinfo.pramfs_mounts()
-        )
+        with contextlib.suppress(OSError):
+            return any(
+                mount.device == self._device and mount.image == str(self._image)
+                for mount in mountinfo.pramfs_mounts()
+            )
+        return False
 
     def _is_connected(self) -> bool:
         """Return whether the kernel still has the file system, also where nobody sees it mounted."""
@@ -303,9 +309,13 @@ class Daemon:
             # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.
             try:
                 await self._checkpoints.flush(self._engine)
-                await trio.to_thread.run_sync(self._detach)
             except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
-                log.error("no flush and no unmount: %s", words_of(exc))
+                log.error("cannot flush before the end: %s", words_of(exc))
+                self._volume.saver.note_complaint(words_of(exc))
+            try:
+                await trio.to_thread.run_sync(self._detach)
+            except (OSError, RuntimeError) as exc:
+                log.error("cannot unmount before the end: %s", words_of(exc))
             self._session.finish()
 
     def _detach(self) -> None:

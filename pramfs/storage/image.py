@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import resource
@@ -127,6 +128,11 @@ class Image:
 
     def in_memory(self) -> bool:
         """Return whether the image is memory already: on tmpfs or ramfs, or a pmem or ram device."""
+        return self._is_memory
+
+    @functools.cached_property
+    def _is_memory(self) -> bool:
+        # Looked up once: saves ask, and /proc may have been unmounted by then.
         if self.is_block_device:
             return _device_name(self._status.st_rdev).startswith(_MEMORY_DEVICES)
         return filesystem_type(self._status.st_dev) in _MEMORY_FILESYSTEMS

@@ -34,8 +34,11 @@ class ImageName:
 
     def lost(self) -> NotUnderItsName | None:
         """Return why a save into the image is not one under its name; None as long as it is."""
-        why = self._why_not_as_it_was()
-        return None if why is None or self._is_led_to() else why
+        try:
+            why = self._why_not_as_it_was()
+            return None if why is None or self._is_led_to() else why
+        except OSError as exc:  # /proc has been unmounted
+            return NotUnderItsName(self.path, f"it cannot be looked up: {exc.strerror}")
 
     def close(self) -> None:
         """Let go of the directory."""

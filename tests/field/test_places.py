@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.field.surroundings import Caller
-from tests.mounted.admin_shell import Shell, open_to_nobody
-from tests.mounted.harness import MOUNT_FAILED, NOBODY
+from tests.mounted.admin_shell import Shell, has_ended, open_to_nobody
+from tests.mounted.harness import MOUNT_FAILED, NOBODY, wait_until
 from tests.support.checkout import CHECKOUT, PRAMFS, VENV
 
 # What the directory of a session may be: somebody else's, gone, no directory, one that is not absolute.
@@ -171,3 +171,26 @@ def test_a_mount_that_another_file_system_covers_is_said_to_be_covered(
         )
     shell.run("umount", "-i", root).succeeded()
     assert "saved to" in shell.pramfs("umount", root).succeeded().text
+
+
+_WITHOUT_PROC = """
+"$0" mount -o size=16M "$1" "$2"
+pid=$("$0" status --json "$2" | sed -n 's/.*"pid": *\\([0-9]*\\).*/\\1/p')
+echo $pid
+printf kept >"$2/file"
+umount -l /proc
+if [ "$3" = kill ]; then kill $pid; else exec "$4" -c "$5" "$2"; fi  # umount(8) needs it, too
+"""
+_UMOUNT = "import ctypes, sys; sys.exit(ctypes.CDLL(None).umount2(sys.argv[1].encode(), 0))"
+
+
+@pytest.mark.parametrize("way", ["umount", "kill"])
+def test_a_daemon_saves_though_proc_is_gone(shell: Shell, root: Path, way: str) -> None:
+    """As in a container that is taken down: it ended with a traceback that nobody saw, and saved nothing."""
+    image = shell.home / "image"
+    private = ("unshare", "--mount", "--propagation", "private")
+    script = ("sh", "-c", _WITHOUT_PROC, PRAMFS, image, root, way, sys.executable, _UMOUNT)
+    ended = shell.run(*private, *script).succeeded()
+    wait_until(lambda: has_ended(int(ended.text)), "the daemon to end")
+    assert "without a final save" not in shell.pramfs("info", image).succeeded().text
+    assert shell.pramfs("cat", image, "file").succeeded().out == b"kept"

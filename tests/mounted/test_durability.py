@@ -13,6 +13,7 @@ from tests.mounted import sample_trees
 from tests.mounted.admin_shell import Shell, has_ended
 from tests.mounted.harness import (
     MIB,
+    MOUNT_FAILED,
     PAGE,
     Volume,
     content_of,
@@ -154,6 +155,22 @@ def test_a_mount_that_can_start_no_process_lives_on_and_saves_in_the_end(volume:
         wait_until(lambda: "no checkpoint: " in volume.log, "a checkpoint")
         volume.umount()
     assert (volume.mount() / "file").read_bytes() == b"kept"
+
+
+def test_what_cannot_be_flushed_at_the_end_is_said_to_be_missing(volume: Volume) -> None:
+    """A program has the file open still, and the kernel what it has written: the save was called whole."""
+    root = volume.mount()
+    volume.announce("cannot (flush|unmount) before the end: ", "incomplete")
+    threads = len(os.listdir(f"/proc/{volume.pid}/task"))
+    limits = {"pids.max": threads}
+    file = os.open(root / "file", os.O_WRONLY | os.O_CREAT)
+    with control_group(volume.pid, "pids", version_1=limits, version_2=limits):
+        os.write(file, b"written")
+        os.kill(volume.pid, signal.SIGTERM)
+        volume.ended(MOUNT_FAILED)
+    with contextlib.suppress(OSError):
+        os.close(file)
+    assert "save is incomplete" in pramfs("info", volume.image).succeeded().text
 
 
 @pytest.mark.parametrize("arena", ["memory"], indirect=True)
