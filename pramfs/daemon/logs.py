@@ -113,13 +113,15 @@ class Syslog(logging.Handler):
         self._socket = self._connected()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one line; it is lost if nothing receives it."""
+        """Send one line; it is lost if nothing receives it, and nobody is told of that."""
         priority = syslog.LOG_DAEMON | _PRIORITIES.get(record.levelno, syslog.LOG_WARNING)
         text = self.format(record).encode(errors="backslashreplace")
-        if not self._sent(b"<%d>%s" % (priority, text)) and not leads_into_pramfs(self._path):
-            self._socket.close()
-            self._socket = self._connected()
-            self._sent(b"<%d>%s" % (priority, text))
+        line = b"<%d>%s" % (priority, text)
+        with contextlib.suppress(OSError):  # also where /proc is gone, or no descriptor is left
+            if not self._sent(line) and not leads_into_pramfs(self._path):
+                self._socket.close()
+                self._socket = self._connected()
+                self._sent(line)
 
     def close(self) -> None:
         self._socket.close()

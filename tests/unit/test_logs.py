@@ -1,5 +1,6 @@
 """What is logged is one line each that can be shown, whatever names an image holds."""
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -65,3 +66,19 @@ def test_a_log_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     assert logs.to_background(RunDirectory(tmp_path), "log").path is None
     assert logs.to_background(None, "log").path is None
+
+
+@pytest.mark.parametrize("missing", ["leads_into_pramfs", "socket.socket"])
+def test_a_syslog_that_cannot_be_looked_for_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """Where /proc was gone, or no descriptor left, a line of the log ended the daemon, with nothing saved."""
+    handler = logs.Syslog()
+    handler._socket.close()
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(f"pramfs.daemon.logs.{missing}", fail)
+    handler.emit(logging.makeLogRecord({"msg": "a line"}))
+    handler.close()
