@@ -164,7 +164,7 @@ def main() -> None:
         _CARRIED,
         everything_else - handlers.keys() - _CARRIED,
         make_room=_no_room,
-        note_change=lambda: None,
+        note_change=lambda: True,
         on_internal_error=lambda: None,
     )
     options = set(pyfuse3.default_options) | {"fsname=floor"}

@@ -146,17 +146,11 @@ class AttributeRequests:
     def getxattr(self, request: Request) -> bytes | Refusal:
         room, _ = request.fields(GETXATTR_IN)
         name = request.name(GETXATTR_IN)
+        if name == CAPABILITY and not room:
+            return self._capability_size(self._tree.get(request.nodeid))
         if name.startswith(control_xattrs.PREFIX):
-            value = self._control.read(name)
-        else:
-            inode = self._tree.get(request.nodeid)
-            if name == CAPABILITY and not room:  # asked for before the first write to each file
-                if self._pretends_capability(inode):
-                    return GETXATTR_OUT.pack(_CAPABILITY_BYTES, 0)
-                if inode.xattrs is None:
-                    return _NO_ATTRIBUTE
-            value = self._tree.getxattr(inode, name)
-        return sized(value, room)
+            return sized(self._control.read(name), room)
+        return sized(self._tree.getxattr(self._tree.get(request.nodeid), name), room)
 
     def setxattr(self, request: Request) -> bytes | LongWait:
         size, flags = request.fields(SETXATTR_IN)
@@ -216,13 +210,18 @@ class AttributeRequests:
             return functools.partial(_done, self._orders[name], request.pid, value)
         raise posix_error(errno.EACCES)
 
-    def _pretends_capability(self, inode: Inode) -> bool:
-        """Return whether to pretend that an inode without capabilities has some, for their size is asked.
+    def _capability_size(self, inode: Inode) -> bytes | Refusal:
+        """Tell the kernel, which asks before the first write(2) to each file, how long its capabilities are.
 
-        The kernel asks for it before each write(2), to take them away, and is refused that. Otherwise it
-        would take the data, and the size that they give the file, and hear of the refusal later.
+        One that refuses writes pretends to have some. The kernel then asks before each write, to take them
+        away, and is refused that. Otherwise it would take the data, and the size that they give the file, and
+        hear of the refusal later.
         """
-        return self._refuses_writes(inode) and CAPABILITY not in (inode.xattrs or {})
+        if inode.xattrs is not None and CAPABILITY in inode.xattrs:
+            return GETXATTR_OUT.pack(len(inode.xattrs[CAPABILITY]), 0)
+        if self._refuses_writes(inode):
+            return GETXATTR_OUT.pack(_CAPABILITY_BYTES, 0)
+        return _NO_ATTRIBUTE
 
     def _refuses_writes(self, inode: Inode) -> bool:
         return bool(inode.flags & file_flags.IMMUTABLE)

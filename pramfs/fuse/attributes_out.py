@@ -29,8 +29,9 @@ _NOTHING_TOLD = bytes(ENTRY_OUT.size)
 def attributes(inode: Inode) -> bytes:
     """Return the reply to GETATTR."""
     atime, atime_ns = divmod(inode.atime, _NS)
-    mtime, mtime_ns = divmod(inode.mtime, _NS)
-    ctime, ctime_ns = divmod(inode.ctime, _NS)
+    ctime, ctime_ns = mtime, mtime_ns = divmod(inode.mtime, _NS)
+    if inode.ctime != inode.mtime:
+        ctime, ctime_ns = divmod(inode.ctime, _NS)
     return ATTR_OUT.pack(
         FOREVER_S, 0, 0,
         inode.ino, inode.size, inode.blocks,
@@ -55,8 +56,9 @@ def birth(inode: Inode) -> bytes:
 def entry(inode: Inode, name_valid_s: int = FOREVER_S) -> bytes:
     """Return what says that a name means this inode, for so long, with its attributes."""
     atime, atime_ns = divmod(inode.atime, _NS)
-    mtime, mtime_ns = divmod(inode.mtime, _NS)
-    ctime, ctime_ns = divmod(inode.ctime, _NS)
+    ctime, ctime_ns = mtime, mtime_ns = divmod(inode.mtime, _NS)
+    if inode.ctime != inode.mtime:
+        ctime, ctime_ns = divmod(inode.ctime, _NS)
     ino = inode.ino
     return ENTRY_OUT.pack(
         ino, inode.generation, name_valid_s, FOREVER_S, 0, 0,

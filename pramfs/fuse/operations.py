@@ -61,7 +61,7 @@ class Operations(pyfuse3.Operations):
         tree: Tree,
         *,
         cached_writes: bool,
-        note_change: Callable[[], None],
+        note_change: Callable[[], bool],
         on_internal_error: Callable[[], None],
     ) -> None:
         super().__init__()

@@ -6,18 +6,20 @@ from typing import Any, NamedTuple
 from pramfs.fuse.protocol import IN_HEADER, OUT_HEADER
 from pramfs.storage.piped import Piped
 
+_BODY_AT = IN_HEADER.size
+
 
 class OddRequestError(Exception):
     """A request that is not as <linux/fuse.h> has it."""
 
 
 class Request:
-    """A request; `body` is what follows its header, in a buffer that the next request overwrites.
+    """A request; `message` is all of it, in a buffer that the next request overwrites.
 
     `length`: of the message, by its header. `may_wait`: there may be room after a save. `taken`: bytes of a
     write that were written before it had to wait for room; `so_far`: the reply that says so. `is_withdrawn`:
-    the caller has got a signal, and waits no more. `piped`: whole pages to write, which follow the body and
-    are still in a pipe.
+    the caller has got a signal, and waits no more. `piped`: whole pages to write, which follow the message
+    and are still in a pipe.
     """
 
     # What few requests change belongs to the class until then.
@@ -29,6 +31,7 @@ class Request:
 
     def __init__(self, message: memoryview) -> None:
         """Take a message apart that is at least as long as a header."""
+        self.message = message
         (
             self.length,
             self.opcode,
@@ -38,20 +41,25 @@ class Request:
             self.gid,
             self.pid,
         ) = IN_HEADER.unpack_from(message)
-        self.body: memoryview | bytes = message[IN_HEADER.size :]
+
+    @property
+    def body(self) -> memoryview:
+        """What follows the header."""
+        return self.message[_BODY_AT:]
 
     def keep(self) -> None:
-        """Copy the body, because the request is answered after the next one is read."""
-        self.body = bytes(self.body)
+        """Copy the message, because the request is answered after the next one is read."""
+        message = bytes(self.message)
         if self.piped is not None:
             rest = self.piped.read()
-            self.body += bytes(len(self.piped) - len(rest)) + rest  # what was taken is written
+            message += bytes(len(self.piped) - len(rest)) + rest  # what was taken is written
             self.piped = None
+        self.message = memoryview(message)
 
     def fields(self, struct: Struct) -> tuple[Any, ...]:
         """Return the fields of the struct that the body begins with. Raises OddRequestError."""
         try:
-            return struct.unpack_from(self.body)
+            return struct.unpack_from(self.message, _BODY_AT)
         except error:
             raise OddRequestError(
                 f"{len(self.body)} bytes where {struct.size} are needed"
@@ -59,15 +67,16 @@ class Request:
 
     def name(self, struct: Struct | None = None) -> bytes:
         """Return the name behind that struct. Raises OddRequestError."""
-        name, end, _ = bytes(self.body[struct.size :] if struct else self.body).partition(b"\0")
+        at = _BODY_AT + struct.size if struct else _BODY_AT
+        name, end, _ = self.message[at:].tobytes().partition(b"\0")
         if not end:
             raise OddRequestError("a name without an end")
         return name
 
     def names(self, count: int, struct: Struct | None = None) -> list[bytes]:
         """Return the names behind that struct. Raises OddRequestError."""
-        body = self.body if struct is None else self.body[struct.size :]
-        names = bytes(body).split(b"\0", count)
+        at = _BODY_AT + struct.size if struct else _BODY_AT
+        names = self.message[at:].tobytes().split(b"\0", count)
         if len(names) <= count:
             raise OddRequestError("a name without an end")
         return names[:count]

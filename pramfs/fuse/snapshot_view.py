@@ -27,7 +27,7 @@ _RANGE_SHIFT = 40  # more inodes than fit into the metadata of one tree
 
 def require_same_tree(ino: int, other: int) -> None:
     """Raise EXDEV unless two inodes are in the mounted tree both, or in one snapshot."""
-    if max(ino, other) > INO_MAX and _range_number(ino) != _range_number(other):
+    if (ino > INO_MAX or other > INO_MAX) and _range_number(ino) != _range_number(other):
         raise posix_error(errno.EXDEV)
 
 

@@ -83,7 +83,7 @@ class Bench:
             {Opcode.SYMLINK},
             {Opcode.BMAP},
             make_room=self.make_room,
-            note_change=lambda: None,
+            note_change=lambda: False,
             on_internal_error=self.note_internal_error,
         )
         seam: Any = self.kernel
@@ -305,6 +305,7 @@ class Mount:
         root = self.tree.make_root(0o755, Owner(0, 0))
         self.file = self.tree.create(root, b"file", stat.S_IFREG | 0o644, USER)
         self.internal_errors = 0
+        self.recorded: list[int] = []  # the number of replies at each attempt to record a change
         self.kernel = Kernel()
         self.engine = Engine(
             self.pram,
@@ -325,7 +326,7 @@ class Mount:
                 orders={},
                 make_durable=self._nothing,
                 make_room=self._no_room,
-                on_change=lambda: True,
+                on_change=self._record_change,
                 on_internal_error=self._note_internal_error,
             ),
         )
@@ -342,6 +343,10 @@ class Mount:
     async def _no_room(self) -> bool:
         return False
 
+    def _record_change(self) -> bool:
+        self.recorded.append(len(self.kernel.replies))
+        return len(self.recorded) > 1  # the first time a save is under way
+
     def _note_internal_error(self) -> None:
         self.internal_errors += 1
 
@@ -352,6 +357,15 @@ class Mount:
 @pytest.fixture
 def mount() -> Mount:
     return Mount()
+
+
+def test_the_first_change_is_recorded_before_it_is_answered_and_no_other(mount: Mount) -> None:
+    mount.tree.changed = False
+    mount.serve(Opcode.LOOKUP, b"file\0")
+    for name in (b"one\0", b"two\0", b"three\0"):
+        mount.serve(Opcode.MKNOD, MKNOD_IN.pack(stat.S_IFREG | 0o644, 0, 0, 0) + name)
+    assert mount.recorded == [1, 2]
+    assert [number for _, number, _ in mount.kernel.replies] == [0] * 4
 
 
 def test_an_open_is_not_asked_for_again_and_keeps_nothing(mount: Mount) -> None:
