@@ -247,11 +247,8 @@ class InodeOperations:
         inode.mode = inode.mode & ~0o777 | acl.mode_of(entries)
         self._put_xattr(inode, acl.ACCESS, None if acl.is_mode(entries) else value)
 
-    def _inherit_permissions(self, inode: Inode, default_acl: bytes | None, umask: int) -> None:
-        """Apply the default ACL of its directory to a new file, or the umask if there is none."""
-        if default_acl is None:
-            inode.mode &= ~umask
-            return
+    def _inherit_permissions(self, inode: Inode, default_acl: bytes) -> None:
+        """Apply the default ACL of its directory to a new file."""
         entries = acl.inherited(acl.parse(default_acl), inode.mode)
         self._set_access_acl(inode, acl.pack(entries))
         if isinstance(inode, Directory):

@@ -63,7 +63,9 @@ class Space:
             kept += self.claimed + self.spare
             ranges += self.promised_ranges + self.ending_ranges
             lasting += -(-ranges * layout.RESERVED.size // PAGE_SIZE) + 1
-        return kept + lasting + max(0, lasting - self.saved_frames)
+        if lasting > self.saved_frames:
+            kept += lasting - self.saved_frames
+        return kept + lasting
 
     def snapshot_frames(self) -> int:
         """Return how many frames a snapshot of the tree takes, and the nodes of it from then on."""

@@ -41,6 +41,9 @@ RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
 
 _DOT = ord(".")
+_SLASH = ord("/")  # an int is found in less time than bytes
+
+_INODE_BYTES, _DIRENT_BYTES = layout.INODE.size, layout.DIRENT.size
 
 _RENAME_FLAGS = (
     0,
@@ -210,7 +213,7 @@ class Tree(FileOperations):
         if inode.nlink >= NLINK_MAX:
             raise posix_error(errno.EMLINK)
         record_bytes = 0 if inode.nlink else inode.record_bytes()
-        self.space.require_metadata(record_bytes + layout.DIRENT.size + len(name))
+        self.space.require_metadata(record_bytes + _DIRENT_BYTES + len(name))
         if not inode.nlink:
             self._take_in(inode)
         now = now_ns()
@@ -314,9 +317,11 @@ class Tree(FileOperations):
 
     def _make(self, parent: Directory, mode: int, owner: Owner, *, more_bytes: int) -> Inode:
         """Create an inode for a name in `parent`; name and contents take `more_bytes` of metadata."""
-        default_acl = None if stat.S_ISLNK(mode) else default_acl_of(parent)
-        own_bytes = layout.INODE.size + layout.DIRENT.size + more_bytes
-        self.space.require_metadata(own_bytes + inherited_acl_bytes(default_acl))
+        default_acl = None
+        if parent.xattrs is not None and not stat.S_ISLNK(mode):
+            default_acl = default_acl_of(parent)
+            more_bytes += inherited_acl_bytes(default_acl)
+        self.space.require_metadata(_INODE_BYTES + _DIRENT_BYTES + more_bytes)
         if parent.mode & stat.S_ISGID:
             owner = owner._replace(gid=parent.gid)
             if stat.S_ISDIR(mode):
@@ -324,8 +329,10 @@ class Tree(FileOperations):
         inode = self._new_inode(mode, owner)
         if parent.flags:
             inode.flags = parent.flags & INHERITED
-        if not isinstance(inode, Symlink):
-            self._inherit_permissions(inode, default_acl, owner.umask)
+        if default_acl is not None:
+            self._inherit_permissions(inode, default_acl)
+        elif not isinstance(inode, Symlink):
+            inode.mode &= ~owner.umask
         return inode
 
     def _new_inode(self, mode: int, owner: Owner) -> Inode:
@@ -337,7 +344,7 @@ class Tree(FileOperations):
             self.inodes = HardenedDict(self.inodes)
         self.inodes[inode.ino] = inode
         self.next_ino += 1
-        self.space.metadata_bytes += layout.INODE.size
+        self.space.metadata_bytes += _INODE_BYTES
         return inode
 
     def _take_in(self, inode: Inode) -> None:
@@ -352,13 +359,13 @@ class Tree(FileOperations):
 
     def _add_entry(self, parent: Directory, name: bytes, inode: Inode, now: int) -> None:
         parent.entries[name] = inode
-        self.space.metadata_bytes += layout.DIRENT.size + len(name)
+        self.space.metadata_bytes += _DIRENT_BYTES + len(name)
         self._note_names(parent, now)
         self.note_change(inode)
 
     def _drop_entry(self, parent: Directory, name: bytes, now: int) -> None:
         del parent.entries[name]
-        self.space.metadata_bytes -= layout.DIRENT.size + len(name)
+        self.space.metadata_bytes -= _DIRENT_BYTES + len(name)
         self._note_names(parent, now)
 
     def _note_names(self, directory: Directory, now: int) -> None:
@@ -447,7 +454,7 @@ class Tree(FileOperations):
 
 def _check_new_name(parent: Directory, name: bytes) -> None:
     """Raise EINVAL, EEXIST, ENOENT, ENAMETOOLONG or EPERM if `parent` cannot have a new file of that name."""
-    if not name or b"/" in name or b"\0" in name:
+    if not name or _SLASH in name or 0 in name:
         raise posix_error(errno.EINVAL)
     if name in parent.entries:
         raise posix_error(errno.EEXIST)
