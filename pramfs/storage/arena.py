@@ -82,7 +82,8 @@ class Arena(ABC):
         self._unverified: bytearray | None = None
         self._viewed_frames = 0  # since the mappings were emptied
         self._writeback_failed = False  # pages written since the last sync may be lost: ImageArena
-        self._unsummed: deque[Extent] = deque(maxlen=_UNSUMMED_MAX)
+        # Extents as lists, first frame and first behind, because most grow.
+        self._unsummed: deque[list[int]] = deque(maxlen=_UNSUMMED_MAX)
 
     # --- what a tree does with frames ------------------------------------------------------------
 
@@ -162,7 +163,7 @@ class Arena(ABC):
             return moved[pfn]
         new = self.table.allocate(1)[0].pfn
         try:
-            self.write(new, self._load(Extent(pfn, 1)))
+            self.write(new, self._load(pfn, 1))
         except BaseException:
             self.release(new, 1)
             raise
@@ -194,9 +195,9 @@ class Arena(ABC):
     def read(self, pfn: int, count: int = 1) -> bytes:
         """Return a copy of `count` frames. Raises DamagedPage if one fails its first verification."""
         if count == 1:
-            data = self._load(Extent(pfn, 1))
+            data = self._load(pfn, 1)
         else:
-            data = b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
+            data = b"".join(self._load(*extent) for extent in self._uniform_extents(pfn, count))
         if self._unverified is not None and self._is_doubtful(pfn, count):
             self._verify(pfn, data, self._unverified)
         return data
@@ -209,11 +210,11 @@ class Arena(ABC):
         if self._unverified is not None and self._is_doubtful(pfn, count):
             return self.read(pfn, count)
         if count == 1:
-            return self._load(Extent(pfn, 1))
+            return self._load(pfn, 1)
         if self._same_store(pfn, count):
             self._count_viewed(count)
             return self._mapping(pfn)[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT]
-        return b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
+        return b"".join(self._load(*extent) for extent in self._uniform_extents(pfn, count))
 
     def write_extents(self, extents: Iterable[Extent], pages: memoryview) -> None:
         """Write `pages`, one after the other, into these FRESH frames."""
@@ -292,10 +293,12 @@ class Arena(ABC):
         """Compute the checksums of a few recently written frames; return False if there are none left."""
         left = _SUM_FRAMES
         while self._unsummed and left:
-            pfn, count = self._unsummed.pop()
-            if count > left:
-                self._unsummed.append(Extent(pfn, count - left))
-                pfn, count = pfn + count - left, left
+            last = self._unsummed[-1]
+            first, behind = last
+            count = min(behind - first, left)
+            pfn = last[1] = behind - count
+            if pfn == first:
+                self._unsummed.pop()
             left -= count
             if self.table.writable(pfn, count):
                 # A page that cannot be read now is read again by the save, which reports the error.
@@ -472,7 +475,7 @@ class Arena(ABC):
     def _copy_frames(self, image: Image, pfn: int, count: int) -> list[int]:
         """Copy frames to another image; return those that are lost."""
         try:
-            data = b"".join(self._load(extent) for extent in self._uniform_extents(pfn, count))
+            data = b"".join(self._load(*extent) for extent in self._uniform_extents(pfn, count))
         except (OSError, PramError):
             if count == 1:
                 return [pfn]
@@ -497,7 +500,7 @@ class Arena(ABC):
     def _store(self, start_bytes: int, data: Data) -> None: ...
 
     @abstractmethod
-    def _load(self, extent: Extent) -> bytes:
+    def _load(self, pfn: int, count: int) -> bytes:
         """Return a copy of frames that are all in one store."""
 
     @abstractmethod
@@ -532,7 +535,8 @@ class Arena(ABC):
         if self._holes is None:
             return
         self._unpunched += extents
-        self._unpunched_frames += sum(extent.frames for extent in extents)
+        for _, count in extents:
+            self._unpunched_frames += count
         if self._unpunched_frames >= _PUNCH_BACKLOG:
             self._punch_image()
 
@@ -545,9 +549,7 @@ class Arena(ABC):
 
     def _release_one(self, pfn: int) -> None:
         """Do the same as `release` for a single frame, faster."""
-        state = self.table.state(pfn)
-        if not self.table.release_one(pfn):
-            return
+        state = self.table.release_one(pfn)
         if state in (FRESH, GOING):
             self._discard(Extent(pfn, 1))
         elif state == WRITTEN:
@@ -561,14 +563,14 @@ class Arena(ABC):
                 yield Extent(one, 1)
 
     def _remember_unsummed(self, pfn: int, count: int) -> None:
+        behind = pfn + count
         if self._unsummed:
-            last = self._unsummed[-1]
-            if last.pfn <= pfn and pfn + count <= last.pfn + last.frames:
+            first, end = last = self._unsummed[-1]
+            if first <= pfn <= end:
+                if end < behind:
+                    last[1] = behind
                 return
-            if last.pfn + last.frames == pfn:
-                self._unsummed[-1] = Extent(last.pfn, last.frames + count)
-                return
-        self._unsummed.append(Extent(pfn, count))
+        self._unsummed.append([pfn, behind])
 
     def _sum_unknown(self, pfn: int, count: int) -> None:
         """Compute the checksums not known yet.
@@ -584,7 +586,7 @@ class Arena(ABC):
                 if csums[one] == UNKNOWN_CSUM and not self._is_unverified(one)
             ]
             for extent in extents_of(unknown):
-                data = b"".join(self._load(part) for part in self._uniform_extents(*extent))
+                data = b"".join(self._load(*part) for part in self._uniform_extents(*extent))
                 for at, page in enumerate(pages_of(data)):
                     csums[extent.pfn + at] = crc32c(page)
 

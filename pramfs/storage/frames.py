@@ -171,6 +171,8 @@ class FrameTable:
         states = self._states
         if self._holders is not None and self._holders.is_shared(pfn, count):
             return False
+        if count == 1:
+            return states[pfn] in _WRITABLE
         if states.count(FRESH, pfn, pfn + count) == count:
             return True
         return not states[pfn : pfn + count].translate(None, _WRITABLE)
@@ -220,21 +222,32 @@ class FrameTable:
 
     def allocate_one(self) -> int:
         """Allocate a free frame; it becomes FRESH. Raises NoFrames."""
-        if not self._counts[FREE]:
+        counts = self._counts
+        if not counts[FREE]:
             raise NoFrames(1, 0)
         pfn = self._find_single()
-        self._replace_one(pfn, FREE, FRESH)
+        self._states[pfn] = FRESH
+        counts[FREE] -= 1
+        counts[FRESH] += 1
         return pfn
 
-    def release_one(self, pfn: int) -> bool:
-        """Do the same as `release` for a single frame, faster; return whether nobody holds it any more."""
+    def release_one(self, pfn: int) -> int | None:
+        """Do the same as `release` for a single frame, faster: most files have one page.
+
+        Returns the state that it was in, None if somebody still holds it.
+        """
         state = self._states[pfn]
         if state not in _OWNED:
             raise AssertionError(f"pfn:{pfn:x}: released, and nobody owned it")
         if self._holders is not None and not self._holders.drop(pfn, 1):
-            return False
-        self._replace_one(pfn, state, _RELEASE[state])
-        return True
+            return None
+        after = _RELEASE[state]
+        self._states[pfn] = after
+        self._counts[state] -= 1
+        self._counts[after] += 1
+        if after == FREE:
+            self._lower_hints(pfn, 1)
+        return state
 
     def release(self, pfn: int, count: int) -> list[Extent] | None:
         """Release frames that a tree or a node holds; return the extents that nobody holds any more.
@@ -490,24 +503,17 @@ class FrameTable:
         if FREE in after:
             self._lower_hints(pfn, len(after))
 
-    def _replace_one(self, pfn: int, before: int, after: int) -> None:
-        """Do the same as `_replace` for a single frame, faster: most files have one page."""
-        self._states[pfn] = after
-        self._counts[before] -= 1
-        self._counts[after] += 1
-        if after == FREE:
-            self._lower_hints(pfn, 1)
-
     def _lower_hints(self, pfn: int, count: int) -> None:
         if self.banned and self.banned.overlaps(pfn, count):
             self._ban_free()
         self._single_hint = min(self._single_hint, pfn)
-        # The freed extent joins at most the free ones on either side of it.
         states, behind = self._states, pfn + count
-        beside = states[pfn - 1] == FREE if pfn else 0
-        beside += states[behind] == FREE if behind < len(states) else 0
-        joined = count + beside * self._extent_max
-        self._extent_max = min(max(self._extent_max, joined), len(self._states))
+        if self._extent_max < len(states):
+            # The freed extent joins at most the free ones on either side of it.
+            beside = states[pfn - 1] == FREE if pfn else 0
+            beside += states[behind] == FREE if behind < len(states) else 0
+            joined = count + beside * self._extent_max
+            self._extent_max = min(max(self._extent_max, joined), len(states))
         if count >= _EXTENT_WORTH_A_RESCAN:
             self._extent_hint = min(self._extent_hint, pfn)
 

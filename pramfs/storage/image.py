@@ -171,18 +171,20 @@ class Image:
         return self._read(self._fd, size_bytes, offset_bytes)
 
     def _read(self, fd: int, size_bytes: int, offset_bytes: int) -> bytes:
-        pieces = []
+        pieces: list[bytes] = []
         while size_bytes:
             try:
                 piece = os.pread(fd, size_bytes, offset_bytes)
             except OSError as exc:
                 raise _cannot_read(self.path, offset_bytes, exc) from exc
+            if not pieces and len(piece) == size_bytes:
+                return piece  # as nearly always
             if not piece:
                 break
             pieces.append(piece)
             offset_bytes += len(piece)
             size_bytes -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def read_anew(self, offset_bytes: int, size_bytes: int) -> bytes:
         """Read whole frames as `read_bytes` does, but as they are now if another machine has the image, too.

@@ -88,8 +88,8 @@ class ImageArena(Arena):
     def _store(self, start_bytes: int, data: Data) -> None:
         self.image.write(start_bytes, data)
 
-    def _load(self, extent: Extent) -> bytes:
-        return self.image.read(extent.pfn, extent.frames)
+    def _load(self, pfn: int, count: int) -> bytes:
+        return self.image.read(pfn, count)
 
     def _mapping(self, pfn: int) -> memoryview:
         return self._saved

@@ -202,10 +202,10 @@ class MemoryArena(Arena):
         # Not before: a write that fails leaves what is in the image.
         table.renew(first, count, WRITTEN)
 
-    def _load(self, extent: Extent) -> bytes:
-        if self._waits_in_memory(extent.pfn):
-            return os.pread(self._fd, extent.frames << PAGE_SHIFT, extent.pfn << PAGE_SHIFT)
-        return self.image.read(extent.pfn, extent.frames)
+    def _load(self, pfn: int, count: int) -> bytes:
+        if self._waits_in_memory(pfn):
+            return os.pread(self._fd, count << PAGE_SHIFT, pfn << PAGE_SHIFT)
+        return self.image.read(pfn, count)
 
     def _mapping(self, pfn: int) -> memoryview:
         return self._fresh if self._waits_in_memory(pfn) else self._saved

@@ -16,7 +16,13 @@ from pramfs.storage.frames import Extent
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
 from pramfs.storage.piped import Piped
 from pramfs.tree.inodes import FILE_MAX_BYTES, FILE_MAX_PAGES, File
-from pramfs.tree.pagemap import CHUNK_PAGES, FileExtent, PageMap, count_holes, file_extents_of
+from pramfs.tree.pagemap import (
+    CHUNK_PAGES,
+    FileExtent,
+    PageMap,
+    count_holes,
+    file_extents_of,
+)
 from pramfs.tree.refused_writes import RefusedWrites
 from pramfs.tree.reservations import Reservations
 from pramfs.tree.space import SPARE_MAX, Space
@@ -73,46 +79,26 @@ class FileData:
         Raises NoRoom or FramesHeld, or another OSError when the image fails. What was written before stays;
         if there is any, it is a ShortWrite, which says how much.
         """
+        size = len(data)
         if self.on_write is not None:
-            self.on_write(file, offset, len(data))
-        try:
-            self._write(file, offset, data)
-        except ShortWrite as short:
-            if self.refused and short.written:
-                self.refused.taken(file, offset, offset + short.written)
-            raise
-        if self.refused:
-            self.refused.taken(file, offset, offset + len(data))
-        return len(data)
-
-    def _write(self, file: File, offset: int, data: bytes | memoryview | Piped) -> None:
-        if file.pages is None:
-            file.pages = PageMap()
-        if len(data) <= PAGE_SIZE - (offset & _OFFSET_MASK):
-            if data:
-                self._write_page(file, file.pages, offset, data)
-                file.length = max(file.length, offset + len(data))
-            return
-        left = data if isinstance(data, Piped) else memoryview(data)
-        try:
-            while left:
-                done = self._write_some(file, file.pages, offset, left)
-                offset += done
-                left = left[done:]
-                file.length = max(file.length, offset)
-        except ShortWrite as short:
-            short.written = len(data) - len(left)
-            raise
-        except OSError as exc:
-            if len(left) == len(data):
-                raise
-            cut_short = ShortWrite(exc.errno, exc.strerror)
-            cut_short.written = len(data) - len(left)
-            raise cut_short from exc
+            self.on_write(file, offset, size)
+        pages = file.pages
+        if pages is None:
+            pages = file.pages = PageMap()
+        if size > PAGE_SIZE - (offset & _OFFSET_MASK):
+            self._write_pages(file, pages, offset, data)
+        elif size:
+            self._write_page(file, pages, offset, data)
+            length = file.length
+            if length < offset + size:
+                file.length = offset + size
+        if self.refused.by_file:
+            self.refused.taken(file, offset, offset + size)
+        return size
 
     def require_room_again(self, file: File) -> None:
         """Raise OSError(ENOSPC) or FramesHeld if the file lacks data and there is still no room for more."""
-        if self.refused and file in self.refused:
+        if file in self.refused.by_file:
             self._arena.require_free(1 + self._space.frames_to_keep_free(1))
 
     def truncate(self, file: File, length: int) -> None:
@@ -132,7 +118,7 @@ class FileData:
             if not file.pages.count:
                 file.pages = None
         file.length = length
-        if self.refused:
+        if self.refused.by_file:
             self.refused.taken(file, length, FILE_MAX_BYTES)
 
     def clear(self, file: File, start: int, end: int) -> None:
@@ -149,7 +135,7 @@ class FileData:
             if end & _OFFSET_MASK:
                 self._zero(file, behind << PAGE_SHIFT, end & _OFFSET_MASK)
             self._drop_pages(file, first, behind)
-        if self.refused:
+        if self.refused.by_file:
             self.refused.taken(file, start, end)
 
     def next_data(self, file: File, offset: int) -> int | None:
@@ -171,14 +157,14 @@ class FileData:
 
     def discard(self, file: File) -> None:
         """Release all frames of a file that is gone."""
-        if file.reserved is None and not self.refused and file.pages is not None:
+        if file.reserved is None and not self.refused.by_file and file.pages is not None:
             pfn = file.pages.sole()
             if pfn:  # faster, and most files have one page
                 self._arena.release(pfn, 1)
                 self._space.pages -= 1
                 file.pages, file.length = None, 0
                 return
-        if file.pages is not None or file.reserved is not None or self.refused:
+        if file.pages is not None or file.reserved is not None or self.refused.by_file:
             self.truncate(file, 0)
 
     def relocate_banned(self, file: File, moved: dict[int, int]) -> None:
@@ -221,7 +207,7 @@ class FileData:
         self.reservations.remove(source, first, first + count)
         self.reservations.remove(file, index, index + count)
         self._drop_pages(file, index, index + count)
-        if self.refused:
+        if self.refused.by_file:
             self.refused.taken(file, index << PAGE_SHIFT, (index + count) << PAGE_SHIFT)
         if not mapped:
             return
@@ -320,6 +306,29 @@ class FileData:
             self._arena.read(pfn, count) if pfn else bytes(count << PAGE_SHIFT)
             for _, pfn, count in file_extents
         )
+
+    def _write_pages(
+        self, file: File, pages: PageMap, offset: int, data: bytes | memoryview | Piped
+    ) -> None:
+        """Do what `write` does with more than a page, or parts of two."""
+        start = offset
+        left = data if isinstance(data, Piped) else memoryview(data)
+        try:
+            while left:
+                done = self._write_some(file, pages, offset, left)
+                offset += done
+                left = left[done:]
+                file.length = max(file.length, offset)
+        except OSError as exc:
+            if offset == start:
+                raise
+            short = exc if isinstance(exc, ShortWrite) else ShortWrite(exc.errno, exc.strerror)
+            short.written = offset - start
+            if self.refused.by_file:
+                self.refused.taken(file, start, offset)
+            if short is exc:
+                raise
+            raise short from exc
 
     def _write_some(self, file: File, pages: PageMap, offset: int, data: memoryview | Piped) -> int:
         """Write the first part of `data`, as much as goes in one step; return its size in bytes."""

@@ -48,7 +48,7 @@ class PageMap:
 
     def get(self, index: int) -> int:
         """Return the frame of page `index`, 0 for a hole."""
-        chunk = self._chunk(index >> CHUNK_SHIFT)
+        chunk = self._head if index < CHUNK_PAGES else self._chunk(index >> CHUNK_SHIFT)
         at = index & _MASK
         return chunk[at] if chunk is not None and at < len(chunk) else 0
 

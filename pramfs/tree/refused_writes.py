@@ -17,15 +17,7 @@ class RefusedWrites:
     def __init__(self) -> None:
         self.count = 0  # of all refusals so far
         self.why = ""  # the words of the last error
-        self._ranges: dict[File, list[_Range]] = {}
-
-    def __bool__(self) -> bool:
-        """Return whether there may be any; fast, because each write asks."""
-        return bool(self._ranges)
-
-    def __contains__(self, file: File) -> bool:
-        """Return whether the file lacks data."""
-        return file in self._ranges
+        self.by_file: dict[File, list[_Range]] = {}  # for all to look at: each write asks
 
     def count_forbidden(self) -> None:
         """Count a refusal that leaves the file as it is to be: chattr(1) has forbidden to write to it."""
@@ -35,20 +27,20 @@ class RefusedWrites:
         """Remember that the bytes from `start` to `end` were refused."""
         self.count += 1
         self.why = why
-        ranges = _without(self._ranges.get(file, []), start, end)
-        self._ranges[file] = _bounded(sorted([*ranges, (start, end)]))
+        ranges = _without(self.by_file.get(file, []), start, end)
+        self.by_file[file] = _bounded(sorted([*ranges, (start, end)]))
 
     def taken(self, file: File, start: int, end: int) -> None:
         """Forget these bytes: they have been written again, or cut off."""
-        left = _without(self._ranges.get(file, []), start, end)
+        left = _without(self.by_file.get(file, []), start, end)
         if left:
-            self._ranges[file] = left
+            self.by_file[file] = left
         else:
-            self._ranges.pop(file, None)
+            self.by_file.pop(file, None)
 
     def files(self) -> list[File]:
         """Return the files that lack data and have a name."""
-        return [file for file in self._ranges if file.nlink]
+        return [file for file in self.by_file if file.nlink]
 
 
 def _without(ranges: list[_Range], start: int, end: int) -> list[_Range]:
