@@ -34,7 +34,7 @@ _SPIN_NS = 100_000
 _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
 _LOOK_AGAIN_S = 0.01  # at the end
-# Between requests: files of one page, which take five, are summed as fast as they come.
+# Between requests: what is summed then is read again, and takes time from those who make them.
 _GAPS_PER_WORK = 64
 _SPIN_CREDIT_AT_FIRST = 4
 _SPIN_CREDIT_MAX = 8

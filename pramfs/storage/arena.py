@@ -38,7 +38,7 @@ from pramfs.storage.frames import (
 from pramfs.storage.holes import Holes
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT, PAGE_SIZE
-from pramfs.storage.piped import Data
+from pramfs.storage.piped import Data, Piped
 from pramfs.storage.write_out import WriteOut
 
 UNKNOWN_CSUM = 0  # a page whose checksum really is 0 is merely summed again
@@ -189,8 +189,16 @@ class Arena(ABC):
             self._csums[first] = UNKNOWN_CSUM
         else:
             self._csums[first : first + count] = array("I", bytes(4 * count))
-        self._remember_unsummed(first, count)
+        if count > _SUM_FRAMES or len(data) != count << PAGE_SHIFT or isinstance(data, Piped):
+            self._remember_unsummed(first, count)
+            self._store(start, data)
+            return
         self._store(start, data)
+        # A few whole pages are summed at once, because reading them again for that takes more time.
+        if count == 1:
+            self._csums[first] = crc32c(data)
+        else:
+            self._csums[first : first + count] = array("I", map(crc32c, pages_of(data)))
 
     def read(self, pfn: int, count: int = 1) -> bytes:
         """Return a copy of `count` frames. Raises DamagedPage if one fails its first verification."""
@@ -608,7 +616,7 @@ class Arena(ABC):
             unverified[pfn + at] = 0
 
 
-def pages_of(data: bytes) -> Iterator[memoryview]:
+def pages_of(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
     """Yield the pages of `data`, one by one."""
     view = memoryview(data)
     for start in range(0, len(view), PAGE_SIZE):

@@ -72,9 +72,11 @@ def published(arena: Arena) -> None:
 
 
 def fresh(arena: Arena, *numbers: int) -> int:
-    """Consecutive fresh frames with those pages; returns the pfn of the first."""
+    """Consecutive fresh frames with those pages, not summed yet; returns the pfn of the first."""
     (extent,) = arena.allocate(len(numbers))
-    arena.write(extent.pfn, b"".join(map(page, numbers)))
+    data = b"".join(map(page, numbers))
+    arena.write(extent.pfn, data)
+    arena.write(extent.pfn, data[1:], 1)
     return extent.pfn
 
 
@@ -451,6 +453,22 @@ def test_a_checksum_follows_every_write(arena: Arena) -> None:
     arena.write(pfn + 1, b"y", 7)
     expected = [page(201)[:-1] + b"x", page(202)[:7] + b"y" + page(202)[8:]]
     assert list(arena.csums(pfn, 2)) == list(map(crc32c, expected))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_whole_pages_are_summed_when_they_are_written(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    ((pfn, _),) = arena.allocate(count)
+    for first in (200, 210):
+        pages = [page(number) for number in range(first, first + count)]
+        arena.write(pfn, memoryview(b"".join(pages)))
+        assert [arena.known_csum(pfn + at) for at in range(count)] == list(map(crc32c, pages))
+    assert not arena.sum_some()
+    monkeypatch.setattr(arena, "_store", lambda *args: os.write(-1, b""))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        arena.write(pfn, bytes(count * PAGE_SIZE))  # some bytes may have changed
+    assert {arena.known_csum(pfn + at) for at in range(count)} == {UNKNOWN_CSUM}
 
 
 def test_a_page_whose_checksum_is_the_word_for_unknown_is_summed_all_the_same(arena: Arena) -> None:
