@@ -22,6 +22,7 @@ from pramfs.tree.pagemap import (
     PageMap,
     count_holes,
     file_extents_of,
+    first_extent,
 )
 from pramfs.tree.refused_writes import RefusedWrites
 from pramfs.tree.reservations import Reservations
@@ -338,7 +339,7 @@ class FileData:
             return done
         index = offset >> PAGE_SHIFT
         count = min(len(data) >> PAGE_SHIFT, CHUNK_PAGES - index % CHUNK_PAGES)
-        _, pfn, alike = next(file_extents_of(0, pages.pfns(index, count)))
+        pfn, alike = first_extent(pages.pfns(index, count))
         if pfn:
             alike = self._arena.table.writable_alike(pfn, alike)
         if file.reserved is not None:
@@ -378,16 +379,15 @@ class FileData:
             for extent in extents:
                 arena.release(extent.pfn, extent.frames)
             raise
-        replaced = pages.pfns(index, count)
+        replaced = pages.pfns(index, count) if mapped else ()
         if not mapped:
             self._space.pages += count
             self.reservations.count_mapped(file, index, count)
         for extent in extents:
             pages.put(index, extent.pfn, extent.frames)
             index += extent.frames
-        if mapped:
-            for pfn, pages_replaced in extents_of(replaced):
-                arena.release(pfn, pages_replaced)
+        for pfn, pages_replaced in extents_of(replaced):
+            arena.release(pfn, pages_replaced)
 
     def _put_new_page(
         self,

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, MutableMapping
 from typing import NamedTuple
 
-from pramfs.storage.extents import extents_of, is_counting_up
+from pramfs.storage.extents import count_up, extents_of, is_counting_up
 from pramfs.storage.frames import Extent
 from pramfs.tree.hardened_dict import HardenedDict
 
@@ -82,8 +82,8 @@ class PageMap:
                 chunk[at] = pfn
             return
         before = chunk[at : at + count]
-        self.count += count - len(before) + before.count(0)
-        chunk[at : at + count] = array("I", range(pfn, pfn + count))
+        self.count += count - len(before) + count_holes(before)
+        chunk[at : at + count] = count_up("I", pfn, count)
 
     def put_pfns(self, index: int, pfns: "array[int]") -> None:
         """Map pages from `index` on, holes in one chunk, to frames in any order; 0 leaves a hole."""
@@ -274,9 +274,20 @@ def count_holes(pfns: "array[int]") -> int:
     return pfns.count(0) if pfns.tobytes().find(_HOLE) >= 0 else 0
 
 
+def first_extent(pfns: "array[int]") -> tuple[int, int]:
+    """Return the first of `pfns`, and how many are in the frames that follow it; of 0, how many are holes."""
+    pfn = pfns[0]
+    if not pfn:
+        data = pfns.tobytes()
+        return 0, (len(data) - len(data.lstrip(b"\0"))) // pfns.itemsize
+    if is_counting_up(pfns):
+        return pfn, len(pfns)
+    return next(file_extents_of(0, pfns))[1:]
+
+
 def file_extents_of(index: int, pfns: "array[int]") -> Iterator[FileExtent]:
     """Yield the extents of the pages from `index` on, whose frames are `pfns`, holes included."""
-    if 0 not in pfns:
+    if not count_holes(pfns):
         for extent in extents_of(pfns):
             yield FileExtent(index, extent.pfn, extent.frames)
             index += extent.frames

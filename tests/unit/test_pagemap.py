@@ -3,9 +3,18 @@
 from array import array
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pramfs.storage.frames import Extent
-from pramfs.tree.pagemap import CHUNK_PAGES, FILE_END, FileExtent, PageMap
+from pramfs.tree.pagemap import (
+    CHUNK_PAGES,
+    FILE_END,
+    FileExtent,
+    PageMap,
+    file_extents_of,
+    first_extent,
+)
 
 FAR = 1 << 40  # a page index terabytes away
 
@@ -42,6 +51,16 @@ def test_pfns_of_a_range_name_holes_with_zero_and_are_as_many_as_asked_for() -> 
     pages.put(1, 7, 1)
     assert pages.pfns(0, 4).tolist() == [0, 7, 0, 0]
     assert pages.pfns(FAR, 2).tolist() == [0, 0]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 255, 256, 1 << 24]), st.integers(1, 3)), min_size=1)
+)
+def test_the_first_extent_is_the_first_of_all(extents: list[tuple[int, int]]) -> None:
+    pfns = array("I")
+    for pfn, count in extents:
+        pfns.extend(range(pfn, pfn + count) if pfn else bytes(count))
+    assert first_extent(pfns) == next(file_extents_of(0, pfns))[1:]
 
 
 def test_extents_join_consecutive_frames_and_keep_holes_apart() -> None:
