@@ -65,13 +65,13 @@ def user(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def new_volume(tmp_path: Path) -> Iterator[Callable[[str], Volume]]:
+def new_volume(tmp_path: Path) -> Iterator[Callable[..., Volume]]:
     """Make volumes below directories of their own."""
     with contextlib.ExitStack() as stack:
 
-        def make(name: str) -> Volume:
+        def make(name: str, size: str = "64M") -> Volume:
             (tmp_path / name).mkdir()
-            volume = Volume(tmp_path / name, "image")
+            volume = Volume(tmp_path / name, "image", size)
             stack.callback(volume.finish)
             return volume
 
@@ -119,6 +119,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     finally:
         volume.finish()
     return Source(volume.image, one, two)
+
+
+@pytest.fixture
+def small(new_volume: Callable[[str], Volume]) -> Path:
+    """An image with two snapshots of next to nothing."""
+    volume = new_volume("small")
+    root = volume.mount()
+    for number in ("one", "two"):
+        (root / number).write_text(number)
+        take(root, number)
+    volume.umount()
+    return volume.image
 
 
 def take(root: Path, name: str) -> Snapshot:

@@ -44,6 +44,7 @@ _PLAIN = {"PYTHONPATH": str(CHECKOUT), "LC_ALL": "C", "PYTHONUTF8": "1"}
 class Servers(NamedTuple):
     """All servers of the tier, running."""
 
+    machine: ServerMachine
     swift: Swift
     sshd: Sshd
     https: HttpsServer
@@ -216,7 +217,7 @@ def running_servers(place: Path) -> Iterator[Servers]:
         Sshd(machine) as sshd,
         HttpsServer(machine, swift.port) as https,
     ):
-        yield Servers(swift, sshd, https)
+        yield Servers(machine, swift, sshd, https)
 
 
 @contextlib.contextmanager
@@ -266,6 +267,15 @@ def _folder(top: Path) -> Iterator[LocalFiles]:
         yield LocalFiles(top / FOLDER)
     finally:
         shutil.rmtree(top, ignore_errors=True)  # where nothing was sent to it is not there
+
+
+def command_lines(pid: int) -> list[bytes]:
+    """Return the command lines of a process and of those that it has started, as ps(1) shows them."""
+    found = [Path(f"/proc/{pid}/cmdline").read_bytes()]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            found += command_lines(int(child))
+    return found
 
 
 def _at_home(home: Path) -> dict[str, str]:

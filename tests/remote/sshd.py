@@ -24,7 +24,12 @@ ssh-keygen -q -t ed25519 -N '' -C '' -f ssh/key
 ssh-keygen -q -t ed25519 -N '' -C '' -f ssh/stranger
 cp ssh/key.pub ssh/authorized_keys
 """
-_SERVE = "mkdir -p /run/sshd; exec /usr/sbin/sshd -D -e -f ssh/sshd_config"
+FULL = "/tmp/files/full"  # where there is little room, and only the server sees what is there
+_SERVE = f"""\
+mkdir -p /run/sshd {FULL}
+mount -t tmpfs -o size=12M tmpfs {FULL}
+exec /usr/sbin/sshd -D -e -f ssh/sshd_config
+"""
 _CONFIG = """\
 Host {host}
   HostName 127.0.0.1

@@ -176,7 +176,7 @@ def test_nobody_is_told_the_credentials(bucket: RemotePlace, source: Source) -> 
     bucket.link.set(Fault(delay_s=0.01, bytes_per_s=4_000_000))
     sending = bucket.start("send", "--to", bucket.url, f"{source.image}@one")
     bucket.link.wait_for_bytes(4_000_000)
-    shown = [path.read_bytes() for path in _command_lines(sending.pid)]
+    shown = real_places.command_lines(sending.pid)
     bucket.link.set(Fault())
     bucket.end_of(sending).succeeded()
     assert shown
@@ -186,12 +186,3 @@ def test_nobody_is_told_the_credentials(bucket: RemotePlace, source: Source) -> 
     url = f"sftp://root:{SECRET_KEY}@127.0.0.1/there"
     bucket.pramfs("snapshots", url).refused(1, "password")
     bucket.pramfs("send", "--to", url, source.image).refused(1, "password")
-
-
-def _command_lines(pid: int) -> list[Path]:
-    """Where the command lines of a process and of those that it has started are."""
-    found = [Path(f"/proc/{pid}/cmdline")]
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            found += _command_lines(int(child))
-    return found
