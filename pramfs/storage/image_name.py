@@ -58,6 +58,8 @@ class ImageName:
 
     def _is_led_to(self) -> bool:
         """Whether the name leads to the image by symbolic links that were not there before."""
+        if self.image.is_removed:  # a device is there all the same, without the file beneath
+            return False
         status = None
         with contextlib.suppress(OSError):
             status = _follow(self.path, self._devices)
