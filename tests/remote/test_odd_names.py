@@ -16,7 +16,11 @@ FAILED = 32
 USAGE = 1
 ODD = """-50%25 a[b]*'q'"r Größe:$HOME;~"""
 NAMES = ["a blank", "100%", "Größe", "-dash", "a[b]*", "~", "n" * 200]
-SNAPSHOTS = ["a blank", "100%", "what?", "#1", "Größe", "s" * 128]
+SNAPSHOTS = [
+    "a 100% Größe?",
+    "s" * 128,
+    *(["a blank", "100%", "what?", "#1", "Größe"] if LONG else []),
+]
 
 
 @in_short_form("s3", "sftp", of="place")
