@@ -198,7 +198,9 @@ class Arena(ABC):
         if count == 1:
             self._csums[first] = crc32c(data)
         else:
-            self._csums[first : first + count] = array("I", map(crc32c, pages_of(data)))
+            csums, view = self._csums, memoryview(data)
+            for at in range(count):
+                csums[first + at] = crc32c(view[at << PAGE_SHIFT : (at + 1) << PAGE_SHIFT])
 
     def read(self, pfn: int, count: int = 1) -> bytes:
         """Return a copy of `count` frames. Raises DamagedPage if one fails its first verification."""

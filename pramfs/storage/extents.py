@@ -18,6 +18,7 @@ else:
     Numbers = array
 
 _BLOCK = 512
+_FEW = 64  # numbers, which are counted one by one in less time
 
 
 def count_up(typecode: str, first: int, count: int) -> "array[int]":
@@ -25,6 +26,8 @@ def count_up(typecode: str, first: int, count: int) -> "array[int]":
 
     All numbers must fit.
     """
+    if count <= _FEW:
+        return array(typecode, range(first, first + count))
     numbers = array(typecode)
     size_bytes, ones, steps = _BLOCKS[typecode]
     for start in range(0, count, _BLOCK):
@@ -41,6 +44,8 @@ def is_counting_up(numbers: "array[int]") -> bool:
         return True
     if numbers[-1] - numbers[0] != count - 1:
         return False
+    if count == 2:
+        return True
     return numbers == count_up(numbers.typecode, numbers[0], count)
 
 
