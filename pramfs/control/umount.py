@@ -162,9 +162,9 @@ def _what_stands(image: str) -> str:
 
 
 def _lacking(block: SuperBlock) -> str:
-    if block.flags & SUPER_INCOMPLETE:
-        return ", incomplete"
-    return ", perhaps incomplete" if block.flags & SUPER_CUT_OFF else ""
+    incomplete, cut_off = (bool(block.flags & flag) for flag in (SUPER_INCOMPLETE, SUPER_CUT_OFF))
+    told = superblock.what_it_lacks(incomplete=incomplete, cut_off=cut_off, why=False)
+    return told and f", {told}"
 
 
 def _detached(mountpoint: Path, views: Sequence[Mount], status: MountStatus) -> str:

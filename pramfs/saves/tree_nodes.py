@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
+from pramfs.storage import superblock
 from pramfs.storage.layout import NODE_CUT_OFF, NODE_INCOMPLETE
 
 META_SUFFIX = "-meta"
@@ -56,11 +57,9 @@ def marks_of(nodes: Mapping[str, Node], name: str) -> int:
 def what_it_lacks(nodes: Mapping[str, Node], name: str) -> str:
     """Return what to say of a tree that lacks what programs had written, or may lack it; "" if not."""
     marks = marks_of(nodes, name)
-    if marks & NODE_INCOMPLETE:
-        return "incomplete: not all that programs had written was taken"
-    if marks & NODE_CUT_OFF:
-        return "perhaps incomplete: the mount was cut off by force"
-    return ""
+    return superblock.what_it_lacks(
+        incomplete=bool(marks & NODE_INCOMPLETE), cut_off=bool(marks & NODE_CUT_OFF)
+    )
 
 
 def drop_tree(pram: Pram, name: str) -> None:

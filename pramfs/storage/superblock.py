@@ -35,6 +35,9 @@ T = TypeVar("T")
 _GENERATION_MAX = 1 << 62  # only a forged image gets there
 _TWO_SLOTS = "super blocks need two frames, where they may lie"
 _LOOKS = 4
+# What commands say of a save or a tree that lacks what programs had written, or may lack it.
+INCOMPLETE = "incomplete: not all that programs had written was taken"
+CUT_OFF = "perhaps incomplete: the mount was cut off by force"
 
 
 class MachineMark(NamedTuple):
@@ -290,6 +293,12 @@ def shortcomings(block: SuperBlock) -> list[SaveIncomplete]:
     if block.flags & layout.SUPER_CUT_OFF:
         known.append(SaveCutOff())
     return known
+
+
+def what_it_lacks(*, incomplete: bool, cut_off: bool, why: bool = True) -> str:
+    """Return what to say of a save or a tree with these marks, the worse of both; "" if it has none."""
+    told = INCOMPLETE if incomplete else CUT_OFF if cut_off else ""
+    return told if why else told.partition(":")[0]
 
 
 def damaged_slot(image: Image, current: SuperBlock) -> int | None:

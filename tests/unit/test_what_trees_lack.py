@@ -128,3 +128,20 @@ def test_another_reader_of_the_format_takes_it(volume: Volume) -> None:
     found = decoder.decode(volume.image.content())
     assert {node.decode() for node in found.nodes} == set(volume.pram.nodes)
     assert decoder.read_tree(found.nodes, SNAPSHOT.encode()).inodes
+
+
+@pytest.mark.parametrize(
+    ("incomplete", "cut_off", "told"),
+    [
+        (False, False, ""),
+        (True, False, "incomplete: not all that programs had written was taken"),
+        (True, True, "incomplete: not all that programs had written was taken"),
+        (False, True, "perhaps incomplete: the mount was cut off by force"),
+    ],
+)
+def test_the_worse_of_both_is_told_with_and_without_the_reason(
+    incomplete: bool, cut_off: bool, told: str
+) -> None:
+    assert superblock.what_it_lacks(incomplete=incomplete, cut_off=cut_off) == told
+    short = superblock.what_it_lacks(incomplete=incomplete, cut_off=cut_off, why=False)
+    assert short == told.partition(":")[0]

@@ -85,9 +85,11 @@ def _info_lines(info: "ImageInfo") -> Iterator[str]:
 
 
 def _kind_of_save(info: "ImageInfo") -> str:
+    from pramfs.storage.superblock import CUT_OFF, INCOMPLETE
+
     kind = "at unmount" if info.final else "as a checkpoint"
-    kind += ", incomplete: not all that programs had written was taken" if info.incomplete else ""
-    kind += ", perhaps incomplete: the mount was cut off by force" if info.cut_off else ""
+    kind += f", {INCOMPLETE}" if info.incomplete else ""
+    kind += f", {CUT_OFF}" if info.cut_off else ""
     return kind + (", by a run that met an internal error" if info.suspect else "")
 
 

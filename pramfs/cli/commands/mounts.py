@@ -117,17 +117,19 @@ def _line_of(mount: "Mount", status: "MountStatus | PramError") -> str:
         told.append("read-only")
     else:
         changed = "changed since" if status.changed else "unchanged since"
-        told += [f"generation {status.generation} saved {duration(_age_s(status))} ago"]
-        told += [_what_it_lacks(status)] if _what_it_lacks(status) else []
-        told.append(changed)
+        told.append(f"generation {status.generation} saved {duration(_age_s(status))} ago")
+        told += [_what_it_lacks(status), changed]
     told += [f"the {status.error}"] if status.error else []
-    return printable(", ".join(told))
+    return printable(", ".join(filter(None, told)))
 
 
 def _what_it_lacks(status: "MountStatus") -> str:
     """Return what to say of a last save that lacks what programs had written, "" of any other."""
-    perhaps = "perhaps incomplete: the mount was cut off by force" if status.cut_off else ""
-    return "incomplete" if status.incomplete else perhaps
+    from pramfs.storage.superblock import what_it_lacks
+
+    # Why it is incomplete is told with the errors.
+    why = not status.incomplete
+    return what_it_lacks(incomplete=status.incomplete, cut_off=status.cut_off, why=why)
 
 
 def _save_time(status: "MountStatus") -> str:

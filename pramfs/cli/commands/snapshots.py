@@ -62,13 +62,14 @@ def _snapshots(args: argparse.Namespace) -> int:
 
 
 def _lines(found: "ImageSnapshots") -> Iterator[str]:
+    from pramfs.storage.superblock import what_it_lacks
+
     names = [printable(f"{one.tree}@{one.name}") for one in found.snapshots]
     width = max(map(len, names), default=0)
     for name, one in zip(names, found.snapshots, strict=True):
         held = f"{one.alone:>8} frames alone, {one.shared:>8} shared"
-        perhaps = "  perhaps incomplete" if one.cut_off else ""
-        lacks = "  incomplete" if one.incomplete else perhaps
-        yield f"{name:{width}}  {when(one.saved_ns)}  {held}{lacks}"
+        lacks = what_it_lacks(incomplete=one.incomplete, cut_off=one.cut_off, why=False)
+        yield "  ".join(filter(None, (f"{name:{width}}", when(one.saved_ns), held, lacks)))
 
 
 def _rollback(args: argparse.Namespace) -> int:
