@@ -36,9 +36,8 @@ class ServiceManager:
     def tell(self, *assignments: str) -> None:
         """Send the assignments (READY=1, STATUS=…, STOPPING=1) in one message."""
         if self._socket is not None:
-            message = "\n".join(
-                map(printable, assignments)
-            )  # names of mountpoints may be any bytes
+            # Names of mountpoints may be any bytes.
+            message = "\n".join(map(printable, assignments))
             with contextlib.suppress(OSError):
                 self._socket.send(message.encode())
 

@@ -297,9 +297,8 @@ def _retrieved(session: int, token: int) -> int | LiveUpdateRefused:
 
 def _damage_of(image: Image) -> str:
     try:
-        if is_sound(
-            image
-        ):  # of what is not sound, only trees say what it is, and may take much memory
+        # Of what is not sound, only trees say what it is, and they may take much memory.
+        if is_sound(image):
             return ""
         report = check_image(image)
     except PramError as exc:
@@ -322,10 +321,8 @@ def _keep(given: int | None, line: Line) -> None:
     try:
         session = luo.retrieve_session(SESSION) if given is None else given
     except LiveUpdateRefused as exc:
-        number = luo.errno_of(exc)
-        if (
-            number is None or number == errno.EIO
-        ):  # no live update, or it could not read what came over
+        # There is no live update, or it could not read what came over.
+        if luo.errno_of(exc) in (None, errno.EIO):
             raise _lost(expected, str(exc)) from exc
         kept.restore_state(before)
         if descriptor_store.is_kept():

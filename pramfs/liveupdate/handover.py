@@ -40,9 +40,8 @@ class Handed:
     """Images that are handed over, and will be taken back unless the new kernel is loaded."""
 
     lines: tuple[str, ...]  # one about each
-    descriptor: (
-        int  # they are not taken back as long as a program that loads the kernel has this open
-    )
+    # They are not taken back as long as a program that loads the kernel has this open.
+    descriptor: int
 
 
 @contextlib.contextmanager

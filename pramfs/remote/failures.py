@@ -49,9 +49,8 @@ _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _SECRET_MIN = 8  # characters
 _TOLD_MAX = 300  # characters
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
-_LOGIN = re.compile(
-    r"(?<=://)[^\s\"'/]+@"
-)  # of a URL: of a proxy or another server, from the environment
+# Of a URL: of a proxy or another server, from the environment.
+_LOGIN = re.compile(r"(?<=://)[^\s\"'/]+@")
 _QUERY = re.compile(r"\?[^\s\"']*(?==)[^\s\"']*")  # of a URL, which may be signed
 
 

@@ -196,9 +196,8 @@ class FrameTable:
             return
         last = len(self._states) if count is None else first + count
         wanted = b"[" + re.escape(bytes(states)) + b"]"
-        pattern = (
-            wanted + wanted + b"*"
-        )  # much faster than "+": the search looks for a single byte first
+        # Much faster than with "+": the search looks for a single byte first.
+        pattern = wanted + wanted + b"*"
         for match in re.finditer(pattern, bytes(self._states[first:last])):
             yield Extent(first + match.start(), match.end() - match.start())
 

@@ -37,9 +37,7 @@ class WholeTree:
     more: bytes  # birth times
     entries: Entries
     births_lost: str  # why there are none although they were saved, "" unless they are lost
-    lacks: (
-        str  # that something is missing which programs had written, "" if nothing is known of that
-    )
+    lacks: str  # what it lacks of what programs had written, "" if nothing is known of that
 
 
 def read_tree(image: Image, name: str) -> WholeTree:

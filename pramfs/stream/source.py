@@ -23,9 +23,8 @@ from pramfs.stream.send import Sending
 from pramfs.tree.tree import SNAPSHOTS_NAME
 
 SENDING_PREFIX = "sending-"
-_TAKEN_BY_SENDER = re.compile(
-    SENDING_PREFIX + r"\d{8}T\d{6}\.\d{3}Z(-\d+)?"
-)  # as `new_name` has it
+# As `new_name` has it.
+_TAKEN_BY_SENDER = re.compile(SENDING_PREFIX + r"\d{8}T\d{6}\.\d{3}Z(-\d+)?")
 
 
 @contextlib.contextmanager

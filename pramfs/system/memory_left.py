@@ -16,9 +16,8 @@ _NO_LIMIT_BYTES = 1 << 60  # version 1 says so with a number near 2^63
 class MemoryLeft(NamedTuple):
     """What is left of the memory of this machine, or of the control group that has the least left."""
 
-    free_bytes: (
-        int  # what is free, or would be once clean pages of files are dropped; swap is not counted
-    )
+    # What is free, or would be once clean pages of files are dropped; swap is not counted.
+    free_bytes: int
     total_bytes: int
 
 

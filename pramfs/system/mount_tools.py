@@ -112,9 +112,8 @@ def record_helper(source: str, mountpoint: Path, *, times: int = 1) -> None:
     """
     if os.geteuid() != 0 or not Path(f"/sbin/umount.{HELPER}").exists():
         return
-    for _ in range(
-        _times_recorded(mountpoint)
-    ):  # fusermount3 leaves entries behind when it unmounts
+    # fusermount3 leaves entries behind when it unmounts.
+    for _ in range(_times_recorded(mountpoint)):
         _try(["umount", "-i", "--fake", "--", str(mountpoint)])
     fake = ["mount", "-i", "--fake", "-t", "fuse.pramfs", "-o", f"helper={HELPER}"]
     for _ in range(times):

@@ -33,9 +33,8 @@ def settle_daemon() -> None:
     """Set right what a process that serves a mount inherits beyond that."""
     # What the daemon leaves is for its user alone; in the tree the umask of each caller counts.
     os.umask(0o077)
-    _set_path(
-        *_PROGRAMS, *_path()
-    )  # not to call a script of the caller's that happens to be called sync
+    # Not to call a script of the caller's that happens to be called sync.
+    _set_path(*_PROGRAMS, *_path())
     os.chdir("/")  # keep no directory busy
     limits.lift_for_daemon()
     oom_score.ask_to_be_spared()

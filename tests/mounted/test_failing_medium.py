@@ -166,9 +166,8 @@ def test_what_a_device_has_lost_is_never_served_or_saved_but_named(
         volume.save()
         files = [root / "d1" / "f1", root / "new 0"]
         for file in files:
-            file.write_bytes(
-                sample_trees.noise(64 * PAGE, seed=0)
-            )  # not read: what is mapped stays
+            # Not read: what is mapped stays.
+            file.write_bytes(sample_trees.noise(64 * PAGE, seed=0))
         with medium.failing(WRITE):
             pramfs("save", root).refused(MOUNT_FAILED, "save failed", "input/output error")
         drop_cache(device)

@@ -93,10 +93,8 @@ def test_umount_says_in_a_pipe_what_it_says_of_other_file_systems(
     mount(shell, disk, root)
     told = shell.run("umount", "-v", root).succeeded()
     assert re.search(SAVED, told.text, re.MULTILINE)
-    assert told.err in (
-        "",
-        f"umount: {root} ({disk.root / 'image'}) unmounted\n",
-    )  # of umount(8) itself
+    of_umount_itself = f"umount: {root} ({disk.root / 'image'}) unmounted\n"
+    assert told.err in ("", of_umount_itself)
     shell.pramfs("mount", "-o", "ro", disk.root / "image", root).succeeded()
     assert not shell.run("umount", root).succeeded().text
 

@@ -28,7 +28,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with Machine(RECIPE.prepare(), tmp_path_factory.mktemp("machine")) as machine:
         machine.boot(COMMAND_LINE)
         machine.run("hostname alpha; printf '%032d\\n' 1 >/etc/machine-id; mkdir -p /mnt/a")
-        machine.run(
-            "network serve; elsewhere true"
-        )  # before a mount, of which it would have a copy
+        # Before a mount, of which it would have a copy.
+        machine.run("network serve; elsewhere true")
         yield machine

@@ -37,9 +37,8 @@ class Disk:
     """Files over an arena, with saves reduced to what they mean for frames."""
 
     def __init__(self, kind: str = "image", keep_free: int = 0) -> None:
-        self.image: WatchedImage = image_of(
-            b"\xee" * (FRAMES * PAGE_SIZE)
-        )  # stale bytes everywhere
+        # Stale bytes everywhere.
+        self.image: WatchedImage = image_of(b"\xee" * (FRAMES * PAGE_SIZE))
         self.image.guarded = False
         self.arena: Arena = open_arena(kind, self.image, FrameTable(FRAMES))
         self.space = FixedAccount(self.arena, keep_free)

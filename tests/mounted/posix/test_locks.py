@@ -141,9 +141,8 @@ def test_two_who_wait_for_each_other_are_a_deadlock(fs: Path) -> None:
             os._exit(0)
         os.read(reader, 1)
         wait_until(lambda: _waits(pid), "the other to wait for a lock")
-        assert (
-            errno_of(lambda: fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)) == "EDEADLOCK"
-        )  # one number, two names
+        # EDEADLK: one number, two names.
+        assert errno_of(lambda: fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)) == "EDEADLOCK"
         fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
         assert os.waitpid(pid, 0)[1] == 0
     os.close(reader)
