@@ -239,7 +239,6 @@ class _Item:
         """Move back what was moved. Raises OSError; may be called again then."""
         if self._way is not None:
             self._way.undo()
-            os.close(self._way.target)
             self._way = None
 
     def _give_name(self, image: Image, directory: int) -> tuple[str, bool]:

@@ -152,7 +152,6 @@ class _Taken:
         """Bring back what was moved, and the length. Raises OSError; may be called again then."""
         if self._way is not None:
             self._way.undo()
-            os.close(self._way.target)
             self._way = None
         with contextlib.suppress(PramError):  # too damaged to be saved: then it was not made short
             resize.lengthen(self._image, self._frames)

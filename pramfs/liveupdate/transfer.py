@@ -34,18 +34,18 @@ class Transfer:
             self.done_bytes += length
 
     def undo(self) -> None:
-        """Bring back what was moved, the last piece first. Raises OSError; may be called again then.
+        """Bring back what was moved, the last piece first, and close the target.
 
-        What was copied is still there. Its target is left alone, whose size may be fixed for longer.
+        Raises OSError; may be called again then. What was copied is still there, and no hole is made in its
+        target, whose size may be fixed for longer.
         """
-        if not self.moving:
-            return
-        while self.done_bytes:
+        while self.moving and self.done_bytes:
             start = (self.done_bytes - 1) // CHUNK_BYTES * CHUNK_BYTES
             length = self.done_bytes - start
             _copy(self.target, self.source, start, length)
             _remove(self.target, start, length)
             self.done_bytes = start
+        os.close(self.target)
 
 
 def _copy(source: int, target: int, offset: int, length: int) -> None:
