@@ -73,14 +73,12 @@ def refuse_next_kernel() -> None:
 
 
 def unclaimed() -> list[str]:
-    """Return the paths of images that the last kernel has handed over and that nobody has asked for yet."""
+    """Return the paths of images that the last kernel has handed over and that nobody has asked for yet.
+
+    They are in the order of their tokens.
+    """
     if (DIRECTORY / "state").exists():
         return []
-    return named_to_this_kernel()
-
-
-def named_to_this_kernel() -> list[str]:
-    """Return the paths of images that the last kernel has handed over, in the order of their tokens."""
     words = _COMMAND_LINE.read_bytes().split()
     prefix = WORD.encode()
     return [
