@@ -101,6 +101,7 @@ def _infos(nodes: dict[str, Node], table: FrameTable) -> Iterator[SnapshotInfo]:
         # Everything else of it is its own: the pages of the list, links, and metadata.
         others = sum(1 + node.links for node in mine)
         others += sum(node.entries for node in mine if node.name != full_name + DATA_SUFFIX)
+        marks = marks_of(nodes, full_name)
         yield SnapshotInfo(
             tree=tree,
             name=name,
@@ -108,8 +109,8 @@ def _infos(nodes: dict[str, Node], table: FrameTable) -> Iterator[SnapshotInfo]:
             automatic=name.startswith(AUTOMATIC_PREFIX),
             alone=alone + others,
             shared=pages - alone,
-            incomplete=bool(marks_of(nodes, full_name) & NODE_INCOMPLETE),
-            cut_off=bool(marks_of(nodes, full_name) & NODE_CUT_OFF),
+            incomplete=bool(marks & NODE_INCOMPLETE),
+            cut_off=bool(marks & NODE_CUT_OFF),
         )
 
 
