@@ -50,6 +50,16 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd
         yield systemd
 
 
+def retrieved_by_systemd(kernel: LiveUpdate, image: Image) -> int:
+    """Hand the image over to the next kernel, start that, and return the session that systemd has there."""
+    HandOver([image]).take()
+    image.path.unlink()
+    kernel.kexec()
+    session = luo.retrieve_session(SESSION)
+    assert session is not None
+    return session
+
+
 def give(session: int, monkeypatch: pytest.MonkeyPatch, *, pid: int) -> None:
     """Have systemd start this process as the unit that it keeps the session for."""
     monkeypatch.setattr(descriptor_store, "_FIRST_FD", session - 1)
@@ -128,12 +138,7 @@ def test_a_claim_takes_what_systemd_gives_it_and_leaves_nothing_in_the_store(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    HandOver([image]).take()
-    image.path.unlink()
-    kernel.kexec()
-    session = luo.retrieve_session(SESSION)  # as systemd does
-    assert session is not None
-    give(session, monkeypatch, pid=os.getpid())
+    give(retrieved_by_systemd(kernel, image), monkeypatch, pid=os.getpid())
     assert main(["claim"]) == 0
     assert capsys.readouterr().out == f"{image.path}: clean\n"
     assert not systemd.store
@@ -147,11 +152,7 @@ def test_a_claim_by_hand_says_where_the_images_are(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    HandOver([image]).take()
-    kernel.kexec()
-    session = luo.retrieve_session(SESSION)
-    assert session is not None
-    give(session, monkeypatch, pid=os.getppid())
+    give(retrieved_by_systemd(kernel, image), monkeypatch, pid=os.getppid())
     assert main(["claim"]) == 32
     told = capsys.readouterr().err
     assert "first: systemctl restart pramfs-claim.service" in told
@@ -166,12 +167,7 @@ def test_a_claim_beside_another_leaves_what_systemd_has(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The other one has started since this one has looked, and will get nothing."""
-    HandOver([image]).take()
-    image.path.unlink()
-    kernel.kexec()
-    session = luo.retrieve_session(SESSION)
-    assert session is not None
-    give(os.dup(session), monkeypatch, pid=os.getpid())
+    give(os.dup(retrieved_by_systemd(kernel, image)), monkeypatch, pid=os.getpid())
     monkeypatch.setattr(kept, "_LOCK_TRIES", 1)
     real, looks = kept.is_kept, itertools.count()
     monkeypatch.setattr(kept, "is_kept", lambda: bool(next(looks)) and real())
