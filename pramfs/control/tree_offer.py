@@ -24,6 +24,7 @@ class TreeOffer:
     metadata_bytes: int
     more_bytes: int
     runs_bytes: int
+    marks: int = 0  # what is known that the tree lacks, see `mark_tree`
 
     def to_json(self) -> bytes:
         """Return the value of the control attribute, for `parse_offer`."""

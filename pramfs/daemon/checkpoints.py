@@ -197,7 +197,7 @@ class Checkpoints:
         async with self._saving:
             await self._make_room_for(reception)
             with _refusals():
-                reception.add(offer.name)
+                reception.add(offer.name, offer.marks)
             try:
                 await self._checkpoint()
             except SaveFailed:

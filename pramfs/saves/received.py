@@ -7,7 +7,14 @@ from pramfs.pram.links import Entries
 from pramfs.pram.pram import Pram
 from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.saves.snapshots import check_name
-from pramfs.saves.tree_nodes import DATA_SUFFIX, META_SUFFIX, MORE_SUFFIX, drop_tree, stem_of
+from pramfs.saves.tree_nodes import (
+    DATA_SUFFIX,
+    META_SUFFIX,
+    MORE_SUFFIX,
+    drop_tree,
+    mark_tree,
+    stem_of,
+)
 from pramfs.storage.layout import BYTE_STREAM, PAGE_STREAM, TREE_NAME_MAX_BYTES
 from pramfs.tree.space import Space
 
@@ -35,8 +42,10 @@ def frames_for_tree(pram: Pram, *, metadata_bytes: int, entries: int) -> int:
     return own + space.frames_to_keep_free()
 
 
-def add_tree(pram: Pram, name: str, metadata: bytes, more: bytes, entries: Entries) -> None:
-    """Add a tree with these records, births and pages; a publish saves it.
+def add_tree(
+    pram: Pram, name: str, metadata: bytes, more: bytes, entries: Entries, marks: int
+) -> None:
+    """Add a tree with these records, births, pages and marks (see `mark_tree`); a publish saves it.
 
     It becomes a holder of its frames beside those that hold them now. Raises NodeExists, NoFrames, OSError or
     another PramError, and adds nothing then.
@@ -47,6 +56,7 @@ def add_tree(pram: Pram, name: str, metadata: bytes, more: bytes, entries: Entri
                 stream.write(data)
         with pram.prepare_save(name + DATA_SUFFIX, PAGE_STREAM) as pages:
             pages.share_pages(entries)
+        mark_tree(pram, name, marks)
     except BaseException:
         drop_tree(pram, name)
         raise

@@ -17,7 +17,7 @@ from pramfs.pram.reserve import chain_of
 from pramfs.saves import codec
 from pramfs.saves.more import decode_more
 from pramfs.saves.received import add_tree, check_new_tree
-from pramfs.saves.tree_nodes import DATA_SUFFIX, drop_tree, has_tree
+from pramfs.saves.tree_nodes import DATA_SUFFIX, TREE_MARKS, drop_tree, has_tree
 from pramfs.storage.extents import count_up, extents_of
 from pramfs.storage.layout import PAGE_DATA, PAGE_SHIFT, PAGE_SIZE, ZEROS
 from pramfs.tree.inodes import FILE_MAX_PAGES, File
@@ -90,12 +90,14 @@ class Reception:
         own = metadata + link_count(metadata) + 1 + link_count(entries) + 6
         self._pram.arena.require_free(own + self._tree.space.frames_to_keep_free())
 
-    def add(self, name: str) -> None:
-        """Add the tree; a publish saves it. Raises PramError, OSError, and adds nothing then."""
+    def add(self, name: str, marks: int) -> None:
+        """Add the tree, marked so; a publish saves it. Raises PramError, OSError, and adds nothing then."""
+        if marks & ~TREE_MARKS:
+            raise posix_error(errno.EINVAL)
         check_new_tree(name)
         if has_tree(self._pram, name):
             raise posix_error(errno.EEXIST)
-        add_tree(self._pram, name, self._metadata, self._more, self._entries())
+        add_tree(self._pram, name, self._metadata, self._more, self._entries(), marks)
 
     def take_back(self, name: str) -> None:
         """Drop what `add` has added, after a save that failed, unless it may be in force all the same."""

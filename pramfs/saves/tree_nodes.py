@@ -18,6 +18,8 @@ META_SUFFIX = "-meta"
 DATA_SUFFIX = "-data"
 MORE_SUFFIX = "-more"
 
+TREE_MARKS = NODE_INCOMPLETE | NODE_CUT_OFF
+
 
 def tree_names(nodes: Collection[str]) -> list[str]:
     """Return the names of the trees that these nodes form."""
@@ -51,12 +53,16 @@ def mark_tree(pram: Pram, name: str, marks: int) -> None:
 def marks_of(nodes: Mapping[str, Node], name: str) -> int:
     """Return what is known that a tree lacks, see `mark_tree`."""
     node = nodes.get(name + META_SUFFIX)
-    return node.marks & (NODE_INCOMPLETE | NODE_CUT_OFF) if node is not None else 0
+    return node.marks & TREE_MARKS if node is not None else 0
 
 
 def what_it_lacks(nodes: Mapping[str, Node], name: str) -> str:
     """Return what to say of a tree that lacks what programs had written, or may lack it; "" if not."""
-    marks = marks_of(nodes, name)
+    return lack_of(marks_of(nodes, name))
+
+
+def lack_of(marks: int) -> str:
+    """Return what to say of a tree with these marks, "" if they are 0."""
     return superblock.what_it_lacks(
         incomplete=bool(marks & NODE_INCOMPLETE), cut_off=bool(marks & NODE_CUT_OFF)
     )

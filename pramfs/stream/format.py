@@ -7,6 +7,8 @@ numbers are little-endian.
 import struct
 from typing import NamedTuple
 
+from pramfs.storage.layout import NODE_CUT_OFF, NODE_INCOMPLETE
+
 MAGIC = b"PRAMSEND"
 VERSION = 1
 ID_BYTES = 16
@@ -29,6 +31,8 @@ PAGES = 4
 END = 5
 
 ZSTD = 1  # a flag of a record
+# Flags of the header, and the marks of a tree that they stand for.
+LACKS = {1: NODE_INCOMPLETE, 2: NODE_CUT_OFF}
 
 BODY_MAX_BYTES = 1 << 20
 PAGES_MAX = 256  # in a record

@@ -15,7 +15,7 @@ from pramfs.offline.scan import scan_image
 from pramfs.pram.links import Entries
 from pramfs.saves import codec
 from pramfs.saves.more import encode_more
-from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names, what_it_lacks
+from pramfs.saves.tree_nodes import DATA_SUFFIX, marks_of, nodes_of, tree_names
 from pramfs.storage.image import Image
 from pramfs.stream.format import IDENTITY_BYTES
 from pramfs.tree.inodes import Directory, File, Inode
@@ -37,7 +37,7 @@ class WholeTree:
     more: bytes  # birth times
     entries: Entries
     births_lost: str  # why there are none although they were saved, "" unless they are lost
-    lacks: str  # what it lacks of what programs had written, "" if nothing is known of that
+    marks: int  # what is known that it lacks, see `mark_tree`
 
 
 def read_tree(image: Image, name: str) -> WholeTree:
@@ -61,7 +61,7 @@ def read_tree(image: Image, name: str) -> WholeTree:
         more=more,
         entries=entries,
         births_lost=reader.births_lost,
-        lacks=what_it_lacks(nodes, name),
+        marks=marks_of(nodes, name),
     )
 
 

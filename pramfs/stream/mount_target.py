@@ -92,6 +92,7 @@ class MountTarget:
             metadata_bytes=len(received.metadata),
             more_bytes=len(received.more),
             runs_bytes=len(runs),
+            marks=received.marks,
         )
         refusals: dict[int, Exception] = {
             errno.EEXIST: NameTaken(self.place, received.name),

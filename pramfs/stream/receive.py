@@ -23,6 +23,7 @@ from pramfs.stream.decode import Record, StreamReader
 from pramfs.stream.format import (
     END,
     IDENTITY_BYTES,
+    LACKS,
     METADATA,
     METADATA_MAX_BYTES,
     MORE,
@@ -44,6 +45,7 @@ class Received:
     """What a stream has brought; without the pages, which the target has."""
 
     name: str  # that the new tree gets
+    marks: int = 0  # what is known that it lacks, see `mark_tree`
     metadata: bytearray = field(default_factory=bytearray)
     more: bytearray = field(default_factory=bytearray)
     runs: Runs = field(default_factory=Runs)
@@ -100,7 +102,8 @@ def receive(
     """
     header = reader.header
     _check_header(header)
-    received = Received(name_for(_text(header.name), new_name))
+    marks = sum(mark for flag, mark in LACKS.items() if header.flags & flag)
+    received = Received(name_for(_text(header.name), new_name), marks)
     if target.has_tree(received.name):
         raise NameTaken(target.place, received.name)
     if header.base_identity.strip(b"\0"):
@@ -141,7 +144,7 @@ def _check_header(header: Header) -> None:
         if not least <= number <= most:
             raise StreamRefused(f"it announces {number} {what}")
     has_base = header.base_identity != bytes(IDENTITY_BYTES)
-    if header.flags or (header.base_pages and not has_base):
+    if header.flags & ~sum(LACKS) or (header.base_pages and not has_base):
         raise StreamRefused("it needs what this pramfs does not know")
 
 

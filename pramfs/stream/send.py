@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pramfs.errors import DamagedPage
 from pramfs.pram.links import Entries
+from pramfs.saves.tree_nodes import lack_of
 from pramfs.storage.arena import Progress
 from pramfs.storage.extents import pieces_of
 from pramfs.storage.frames import Extent
@@ -19,6 +20,7 @@ from pramfs.stream.encode import Data, StreamWriter, Write
 from pramfs.stream.format import (
     ID_BYTES,
     IDENTITY_BYTES,
+    LACKS,
     METADATA,
     MORE,
     PAGES_MAX,
@@ -38,8 +40,8 @@ class Sending:
         self.warnings: list[str] = []
         if tree.births_lost:
             self.warnings.append(f"damaged: birth times: {tree.births_lost}")
-        if tree.lacks:
-            self.warnings.append(f"sent as it is: {tree.name} is {tree.lacks}")
+        if tree.marks:
+            self.warnings.append(f"sent as it is: {tree.name} is {lack_of(tree.marks)}")
         self._image = image
         # One for all: memory that is new each time would take longer than reading.
         self._buffer = memoryview(bytearray(PAGES_MAX << PAGE_SHIFT))
@@ -52,7 +54,7 @@ class Sending:
         self.name = name
         self.base_name = base.name if base is not None else ""
         self.header = Header(
-            flags=0,
+            flags=sum(flag for flag, mark in LACKS.items() if tree.marks & mark),
             id=os.urandom(ID_BYTES),
             identity=tree.identity,
             base_identity=base.identity if base is not None else bytes(IDENTITY_BYTES),

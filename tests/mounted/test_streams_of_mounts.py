@@ -67,6 +67,31 @@ def test_what_lacks_data_is_not_sent_and_leaves_nothing(volume: Volume) -> None:
     volume.umount()
 
 
+def test_a_mount_knows_what_a_snapshot_lacks_that_it_has_received(
+    volume: Volume, tmp_path: Path
+) -> None:
+    volume.size = "16M"
+    volume.announce("no space", "save is incomplete")
+    root = volume.mount()
+    fill = ("dd", "if=/dev/zero", f"of={root / 'lost'}", "bs=1M", "count=24", "status=none")
+    run(*fill, "conv=fsync").refused(1, "No space left")
+    pramfs("snapshot", root, "short").refused(MOUNT_FAILED, "incomplete")
+    stream = send(f"{root}@short")
+    (root / "lost").unlink()
+    pramfs("save", root).succeeded()
+    volume.umount()
+    place = tmp_path / "place"
+    place.mkdir()
+    pramfs("mount", "-o", "size=64M", tmp_path / "other.pram", place).succeeded()
+    try:
+        told = pramfs("receive", place, stdin=stream).succeeded()
+        assert "received as it is: pramfs@short is incomplete: not all" in told.err
+        (listed,) = json.loads(pramfs("snapshots", "--json", place).succeeded().out)["snapshots"]
+        assert listed["incomplete"]
+    finally:
+        pramfs("umount", place).succeeded()
+
+
 def test_a_mount_takes_a_stream_as_a_snapshot(volume: Volume, root: Path, tmp_path: Path) -> None:
     pramfs("snapshot", root, "old").succeeded()
     (root / "dir/file").write_bytes(b"other")

@@ -34,9 +34,11 @@ from pramfs.errors import (
 from pramfs.offline.diff import diff_trees
 from pramfs.pram.pram import Pram
 from pramfs.saves.load import load_tree
+from pramfs.saves.snapshots import copy_tree
+from pramfs.saves.tree_nodes import mark_tree, marks_of
 from pramfs.storage import image, superblock
 from pramfs.storage.image import open_image
-from pramfs.storage.layout import PAGE_SIZE
+from pramfs.storage.layout import NODE_CUT_OFF, NODE_INCOMPLETE, PAGE_SIZE
 from pramfs.stream.compression import compressor, decompressor
 from pramfs.stream.decode import StreamReader
 from pramfs.stream.encode import StreamWriter
@@ -324,7 +326,7 @@ LIES: dict[str, Callable[[Header], Header]] = {
     "more pages than entries": lambda header: header._replace(pages=1 << 31),
     "many runs": lambda header: header._replace(runs=1 << 62),
     "a large base": lambda header: header._replace(base_pages=1 << 62),
-    "unknown flags": lambda header: header._replace(flags=1),
+    "unknown flags": lambda header: header._replace(flags=4),
 }
 
 
@@ -589,6 +591,33 @@ def test_a_path_with_an_at_sign_is_a_path(volume: Kept, tmp_path: Path) -> None:
     take(volume, "s")
     renamed = volume.path.rename(tmp_path / "a@b")
     assert sent(renamed)[:8] == sent(at(renamed, "s"))[:8]
+
+
+@pytest.mark.parametrize(
+    ("marks", "words"),
+    [
+        (NODE_INCOMPLETE, "incomplete: not all that programs had written was taken"),
+        (NODE_CUT_OFF, "perhaps incomplete: the mount was cut off by force"),
+        (NODE_INCOMPLETE | NODE_CUT_OFF, "incomplete: not all that programs had written was taken"),
+    ],
+)
+def test_what_a_tree_lacks_is_told_by_its_receiver_and_stays_known(
+    tmp_path: Path, marks: int, words: str
+) -> None:
+    volume = Kept(tmp_path / "image")
+    volume.create("file", b"kept")
+    volume.save()
+    copy_tree(volume.pram, NAME, f"{NAME}@short")
+    mark_tree(volume.pram, f"{NAME}@short", marks)
+    volume.pram.publish()
+    volume.pram.close()
+    stream = sent(at(volume.path, "short"))
+    new = tmp_path / "new"
+    told = command("receive", "--size", "16M", new, stdin=stream)[2]
+    assert told.endswith(f"pramfs: received as it is: {NAME}@short is {words}\n")
+    with Pram.open(new) as pram:
+        assert marks_of(pram.nodes, f"{NAME}@short") == marks
+    assert sent(at(new, "short"))[12:16] == stream[12:16]  # it goes on to a third machine
 
 
 def test_what_lacks_data_is_sent_with_a_warning(

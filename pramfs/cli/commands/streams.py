@@ -100,6 +100,7 @@ def _receive(args: argparse.Namespace) -> int:
 
 def _take(args: argparse.Namespace, source: io.RawIOBase, new_name: str) -> None:
     """Receive one stream as `new_name`."""
+    from pramfs.saves.tree_nodes import lack_of
     from pramfs.stream.compression import decompressor
     from pramfs.stream.decode import StreamReader
     from pramfs.stream.receive import receive
@@ -113,6 +114,8 @@ def _take(args: argparse.Namespace, source: io.RawIOBase, new_name: str) -> None
         received = receive(reader, target, new_name, bar)
     told = f"received {received.name}, {counted(len(received.csums), 'page')}"
     print(printable(f"{args.target}: {told}"), file=sys.stderr)
+    if received.marks:
+        complain(f"received as it is: {received.name} is {lack_of(received.marks)}")
 
 
 def _target(args: argparse.Namespace, header: "Header") -> "AbstractContextManager[Target]":
