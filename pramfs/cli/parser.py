@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from pramfs.cli import helptext
 from pramfs.errors import EXIT_USAGE
+from pramfs.system.text import printable
 
 # The commands of a parser.
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -33,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         self._words = list(sys.argv[1:] if args is None else args)
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            shown = (word if word.strip() else f"'{word}'" for word in unknown)
+            self.error(f"unrecognized arguments: {' '.join(shown)}")
         return known, []
 
     def error(self, message: str) -> NoReturn:
@@ -43,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             given = (word for word in self._words if word.startswith("--") and word != "--")
             wrong = next((word for word in given if word.partition("=")[0] not in options), None)
             message = f"unrecognized arguments: {wrong}" if wrong is not None else message
-        message = helptext.corrected(message, self.commands(), options)
+        message = helptext.corrected(printable(message), self.commands(), options)
         self.exit(self.usage_code, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def commands(self) -> "dict[str, Parser]":

@@ -88,10 +88,13 @@ def test_groff_has_no_complaint(name: str) -> None:
         (["--versoin"], "pramfs: unknown option '--versoin'; did you mean '--version'?"),
         (["info", "one", "two"], "too many arguments: two; see"),
         (["mount", "--", "a", "b", "-o", "ro"], "pramfs mount: too many arguments: -o ro; see"),
+        (["info", "one", ""], "pramfs info: too many arguments: ''; see"),
+        (["info", "one", " ", "two\nlines"], "too many arguments: ' ' two\\nlines; see"),
     ],
     ids=[
         *("command", "no-command", "value", "option", "abbreviation", "short-abbreviation"),
         *("option-of-another-command", "option-of-the-program", "argument", "option-after-the-end"),
+        *("empty-argument", "strange-arguments"),
     ],
 )
 def test_a_wrong_word_gets_a_suggestion(
