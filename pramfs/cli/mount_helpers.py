@@ -98,4 +98,7 @@ def _parse(
         raise UsageError(_NO_NAMESPACE)
     if len(rest) != len(operands):
         raise UsageError(f"needed: {' '.join(operands)}; called by mount(8) and umount(8)")
+    for operand, given in zip(operands, rest, strict=True):
+        if not given:  # it is an unset variable, not this directory
+            raise UsageError(f"{operand}: an empty path")
     return flags, [value for flag, value in pairs if flag == "-o"], rest

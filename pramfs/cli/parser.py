@@ -60,10 +60,15 @@ class Parser(argparse.ArgumentParser):
 
 def a_path(text: str) -> Path:
     """Return an argument as a path. An empty one is refused: it is an unset variable, not this directory."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path")
+    _refuse_empty(text)
     _require_directory_of(text)
     return Path(text)
+
+
+def a_path_in_tree(text: str) -> str:
+    """Return an argument that is a path in a tree. An empty one is refused: it is not the whole tree."""
+    _refuse_empty(text)
+    return text
 
 
 def a_path_or_url(text: str) -> Path | str:
@@ -76,6 +81,11 @@ def a_place(text: str) -> str:
     if text and "://" not in text:  # an empty one is refused where it is taken apart
         _require_directory_of(text)
     return text
+
+
+def _refuse_empty(path: str) -> None:
+    if not path:
+        raise argparse.ArgumentTypeError("an empty path")
 
 
 def _require_directory_of(path: str) -> None:

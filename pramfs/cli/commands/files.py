@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.cli.parser import Commands, a_path, a_path_in_tree, add_command
 from pramfs.errors import CHECK_DAMAGED
 from pramfs.system.text import complain
 
@@ -39,7 +39,7 @@ def add_commands(commands: Commands) -> None:
         command.add_argument("--recover", action="store_true", help="take what is whole")
         command.add_argument("image", metavar="IMAGE", type=a_path)
         many = "+" if command is cat else "*"
-        command.add_argument("paths", metavar="PATH", nargs=many, default=[])
+        command.add_argument("paths", metavar="PATH", type=a_path_in_tree, nargs=many, default=[])
 
 
 def _ls(args: argparse.Namespace) -> int:

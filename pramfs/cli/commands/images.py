@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.cli.parser import Commands, a_path, a_path_in_tree, add_command
 from pramfs.cli.tables import frame_counts, node_lines
 from pramfs.errors import CHECK_CLEAN, CHECK_DAMAGED, CHECK_UNREADABLE, CHECK_USAGE, PramError
 from pramfs.system.text import counted, printable, say, when
@@ -31,7 +31,12 @@ def add_commands(commands: Commands) -> None:
     for command in (info, check, map_):
         command.add_argument("--json", action="store_true", help="for programs")
     map_.add_argument("--svg", metavar="FILE", type=a_path, help="write the picture there instead")
-    map_.add_argument("--file", metavar="PATH", help="show the frames of this file of the tree")
+    map_.add_argument(
+        "--file",
+        metavar="PATH",
+        type=a_path_in_tree,
+        help="show the frames of this file of the tree",
+    )
     map_.add_argument("--name", metavar="TREE", help="which tree it is in (default: pramfs)")
     map_.add_argument("--node", metavar="NAME", help="show the frames of this node")
     which = dump.add_mutually_exclusive_group()
