@@ -7,7 +7,7 @@ mount option direct_io), and out of it or into it, which is when READ and WRITE 
 import os
 from collections.abc import Callable
 
-from pramfs.errors import FramesHeld, ShortWrite, words_of
+from pramfs.errors import FramesHeld, NoRoom, ShortWrite, words_of
 from pramfs.fuse.callers import in_group
 from pramfs.fuse.front import Handler, Later
 from pramfs.fuse.notices import Notices
@@ -99,12 +99,15 @@ class FileRequests:
             raise OddRequestError(f"{len(data)} bytes to write, not {size}")
         if not write_flags & WRITE_CACHE and gives_rights(file):
             self._drop_rights(request, file, kill_setid=bool(write_flags & WRITE_KILL_SUIDGID))
-        self._write(request, file, offset, data, from_cache=bool(write_flags & WRITE_CACHE))
-        answer = WRITE_OUT.pack(size, 0)
+        from_cache = bool(write_flags & WRITE_CACHE)
+        # What is past the cache with O_DIRECT may be asynchronous: a short count becomes EIO in the kernel.
+        in_part = self._direct_io and not from_cache and not flags & os.O_DIRECT
+        written = self._write(request, file, offset, data, from_cache=from_cache, in_part=in_part)
+        answer = WRITE_OUT.pack(written, 0)
         if write_flags & WRITE_LOCKOWNER:
-            told = self._cache.overwritten(file.ino, offset, offset + size, answer)
+            told = self._cache.overwritten(file.ino, offset, offset + written, answer)
             return self._when_written(file, flags, told) if self._direct_io else told
-        self._cache.filled(file.ino, offset, offset + size)
+        self._cache.filled(file.ino, offset, offset + written)
         return answer
 
     def release(self, request: Request) -> bytes:
@@ -122,8 +125,12 @@ class FileRequests:
         data: bytes | memoryview | Piped,
         *,
         from_cache: bool,
-    ) -> None:
-        """Write what is not written yet. From the cache it is taken, as its program knows: note a refusal."""
+        in_part: bool,
+    ) -> int:
+        """Write what is not written yet; return how much is now, which is all of it unless `in_part`.
+
+        From the cache it is taken, as its program knows: note a refusal.
+        """
         # Where the kernel caches writes, it sets the times itself.
         set_times = self._direct_io
         try:
@@ -143,7 +150,21 @@ class FileRequests:
                 start = offset + request.taken
                 self._tree.data.refused.add(file, start, offset + len(data), words_of(exc))
                 self._notices.drop_attributes(file.ino)  # so that the next write(2) asks for them
+            if in_part and isinstance(exc, NoRoom):
+                left = data[request.taken :]
+                request.taken += self._write_what_fits(file, offset + request.taken, left)
+            if in_part and request.taken and isinstance(exc, OSError):
+                return request.taken
             raise
+        return len(data)
+
+    def _write_what_fits(self, file: File, offset: int, data: bytes | memoryview | Piped) -> int:
+        """Write as much as there is room for; return how much, 0 for none or after another error."""
+        fitting = self._tree.data.fitting(offset, len(data))
+        try:
+            return self._tree.write(file, offset, data[:fitting]) if fitting else 0
+        except OSError as exc:
+            return exc.written if isinstance(exc, ShortWrite) else 0
 
     def _drop_rights(self, request: Request, file: File, *, kill_setid: bool) -> None:
         """Drop what a write ends: capabilities; set-id bits, unless the writer may keep them."""

@@ -194,9 +194,10 @@ class InodeOperations:
         try:
             self.data.write(file, offset, data)
         finally:
-            self.note_change(file)  # also after an error: a part may have been written
-        if set_times:
-            file.mtime = file.ctime = now_ns()
+            # Also after an error: a part may have been written.
+            self.note_change(file)
+            if set_times:
+                file.mtime = file.ctime = now_ns()
         return len(data)
 
     def note_change(self, inode: Inode) -> None:

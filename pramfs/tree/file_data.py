@@ -102,6 +102,11 @@ class FileData:
         if file in self.refused.by_file:
             self._arena.require_free(1 + self._space.frames_to_keep_free(1))
 
+    def fitting(self, offset: int, size: int) -> int:
+        """Return how many of `size` bytes at `offset` there is room for without a save, whatever is there."""
+        pages = self._arena.table.unused - self._space.frames_to_keep_free(size >> PAGE_SHIFT)
+        return max(0, min(size, (pages << PAGE_SHIFT) - (offset & _OFFSET_MASK)))
+
     def truncate(self, file: File, length: int) -> None:
         """Cut the file off at `length`, or extend it to that with a hole.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pramfs.storage.layout import PAGE_SIZE
 from tests.mounted import sample_trees
 from tests.mounted.harness import MIB, MOUNT_FAILED, Volume, pramfs, run
 from tests.mounted.system import syncfs
@@ -43,6 +44,38 @@ def write_without_end(file: io.FileIO) -> None:
 def assert_filled(root: Path, count: int, size: int = MIB) -> None:
     for number in range(count):
         assert (root / f"fill {number}").read_bytes() == sample_trees.noise(size, seed=number)
+
+
+def test_a_direct_write_that_fits_in_part_is_short_as_on_tmpfs(volume: Volume) -> None:
+    tmpfs = volume.home / "tmpfs"
+    tmpfs.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=16M", "tmpfs", tmpfs).succeeded()
+    try:
+        assert_short_write(tmpfs)
+    finally:
+        run("umount", tmpfs).succeeded()
+    volume.size = "16M"
+    assert_short_write(volume.mount("direct_io"))
+
+
+def assert_short_write(root: Path) -> None:
+    """Write a MiB where 16 pages are free, on pramfs about as many."""
+    (root / "room").write_bytes(bytes(16 * PAGE_SIZE))
+    with (root / "ballast").open("xb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(PAGE_SIZE))
+    (root / "room").unlink()
+    content = sample_trees.noise(MIB, seed=5)
+    with (root / "file").open("xb", buffering=0) as file:
+        os.utime(root / "file", (0, 0))
+        written = file.write(content)
+        assert 0 < written < MIB
+        assert not written % PAGE_SIZE
+        assert (root / "file").stat().st_size == written
+        assert (root / "file").stat().st_mtime > 0
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            file.write(content[written:])
+    assert (root / "file").read_bytes() == content[:written]
 
 
 def test_room_that_is_reserved_is_there_for_many_writes_at_once(volume: Volume) -> None:
