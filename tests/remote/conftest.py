@@ -121,16 +121,37 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return Source(volume.image, one, two)
 
 
-@pytest.fixture
-def small(new_volume: Callable[[str], Volume]) -> Path:
-    """An image with two snapshots of next to nothing."""
-    volume = new_volume("small")
-    root = volume.mount()
-    for number in ("one", "two"):
-        (root / number).write_text(number)
-        take(root, number)
-    volume.umount()
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with two snapshots of next to nothing, which is only read."""
+    volume = Volume(tmp_path_factory.mktemp("small"), "image", "16M")
+    try:
+        root = volume.mount()
+        for number in ("one", "two"):
+            (root / number).write_text(number)
+            take(root, number)
+        volume.umount()
+    finally:
+        volume.finish()
     return volume.image
+
+
+@pytest.fixture(scope="session")
+def tree_of_receivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with a file in it and no snapshots."""
+    volume = Volume(tmp_path_factory.mktemp("receivers"), "image", "64M")
+    try:
+        (volume.mount() / "mine").write_text("mine")
+        volume.umount()
+    finally:
+        volume.finish()
+    return volume.image
+
+
+@pytest.fixture
+def receiver(tree_of_receivers: Path, tmp_path: Path) -> Path:
+    """An image of the test's own, to receive into: the only file in it is "mine"."""
+    return Path(shutil.copy(tree_of_receivers, tmp_path / "receiver"))
 
 
 def take(root: Path, name: str) -> Snapshot:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import botocore.session  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
 
+from tests.conftest import LONG
 from tests.mounted.harness import DEADLINE_S, Outcome
 from tests.remote.faulty_link import FaultyLink
 from tests.remote.https_server import HttpsServer
@@ -26,15 +27,19 @@ FOLDER = "dump"
 _CHANGED = """\
 import sys
 from pramfs.cli.entry import pramfs
-from pramfs.remote import fsspec_store, keep, place
+from pramfs.remote import fsspec_store, keep, place, upload
 
 {changes}
 sys.exit(pramfs())
 """
-_IMPATIENT = """\
-fsspec_store._CONNECT_S = fsspec_store._SILENCE_S = 2
-fsspec_store._KEEPALIVE_S = 0.7
+_HURRIED = """\
 place._WAITS_S = (0.1,) * 4
+upload._INTERRUPTED_S = 1
+"""
+_IMPATIENT = """\
+fsspec_store._CONNECT_S = fsspec_store._SILENCE_S = 1
+fsspec_store._KEEPALIVE_S = 0.3
+place._WAITS_S = (0.1,) * 2
 """
 _AS_IT_IS = ("-m", "pramfs")
 _DAYS_LATER = "keep._UNFINISHED_S = -86400"
@@ -48,6 +53,7 @@ class Servers(NamedTuple):
     swift: Swift
     sshd: Sshd
     https: HttpsServer
+    s3: Any  # a client of Swift, by the library of the AWS tools
 
 
 class Files(Protocol):
@@ -89,12 +95,17 @@ class RemotePlace:
         return self._link
 
     def be_patient(self, *, patient: bool) -> None:
-        """Let pramfs wait for a silent server as long as it does, or for two seconds."""
-        self._program = _AS_IT_IS if patient else ("-c", _CHANGED.format(changes=_IMPATIENT))
+        """Let pramfs wait for a silent server as long as it does, or for a second, three times."""
+        self._program = _AS_IT_IS if patient else _changed(_IMPATIENT)
+
+    def hurry(self) -> None:
+        """Let pramfs hardly wait between attempts, unless the long form is asked for."""
+        if not LONG:
+            self._program = _changed(_HURRIED)
 
     def let_days_pass(self) -> None:
         """Let pramfs take everything that is unfinished for old."""
-        self._program = ("-c", _CHANGED.format(changes=_DAYS_LATER))
+        self._program = _changed(_DAYS_LATER)
 
     def send(self, *words: str | Path, **changes: str) -> Outcome:
         return self.pramfs("send", "--to", self.url, *words, **changes)
@@ -105,18 +116,16 @@ class RemotePlace:
 
     def streams(self) -> list[dict[str, Any]]:
         """What `pramfs snapshots` lists. It says so if there is nothing."""
-        outcome = self.pramfs("snapshots", "--json", self.url)
-        told = json.loads(outcome.text)["streams"]
-        assert isinstance(told, list)
-        if told:
-            outcome.succeeded()
-        else:
-            outcome.refused(32, f"{self.url}: there are no streams")
-        return told
+        return self._streams_in(self.pramfs(*self._listing()))
 
     def listed(self) -> list[str]:
         """The names that `pramfs snapshots` lists."""
-        return [one["name"] for one in self.streams()]
+        return _names(self.streams())
+
+    def listed_beside(self, *words: str | Path) -> tuple[list[str], Outcome]:
+        """The names that it lists while another command runs, and how that one has ended."""
+        listing, other = self.all_at_once([self._listing(), words])
+        return _names(self._streams_in(listing)), other
 
     def pramfs(self, *words: str | Path, **changes: str) -> Outcome:
         """Run pramfs to its end, with changes in the environment. It tells nobody the secret."""
@@ -151,6 +160,18 @@ class RemotePlace:
         assert SECRET_KEY not in told.text + told.err
         return told
 
+    def _listing(self) -> tuple[str, ...]:
+        return ("snapshots", "--json", self.url)
+
+    def _streams_in(self, listing: Outcome) -> list[dict[str, Any]]:
+        told = json.loads(listing.text)["streams"]
+        assert isinstance(told, list)
+        if told:
+            listing.succeeded()
+        else:
+            listing.refused(32, f"{self.url}: there are no streams")
+        return told
+
 
 class LocalFiles:
     """A place that is a directory of this machine, at least for the test."""
@@ -173,21 +194,11 @@ class LocalFiles:
 
 
 class BucketFiles:
-    """A place in a new bucket, by the library of the AWS tools."""
+    """A place in a new bucket."""
 
-    def __init__(self, port: int, bucket: str) -> None:
+    def __init__(self, client: Any, bucket: str) -> None:
         self.bucket = bucket
-        checksums = dict.fromkeys(
-            ("request_checksum_calculation", "response_checksum_validation"), "when_required"
-        )
-        self._client = botocore.session.Session().create_client(
-            "s3",
-            region_name=REGION,
-            endpoint_url=f"http://127.0.0.1:{port}",
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
-            config=Config(**checksums, s3={"addressing_style": "path"}, proxies={}),
-        )
+        self._client = client
         self._client.create_bucket(Bucket=bucket)
 
     def names(self) -> list[str]:
@@ -204,9 +215,6 @@ class BucketFiles:
     def remove(self, name: str) -> None:
         self._client.delete_object(Bucket=self.bucket, Key=f"{FOLDER}/{name}")
 
-    def close(self) -> None:
-        self._client.close()
-
 
 @contextlib.contextmanager
 def running_servers(place: Path) -> Iterator[Servers]:
@@ -216,15 +224,30 @@ def running_servers(place: Path) -> Iterator[Servers]:
         Swift(machine) as swift,
         Sshd(machine) as sshd,
         HttpsServer(machine, swift.port) as https,
+        contextlib.closing(_client_of(swift.port)) as s3,
     ):
-        yield Servers(machine, swift, sshd, https)
+        yield Servers(machine, swift, sshd, https, s3)
+
+
+def _client_of(port: int) -> Any:
+    checksums = dict.fromkeys(
+        ("request_checksum_calculation", "response_checksum_validation"), "when_required"
+    )
+    return botocore.session.Session().create_client(
+        "s3",
+        region_name=REGION,
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        config=Config(**checksums, s3={"addressing_style": "path"}, proxies={}),
+    )
 
 
 @contextlib.contextmanager
 def bucket(servers: Servers, name: str, home: Path) -> Iterator[RemotePlace]:
     """A place in a new bucket of Swift."""
-    files = BucketFiles(servers.swift.port, name)
-    with contextlib.closing(files), FaultyLink(servers.swift.port) as link:
+    files = BucketFiles(servers.s3, name)
+    with FaultyLink(servers.swift.port) as link:
         environment = {
             **_at_home(home),
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{link.port}",
@@ -276,6 +299,15 @@ def command_lines(pid: int) -> list[bytes]:
         for child in children.read_text().split():
             found += command_lines(int(child))
     return found
+
+
+def _changed(changes: str) -> tuple[str, ...]:
+    """How to run pramfs with other settings than its own."""
+    return ("-c", _CHANGED.format(changes=changes))
+
+
+def _names(streams: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [one["name"] for one in streams]
 
 
 def _at_home(home: Path) -> dict[str, str]:

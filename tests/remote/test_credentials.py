@@ -33,10 +33,11 @@ def works(place: RemotePlace, small: Path) -> None:
     place.end_of(sending).succeeded()
     assert any(f"{small}@one".encode() in line for line in shown)
     assert not any(SECRET_KEY.encode() in line for line in shown)
-    assert place.listed() == ["pramfs@one"]
-    new = small.with_name("new.pram")
-    new.unlink(missing_ok=True)
-    place.receive("--size", "16M", new).succeeded()
+    new = Path(place.environment["HOME"], "new.pram")
+    receive = ("receive", "--from", place.url, "--size", "16M", new)
+    listed, received = place.listed_beside(*receive)
+    assert listed == ["pramfs@one"]
+    received.succeeded()
 
 
 def write(path: Path, text: str) -> None:
@@ -101,8 +102,8 @@ def test_credentials_that_are_wrong(
     stranger: RemotePlace, small: Path, user: Path, text: str, words: str
 ) -> None:
     write(user / ".aws/credentials", text)
-    for command in (("send", "--to", stranger.url, f"{small}@one"), ("snapshots", stranger.url)):
-        told = stranger.pramfs(*command, AWS_DEFAULT_REGION=REGION)
+    commands = (("send", "--to", stranger.url, f"{small}@one"), ("snapshots", stranger.url))
+    for told in stranger.all_at_once(commands, AWS_DEFAULT_REGION=REGION):
         told.refused(FAILED, stranger.url, words)
         assert "another-secret" not in told.err
 
@@ -171,12 +172,14 @@ def test_a_configuration_of_ssh_that_is_wrong(
         (text.replace("Port ", "Port x"), f"{configuration} line 3"),
     ):
         configuration.write_text(changed)
-        for command in (
-            ("snapshots", ssh_place.url),
-            ("send", "--to", ssh_place.url, f"{small}@two"),
-            ("receive", "--from", f"{ssh_place.url}@{stream}", user / "new.pram"),
+        for told in ssh_place.all_at_once(
+            [
+                ("snapshots", ssh_place.url),
+                ("send", "--to", ssh_place.url, f"{small}@two"),
+                ("receive", "--from", f"{ssh_place.url}@{stream}", user / "new.pram"),
+            ]
         ):
-            ssh_place.pramfs(*command).refused(FAILED, ssh_place.url, words)
+            told.refused(FAILED, ssh_place.url, words)
     configuration.write_text(text)
     assert ssh_place.listed() == ["pramfs@one"]
 

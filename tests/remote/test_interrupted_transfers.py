@@ -29,12 +29,15 @@ def assert_works_now(place: RemotePlace, source: Source, image: Path) -> None:
     """Assert that nothing looks whole in the place, and that the next upload is."""
     if place.is_far:
         place.link.set(Fault())
-    assert place.listed() == []
-    place.receive("--size", "128M", image).refused(FAILED, "none")
+    receive = ("receive", "--from", place.url, "--size", "128M", image)
+    listed, received = place.listed_beside(*receive)
+    assert listed == []
+    received.refused(FAILED, "none")
     assert not image.exists()
     place.send(f"{source.image}@one").succeeded()
-    assert place.listed() == ["pramfs@one"]
-    place.receive("--size", "128M", image).succeeded()
+    listed, received = place.listed_beside(*receive)
+    assert listed == ["pramfs@one"]
+    received.succeeded()
     place.pramfs("check", image).succeeded()
 
 
@@ -89,6 +92,7 @@ def test_an_upload_that_is_interrupted_is_taken_back(
 def test_ctrl_c_does_not_wait_for_a_silent_server(
     far_place: RemotePlace, source: Source, tmp_path: Path
 ) -> None:
+    far_place.hurry()
     far_place.send(f"{source.image}@one").succeeded()
     new = tmp_path / "new.pram"
     for words in (
@@ -114,6 +118,7 @@ def test_ctrl_c_does_not_wait_for_a_silent_server(
 def test_an_upload_whose_connections_all_fail(
     far_place: RemotePlace, source: Source, tmp_path: Path
 ) -> None:
+    far_place.hurry()
     far_place.link.set(Fault(cut_after=3 * MIB))
     far_place.send(f"{source.image}@one").refused(FAILED, far_place.url)
     assert far_place.link.faults >= 5
@@ -156,6 +161,7 @@ def test_a_server_that_falls_silent(
 def test_an_upload_whose_server_goes_away(
     far_place: RemotePlace, source: Source, tmp_path: Path
 ) -> None:
+    far_place.hurry()
     far_place.link.set(Fault(bytes_per_s=8 * MIB))
     sending = far_place.start("send", "--to", far_place.url, f"{source.image}@one")
     far_place.link.wait_for_bytes(12 * MIB)
@@ -170,6 +176,7 @@ def test_a_download_that_is_cut_off_changes_nothing(
     far_place: RemotePlace, source: Source, new_volume: NewVolume
 ) -> None:
     """Neither an image with snapshots nor one that is not there; a mount is as it was."""
+    far_place.hurry()
     far_place.send(f"{source.image}@two").succeeded()
     volume = new_volume("receiver")
     volume.mount()

@@ -25,13 +25,17 @@ SNAPSHOTS = [
 
 @in_short_form("s3", "sftp", of="place")
 @pytest.mark.parametrize("odd", [ODD, *NAMES] if LONG else [ODD])
-def test_a_place_may_have_any_name(place: RemotePlace, small: Path, odd: str) -> None:
+def test_a_place_may_have_any_name(
+    place: RemotePlace, small: Path, tmp_path: Path, odd: str
+) -> None:
     """What is sent there is there, and what is dropped is dropped there."""
     place.url += f"/{odd}/x"
     for snapshot in ("one", "two"):
         place.send("--keep", "1", f"{small}@{snapshot}").succeeded()
-    assert place.listed() == ["pramfs@two"]
-    place.receive("--size", "16M", small.with_name("new.pram")).succeeded()
+    new = tmp_path / "new.pram"
+    listed, received = place.listed_beside("receive", "--from", place.url, "--size", "16M", new)
+    assert listed == ["pramfs@two"]
+    received.succeeded()
     assert {name.rpartition("/x/")[0] for name in place.files.names()} == {odd}
 
 
@@ -47,9 +51,11 @@ def test_a_web_server_may_have_folders_of_any_name(
         ):
             pramfs("send", "--to", folder / odd, f"{small}@one").succeeded()
             place.url = f"{place.url.rpartition(FOLDER)[0]}{FOLDER}/{in_url}"
-            assert place.listed() == ["pramfs@one"]
             new = user / "new.pram"
-            place.receive("--size", "16M", new).succeeded()
+            receive = ("receive", "--from", place.url, "--size", "16M", new)
+            listed, received = place.listed_beside(*receive)
+            assert listed == ["pramfs@one"]
+            received.succeeded()
             new.unlink()
 
 
@@ -78,8 +84,10 @@ def test_names_that_a_server_does_not_take(
             url = f"{place.url}/{long * 4}"
             place.pramfs("send", "--to", url, f"{small}@one").refused(FAILED, url[:40])
             assert place.files.names() == []
-    for other in ("s3://B_u-c k/x", f"s3://{long}/x", "s3://ü/x"):
-        bucket.pramfs("send", "--to", other, f"{small}@one").refused(FAILED, other[:40])
+    others = ("s3://B_u-c k/x", f"s3://{long}/x", "s3://ü/x")
+    commands = [("send", "--to", other, f"{small}@one") for other in others]
+    for other, told in zip(others, bucket.all_at_once(commands), strict=True):
+        told.refused(FAILED, other[:40])
 
 
 @in_short_form("s3")

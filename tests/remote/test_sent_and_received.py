@@ -51,17 +51,20 @@ def test_a_tree_and_an_increment_come_back(
     words = ["--compress", compressed] if compressed != "plain" else []
     place.send(*words, f"{source.image}@one").succeeded()
     place.send(*words, "--since", "one", f"{source.image}@two").succeeded()
-    assert place.listed() == ["pramfs@one", "pramfs@two"]
     first, second = place.streams()
+    assert (first["name"], second["name"]) == ("pramfs@one", "pramfs@two")
     assert second["base"] == first["id"]
     assert second["size"] < first["size"] / 2
     # One after the other, and both at once.
     early, late = new_volume("early"), new_volume("late")
-    place.receive("--size", "128M", early.image, stream="one").succeeded()
+    receive = ("receive", "--size", "128M", "--from")
+    for told in place.all_at_once(
+        [(*receive, f"{place.url}@one", early.image), (*receive, place.url, late.image)]
+    ):
+        told.succeeded()
     assert_arrived(early, ("one", source.one))
     place.receive(early.image).succeeded()
     assert_arrived(early, ("one", source.one), ("two", source.two))
-    place.receive("--size", "128M", late.image).succeeded()
     assert_arrived(late, ("one", source.one), ("two", source.two))
 
 
@@ -100,9 +103,11 @@ def test_a_web_server_gives_what_a_directory_has(
     with real_places.web_folder(servers, name, user) as (place, folder):
         pramfs("send", "--to", folder, f"{source.image}@one").succeeded()
         pramfs("send", "--to", folder, "--since", "one", f"{source.image}@two").succeeded()
-        assert place.listed() == ["pramfs@one", "pramfs@two"]
         volume = new_volume("new")
-        place.receive("--size", "128M", volume.image).succeeded()
+        receive = ("receive", "--from", place.url, "--size", "128M", volume.image)
+        listed, received = place.listed_beside(*receive)
+        assert listed == ["pramfs@one", "pramfs@two"]
+        received.succeeded()
         assert_arrived(volume, ("one", source.one), ("two", source.two))
         # By its id, over connections that are cut now and then.
         again = new_volume("again")
@@ -137,6 +142,7 @@ def test_connections_that_are_cut_do_no_harm_in_the_end(
     far_place: RemotePlace, source: Source, new_volume: NewVolume
 ) -> None:
     volume = new_volume("new")
+    far_place.hurry()
     far_place.link.set(Fault(cut_after=3_000_000), times=3)
     far_place.send(f"{source.image}@one").succeeded()
     assert far_place.link.faults == 3
@@ -150,7 +156,7 @@ def test_connections_that_are_cut_do_no_harm_in_the_end(
 @in_short_form("s3")
 def test_a_slow_link(far_place: RemotePlace, source: Source, new_volume: NewVolume) -> None:
     volume = new_volume("new")
-    far_place.link.set(Fault(delay_s=0.02, bytes_per_s=12_000_000))
+    far_place.link.set(Fault(delay_s=0.02 if LONG else 0.01, bytes_per_s=12_000_000))
     far_place.send(f"{source.image}@one").succeeded()
     far_place.receive("--size", "128M", volume.image).succeeded()
     assert_arrived(volume, ("one", source.one))

@@ -82,12 +82,16 @@ def test_a_user_who_may_not_write_there(
         before = place.files.names()
         own = place.url
         place.url = own.replace(HOST, f"nobody@{HOST}")
-        place.send(f"{source.image}@two").refused(FAILED, place.url, "permission denied")
-        place.send("--keep", "1", f"{source.image}@two").refused(FAILED, "permission denied")
+        send = ("send", "--to", place.url)
+        commands = [(*send, *words, f"{source.image}@two") for words in ((), ("--keep", "1"))]
+        for told in place.all_at_once(commands):
+            told.refused(FAILED, place.url, "permission denied")
         # It has this one already, and there is nothing to drop.
         place.send("--keep", "1", f"{source.image}@one").succeeded()
-        assert place.listed() == ["pramfs@one"]
-        place.receive("--size", "128M", tmp_path / "new.pram").succeeded()
+        receive = ("receive", "--from", place.url, "--size", "128M", tmp_path / "new.pram")
+        listed, received = place.listed_beside(*receive)
+        assert listed == ["pramfs@one"]
+        received.succeeded()
         assert place.files.names() == before
         place.url = own
         place.send(f"{source.image}@two").succeeded()
@@ -101,11 +105,10 @@ def test_a_user_who_may_not_write_there(
         assert everything_is_whole(place) == ["pramfs@one", "pramfs@two"]
         private = servers.sshd.folder / name / "dump"
         private.chmod(0o700)
-        for command in (
-            ("snapshots", place.url),
-            ("receive", "--from", place.url, tmp_path / "no"),
+        for told in place.all_at_once(
+            [("snapshots", place.url), ("receive", "--from", place.url, tmp_path / "no")]
         ):
-            place.pramfs(*command).refused(FAILED, place.url, "permission denied")
+            told.refused(FAILED, place.url, "permission denied")
         assert not (tmp_path / "no").exists()
 
 
@@ -118,8 +121,10 @@ def test_a_disk_that_is_full(
         place.send(f"{small}@one").succeeded()
         for _ in range(2):  # the second would find no room if something of the first were left
             place.send(f"{source.image}@one").refused(FAILED, place.url, "room")
-            assert place.listed() == ["pramfs@one"]
-        place.receive("--size", "16M", tmp_path / "new.pram").succeeded()
+        receive = ("receive", "--from", place.url, "--size", "16M", tmp_path / "new.pram")
+        listed, received = place.listed_beside(*receive)
+        assert listed == ["pramfs@one"]
+        received.succeeded()
         place.send("--keep", "1", f"{small}@two").succeeded()
         assert place.listed() == ["pramfs@two"]
 
