@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pramfs.control.control_xattrs import (
     DEDUP,
+    FLUSH,
     FRAMES,
     FRAMES_AT_ONCE,
     FREE,
@@ -184,6 +185,14 @@ def request_save_to(
     status = read_status(mountpoint)
     with opened_target(path, status) as target:
         _request_save(mountpoint, mount, _setting(mount, SAVE_TO, target.to_json()), wait)
+
+
+def request_flush(mount: Mount) -> None:
+    """Have the daemon flush its mount: what the kernel cannot hand over makes the next save incomplete.
+
+    Raises OSError, of an older daemon and where the kernel has the mount read-only, too.
+    """
+    _request(mount, _setting(mount, FLUSH), lambda call: None)
 
 
 def request_dedup(mountpoint: Path, wait: Callable[[ForkedCall], object]) -> None:

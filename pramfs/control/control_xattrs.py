@@ -12,6 +12,7 @@
     user.pramfs.snapshot    set it to the name for a snapshot, which is taken with a save
     user.pramfs.receive     set it to offer a tree that is in a file, see `TreeOffer`
     user.pramfs.free        set it to NAME@SNAPSHOT to free that snapshot with a save
+    user.pramfs.flush       set it to have the kernel hand over its dirty pages; a save tells what it cannot
 
 They are not listed, so that cp -a and rsync -X ignore them. Every file in the mount has them, because a bind
 mount may show any part of it. This is the daemon's side, without FUSE; `client` asks for them.
@@ -34,6 +35,7 @@ UNKEPT = b"unkept"
 DEDUP = PREFIX + b"dedup"
 SNAPSHOT = PREFIX + b"snapshot"
 FREE = PREFIX + b"free"
+FLUSH = PREFIX + b"flush"
 RECEIVE = PREFIX + b"receive"
 FRAMES = PREFIX + b"frames."
 FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an extended attribute

@@ -47,7 +47,7 @@ def umount(mountpoint: Path, flags: Sequence[str] = (), *, for_umount: bool = Fa
     # Before the mount is gone: its device number may then be reused.
     before = mountinfo.pramfs_mounts()
     with contextlib.closing(DaemonWatch(status)) as watch:
-        with _forced(mountpoint, flags, mount.device, status, watch):
+        with _forced(mountpoint, flags, mount, status, watch):
             mount_tools.unmount(mount.mountpoint, *flags)
         if "-r" in flags and mount in mountinfo.pramfs_mounts():
             # umount -r has removed the entry.
@@ -100,9 +100,17 @@ def _umount_of_another_user(mountpoint: Path, mount: Mount, flags: Sequence[str]
     )
 
 
+def _flush(mount: Mount) -> None:
+    """Have the kernel hand over its dirty pages; the last save tells what it could not."""
+    try:
+        client.request_flush(mount)
+    except OSError:  # a daemon of an older version, or a mount that is read-only
+        mount_tools.flush(mount.mountpoint)
+
+
 @contextlib.contextmanager
 def _forced(
-    mountpoint: Path, flags: Sequence[str], device: str, status: MountStatus, watch: DaemonWatch
+    mountpoint: Path, flags: Sequence[str], mount: Mount, status: MountStatus, watch: DaemonWatch
 ) -> Iterator[None]:
     """Let `umount -f` lose nothing that can be had, and say what it has done to a mount that is busy.
 
@@ -110,7 +118,7 @@ def _forced(
     it has not handed over is lost, and what is left is a dead mount. So it does if it is mounted elsewhere.
     """
     if "-f" in flags:
-        mount_tools.flush(mountpoint)
+        _flush(mount)
     try:
         yield
     except PramError as exc:
@@ -122,7 +130,7 @@ def _forced(
             f"{mountpoint}: busy, and cut off by force: a dead mount now. The daemon has ended; "
             f"{_lost_by_force(watch, status)} ({exc})"
         ) from exc
-    views = mountinfo.views_of(device) if "-f" in flags else ()
+    views = mountinfo.views_of(mount.device) if "-f" in flags else ()
     if views:
         if watch.can_wait:
             save_progress.wait_for_end(watch, status, mountpoint)

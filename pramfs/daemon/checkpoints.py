@@ -18,6 +18,7 @@ from pramfs.control import run_state
 from pramfs.control.run_state import RunDirectory, State
 from pramfs.control.save_target import SaveTarget, give_back, parse_target, take_over
 from pramfs.control.tree_offer import NEW_PAGES, TreeOffer, parse_offer
+from pramfs.daemon.flusher import Flusher
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import LongSave
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
@@ -43,6 +44,7 @@ from pramfs.saves.snapshots import drop_snapshot, require_new
 from pramfs.storage.image import Image
 from pramfs.storage.image_name import ImageName
 from pramfs.system import mount_tools
+from pramfs.system.mount_tools import Flushed
 from pramfs.system.progress import Bar, Heartbeat
 from pramfs.tree.inodes import File
 
@@ -65,8 +67,10 @@ class Checkpoints:
         manager: ServiceManager,
         place: Callable[[], Path | None],
         keep: Keep,
+        flusher: Flusher,
     ) -> None:
         self._volume = volume
+        self._flusher = flusher
         self._saver = volume.saver
         self._automatic = AutomaticSnapshots(volume.pram, volume.saver, volume.tree, keep)
         self._name = ImageName(volume.image)
@@ -365,8 +369,7 @@ class Checkpoints:
         with engine.front.needed():
             for _ in range(mount_tools.flushes_needed()):
                 others = engine.directories.handles()
-                # Also for programs that use a detached mount.
-                flushed = await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
+                flushed = await self._flush_once()
                 # Not every kernel waits for the requests that it has queued. Behind them is the RELEASE.
                 await engine.directories.closed_by(flushed.pid, but=others)
                 complaint = complaint or flushed.complaint
@@ -375,6 +378,25 @@ class Checkpoints:
         self._refusals = refusals
         # Requests before the RELEASE have come, but may wait for room: a save without them would lack data.
         await engine.front.settled()
+
+    async def flush_for_good(self, engine: Engine) -> None:
+        """Do that before the session ends. What cannot be done makes the next save incomplete."""
+        try:
+            await self.flush(engine)
+        except (OSError, RuntimeError) as exc:
+            log.error("cannot flush before the end: %s", words_of(exc))
+            self._saver.note_complaint(words_of(exc))
+
+    async def _flush_once(self) -> Flushed:
+        """Flush by a program, or by the thread for that. Raises OSError, RuntimeError."""
+        try:
+            # Also for programs that use a detached mount.
+            return await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
+        except (OSError, RuntimeError):  # no process or thread can be started at present
+            flushed = await self._flusher.flush(self._name.own_device)
+            if flushed is None:
+                raise
+            return flushed
 
     async def _checkpoint(self, image: Image | None = None, *, snapshot: str = "") -> None:
         """Publish a checkpoint, in another image if one is given; the caller must hold the lock.

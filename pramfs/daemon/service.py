@@ -17,11 +17,12 @@ from typing import NoReturn
 
 import trio
 
-from pramfs.control.control_xattrs import FREE, RECEIVE, SAVE, SAVE_TO, SNAPSHOT, UNKEPT
+from pramfs.control.control_xattrs import FLUSH, FREE, RECEIVE, SAVE, SAVE_TO, SNAPSHOT, UNKEPT
 from pramfs.control.status import MountStatus
 from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import ENDING_SIGNALS, WaitingParent
 from pramfs.daemon.deduplication import Deduplication
+from pramfs.daemon.flusher import Flusher
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import warn_of_long_saves
 from pramfs.daemon.sd_notify import ServiceManager
@@ -83,9 +84,9 @@ class Daemon:
             self._first_request.set,
             volume.saver.note_internal_error,
         )
-        self._checkpoints = Checkpoints(
-            volume, manager, self._place, Keep(options.keep_saves, options.keep_seconds)
-        )
+        self._flusher = Flusher(self._place, self._mountpoint)
+        keep = Keep(options.keep_saves, options.keep_seconds)
+        self._checkpoints = Checkpoints(volume, manager, self._place, keep, self._flusher)
         self._deduplication = Deduplication(
             volume,
             is_idle=lambda: self._session.is_idle,
@@ -147,6 +148,7 @@ class Daemon:
             raise PramError(f"{self._mountpoint}: cannot mount (it is not in the mount table)")
         self._device = mount.device
         self._checkpoints.mounted_as(mount.device)
+        self._flusher.start()
         volume.image.mark_serving()
         self._checkpoints.report()
 
@@ -307,11 +309,7 @@ class Daemon:
             log.info("%s: unmounting", signal.Signals(number).name)
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.
-            try:
-                await self._checkpoints.flush(self._engine)
-            except (OSError, RuntimeError) as exc:  # no process or thread can be started at present
-                log.error("cannot flush before the end: %s", words_of(exc))
-                self._volume.saver.note_complaint(words_of(exc))
+            await self._checkpoints.flush_for_good(self._engine)
             try:
                 await trio.to_thread.run_sync(self._detach)
             except (OSError, RuntimeError) as exc:
@@ -341,6 +339,9 @@ class Daemon:
         async def free(pid: int, full_name: bytes) -> None:
             await saves.free_snapshot(os.fsdecode(full_name))
 
+        async def flush(pid: int, value: bytes) -> None:
+            await saves.flush_for_good(self._engine)
+
         async def receive(pid: int, offer: bytes) -> None:
             await saves.take_tree(self._engine, offer)
 
@@ -350,6 +351,7 @@ class Daemon:
             SNAPSHOT: snapshot,
             FREE: free,
             RECEIVE: receive,
+            FLUSH: flush,
         }
 
     def _place(self) -> Path | None:

@@ -5,10 +5,12 @@ Both are called with -i, so that they call no helper, and thus not pramfs again.
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import shlex
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +22,10 @@ HELPER = "pramfs"  # umount(8) then calls /sbin/umount.pramfs
 _UTAB = Path("/run/mount/utab")
 _READ_AHEAD_KIB = 512
 
-# open_tree(2), which C libraries do not know yet.
+# open_tree(2) and close_range(2), which C libraries do not know yet.
 _OPEN_TREE = 428
+_CLOSE_RANGE = 436
+_CLOSE_RANGE_UNSHARE = 2
 _OPEN_TREE_CLONE = 1
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -39,7 +43,7 @@ def flush(mountpoint: Path | None) -> Flushed:
 
     Without a mountpoint, for a mount that is detached, this is a sync(2) of all file systems. The error
     reports pages that were refused since the last flush (as errseq does): programs that were killed, or
-    have not closed their files, have not seen it.
+    have not closed their files, have not seen it. Raises OSError if no program can be started.
     """
     if mountpoint is None:
         return _sync()
@@ -50,6 +54,30 @@ def flush(mountpoint: Path | None) -> Flushed:
         return _sync("-f", "--", f"/proc/self/fd/{private}", pass_fds=(private,))
     finally:
         os.close(private)
+
+
+def flush_in_thread(mountpoint: Path | None, device: str) -> Flushed:
+    """Do what `flush` does in the calling thread, which must have let go of its descriptors first.
+
+    Without a mountpoint, and where another file system than `device` (MAJOR:MINOR) covers it, this is a
+    sync(2). Raises OSError if the mount cannot be opened.
+    """
+    thread = threading.get_native_id()  # this, not the pid, is what requests name
+    root = _opened(mountpoint, device) if mountpoint is not None else None
+    if root is None:
+        os.sync()
+        return Flushed(thread, "")
+    try:
+        failed = _libc.syncfs(root)
+        return Flushed(thread, os.strerror(ctypes.get_errno()) if failed else "")
+    finally:
+        os.close(root)
+
+
+def let_go_of_descriptors() -> bool:
+    """Give the calling thread a table of descriptors of its own, an empty one; return whether it has that."""
+    everything = (ctypes.c_uint(0), ctypes.c_uint(0xFFFFFFFF))
+    return not _libc.syscall(_CLOSE_RANGE, *everything, ctypes.c_uint(_CLOSE_RANGE_UNSHARE))
 
 
 def flushes_needed() -> int:
@@ -139,12 +167,30 @@ def _private_mount(mountpoint: Path) -> int:
     return int(_libc.syscall(_OPEN_TREE, _AT_FDCWD, ctypes.c_char_p(path), ctypes.c_uint(flags)))
 
 
+def _opened(mountpoint: Path, device: str) -> int | None:
+    """Return a descriptor of the root of a mounted file system, None if it is not `device`."""
+    private = _private_mount(mountpoint)
+    try:
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        root = os.open(".", flags, dir_fd=private) if private >= 0 else os.open(mountpoint, flags)
+    finally:
+        if private >= 0:
+            os.close(private)
+    number = os.fstat(root).st_dev
+    if f"{os.major(number)}:{os.minor(number)}" == device:
+        return root
+    os.close(root)
+    return None
+
+
 def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> Flushed:
     with subprocess.Popen(
         ["sync", *arguments], pass_fds=pass_fds, stderr=subprocess.PIPE,
         text=True, errors="replace", env={**os.environ, "LC_ALL": "C"},
     ) as process:  # fmt: skip
         _, said = process.communicate()
+    if process.returncode not in (0, 1):  # it was killed, or its libraries are not there
+        raise OSError(errno.ENOEXEC, f"sync ended with {process.returncode}")
     failed = "sync failed" if process.returncode else ""
     return Flushed(process.pid, said.strip().rpartition(": ")[2] or failed)
 

@@ -214,3 +214,14 @@ def test_a_user_unmounts_what_is_hers_and_nothing_else(
     assert shell.run("umount", root, user=NOBODY).code
     assert shell.pramfs("umount", root, user=NOBODY).code
     assert shell.pramfs_mounts() == [str(root)]
+
+
+def test_what_the_kernel_could_not_hand_over_is_told_after_a_umount_by_force(
+    shell: Shell, root: Path, image: Path
+) -> None:
+    """Its flush was the helper's, and nobody looked at what that said: the save was called whole."""
+    shell.run("mount", "-t", "pramfs", "-o", "size=16M", image, root).succeeded()
+    shell.replace_program("sync", "echo sync: error syncing it: Cannot allocate memory >&2; exit 1")
+    said = shell.run("umount", "-f", root)
+    said.refused(MOUNT_FAILED, "unmounted and saved", "incomplete", "Cannot allocate memory")
+    assert not shell.pramfs_mounts()

@@ -12,6 +12,7 @@ import trio.testing
 
 from pramfs.daemon import checkpoints
 from pramfs.daemon.checkpoints import Checkpoints
+from pramfs.daemon.flusher import Flusher
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import FramesHeld
@@ -127,7 +128,9 @@ def test_what_waits_for_room_is_waited_for(
     monkeypatch.setattr(checkpoints, "take_over", lambda *request: other)
     monkeypatch.setattr(other, "mark_serving", lambda: None)
     volume = volume_of(mount)
-    saves = Checkpoints(volume, ServiceManager(), lambda: None, Keep())
+    saves = Checkpoints(
+        volume, ServiceManager(), lambda: None, Keep(), Flusher(lambda: None, Path())
+    )
     monkeypatch.setattr(mount.engine.front, "_make_room", saves.make_room)
     saved = []
     start = Saver.start
@@ -161,7 +164,9 @@ def test_a_flush_that_cannot_be_made_is_told_in_words(
 
     monkeypatch.setattr(mount_tools, "flush", fail)
     monkeypatch.setattr(checkpoints, "ImageName", InPlace)
-    saves = Checkpoints(volume_of(mount), ServiceManager(), lambda: None, Keep())
+    saves = Checkpoints(
+        volume_of(mount), ServiceManager(), lambda: None, Keep(), Flusher(lambda: None, Path())
+    )
 
     async def run() -> None:
         with trio.move_on_after(LIMIT_S) as scope:

@@ -31,6 +31,7 @@ FUSE_MODULES = {
     "pramfs.daemon.stack_dump",
     "pramfs.daemon.checkpoints",
     "pramfs.daemon.deduplication",
+    "pramfs.daemon.flusher",
     "pramfs.daemon.long_save",
     "pramfs.daemon.service",
 }
