@@ -8,7 +8,8 @@ libfuse 3.14 does not know the first and the last flag, and pyfuse3 does not exp
 FUSE_SETXATTR_EXT goes, as the front reads the shorter form of that request.
 FUSE_ATOMIC_O_TRUNC goes where OPEN is not answered: with it that request alone would say O_TRUNC.
 
-Flags that the kernel did not offer are not set. A write is no larger than the pipe for it.
+Flags that the kernel did not offer are not set. A write is no larger than the pipe for it. The threshold of
+congestion is as high as it can be: beyond it, 9 requests by default, syncfs(2) leaves files out.
 """
 
 import os
@@ -24,6 +25,8 @@ from pramfs.fuse.protocol import (
     INIT_FLAGS,
     INIT_FLAGS_OFFSET,
     INIT_IN_FLAGS2_OFFSET,
+    INIT_OUT_CONGESTION,
+    INIT_OUT_CONGESTION_OFFSET,
     INIT_OUT_FLAGS2_OFFSET,
     INIT_OUT_MAX_WRITE,
     INIT_OUT_MAX_WRITE_OFFSET,
@@ -33,6 +36,8 @@ from pramfs.fuse.protocol import (
 )
 from pramfs.fuse.seam import Seam
 from pramfs.system.descriptors import readable
+
+_CONGESTION_MAX = 0xFFFF  # without CAP_SYS_ADMIN the kernel takes less, by its memory
 
 
 class Handshake:
@@ -65,6 +70,8 @@ class Handshake:
             INIT_FLAGS.pack_into(reply, at, self._amended(flags))
             self._amend_flags2(reply, at)
             self._limit_writes(reply)
+            at = OUT_HEADER.size + INIT_OUT_CONGESTION_OFFSET
+            INIT_OUT_CONGESTION.pack_into(reply, at, _CONGESTION_MAX)
         self._seam.tell(reply)
 
     def _limit_writes(self, reply: bytearray) -> None:

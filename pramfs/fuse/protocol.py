@@ -168,6 +168,8 @@ INTERRUPT_IN = Struct("=Q")  # unique
 
 # INIT: of both structs only what is changed on the way. The upper flags are at other places in them.
 INIT_FLAGS_OFFSET = 12
+INIT_OUT_CONGESTION_OFFSET = 18
+INIT_OUT_CONGESTION = Struct("=H")
 INIT_OUT_MAX_WRITE_OFFSET = 20
 INIT_OUT_MAX_WRITE = Struct("=I")
 INIT_FLAGS = Struct("=I")

@@ -55,6 +55,7 @@ SIZES = {
     "INVAL_INODE_OUT": 24,
     "INVAL_ENTRY_OUT": 16,
     "INIT_FLAGS": 4,
+    "INIT_OUT_CONGESTION": 2,
     "INIT_OUT_MAX_WRITE": 4,
 }
 
