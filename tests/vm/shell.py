@@ -8,6 +8,12 @@ _CONFINED = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
+# A mount namespace begins with all mounts of the host: the daemon of a pramfs would serve as long as a build
+# takes, and whoever unmounts it would wait for that. It asks no daemon, and strikes nothing from utab.
+_WITHOUT_PRAMFS = """\
+umount --all --types fuse.pramfs --lazy --internal-only --no-canonicalize --no-mtab
+exec "$@"
+"""
 _running: set[subprocess.Popen[str]] = set()
 
 
@@ -48,7 +54,7 @@ def run(
 
 def confined_command(*command: str | Path) -> list[str | Path]:
     """Return what to start so that nothing stays of what a command starts and mounts. Takes root."""
-    return [*_CONFINED, *command]
+    return [*_CONFINED, "sh", "-c", _WITHOUT_PRAMFS, "sh", *command]
 
 
 def kill_all() -> None:

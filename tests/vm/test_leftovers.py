@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.harness import Volume, stopped
 from tests.support.checkout import CHECKOUT
 from tests.vm.shell import FailureError, run
 
@@ -41,6 +42,20 @@ def test_nothing_stays_running_or_mounted_when_a_build_is_ended(
         # Its end comes when nobody is left who could write.
         assert output.read() == b""
     assert os.fsencode(place) not in Path("/proc/self/mountinfo").read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+def test_a_build_keeps_no_daemon_of_the_host_alive(tmp_path: Path) -> None:
+    """Who unmounts a pramfs meanwhile would wait until the build is over."""
+    volume = Volume(tmp_path, "image", "16M")
+    try:
+        volume.mount()
+        assert str(volume.root) not in run("cat", "/proc/self/mountinfo", confined=True)
+        with stopped(volume.pid):  # it is not asked
+            run("true", confined=True)
+        assert volume.is_mounted
+    finally:
+        volume.finish()
 
 
 @pytest.mark.parametrize("words", ["echo progress; echo no room >&2", "echo no room"])
