@@ -129,6 +129,7 @@ def test_a_disk_that_is_full(
         assert place.listed() == ["pramfs@two"]
 
 
+@pytest.mark.timeout(7200)  # the long form starts three hundred programs, one after the other
 @in_short_form("sftp", of="place")
 def test_many_snapshots_are_sent_and_the_old_ones_dropped(
     place: RemotePlace, new_volume: Callable[[str], Volume], long: bool
