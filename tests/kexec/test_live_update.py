@@ -9,10 +9,11 @@ import pytest
 
 from examples.criu_dump.story import Story
 from tests.kexec import scenario
+from tests.kexec.conftest import LIVE_UPDATE_TIMEOUT_S
 from tests.kexec.session import DEVICE, MOUNTPOINT, LiveSession
 from tests.vm.machine import Machine
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(LIVE_UPDATE_TIMEOUT_S)
 
 IMAGE = LiveSession.image
 KEXEC = f"pramfs kexec {IMAGE}"

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kexec.conftest import require_tools
+from tests.kexec.conftest import LIVE_UPDATE_TIMEOUT_S, require_tools
 from tests.kexec.recipe import NEWER_DEBIAN
 from tests.kexec.session import MOUNTPOINT, LiveSession
 from tests.vm.machine import Machine
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(LIVE_UPDATE_TIMEOUT_S)
 
 LOAD = f"pramfs kexec --load-only {LiveSession.image}"
 STORED = "systemctl show --property=NFileDescriptorStore --value pramfs-claim.service"

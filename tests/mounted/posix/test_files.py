@@ -1,5 +1,6 @@
 """The content of files: appends, holes, mappings, direct and synchronous I/O, files without a name."""
 
+import faulthandler
 import mmap
 import os
 import random
@@ -269,6 +270,7 @@ def test_what_is_mapped_past_the_last_page_is_a_bus_error(fs: Path) -> None:
     pid = os.fork()
     if not pid:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()  # which pytest has enabled: this is no news
         with (fs / "file").open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
             os.ftruncate(file.fileno(), PAGE)
             os._exit(view[PAGE])
