@@ -526,6 +526,29 @@ def test_who_asks_for_a_save_may_go_away(
     sample_trees.assert_same(sample_trees.snapshot(root), changed)
 
 
+def test_other_images_are_not_waited_for(
+    volume: Volume, medium: Medium, new_volume: Callable[[str], Volume]
+) -> None:
+    """A disk that stands still, and a daemon that waits for it, concern nobody else."""
+    (volume.mount() / "file").write_bytes(b"kept")
+    other = new_volume("other")
+    root = other.mount()
+    with medium.holding(SYNC):
+        save = start_pramfs("save", volume.root, stderr=subprocess.PIPE)
+        medium.wait_until_held()
+        (root / "file").write_bytes(b"of another image")
+        for words in (["save"], ["status"], ["info"], ["map"], ["snapshots"]):
+            pramfs(*words, root).succeeded()
+        for target in (root, other.image):
+            assert f"mounted at {root}" in pramfs("info", target).succeeded().out.decode()
+        pramfs("rollback", other.image, "none").refused(MOUNT_FAILED, f"mounted at {root}")
+        pramfs("mount", other.image, root).refused(MOUNT_FAILED, "mounted at")
+        other.umount()
+        assert save.poll() is None
+    assert ended(save) == (0, b"")
+    volume.umount()
+
+
 # --- who uses the mount --------------------------------------------------------------------------
 
 _STUCK = """
@@ -603,14 +626,13 @@ def test_others_are_served_while_a_writer_waits_for_a_save_that_makes_room(
     volume.save()
     (root / "old").unlink()
     with medium.holding(SYNC):
-        writer = subprocess.Popen(
-            ["dd", "if=/dev/urandom", f"of={root / 'new'}", "bs=1M", "count=8", "conv=fsync"],
-            stderr=subprocess.DEVNULL,
-        )
+        # Past the page cache, a request at a time: with arena=image nobody can write to a file of the medium
+        # while it is synced, and behind the first request that waits a smaller one might find room.
+        words = "if=/dev/urandom", f"of={root / 'new'}", "bs=1M", "count=8", "oflag=direct"
+        writer = subprocess.Popen(["dd", *words], stderr=subprocess.DEVNULL)
         medium.wait_until_held()
         assert (root / "other").read_bytes() == b"other"
         (root / "other").rename(root / "another")
-        # No data: with arena=image nobody can write to a file of the medium while it is synced.
         (root / "made").mkdir()
         assert volume.status()["changed"]
         assert writer.poll() is None
