@@ -10,6 +10,7 @@ from typing import NamedTuple
 import trio
 
 from pramfs.errors import posix_error
+from pramfs.storage.extents import count_up
 from pramfs.tree.inodes import Directory, Inode
 
 _DOTS = 2  # the positions of "." and "..", the first two
@@ -26,21 +27,25 @@ class Listing:
         self.directory = directory
         self.handles = 0  # that are open
         self._names: list[bytes] = []
-        self._positions = array("q")
+        self._positions = array("Q")
         self._last = _DOTS
 
     def begin(self) -> None:
         """Take in what has changed, because somebody reads from the beginning."""
         entries = self.directory.entries
         in_tree = list(entries)
-        if in_tree != self._names:
+        if not self._names:  # faster, as each listing of what is cached begins so
+            self._names = in_tree
+            self._positions = count_up("Q", self._last + 1, len(in_tree))
+            self._last += len(in_tree)
+        elif in_tree != self._names:
             known = set(self._names)
             left = [
                 (p, n) for p, n in zip(self._positions, self._names, strict=True) if n in entries
             ]
             new = [name for name in in_tree if name not in known]
             self._names = [name for _, name in left] + new
-            self._positions = array("q", (position for position, _ in left))
+            self._positions = array("Q", (position for position, _ in left))
             self._positions.extend(range(self._last + 1, self._last + 1 + len(new)))
             self._last += len(new)
         # What the kernel caches of this outlasts the listing, so another one must have the same positions.
@@ -100,6 +105,10 @@ class OpenDirectories:
         listing = self._listings.get(directory)
         if listing is None:
             listing = self._listings[directory] = Listing(directory)
+            if directory.listed:
+                # The kernel lists it from its cache. If it drops that, it asks for the rest, and names may
+                # have gone by then: the rest must have the positions that it knows.
+                listing.begin()
         listing.handles += 1
         self._by_handle[handle] = _Handle(listing, opener)
         return handle

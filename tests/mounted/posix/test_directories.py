@@ -117,6 +117,26 @@ def test_a_listing_of_a_changing_directory_loses_and_doubles_nothing(
     assert not missing, "names that were there all the time"
 
 
+@pytest.mark.parametrize("listed_before", [0, 1, 2])
+def test_a_listing_goes_on_when_the_cached_one_is_dropped(fs: Path, listed_before: int) -> None:
+    """The kernel drops it when another listing begins after a change, or when memory is short."""
+    names = [f"n{number}" for number in range(5_000)]
+    for name in names:
+        (fs / name).touch()
+    for _ in range(listed_before):
+        os.listdir(fs)
+    stream = Stream(fs)
+    seen = [stream.read() for _ in range(2_000)]
+    gone = [name for name in seen[:1_500] if name is not None and not name.startswith(".")]
+    for name in gone:
+        (fs / name).unlink()
+    assert sorted(os.listdir(fs)) == sorted(set(names) - set(gone))
+    seen += stream.rest()
+    assert len(seen) == len(set(seen)), "a name came twice"
+    assert set(names) <= set(seen), "names that were there all the time"
+    stream.close()
+
+
 def test_removing_while_listing_empties_a_directory(fs: Path) -> None:
     for number in range(3_000):
         (fs / f"n{number}").touch()
