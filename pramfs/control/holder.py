@@ -81,9 +81,8 @@ def _place(image: Image, pid: int) -> Path | None:
     with contextlib.suppress(FileNotFoundError):  # the process has just ended
         mounts = mountinfo.pramfs_mounts(pid)
         devices = mountinfo.devices_served_by(pid)
-        for mount in mounts:
-            if mount.device in devices:
-                return mount.mountpoint
+        if devices:
+            return next((mount.mountpoint for mount in mounts if mount.device in devices), None)
         # Other images may be on a disk that stands still, and their daemons wait for it: look there last.
         mounts.sort(key=lambda mount: mount.image != str(image.path.absolute()))
         for is_its in (_is_named, _is_served):
