@@ -89,8 +89,9 @@ class Checkpoints:
         return self._name.path
 
     def mounted_as(self, device: str) -> None:
-        """Note the number of the file system, MAJOR:MINOR."""
+        """Note the number of the file system, MAJOR:MINOR, and be ready to flush it."""
         self._name.own_device = device
+        self._flusher.start()
 
     # --- while the mount is served ---------------------------------------------------------------
 

@@ -84,9 +84,13 @@ class Daemon:
             self._first_request.set,
             volume.saver.note_internal_error,
         )
-        self._flusher = Flusher(self._place, self._mountpoint)
-        keep = Keep(options.keep_saves, options.keep_seconds)
-        self._checkpoints = Checkpoints(volume, manager, self._place, keep, self._flusher)
+        self._checkpoints = Checkpoints(
+            volume,
+            manager,
+            self._place,
+            Keep(options.keep_saves, options.keep_seconds),
+            Flusher(self._place, self._mountpoint),
+        )
         self._deduplication = Deduplication(
             volume,
             is_idle=lambda: self._session.is_idle,
@@ -148,7 +152,6 @@ class Daemon:
             raise PramError(f"{self._mountpoint}: cannot mount (it is not in the mount table)")
         self._device = mount.device
         self._checkpoints.mounted_as(mount.device)
-        self._flusher.start()
         volume.image.mark_serving()
         self._checkpoints.report()
 

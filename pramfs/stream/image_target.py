@@ -86,8 +86,14 @@ class ImageTarget:
     def publish(self, received: Received) -> None:
         pram, entries = self._pram, received.entries(self._pfns)
         try:
-            records = bytes(received.metadata), bytes(received.more)
-            add_tree(pram, received.name, *records, entries, received.marks)
+            add_tree(
+                pram,
+                received.name,
+                bytes(received.metadata),
+                bytes(received.more),
+                entries,
+                received.marks,
+            )
         except OSError as exc:
             raise SaveFailed(exc, pram.current.generation) from exc
         self.close()

@@ -45,7 +45,7 @@ class Received:
     """What a stream has brought; without the pages, which the target has."""
 
     name: str  # that the new tree gets
-    marks: int = 0  # what is known that it lacks, see `mark_tree`
+    marks: int  # what is known that it lacks, see `mark_tree`
     metadata: bytearray = field(default_factory=bytearray)
     more: bytearray = field(default_factory=bytearray)
     runs: Runs = field(default_factory=Runs)

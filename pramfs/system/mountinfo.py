@@ -20,7 +20,7 @@ FSTYPE = "fuse.pramfs"
 
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 _DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
-_CONNECTION = re.compile(r"^fuse_connection:\s*(\d+)$", re.MULTILINE)
+_SERVED = re.compile(r"^fuse_connection:\s*(\d+)$", re.MULTILINE)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -83,8 +83,9 @@ def devices_served_by(process: int) -> set[str]:
     with contextlib.suppress(OSError):
         for descriptor in directory.iterdir():
             with contextlib.suppress(OSError):  # it has just been closed
-                found = _CONNECTION.search(descriptor.read_text())
-                devices |= {f"0:{found[1]}"} if found is not None else set()
+                found = _SERVED.search(descriptor.read_text())
+                if found is not None:
+                    devices.add(f"0:{found[1]}")
     return devices
 
 

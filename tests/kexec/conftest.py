@@ -19,8 +19,8 @@ TOOLS = ("qemu-system-x86_64", "cpio", "debootstrap", "modprobe", "mke2fs", "set
 
 # That kernel must be built first, which takes up to 25 minutes: only the long form does. The short form uses
 # one that is there already, for some of the tests.
-LIVE_UPDATE_TIMEOUT_S = 3600  # of a test, since the first one may have to wait for that
 HAS_LIVE_UPDATE = LONG or LIVE_UPDATE_KERNEL.is_built()
+LIVE_UPDATE_TIMEOUT_S = 3600  # of a test, since the first one may have to wait for that
 collect_ignore = [
     *([] if LONG else ["test_newer_systemd.py"]),
     *([] if HAS_LIVE_UPDATE else ["test_live_update.py"]),

@@ -42,6 +42,16 @@ def assert_same(one: Path, other: Path) -> None:
     run("diff", "-r", "--no-dereference", one, other).succeeded()
 
 
+def too_full(volume: Volume) -> Path:
+    """A mount that could not take all of the file "lost"."""
+    volume.size = "16M"
+    volume.announce("no space", "save is incomplete")
+    root = volume.mount()
+    fill = ("dd", "if=/dev/zero", f"of={root / 'lost'}", "bs=1M", "count=24", "status=none")
+    run(*fill, "conv=fsync").refused(1, "No space left")
+    return root
+
+
 def test_what_a_mount_holds_now_arrives(volume: Volume, root: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.pram"
     stream = send(root)
@@ -53,11 +63,7 @@ def test_what_a_mount_holds_now_arrives(volume: Volume, root: Path, tmp_path: Pa
 
 def test_what_lacks_data_is_not_sent_and_leaves_nothing(volume: Volume) -> None:
     """Else a snapshot held the room that is missing, until the next one sends."""
-    volume.size = "16M"
-    volume.announce("no space", "save is incomplete")
-    root = volume.mount()
-    fill = ("dd", "if=/dev/zero", f"of={root / 'lost'}", "bs=1M", "count=24", "status=none")
-    run(*fill, "conv=fsync").refused(1, "No space left")
+    root = too_full(volume)
     told = pramfs("send", root).refused(MOUNT_FAILED, "/lost was taken")
     assert not told.out
     assert names(root) == []
@@ -70,11 +76,7 @@ def test_what_lacks_data_is_not_sent_and_leaves_nothing(volume: Volume) -> None:
 def test_a_mount_knows_what_a_snapshot_lacks_that_it_has_received(
     volume: Volume, tmp_path: Path
 ) -> None:
-    volume.size = "16M"
-    volume.announce("no space", "save is incomplete")
-    root = volume.mount()
-    fill = ("dd", "if=/dev/zero", f"of={root / 'lost'}", "bs=1M", "count=24", "status=none")
-    run(*fill, "conv=fsync").refused(1, "No space left")
+    root = too_full(volume)
     pramfs("snapshot", root, "short").refused(MOUNT_FAILED, "incomplete")
     stream = send(f"{root}@short")
     (root / "lost").unlink()
