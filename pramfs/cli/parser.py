@@ -60,14 +60,19 @@ class Parser(argparse.ArgumentParser):
 
 def a_path(text: str) -> Path:
     """Return an argument as a path. An empty one is refused: it is an unset variable, not this directory."""
-    _refuse_empty(text)
+    _refuse_empty(text, "path")
     _require_directory_of(text)
     return Path(text)
 
 
 def a_path_in_tree(text: str) -> str:
     """Return an argument that is a path in a tree. An empty one is refused: it is not the whole tree."""
-    _refuse_empty(text)
+    _refuse_empty(text, "path")
+    return text
+
+
+def perhaps_empty(text: str) -> str:
+    """Return an argument that is a list, which may have nothing in it."""
     return text
 
 
@@ -83,9 +88,15 @@ def a_place(text: str) -> str:
     return text
 
 
-def _refuse_empty(path: str) -> None:
-    if not path:
-        raise argparse.ArgumentTypeError("an empty path")
+def _a_value(text: str) -> str:
+    """Return an argument that has no type. An empty one is refused: it does not mean the default."""
+    _refuse_empty(text, "value")
+    return text
+
+
+def _refuse_empty(text: str, what: str) -> None:
+    if not text:
+        raise argparse.ArgumentTypeError(f"an empty {what}")
 
 
 def _require_directory_of(path: str) -> None:
@@ -105,5 +116,6 @@ def add_command(
     """Add a command that `run` carries out, with its text from `helptext`, and return its parser."""
     description = helptext.wrapped(helptext.TEXTS[name])
     parser = commands.add_parser(name, help=summary, description=description)
+    parser.register("type", None, _a_value)
     parser.set_defaults(run=run, failure_code=None)
     return parser

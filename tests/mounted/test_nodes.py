@@ -97,11 +97,8 @@ def test_free_one_node(volume: Volume, image: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "name", "words"),
     [
-        ("free", "", "no node ''"),
         ("free", "missing", "no node 'missing'"),
-        ("get", "", "no node ''"),
         ("get", "missing", "no node 'missing'"),
-        ("put", "", "a node needs a name"),
         ("put", "n" * 256, "too long: 256 bytes"),
         ("put", "there", "node 'there' already exists"),
         ("put", "too big", "no free frames"),

@@ -700,7 +700,6 @@ def test_what_cannot_be_cleaned_up_is_told_and_the_stream_is_sent(
         ("--keep", "1"),
         ("--incremental",),
         ("--to", "p", "--keep", "0"),
-        ("--to", "p", "--keep", ""),
         ("--to", "p", "--keep", "soon"),
         ("--to", "p", "--since", "one", "--incremental"),
         ("--to", ""),

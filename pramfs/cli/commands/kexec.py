@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.cli.parser import Commands, a_path, add_command, perhaps_empty
 from pramfs.errors import EXIT_FAILED, PramError, UsageError
 from pramfs.system.text import complain, printable
 
@@ -26,7 +26,11 @@ def add_commands(commands: Commands) -> None:
     kexec.add_argument("--kernel", metavar="FILE", type=a_path, help="default: the one that runs")
     kexec.add_argument("--initrd", metavar="FILE", type=a_path, help="default: the kernel's")
     kexec.add_argument(
-        "--append", metavar="WORDS", default="", help="for its command line, after the present one"
+        "--append",
+        metavar="WORDS",
+        type=perhaps_empty,
+        default="",
+        help="for its command line, after the present one",
     )
     kexec.add_argument(
         "--undo", action="store_true", help="take back what --load-only has handed over"

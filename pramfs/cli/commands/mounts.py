@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pramfs.cli import helptext
-from pramfs.cli.parser import Commands, a_path, add_command
+from pramfs.cli.parser import Commands, a_path, add_command, perhaps_empty
 from pramfs.cli.tables import frame_counts
 from pramfs.errors import PramError
 from pramfs.system.text import counted, duration, printable, say
@@ -27,6 +27,7 @@ def add_commands(commands: Commands) -> None:
     mount.add_argument(
         *("-o", "--options"),
         metavar="OPT[,OPT…]",
+        type=perhaps_empty,
         action="append",
         default=[],
         help="see below; may be given several times",

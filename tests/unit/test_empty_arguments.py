@@ -1,4 +1,4 @@
-"""An empty path is an unset variable of a script: it means neither this directory nor the whole tree."""
+"""An empty argument is an unset variable of a script: no default, neither this directory nor all there is."""
 
 import argparse
 import sys
@@ -12,29 +12,36 @@ from pramfs.cli import mount_helpers
 from pramfs.cli.main import build_parser, main
 from pramfs.errors import EXIT_USAGE
 
-# What arguments are that are no paths. All others are taken for paths here, as new ones will be.
-NO_PATHS = {"NAME", "TREE", "SNAPSHOT", "OPT[,OPT…]", "WORDS", "PFN", "SIZE", "N|TIME"}
+# What is said of arguments that are no paths. All others are taken for paths here, as new ones will be.
+VALUES = dict.fromkeys(("NAME", "TREE", "SNAPSHOT", "SIZE", "N|TIME"), "an empty value")
+VALUES |= {"PFN": "a hexadecimal pfn expected"}
+# Lists of words, which may be none. An option of mount(8) without its value is refused by its name.
+LISTS = {"OPT[,OPT…]", "WORDS"}
 
 
 class Empty(NamedTuple):
-    """A command line with an empty path."""
+    """A command line with an empty argument, how it ends, and what is said."""
 
     words: list[str]
     code: int
+    told: str
 
 
-def empty_paths() -> list[Empty]:
-    """Every command with every path that it takes."""
-    found = []
-    for name, command in build_parser().commands().items():
-        arguments = [action for action in command._actions if takes_a_value(action)]
-        paths = [action for action in arguments if action.metavar not in NO_PATHS]
-        found += [Empty([name, *words_of(arguments, path)], command.usage_code) for path in paths]
-    return found
+def empty_arguments() -> list[Empty]:
+    """Every command with every argument that it takes."""
+    return [
+        Empty([name, *words_of(arguments, one)], command.usage_code, told_of(one))
+        for name, command in build_parser().commands().items()
+        for arguments in [[action for action in command._actions if action.nargs != 0]]
+        for one in arguments
+        if one.metavar not in LISTS
+    ]
 
 
-def takes_a_value(action: argparse.Action) -> bool:
-    return action.nargs != 0 and not action.choices
+def told_of(argument: argparse.Action) -> str:
+    if argument.choices:
+        return "an empty value"
+    return VALUES.get(str(argument.metavar), "an empty path")
 
 
 def words_of(arguments: list[argparse.Action], empty: argparse.Action) -> list[str]:
@@ -51,8 +58,10 @@ def code_of(words: list[str]) -> int | str | None:
         return ended.code
 
 
-@pytest.mark.parametrize("case", empty_paths(), ids=lambda case: " ".join(map(repr, case.words)))
-def test_an_empty_path_is_wrong_usage(
+@pytest.mark.parametrize(
+    "case", empty_arguments(), ids=lambda case: " ".join(map(repr, case.words))
+)
+def test_an_empty_argument_is_wrong_usage(
     case: Empty,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -61,7 +70,7 @@ def test_an_empty_path_is_wrong_usage(
     monkeypatch.chdir(tmp_path)
     assert code_of(case.words) == case.code
     told = capsys.readouterr().err
-    assert "an empty path" in told
+    assert case.told in told
     assert told.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
