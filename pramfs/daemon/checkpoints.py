@@ -412,7 +412,9 @@ class Checkpoints:
         bar = Bar("saving", saver.pages)
         with Heartbeat(_STATE_PERIOD_S, self.report):
             saver.start(bar, image, snapshot=snapshot)
-            await trio.to_thread.run_sync(saver.wait)
+            # Where no thread can be started all others wait: what has begun comes to an end all the same.
+            with contextlib.suppress(RuntimeError):
+                await trio.to_thread.run_sync(saver.wait)
         saver.settle()
         self.report()
         if saver.error is not None:

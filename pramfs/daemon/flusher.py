@@ -41,16 +41,16 @@ class Flusher:
     async def flush(self, device: str) -> Flushed | None:
         """Flush the file system `device` without a program; None if there is no thread that may.
 
-        Raises OSError if the mount cannot be opened.
+        Raises what the thread raises: OSError if the mount cannot be opened.
         """
         if not self._is_ready:
             return None
-        outcome: list[Flushed | OSError] = []
+        outcome: list[Flushed | Exception] = []
 
         def call() -> None:
             try:
                 outcome.append(mount_tools.flush_in_thread(self._likely_place(), device))
-            except OSError as exc:
+            except Exception as exc:  # noqa: BLE001 - who waits for it would wait for ever
                 outcome.append(exc)
 
         self._calls.put(call)
@@ -58,7 +58,7 @@ class Flusher:
         while not outcome:  # noqa: ASYNC110
             await trio.sleep(_LOOK_AGAIN_S)
         (flushed,) = outcome
-        if isinstance(flushed, OSError):
+        if isinstance(flushed, Exception):
             raise flushed
         return flushed
 

@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,13 +47,10 @@ def flush(mountpoint: Path | None) -> Flushed:
     """
     if mountpoint is None:
         return _sync()
-    private = _private_mount(mountpoint)
-    if private < 0:
-        return _sync("-f", "--", str(mountpoint))
-    try:
+    with _private_mount(mountpoint) as private:
+        if private is None:
+            return _sync("-f", "--", str(mountpoint))
         return _sync("-f", "--", f"/proc/self/fd/{private}", pass_fds=(private,))
-    finally:
-        os.close(private)
 
 
 def flush_in_thread(mountpoint: Path | None, device: str) -> Flushed:
@@ -63,15 +60,12 @@ def flush_in_thread(mountpoint: Path | None, device: str) -> Flushed:
     sync(2). Raises OSError if the mount cannot be opened.
     """
     thread = threading.get_native_id()  # this, not the pid, is what requests name
-    root = _opened(mountpoint, device) if mountpoint is not None else None
-    if root is None:
-        os.sync()
-        return Flushed(thread, "")
-    try:
+    with _root_of(mountpoint, device) as root:
+        if root is None:
+            os.sync()
+            return Flushed(thread, "")
         failed = _libc.syncfs(root)
         return Flushed(thread, os.strerror(ctypes.get_errno()) if failed else "")
-    finally:
-        os.close(root)
 
 
 def let_go_of_descriptors() -> bool:
@@ -157,30 +151,38 @@ def read_further_ahead(device: str) -> None:
         Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(_READ_AHEAD_KIB))
 
 
-def _private_mount(mountpoint: Path) -> int:
-    """Return a descriptor of a private mount of the same file system; negative if that is impossible.
+@contextlib.contextmanager
+def _private_mount(mountpoint: Path) -> Iterator[int | None]:
+    """Yield a descriptor of a private mount of the same file system, None if that is impossible.
 
-    A descriptor opened through `mountpoint` itself would prevent unmounting it.
+    One that is opened through `mountpoint` itself would prevent unmounting it.
     """
     path = os.fsencode(mountpoint)
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
-    return int(_libc.syscall(_OPEN_TREE, _AT_FDCWD, ctypes.c_char_p(path), ctypes.c_uint(flags)))
-
-
-def _opened(mountpoint: Path, device: str) -> int | None:
-    """Return a descriptor of the root of a mounted file system, None if it is not `device`."""
-    private = _private_mount(mountpoint)
+    descriptor = _libc.syscall(_OPEN_TREE, _AT_FDCWD, ctypes.c_char_p(path), ctypes.c_uint(flags))
+    if descriptor < 0:
+        yield None
+        return
     try:
-        flags = os.O_RDONLY | os.O_DIRECTORY
-        root = os.open(".", flags, dir_fd=private) if private >= 0 else os.open(mountpoint, flags)
+        yield descriptor
     finally:
-        if private >= 0:
-            os.close(private)
-    number = os.fstat(root).st_dev
-    if f"{os.major(number)}:{os.minor(number)}" == device:
-        return root
-    os.close(root)
-    return None
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _root_of(mountpoint: Path | None, device: str) -> Iterator[int | None]:
+    """Yield a descriptor of the root of what is mounted there, None if that is not `device`, or nowhere."""
+    if mountpoint is None:
+        yield None
+        return
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    with _private_mount(mountpoint) as private:
+        root = os.open(mountpoint if private is None else ".", flags, dir_fd=private)
+    try:
+        number = os.fstat(root).st_dev
+        yield root if f"{os.major(number)}:{os.minor(number)}" == device else None
+    finally:
+        os.close(root)
 
 
 def _sync(*arguments: str, pass_fds: Sequence[int] = ()) -> Flushed:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,11 @@ def volume_of(mount: Mount) -> Volume:
     )
 
 
+def saves_of(volume: Volume, flusher: Flusher | None = None) -> Checkpoints:
+    idle = Flusher(lambda: None, Path())
+    return Checkpoints(volume, ServiceManager(), lambda: None, Keep(), flusher or idle)
+
+
 async def save_to(saves: Checkpoints, mount: Mount) -> None:
     await saves.publish_to(mount.engine, 1, b"")
 
@@ -128,9 +133,7 @@ def test_what_waits_for_room_is_waited_for(
     monkeypatch.setattr(checkpoints, "take_over", lambda *request: other)
     monkeypatch.setattr(other, "mark_serving", lambda: None)
     volume = volume_of(mount)
-    saves = Checkpoints(
-        volume, ServiceManager(), lambda: None, Keep(), Flusher(lambda: None, Path())
-    )
+    saves = saves_of(volume)
     monkeypatch.setattr(mount.engine.front, "_make_room", saves.make_room)
     saved = []
     start = Saver.start
@@ -164,17 +167,63 @@ def test_a_flush_that_cannot_be_made_is_told_in_words(
 
     monkeypatch.setattr(mount_tools, "flush", fail)
     monkeypatch.setattr(checkpoints, "ImageName", InPlace)
-    saves = Checkpoints(
-        volume_of(mount), ServiceManager(), lambda: None, Keep(), Flusher(lambda: None, Path())
-    )
+    saves = saves_of(volume_of(mount))
 
     async def run() -> None:
-        with trio.move_on_after(LIMIT_S) as scope:
+        with trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(saves.publish_at_intervals, mount.engine, 0.001)
-                while not caplog.messages:
-                    await trio.testing.wait_all_tasks_blocked(0.01)
-                scope.cancel()
+                while not caplog.messages:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
 
     trio.run(run)
     assert caplog.messages[0] == "no checkpoint: Resource temporarily unavailable"
+
+
+class Flushes(Flusher):
+    """A thread that flushes, and needs no time for it."""
+
+    async def flush(self, device: str) -> Flushed:
+        return Flushed(0, "")
+
+
+def test_what_was_saved_where_no_thread_can_be_started_is_not_called_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*call: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    mount = Mount()
+    volume = volume_of(mount)
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    monkeypatch.setattr(checkpoints, "ImageName", InPlace)
+    saves = saves_of(volume, Flushes(lambda: None, Path()))
+    trio.run(saves.publish, mount.engine)
+    assert volume.saver.published == 1
+    assert not volume.tree.changed
+
+
+@pytest.fixture
+def flusher() -> Iterator[Flusher]:
+    """One whose thread looks for a place where there is no memory for that."""
+
+    def place() -> Path:
+        raise MemoryError
+
+    flusher = Flusher(place, Path())
+    flusher.start()
+    yield flusher
+    flusher._is_ready = False
+    flusher._calls.put(lambda: None)
+
+
+def test_a_thread_that_fails_is_not_waited_for(flusher: Flusher) -> None:
+    async def run() -> None:
+        with trio.fail_after(LIMIT_S):
+            while not flusher._is_ready:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            with pytest.raises(MemoryError):
+                await flusher.flush("0:1")
+
+    trio.run(run)
