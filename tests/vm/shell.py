@@ -1,6 +1,8 @@
 """Run a command of the host: quietly when it works, with what it complained of when it does not."""
 
+import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 # What it starts and mounts ends with it, and it with us, even when we are killed.
@@ -8,10 +10,15 @@ _CONFINED = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
-# A mount namespace begins with all mounts of the host: the daemon of a pramfs would serve as long as a build
-# takes, and whoever unmounts it would wait for that. It asks no daemon, and strikes nothing from utab.
-_WITHOUT_PRAMFS = """\
-umount --all --types fuse.pramfs --lazy --internal-only --no-canonicalize --no-mtab
+# A mount namespace begins with all mounts of the host. As long as a build takes, their daemons would serve,
+# their loop devices stay, and whoever unmounts a pramfs would wait. So it begins without pramfs and without
+# what tests mount in temporary directories. It asks no daemon, and strikes nothing from utab.
+_WITHOUT_TESTS = r"""
+let_go() { umount --lazy --internal-only --no-canonicalize --no-mtab "$@"; }
+let_go --all --types fuse.pramfs
+cut -d ' ' -f 5 /proc/self/mountinfo | tac | sed 's/\\/&0/g' | while read -r place; do
+    case $place in "$0"/*) let_go "$(printf %b "$place")" ;; esac
+done
 exec "$@"
 """
 _running: set[subprocess.Popen[str]] = set()
@@ -54,7 +61,8 @@ def run(
 
 def confined_command(*command: str | Path) -> list[str | Path]:
     """Return what to start so that nothing stays of what a command starts and mounts. Takes root."""
-    return [*_CONFINED, "sh", "-c", _WITHOUT_PRAMFS, "sh", *command]
+    temporary = os.path.realpath(tempfile.gettempdir())
+    return [*_CONFINED, "sh", "-c", _WITHOUT_TESTS, temporary, *command]
 
 
 def kill_all() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.failing_medium import new_medium
 from tests.mounted.harness import Volume, stopped
 from tests.support.checkout import CHECKOUT
 from tests.vm.shell import FailureError, run
@@ -56,6 +57,22 @@ def test_a_build_keeps_no_daemon_of_the_host_alive(tmp_path: Path) -> None:
         assert volume.is_mounted
     finally:
         volume.finish()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+def test_a_build_keeps_no_other_file_system_of_a_test(tmp_path: Path) -> None:
+    """Its loop device would stay, or its server go on, until the build is over."""
+    place = tmp_path / "a medium"
+    with new_medium(place):
+        disk = place.with_name("ünd\tisk")
+        disk.mkdir()
+        run("mount", "-t", "tmpfs", "test", disk)
+        try:
+            seen = run("cut", "-d", " ", "-f", "5", "/proc/self/mountinfo", confined=True)
+        finally:
+            run("umount", disk)
+    assert str(tmp_path) not in seen
+    assert "/proc" in seen.splitlines()
 
 
 @pytest.mark.parametrize("words", ["echo progress; echo no room >&2", "echo no room"])
