@@ -78,7 +78,7 @@ def _place(image: Image, pid: int) -> Path | None:
     """Return where the image is mounted that process `pid` serves, None if nothing shows it here."""
     if pid <= 0:
         return None
-    with contextlib.suppress(FileNotFoundError):  # the process has just ended
+    with contextlib.suppress(OSError):  # the process has just ended
         mounts = mountinfo.pramfs_mounts(pid)
         devices = mountinfo.devices_served_by(pid)
         if devices:

@@ -68,7 +68,7 @@ class Mount:
 def pramfs_mounts(process: int | str = "self") -> list[Mount]:
     """Return all pramfs mounts in the mount namespace of a process, oldest first.
 
-    Raises FileNotFoundError when that process is gone.
+    Raises OSError when that process is gone, or about to go.
     """
     return [mount for mount in _table(process) if mount.is_pramfs]
 
