@@ -4,6 +4,7 @@ The image lies on a disk that stands still: what returns meanwhile has not waite
 returned when the disk moves again is waiting for it.
 """
 
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -225,3 +226,16 @@ def test_what_the_kernel_could_not_hand_over_is_told_after_a_umount_by_force(
     said = shell.run("umount", "-f", root)
     said.refused(MOUNT_FAILED, "unmounted and saved", "incomplete", "Cannot allocate memory")
     assert not shell.pramfs_mounts()
+
+
+def test_what_a_killed_sync_has_not_flushed_is_saved_all_the_same(
+    shell: Shell, root: Path, image: Path
+) -> None:
+    """A service manager ends all that is in the group of a service; the save was called incomplete for it."""
+    shell.run("mount", "-t", "pramfs", "-o", "size=16M", image, root).succeeded()
+    shell.replace_program("sync", "kill -TERM $$")
+    file = os.open(shell.path(root / "file"), os.O_WRONLY | os.O_CREAT)
+    os.write(file, b"kept")  # the kernel has it until it is told to hand it over
+    shell.pramfs("save", root).succeeded()
+    assert shell.pramfs("cat", image, "file").succeeded().out == b"kept"
+    os.close(file)
