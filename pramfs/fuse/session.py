@@ -11,6 +11,7 @@ handlers waits; what has to is answered by tasks of the front.
 """
 
 import logging
+import math
 import mmap
 import os
 import select
@@ -34,6 +35,7 @@ _SPIN_NS = 100_000
 _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
 _LOOK_AGAIN_S = 0.01  # at the end
+_LAST_NS = 500_000_000
 # Between requests: what is summed then is read again, and takes time from those who make them.
 _GAPS_PER_WORK = 64
 _SPIN_CREDIT_AT_FIRST = 4
@@ -62,6 +64,7 @@ class Session:
         self._poll = select.poll()
         self._foreign = fuse_descriptors()  # inherited
         self._closing = False
+        self._end_ns = math.inf  # when what comes is not served any more
         self.is_idle = False  # no request has come for a while
         self._spin_credit = _SPIN_CREDIT_AT_FIRST if len(os.sched_getaffinity(0)) > 1 else -1
         self._others_ran_ns = 0
@@ -108,9 +111,11 @@ class Session:
     def finish(self) -> None:
         """End `run` after the requests that have arrived are served, and those that somebody waits for.
 
-        Later ones fail.
+        Later ones fail. Programs that make one after the other get half a second: with a few of them
+        there is always one that has arrived.
         """
         self._closing = True
+        self._end_ns = time.monotonic_ns() + _LAST_NS
         trio.lowlevel.notify_closing(self._fd)
 
     async def _serve_until_carried(self) -> bool:
@@ -128,6 +133,8 @@ class Session:
     async def _serve(self) -> bool:
         while True:
             await self._let_others_run()
+            if self._others_ran_ns > self._end_ns and not self._front.is_needed:
+                return False
             outcome = self._serve_burst()
             if outcome is CARRIED:
                 return True

@@ -190,6 +190,39 @@ def test_a_daemon_that_is_told_to_end_leaves_nobody_waiting(
         assert (root / f"{worker.name}.{max(rounds - 20, 0) // 20 * 20}").exists()
 
 
+def test_a_daemon_that_is_told_to_end_does_so_however_many_requests_come(volume: Volume) -> None:
+    """With a few programs there is always one request that has arrived: it served for ever."""
+    root = volume.mount()
+    script = """
+import os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+print("ready", flush=True)
+while True:
+    os.ftruncate(file, 1)
+    os.ftruncate(file, 2)
+"""
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, root / f"{number}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for number in range(4 * PROCESSES)
+    ]
+    try:
+        for program in programs:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"ready\n"
+        os.kill(volume.pid, signal.SIGTERM)
+        volume.ended()
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate()
+    root = volume.mount()
+    assert len(list(root.iterdir())) == 4 * PROCESSES
+
+
 # --- what the kernel forgets, and large requests -------------------------------------------------
 
 
