@@ -24,14 +24,17 @@ from pramfs.liveupdate.handover import SESSION
 from pramfs.liveupdate.keeper import Line
 from pramfs.liveupdate.manifest import Carried
 from pramfs.liveupdate.transfer import Transfer
-from pramfs.offline.check import check_image, is_sound
+from pramfs.offline.check import check_image, first_fault
 from pramfs.pram import resize
 from pramfs.storage.image import Image
 from pramfs.system import luo
+from pramfs.system.memory_left import memory_left
 from pramfs.system.mountinfo import filesystem_type
 
 _SOCKET = "socket"
 _PAUSE_S = 0.1
+# Only trees say which file a damaged page is of: a small file takes 1 KiB in memory, and a page in the image.
+_TREES_SHARE = 4
 # What a keeper says to the command that has started it.
 _READY = "ready"
 _ANOTHER = "there is another"
@@ -296,9 +299,11 @@ def _retrieved(session: int, token: int) -> int | LiveUpdateRefused:
 
 def _damage_of(image: Image) -> str:
     try:
-        # Of what is not sound, only trees say what it is, and they may take much memory.
-        if is_sound(image):
+        fault = first_fault(image)
+        if not fault:
             return ""
+        if memory_left().free_bytes < image.size_bytes // _TREES_SHARE:
+            return f"{fault}; pramfs check says what that is of"
         report = check_image(image)
     except PramError as exc:
         return str(exc)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pramfs.errors import DamagedTree, LostSave, ReservationFailed, SavedMeanwhile
-from pramfs.pram import verify
+from pramfs.errors import DamagedTree, LostSave, PramError, ReservationFailed, SavedMeanwhile
+from pramfs.pram import sound, verify
 from pramfs.pram.nodes import Node
 from pramfs.pram.pram import Pram
 from pramfs.pram.verify import FramesRead
@@ -13,9 +13,10 @@ from pramfs.saves.tree_nodes import DATA_SUFFIX, nodes_of, tree_names, what_it_l
 from pramfs.storage import superblock
 from pramfs.storage.frames import SAVED
 from pramfs.storage.image import Image
+from pramfs.storage.layout import SuperBlock
 from pramfs.tree.tree import Tree
 
-__all__ = ["CheckReport", "check_image", "is_sound"]
+__all__ = ["CheckReport", "check_image", "first_fault"]
 
 Progress = Callable[[str, int], Callable[[int], None]]
 
@@ -70,29 +71,27 @@ def check_image(image: Image, progress: Progress = _untold) -> CheckReport:
     )
 
 
-def is_sound(image: Image) -> bool:
-    """Return whether all pages of the last save are there and have their checksums.
+def first_fault(image: Image) -> str:
+    """Return what is wrong with the last save, "" if all its pages are there and have their checksums.
 
-    Needs much less memory than `check_image`, because it loads no tree; so it says nothing of what is wrong.
-    Raises PramError for a file that is no image.
+    Needs little memory, however large the image is, and so names a page and not the file that it is of.
+    Raises PramError for a file that is no image. May fork.
     """
     current = superblock.require(image)
-    if image.frames < current.frames or superblock.damaged_slot(image, current) is not None:
-        return False
+    if image.frames < current.frames:
+        return _truncated(image, current)
+    slot = superblock.damaged_slot(image, current)
+    if slot is not None:
+        return str(LostSave(slot, current.generation))
     try:
-        pram = Pram.open(image)
-    except ReservationFailed:
-        return False
-    found = _Findings(current.generation)
-    with pram:
-        _check_accounts(pram, found)
-        read = FramesRead(len(pram.arena.table)) if pram.arena.table.repeats else None
-        for node in pram.nodes.values():
-            _check_node(pram, node, found, _untold, read)
-            if found.damage:
-                return False
-            node.chain = None  # its memory
-    return not found.damage
+        sound.require_sound(image, current)
+    except PramError as exc:
+        return str(exc)
+    return ""
+
+
+def _truncated(image: Image, current: SuperBlock) -> str:
+    return f"truncated: {image.frames} of {current.frames} frames are there"
 
 
 def _check_once(image: Image, progress: Progress) -> _Findings:
@@ -100,7 +99,7 @@ def _check_once(image: Image, progress: Progress) -> _Findings:
     found = _Findings(current.generation)
     found.lacks += [f"the {exc}" for exc in superblock.shortcomings(current)]
     if image.frames < current.frames:
-        found.damage.append(f"truncated: {image.frames} of {current.frames} frames are there")
+        found.damage.append(_truncated(image, current))
     slot = superblock.damaged_slot(image, current)
     if slot is not None:
         found.damage.append(str(LostSave(slot, current.generation)))

@@ -151,6 +151,24 @@ def reserve_chain(
     return chain
 
 
+def read_links(
+    read: Callable[[int], bytes | memoryview], uuid: bytes, frames: int, link_pfn: int
+) -> Iterator[tuple["array[int]", Entries]]:
+    """Yield the links of a chain, many at a time: their pfns, and their entries, whose pfns are not checked.
+
+    A chain with a cycle never ends. Raises InvalidPfn, CorruptedPage.
+    """
+    while link_pfn:
+        # If there is none, the first is damaged: reading it again tells how.
+        links = _sound_links(read, uuid, frames, link_pfn) or [
+            _read_link(read, uuid, frames, link_pfn)
+        ]
+        entries = Entries()
+        entries.pfns = entries.unpack(b"".join(link.packed for link in links))
+        yield array("I", [link.pfn for link in links]), entries
+        link_pfn = links[-1].following
+
+
 def read_packed(image: Image, uuid: bytes, extents: Iterable[Extent], count: int) -> bytes:
     """Return the `count` entries of a chain whose links are these frames, in this order, as they are there.
 

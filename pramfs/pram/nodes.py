@@ -98,7 +98,7 @@ class NodeList:
     def __iter__(self) -> Iterator[Node]:
         names: set[str] = set()
         while self.pfn:
-            node, following = _read_node(self._image, self._table, self._uuid, self.pfn)
+            node, following = _read_node(self._image, len(self._table), self._uuid, self.pfn)
             self._table.reserve(self.pfn, 1, "node")
             self._taken(Extent(self.pfn, 1))
             if node.name in names:
@@ -106,6 +106,21 @@ class NodeList:
             names.add(node.name)
             yield node
             self.pfn = following
+
+
+def read_nodes(image: Image, current: SuperBlock) -> Iterator[Node]:
+    """Yield the nodes of a save one by one; reserve nothing. Raises InvalidPfn, CorruptedPage."""
+    names: set[str] = set()
+    pfn = current.node_pfn
+    while pfn and len(names) < current.nodes:  # a list with a cycle ends, too
+        node, following = _read_node(image, current.frames, current.uuid, pfn)
+        if node.name in names:
+            raise CorruptedPage(pfn, f"a second node '{node.name}'")
+        names.add(node.name)
+        yield node
+        pfn = following
+    if pfn or len(names) != current.nodes:
+        raise CorruptedPage(current.pfn, f"not {current.nodes} nodes in the list")
 
 
 def node_names(image: Image) -> list[str]:
@@ -124,8 +139,13 @@ def check_chain(node: Node, chain: Chain) -> None:
     """Raise CorruptedPage if the chain of `node` is not the one that it describes."""
     if (len(chain.links), len(chain.entries)) != (node.links, node.entries):
         raise CorruptedPage(node.pfn, f"the chain of node '{node.name}' is not as long as it says")
-    if node.type == BYTE_STREAM and not _in_order(chain.entries.indices):
+    if node.type == BYTE_STREAM and not is_in_order(chain.entries.indices):
         raise CorruptedPage(node.pfn, f"the pages of node '{node.name}' are not in order")
+
+
+def is_in_order(indices: "array[int]", first: int = 0) -> bool:
+    """Return whether pages of a byte stream, of which so many came before, are all there and in order."""
+    return not indices or (indices[0] == first and is_counting_up(indices))
 
 
 def build_nodes(
@@ -146,9 +166,9 @@ def build_nodes(
     return pages
 
 
-def _read_node(image: Image, table: FrameTable, uuid: bytes, pfn: int) -> tuple[Node, int]:
+def _read_node(image: Image, frames: int, uuid: bytes, pfn: int) -> tuple[Node, int]:
     """Return the node at `pfn` and the pfn of the next one. Raises InvalidPfn, CorruptedPage."""
-    if pfn >= len(table):
+    if pfn >= frames:
         raise InvalidPfn(pfn, "node")
     page = image.read(pfn)
     record = NodePage._make(NODE.unpack_from(page))
@@ -183,10 +203,6 @@ def _check_record(pfn: int, record: NodePage) -> None:
     pages = -(-record.data_len // PAGE_SIZE)
     if pages != (record.entries if record.type == BYTE_STREAM else 0):
         raise CorruptedPage(pfn, f"{record.data_len} bytes in {record.entries} pages")
-
-
-def _in_order(indices: "array[int]") -> bool:
-    return not indices or (indices[0] == 0 and is_counting_up(indices))
 
 
 def _record(node: Node, following: int) -> NodePage:

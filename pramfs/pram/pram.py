@@ -242,13 +242,8 @@ class Pram:
 
     @property
     def lasting_flags(self) -> int:
-        """What is to be known of the save in force after a tool has published another one.
-
-        Whether it lacks something, or is suspect; and FINAL, unless the last run ended without a final save.
-        """
-        final = 0 if superblock.is_unclean(self.image, self.current) else layout.SUPER_FINAL
-        lasting = layout.SUPER_SUSPECT | layout.SUPER_INCOMPLETE | layout.SUPER_CUT_OFF
-        return final | self.current.flags & lasting
+        """What is to be known of the save in force after a tool has published another one."""
+        return superblock.lasting_flags(self.image, self.current)
 
     def publish(self, *, flags: int | None = None, progress: Progress | None = None) -> None:
         """Publish all nodes as they are now: durably, they become the save in force.

@@ -22,15 +22,20 @@ def reserve(image: Image, table: FrameTable, current: SuperBlock) -> dict[str, N
     """
     taken: list[Extent] = []
     try:
-        for slot in (current.pfn, current.other_pfn):
-            if slot >= len(table) or not layout.is_slot(slot):
-                raise InvalidPfn(slot, "super block")
-        if current.pfn == current.other_pfn:
-            raise CorruptedPage(current.pfn, "both super blocks in one frame")
+        require_slots(current, len(table))
         return {node.name: node for node in _reserve_nodes(image, table, current, taken)}
     except PramError as exc:
         table.unreserve(reversed(taken))
         raise ReservationFailed(exc) from exc
+
+
+def require_slots(current: SuperBlock, frames: int) -> None:
+    """Raise InvalidPfn or CorruptedPage unless both super blocks have slots of their own."""
+    for slot in (current.pfn, current.other_pfn):
+        if slot >= frames or not layout.is_slot(slot):
+            raise InvalidPfn(slot, "super block")
+    if current.pfn == current.other_pfn:
+        raise CorruptedPage(current.pfn, "both super blocks in one frame")
 
 
 def chain_of(arena: Arena, uuid: bytes, node: Node) -> Chain:

@@ -3,7 +3,9 @@
 Shortening bans all frames above and saves, so that the pages there move down.
 """
 
+from pramfs.errors import PramError
 from pramfs.pram.pram import Pram
+from pramfs.pram.reserve import require_slots
 from pramfs.storage import layout, superblock
 from pramfs.storage.frames import SAVED
 from pramfs.storage.image import Image
@@ -29,11 +31,18 @@ def shorten(image: Image) -> None:
 
 
 def lengthen(image: Image, frames: int) -> None:
-    """Give the image `frames` frames again, if it has fewer or its save says so. Raises PramError."""
-    if min(image.frames, superblock.require(image).frames) >= frames:
+    """Give the image `frames` frames again, if it has fewer or its save says so. Raises OSError, PramError.
+
+    Reads only super blocks, so it takes no memory, and does not see other damage.
+    """
+    current = superblock.require(image)
+    if min(image.frames, current.frames) >= frames:
         return
-    with Pram.open(image, frames=frames) as pram:
-        pram.publish()
+    if image.frames < current.frames:
+        raise PramError(f"{image.path}: truncated: {image.frames} of {current.frames} frames")
+    require_slots(current, current.frames)
+    image.grow(frames)
+    superblock.publish_longer(image, current, frames)
 
 
 def _shortest(pram: Pram) -> int:

@@ -255,6 +255,12 @@ def publish_pair(image: Image, current: SuperBlock, banned: Regions) -> Iterator
         yield current
 
 
+def publish_longer(image: Image, current: SuperBlock, frames: int) -> None:
+    """Publish the save in force again, as that of an image of so many frames. Raises OSError, PramError."""
+    changed = current._replace(frames=frames, flags=lasting_flags(image, current))
+    _published_again(image, changed, current.other_pfn, Regions())
+
+
 def _published_again(image: Image, current: SuperBlock, slot: int, banned: Regions) -> SuperBlock:
     pair = 0 if current.pfn in banned else layout.SUPER_PAIR
     block = current._replace(
@@ -283,6 +289,16 @@ def changed_by(image: Image, current: SuperBlock) -> bytes | None:
 def is_unclean(image: Image, current: SuperBlock) -> bool:
     """Whether the last run has ended without a final save, as far as the image shows."""
     return not current.flags & layout.SUPER_FINAL or changed_by(image, current) is not None
+
+
+def lasting_flags(image: Image, current: SuperBlock) -> int:
+    """Return what is to be known of the save in force after a tool has published another one.
+
+    Whether it lacks something, or is suspect; and FINAL, unless the last run ended without a final save.
+    """
+    final = 0 if is_unclean(image, current) else layout.SUPER_FINAL
+    lasting = layout.SUPER_SUSPECT | layout.SUPER_INCOMPLETE | layout.SUPER_CUT_OFF
+    return final | current.flags & lasting
 
 
 def shortcomings(block: SuperBlock) -> list[SaveIncomplete]:

@@ -26,6 +26,7 @@ from pramfs.offline.check import check_image
 from pramfs.options import parse_options
 from pramfs.storage.image import Image, open_image
 from pramfs.system import luo
+from pramfs.system.memory_left import MemoryLeft
 from tests.support.image_files import flip, frames_of, make_image
 from tests.support.luo_double import LiveUpdate
 
@@ -248,6 +249,20 @@ def test_a_damaged_image_is_put_back_and_the_damage_is_told(
     assert path.exists()
 
 
+def test_without_memory_for_its_trees_the_page_that_is_damaged_is_told(
+    kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = image.path
+    pfn = frames_of(path, "big")[7]
+    flip(path, pfn)
+    claim = carried_over(kernel, image)
+    little = MemoryLeft(100 << 10, 1 << 30)
+    monkeypatch.setattr("pramfs.liveupdate.claim.memory_left", lambda: little)
+    (line,) = claim.place(None, None).damaged
+    assert line.startswith(f"{path}: damaged: pfn:")
+    assert line.endswith("; pramfs check says what that is of")
+
+
 def test_an_image_that_cannot_be_verified_now_is_kept(
     kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +270,7 @@ def test_an_image_that_cannot_be_verified_now_is_kept(
     path = image.path
     claim = carried_over(kernel, image)
     with monkeypatch.context() as patch:
-        patch.setattr("pramfs.liveupdate.claim.is_sound", fail_with(MemoryError()))
+        patch.setattr("pramfs.liveupdate.claim.first_fault", fail_with(MemoryError()))
         assert claim.place(None, None).kept == (f"{path}: kept, because Cannot allocate memory",)
     assert claim.place(None, None).placed == (f"{path}: clean",)
     assert is_clean(path)

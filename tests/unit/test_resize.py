@@ -11,7 +11,7 @@ from pramfs.offline.check import check_image
 from pramfs.offline.reader import files_at, open_tree
 from pramfs.pram import resize
 from pramfs.pram.pram import Pram
-from pramfs.storage import superblock
+from pramfs.storage import layout, superblock
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
 from tests.support.image_files import BIG, flip, frames_of, make_image
@@ -36,6 +36,10 @@ def spread_image(path: Path) -> Path:
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
     return open_image(spread_image(tmp_path / "image"), writable=True)
+
+
+def fail(*args: object) -> bytes:
+    raise AssertionError(args)
 
 
 def content_of(path: Path) -> bytes:
@@ -79,6 +83,33 @@ def test_it_gets_as_long_again_and_takes_new_nodes(image: Image) -> None:
             stream.write(bytes(1500 * PAGE_SIZE))
         pram.publish()
     assert check_image(image).clean
+
+
+def test_getting_longer_reads_super_blocks_and_nothing_else(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim after a kexec has little memory, however large the image is."""
+    resize.shorten(image)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "read", fail)
+        resize.lengthen(image, FRAMES)
+    assert superblock.require(image).frames == FRAMES
+    assert check_image(image).clean
+
+
+def test_what_was_known_of_the_save_is_known_of_the_longer_one(image: Image) -> None:
+    with Pram.open(image) as pram:
+        pram.publish(flags=layout.SUPER_INCOMPLETE)
+    resize.lengthen(image, FRAMES * 2)
+    assert superblock.require(image).flags == layout.SUPER_INCOMPLETE | layout.SUPER_PAIR
+
+
+def test_an_image_that_was_cut_gets_no_longer(image: Image) -> None:
+    size = image.size_bytes - PAGE_SIZE
+    image.cut(size)
+    with pytest.raises(PramError, match="truncated"):
+        resize.lengthen(image, FRAMES)
+    assert image.path.stat().st_size == size
 
 
 @pytest.mark.parametrize("step", ["second publish", "cut"])
