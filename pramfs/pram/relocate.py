@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Collection, Iterable
 from itertools import groupby
 
-from pramfs.pram.links import build_links
+from pramfs.pram.links import Chain, build_links
 from pramfs.pram.nodes import Node
 from pramfs.pram.pins import Pins
 from pramfs.pram.reserve import chain_of
@@ -20,7 +20,7 @@ from pramfs.storage.regions import Region, Regions
 def frames_to_move(nodes: Iterable[Node], banned: Regions, but_of: Collection[str] = ()) -> int:
     """Count the frames that `leave_banned_frames` takes for all `nodes` except those named in `but_of`.
 
-    A frame that several share is moved once.
+    A frame that several share is moved once. If a chain was dropped, its old links are counted, too.
     """
     links = 0
     moving = array("I")
@@ -28,7 +28,8 @@ def frames_to_move(nodes: Iterable[Node], banned: Regions, but_of: Collection[st
         inside = [pfn for pfn in pfns_of(node.owned) if pfn in banned]
         if inside and node.name not in but_of:
             moving.extend(inside)
-            links += node.links
+            left = node.chain.links if node.chain is not None else ()
+            links += node.links - sum(pfn in banned for pfn in left)
     # Sorted, not a set: an image could choose pfns that collide in one.
     return links + sum(1 for _ in groupby(sorted(moving)))
 
@@ -46,9 +47,28 @@ def leave_banned_frames(
         return
     chain = chain_of(arena, uuid, node)
     owned = _regions(node.owned)
+    moving = [at for at, pfn in enumerate(chain.entries.pfns) if pfn in banned and pfn in owned]
+    _write_anew(arena, pins, uuid, node, moved, chain=chain, moving=moving)
+
+
+def renew_links(arena: Arena, pins: Pins, uuid: bytes, node: Node) -> None:
+    """Write the links of `node` to other frames; its data stays where it is. Raises OSError, PramError."""
+    _write_anew(arena, pins, uuid, node, {}, chain=chain_of(arena, uuid, node), moving=[])
+
+
+def _write_anew(
+    arena: Arena,
+    pins: Pins,
+    uuid: bytes,
+    node: Node,
+    moved: dict[int, int],
+    *,
+    chain: Chain,
+    moving: list[int],
+) -> None:
+    """Move the pages at the positions `moving` of the chain of `node`, and write new links."""
     entries = copy.copy(chain.entries)
     entries.pfns = entries.pfns[:]
-    moving = [at for at, pfn in enumerate(entries.pfns) if pfn in banned and pfn in owned]
     extents = arena.table.allocate(node.links)
     links, fresh = pfns_of(extents), array("I")
     now_at: dict[int, int] = {}

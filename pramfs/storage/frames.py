@@ -85,6 +85,7 @@ _COMMIT = _transition(
 _ABORT = _transition(
     pending=FRESH, dropped=FREE, written_pending=WRITTEN, written_dropped=FREE, old=HELD
 )
+_LEAVE_OUT = _transition(free=BANNED)
 _BAN = _transition(free=BANNED, kept=BANNED, super=BANNED)
 
 # What becomes of a frame when its owner releases it.
@@ -354,6 +355,12 @@ class FrameTable:
         """Ban the free frames in these regions, and the others there once they are released."""
         self.banned = banned
         self._ban_free()
+
+    def leave_out(self, extent: Extent) -> None:
+        """Let those of these frames that are free be allocated no more; those in use stay as they are."""
+        pfn, frames = extent
+        states = self._states[pfn : pfn + frames]
+        self._replace(pfn, states, states.translate(_LEAVE_OUT))
 
     # --- frames kept for promises ----------------------------------------------------------------
 

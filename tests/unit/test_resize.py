@@ -2,6 +2,8 @@
 
 import errno
 import os
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from pramfs.storage import layout, superblock
 from pramfs.storage.image import Image, open_image
 from pramfs.storage.layout import BYTE_STREAM, PAGE_SIZE
 from tests.support.image_files import BIG, flip, frames_of, make_image
+from tests.support.page_images import page_image
+from tests.support.watched_image import kernel_with_pages
 
 FRAMES = 4096
 
@@ -167,3 +171,115 @@ def test_what_is_no_image_is_refused_and_stays(tmp_path: Path) -> None:
     with open_image(path, writable=True) as image, pytest.raises(PramError, match="not a pram"):
         resize.shorten(image)
     assert path.read_bytes() == b"x" * 8 * PAGE_SIZE
+
+
+def scattered(pages: int, holders: int) -> list[int]:
+    numbers = list(range(pages)) * holders
+    random.Random(1).shuffle(numbers)
+    return numbers
+
+
+# The numbers of the pages of each stream: pages of one number share a frame.
+SHARING: dict[str, list[Sequence[int]]] = {
+    "nothing shared": [range(3000)],
+    "a file and 8 clones": [[*range(2000)] * 9],
+    "a file and 20 clones": [[*range(1000)] * 21],
+    "a file and 300 clones": [[*range(300)] * 301],
+    "snapshots": [range(1000)] * 30,
+    "many small snapshots": [range(at, at + 3) for at in range(1200)],
+    "equal pages": [[0] * 20_000, range(600)],
+    "equal pages, scattered": [scattered(700, 40)],
+}
+
+
+def content(image: Image) -> dict[str, list[bytes]]:
+    """The pages of all streams; their first bytes."""
+    with Pram.open(image) as pram:
+        return {
+            name: [image.read(pfn)[:8] for pfn in node.chain.entries.pfns]
+            for name, node in pram.nodes.items()
+            if node.chain is not None
+        }
+
+
+def shared_image(path: Path, sharing: str, room: float, gap: float) -> Image:
+    """An image of that many times the frames that are in use, the first ones of which are free."""
+    streams = SHARING[sharing]
+    pages = 1 + max(max(stream) for stream in streams)
+    used = pages + sum(-(-len(stream) // 169) + 1 for stream in streams)
+    frames = int(used * room) + layout.slots_below(int(used * room))
+    page_image(path, streams, frames, filled=True, gap=int(used * gap))
+    return open_image(path, writable=True)
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+@pytest.mark.parametrize(("room", "gap"), [(1.1, 0), (1.1, 0.05), (1.3, 0.3), (4, 2.9)])
+def test_it_gets_as_short_however_many_share_its_pages(
+    tmp_path: Path, sharing: str, room: float, gap: float
+) -> None:
+    with shared_image(tmp_path / "image", sharing, room, gap) as image:
+        before = content(image)
+        used = superblock.require(image).frames_used
+        resize.shorten(image)
+        block = superblock.require(image)
+        assert block.frames_used == used
+        assert used <= block.frames <= used * 1.05
+        assert image.path.stat().st_size == block.frames * PAGE_SIZE
+        assert check_image(image).clean
+        assert content(image) == before
+        resize.lengthen(image, FRAMES * 4)
+        with Pram.open(image) as pram:
+            with pram.prepare_save("more", BYTE_STREAM) as stream:
+                stream.write(bytes(PAGE_SIZE))
+            pram.publish()
+        assert check_image(image).clean
+
+
+def test_it_gets_as_short_where_the_kernel_has_large_pages(tmp_path: Path) -> None:
+    with (
+        kernel_with_pages(64 << 10),
+        shared_image(tmp_path / "image", "a file and 20 clones", 1.3, 0.1) as image,
+    ):
+        before = content(image)
+        resize.shorten(image)
+        assert image.frames <= superblock.require(image).frames_used * 1.05
+        assert check_image(image).clean
+        assert content(image) == before
+
+
+@pytest.mark.parametrize("pages", range(1, 600, 37))
+def test_a_small_image_has_its_slots_besides(tmp_path: Path, pages: int) -> None:
+    path = page_image(tmp_path / "image", [range(pages)], 1024, gap=300)
+    with open_image(path, writable=True) as image:
+        resize.shorten(image)
+        used = superblock.require(image).frames_used
+        assert image.frames <= (used * 1.05 if used >= 320 else used + 16)
+        assert check_image(image).clean
+
+
+def test_shortening_that_fails_at_any_write_leaves_the_image_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs to be longer for a while. What it holds is the same and sound, and it is as long as before."""
+    real, left = Image.write, [0]
+
+    def write(image: Image, offset: int, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(image, offset, data)
+
+    monkeypatch.setattr(Image, "write", write)
+    for at in range(1, 1000):
+        with shared_image(tmp_path / f"image-{at}", "a file and 20 clones", 1.06, 0) as image:
+            before, length = content(image), image.frames
+            left[0] = at
+            try:
+                resize.shorten(image)
+                break
+            except (OSError, PramError):
+                left[0] = 0
+            assert check_image(image).clean
+            assert content(image) == before
+            assert image.path.stat().st_size == length * PAGE_SIZE
+    assert at > 5
