@@ -366,7 +366,10 @@ class Checkpoints:
 
         The tree remembers what it has refused; an error that this explains is not recorded.
         """
-        complaint = ""
+        complaint, explained = (
+            "",
+            self._refusals,
+        )  # the kernel tells of one to all who flush meanwhile
         with engine.front.needed():
             for _ in range(mount_tools.flushes_needed()):
                 others = engine.directories.handles()
@@ -375,7 +378,7 @@ class Checkpoints:
                 await engine.directories.closed_by(flushed.pid, but=others)
                 complaint = complaint or flushed.complaint
         refusals = self._volume.tree.data.refused.count
-        self._saver.note_complaint(complaint if refusals == self._refusals else "")
+        self._saver.note_complaint(complaint if refusals == explained else "")
         self._refusals = refusals
         # Requests before the RELEASE have come, but may wait for room: a save without them would lack data.
         await engine.front.settled()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,33 @@ def test_a_flush_that_cannot_be_made_is_told_in_words(
 
     trio.run(run)
     assert caplog.messages[0] == "no checkpoint: Resource temporarily unavailable"
+
+
+def test_what_was_refused_explains_the_errors_of_two_flushes_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel tells both of it. One was noted, and a later save called incomplete for nothing."""
+    mount = Mount()
+    volume = volume_of(mount)
+    both = threading.Barrier(2)
+
+    def flush(place: Path | None) -> Flushed:
+        mount.tree.data.refused.count_forbidden()
+        both.wait(LIMIT_S)
+        return Flushed(0, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(mount_tools, "flush", flush)
+    monkeypatch.setattr(mount_tools, "flushes_needed", lambda: 1)
+    monkeypatch.setattr(checkpoints, "ImageName", InPlace)
+    saves = saves_of(volume)
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(saves.flush, mount.engine)
+            nursery.start_soon(saves.flush, mount.engine)
+
+    trio.run(run)
+    assert volume.saver.shortfall() is None
 
 
 class Flushes(Flusher):
