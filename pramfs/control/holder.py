@@ -82,7 +82,8 @@ def _place(image: Image, pid: int) -> Path | None:
         mounts = mountinfo.pramfs_mounts(pid)
         devices = mountinfo.devices_served_by(pid)
         if devices:
-            return next((mount.mountpoint for mount in mounts if mount.device in devices), None)
+            # More than its own: after the unmount, while it saves, another may get its device's number.
+            mounts = [mount for mount in mounts if mount.device in devices]
         # Other images may be on a disk that stands still, and their daemons wait for it: look there last.
         mounts.sort(key=lambda mount: mount.image != str(image.path.absolute()))
         for is_its in (_is_named, _is_served):
