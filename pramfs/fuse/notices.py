@@ -1,5 +1,10 @@
-"""Notices to the kernel: what it has cached of an inode and must not keep."""
+"""Notices to the kernel: what it has cached of an inode and must not keep.
 
+A thread that the kernel makes wait in one cannot be killed, and keeps /dev/fuse open: it ends when the
+requests that it waits for are answered. So a session ends after them.
+"""
+
+import errno
 import logging
 import queue
 import threading
@@ -8,6 +13,7 @@ from typing import Any
 
 import trio
 
+from pramfs.errors import posix_error
 from pramfs.fuse.protocol import (
     INVAL_ENTRY_OUT,
     INVAL_INODE_OUT,
@@ -32,6 +38,8 @@ class Notices:
     def __init__(self, on_internal_error: Callable[[], None]) -> None:
         self._on_internal_error = on_internal_error
         self._refused: dict[int, tuple[int, int]] = {}  # bytes to drop, by inode
+        self._under_way: set[object] = set()  # one for each thread that is in a notice
+        self._is_over = False
 
     def open(self, seam: Seam, spawn: Callable[..., Any]) -> None:
         """Begin to send at that seam; `spawn` starts a task."""
@@ -41,8 +49,19 @@ class Notices:
         # A copy that is on its way would not be waited for.
         self._messenger = None if mount_tools.hands_over_copies() else _Messenger(seam)
 
+    @property
+    def are_under_way(self) -> bool:
+        """Whether the kernel has not taken all of them yet."""
+        messenger = self._messenger
+        return bool(self._under_way) or (messenger is not None and messenger.is_waiting)
+
+    def begin_no_more(self) -> None:
+        """Let the kernel take what is under way; who wants more hears that the mount is gone."""
+        self._is_over = True
+
     def close(self) -> None:
         """Send no more."""
+        self._is_over = True
         if self._messenger is not None:
             self._messenger.close()
 
@@ -56,11 +75,17 @@ class Notices:
         It drops what it has of the range. When this is false it may have something: see `hand_over`.
         """
         notice = _inval_inode(ino, offset, size)
-        return self._messenger is not None and self._messenger.deliver(notice)
+        if self._messenger is None or self._is_over:
+            return False
+        return self._messenger.deliver(notice)
 
     async def hand_over(self, ino: int, offset: int, size: int) -> None:
-        """Have the kernel hand over what programs have written to a range; to the end, if `size` is 0."""
-        await self._tell_in_thread(_inval_inode(ino, offset, size))
+        """Have the kernel hand over what programs have written to a range; to the end, if `size` is 0.
+
+        Raises ENOTCONN at the end of the session.
+        """
+        if not await self._tell_in_thread(_inval_inode(ino, offset, size)):
+            raise posix_error(errno.ENOTCONN)
 
     async def drop_data(self, ino: int, offset: int, size: int) -> None:
         """Have the kernel hand over what it has written in a range, and forget it; wait until it has.
@@ -98,10 +123,22 @@ class Notices:
             log.exception("internal error in a notice")
             self._on_internal_error()
 
-    async def _tell_in_thread(self, message: bytes) -> None:
-        await trio.to_thread.run_sync(
-            self._seam.tell, message, abandon_on_cancel=True, limiter=self._limiter
+    async def _tell_in_thread(self, message: bytes) -> bool:
+        return await trio.to_thread.run_sync(
+            self._tell, message, abandon_on_cancel=True, limiter=self._limiter
         )
+
+    def _tell(self, message: bytes) -> bool:
+        """Tell the kernel, and wait until it has taken that; return False if none are begun any more."""
+        notice = object()
+        self._under_way.add(notice)  # first: who asks for it has said before that it is over
+        try:
+            if self._is_over:
+                return False
+            self._seam.tell(message)
+            return True
+        finally:
+            self._under_way.discard(notice)
 
 
 class _Messenger:
@@ -115,6 +152,11 @@ class _Messenger:
         self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._taken = threading.Lock()  # held while the kernel has not taken the last one
         self._thread: threading.Thread | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the kernel has not taken the last one yet."""
+        return self._taken.locked()
 
     def deliver(self, message: bytes) -> bool:
         """Send a notice; return whether the kernel has taken it without waiting for any request.

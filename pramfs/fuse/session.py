@@ -36,6 +36,7 @@ _POLL_MS = 1
 _LET_OTHERS_RUN_NS = 5_000_000
 _LOOK_AGAIN_S = 0.01  # at the end
 _LAST_NS = 500_000_000
+_LAST_NOTICES_NS = 5_000_000_000
 # Between requests: what is summed then is read again, and takes time from those who make them.
 _GAPS_PER_WORK = 64
 _SPIN_CREDIT_AT_FIRST = 4
@@ -81,6 +82,7 @@ class Session:
         (session_fd,) = fuse_descriptors() - self._foreign  # pyfuse3 does not expose it
         self._seam = seam = Seam(session_fd)
         self._front = front
+        self._notices = notices
         self._fd = seam.kernel
         self._poll.register(self._fd, select.POLLIN)
         pipe = _pipe() if cached_writes else None
@@ -133,7 +135,7 @@ class Session:
     async def _serve(self) -> bool:
         while True:
             await self._let_others_run()
-            if self._others_ran_ns > self._end_ns and not self._front.is_needed:
+            if self._others_ran_ns > self._end_ns and self._may_end():
                 return False
             outcome = self._serve_burst()
             if outcome is CARRIED:
@@ -205,11 +207,20 @@ class Session:
     async def _last_requests(self) -> bool:
         """Wait for a request as long as somebody needs some to be served; return False if there is none."""
         while not self._is_readable():
-            if not self._front.is_needed:
+            if self._may_end():
                 return False
             with trio.move_on_after(_LOOK_AGAIN_S):
                 await trio.lowlevel.wait_readable(self._fd)
         return True
+
+    def _may_end(self) -> bool:
+        """Return whether nobody needs requests to be served, the kernel because of notices among them."""
+        now, front, notices = time.monotonic_ns(), self._front, self._notices
+        if now > self._end_ns or not front.is_needed:
+            notices.begin_no_more()
+        if front.is_needed:
+            return False
+        return not notices.are_under_way or now > self._end_ns + _LAST_NOTICES_NS
 
     async def _let_others_run(self) -> None:
         """Let other trio tasks run, unless they ran recently: it costs a trip through the scheduler."""

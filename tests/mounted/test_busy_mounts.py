@@ -7,7 +7,8 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -201,26 +202,104 @@ while True:
     os.ftruncate(file, 1)
     os.ftruncate(file, 2)
 """
-    programs = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, root / f"{number}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        for number in range(4 * PROCESSES)
-    ]
-    try:
-        for program in programs:
-            assert program.stdout is not None
-            assert program.stdout.readline() == b"ready\n"
+    paths = [root / f"{number}" for number in range(4 * PROCESSES)]
+    with running((script, path) for path in paths):
         os.kill(volume.pid, signal.SIGTERM)
         volume.ended()
-    finally:
-        for program in programs:
-            program.kill()
-            program.communicate()
     root = volume.mount()
     assert len(list(root.iterdir())) == 4 * PROCESSES
+
+
+# Makes the kernel hand over pages of the file $1 again and again, before it is asked for data and holes.
+SEEKER = """
+import mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 1 << 20)
+mapped = mmap.mmap(file, 1 << 20)
+print("ready", flush=True)
+while True:
+    for page in range(0, 256, 3):
+        mapped[page * 4096] = 1
+    os.lseek(file, 0, os.SEEK_HOLE)
+    os.posix_fallocate(file, 0, 1 << 20)
+"""
+
+# Has pages of the file $1 refused, which the kernel is then told to drop.
+REFUSED_WRITER = """
+import mmap, os, subprocess, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 1 << 18)
+mapped = mmap.mmap(file, 1 << 18)
+subprocess.run(["chattr", "+i", sys.argv[1]], check=True)
+print("ready", flush=True)
+while True:
+    for page in range(64):
+        mapped[page * 4096] = 1
+    try:
+        os.fsync(file)
+    except OSError:
+        pass
+"""
+
+# Writes the file $1 past the cache, or through it.
+DIRECT_WRITER = """
+import mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+block = mmap.mmap(-1, 1 << 16)
+print("ready", flush=True)
+while True:
+    for at in range(16):
+        os.pwrite(file, block, at << 16)
+"""
+CACHED_WRITER = """
+import os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+print("ready", flush=True)
+while True:
+    for at in range(0, 1 << 20, 8192):
+        os.pread(file, 1, at)
+    os.pwrite(file, b"z", 4096)
+"""
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_a_daemon_that_is_told_to_end_waits_for_what_it_tells_the_kernel(
+    volume: Volume, attempt: int
+) -> None:
+    """A thread that waits in a notice cannot be killed: nobody was left to answer what it waits for."""
+    root = volume.mount()
+    programs = [
+        (SEEKER, root / "one"),
+        (SEEKER, root / "two"),
+        (REFUSED_WRITER, root / "refused"),
+        (DIRECT_WRITER, root / "three"),
+        (CACHED_WRITER, root / "three"),
+    ]
+    with running(programs):
+        time.sleep(attempt / 10)
+        os.kill(volume.pid, signal.SIGTERM)
+        volume.ended()
+    volume.mount()
+
+
+@contextlib.contextmanager
+def running(programs: Iterable[tuple[str, Path]]) -> Iterator[None]:
+    """Scripts that are ready, each with its file; they may fail when the mount goes."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for script, path in programs
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 # --- what the kernel forgets, and large requests -------------------------------------------------

@@ -28,6 +28,7 @@ class Device:
         self._end = end
         self.session = Session(self._idle_work, lambda: None, lambda: None)
         self.session._front = self.mount.engine.front
+        self.session._notices = self.mount.engine.notices
         self.session._front._read_into = io.FileIO(self._read_end, closefd=False).readinto
         self.session._fd = self._read_end
         self.session._poll.register(self._read_end, select.POLLIN)
