@@ -370,18 +370,25 @@ class Checkpoints:
             "",
             self._refusals,
         )  # the kernel tells of one to all who flush meanwhile
-        with engine.front.needed():
-            for _ in range(mount_tools.flushes_needed()):
+        front = engine.front
+        with front.needed():
+            passes, needed = 0, mount_tools.flushes_needed()
+            while passes < needed:
+                passes += 1
                 others = engine.directories.handles()
+                waited = front.is_short_of_room
                 flushed = await self._flush_once()
                 # Not every kernel waits for the requests that it has queued. Behind them is the RELEASE.
                 await engine.directories.closed_by(flushed.pid, but=others)
                 complaint = complaint or flushed.complaint
+                # Requests before the RELEASE have come, but may wait for room: a save without them would
+                # lack data. What was written meanwhile to their pages the kernel has left out.
+                if waited or front.is_short_of_room:
+                    needed = 2
+                await front.settled()
         refusals = self._volume.tree.data.refused.count
         self._saver.note_complaint(complaint if refusals == explained else "")
         self._refusals = refusals
-        # Requests before the RELEASE have come, but may wait for room: a save without them would lack data.
-        await engine.front.settled()
 
     async def flush_for_good(self, engine: Engine) -> None:
         """Do that before the session ends. What cannot be done makes the next save incomplete."""

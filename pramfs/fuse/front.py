@@ -265,6 +265,11 @@ class Front:
         """Whether somebody waits for the kernel, which may have to make requests first."""
         return bool(self._needed or self.awaited)
 
+    @property
+    def is_short_of_room(self) -> bool:
+        """Whether a request waits for room."""
+        return bool(self._short_of_room)
+
     async def settled(self) -> None:
         """Wait until no request that waits for room now does so any more."""
         for ended in list(self._short_of_room):

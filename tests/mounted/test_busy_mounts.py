@@ -371,6 +371,31 @@ while True:
     assert (root / "file").stat().st_size == 600 * PAGE
 
 
+@pytest.mark.parametrize("arena", ["memory"], indirect=True)
+def test_what_is_written_again_while_the_first_version_waits_for_room_is_saved(
+    medium: Medium, volume: Volume
+) -> None:
+    """The kernel leaves a page out of a flush that it is handing over already, as it was before."""
+    volume.image, volume.size = medium.image, str(1024 * PAGE)
+    root = volume.mount()
+    again = (480 * PAGE, b"again")  # in the second of three requests, which finds too little room
+    with (root / "file").open("w+b", buffering=0) as file:
+        file.write(noise(600 * PAGE))
+        volume.save()
+        with medium.holding(SYNC):
+            os.pwrite(file.fileno(), noise(600 * PAGE)[::-1], 0)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # hands it over
+            medium.wait_until_held()
+            os.pwrite(file.fileno(), again[1], again[0])
+            os.kill(volume.pid, signal.SIGTERM)
+            time.sleep(1)  # with less than a flush takes, this finds nothing wrong
+        volume.ended()
+    root = volume.mount()
+    expected = bytearray(noise(600 * PAGE)[::-1])
+    expected[again[0] : again[0] + len(again[1])] = again[1]
+    assert (root / "file").read_bytes() == expected
+
+
 def test_who_is_killed_in_a_long_copy_goes_at_once(volume: Volume) -> None:
     volume.size = "256M"
     root = volume.mount()
