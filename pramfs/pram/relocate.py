@@ -53,6 +53,8 @@ def leave_banned_frames(
 
 def renew_links(arena: Arena, pins: Pins, uuid: bytes, node: Node) -> None:
     """Write the links of `node` to other frames; its data stays where it is. Raises OSError, PramError."""
+    if not node.links:  # a stream without pages
+        return
     _write_anew(arena, pins, uuid, node, {}, chain=chain_of(arena, uuid, node), moving=[])
 
 

@@ -25,9 +25,11 @@ def shorten(image: Image) -> None:
     """
     before = image.frames
     with Pram.open(image) as pram:
-        frames, wanted = len(pram.arena.table), _shortest(pram)
-        longer = _frames_for_links_above(pram, wanted)
-    if wanted >= frames:
+        frames = len(pram.arena.table)
+        wanted = min(_shortest(pram), frames)
+        longer = _frames_for_links_above(pram, wanted) if wanted < frames else 0
+    # The file is longer than its save says if an earlier call was killed before it could cut it.
+    if wanted >= image.frames:
         return
     try:
         if longer:
@@ -70,7 +72,7 @@ def _frames_for_links_above(pram: Pram, wanted: int) -> int:
     if wanted >= _with_slots(table.count(SAVED) + moving):
         return 0
     frames = len(table)
-    above = table.extents(FREE, first=wanted, count=max(0, frames - wanted))
+    above = table.extents(FREE, first=wanted, count=frames - wanted)
     missing = max(0, moving - sum(extent.frames for extent in above))
     return max(frames, _with_slots(frames - layout.slots_below(frames) + missing))
 

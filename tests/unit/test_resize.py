@@ -213,7 +213,7 @@ def shared_image(path: Path, sharing: str, room: float, gap: float) -> Image:
 
 
 @pytest.mark.parametrize("sharing", SHARING)
-@pytest.mark.parametrize(("room", "gap"), [(1.1, 0), (1.1, 0.05), (1.3, 0.3), (4, 2.9)])
+@pytest.mark.parametrize(("room", "gap"), [(1, 0), (1.1, 0), (1.1, 0.05), (1.3, 0.3), (4, 2.9)])
 def test_it_gets_as_short_however_many_share_its_pages(
     tmp_path: Path, sharing: str, room: float, gap: float
 ) -> None:
@@ -233,6 +233,61 @@ def test_it_gets_as_short_however_many_share_its_pages(
                 stream.write(bytes(PAGE_SIZE))
             pram.publish()
         assert check_image(image).clean
+
+
+def test_a_stream_without_pages_has_no_links_to_move(tmp_path: Path) -> None:
+    """As the data of an empty tree."""
+    with shared_image(tmp_path / "image", "a file and 300 clones", 1.3, 0.3) as image:
+        with Pram.open(image) as pram:
+            with pram.prepare_save("empty", BYTE_STREAM):
+                pass
+            pram.publish()
+        before = content(image)
+        resize.shorten(image)
+        assert image.frames <= superblock.require(image).frames_used * 1.05
+        assert check_image(image).clean
+        assert content(image) == before
+
+
+def shorten_until_killed(image: Image, saves: int) -> None:
+    """Shorten it in a process that ends after so many saves, or after all, before it cuts the file."""
+    pid = os.fork()
+    if pid:
+        assert os.waitpid(pid, 0)[1] == 0
+        return
+    publish, left = Pram.publish, [saves]
+
+    def counted(pram: Pram) -> None:
+        if not left[0]:
+            os._exit(0)
+        left[0] -= 1
+        publish(pram)
+
+    try:
+        Pram.publish = counted  # type: ignore[method-assign, assignment]
+        Image.cut = lambda *args: os._exit(0)  # type: ignore[method-assign]
+        resize.shorten(image)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("saves", range(4))
+@pytest.mark.parametrize("sharing", ["nothing shared", "a file and 20 clones"])
+def test_a_shortening_that_was_killed_is_made_good_by_the_next(
+    tmp_path: Path, sharing: str, saves: int
+) -> None:
+    with shared_image(tmp_path / "image", sharing, 1.3, 0.1) as image:
+        before = content(image)
+        shorten_until_killed(image, saves)
+    with open_image(tmp_path / "image", writable=True) as image:
+        assert check_image(image).clean
+        assert content(image) == before
+        resize.shorten(image)
+        block = superblock.require(image)
+        assert block.frames == image.frames <= block.frames_used * 1.05
+        image.write(block.pfn * PAGE_SIZE, bytes(PAGE_SIZE))
+        assert superblock.require(image).frames == image.frames
+        assert content(image) == before
 
 
 def test_it_gets_as_short_where_the_kernel_has_large_pages(tmp_path: Path) -> None:
