@@ -44,19 +44,18 @@ def require_sound(image: Image, current: SuperBlock) -> None:
     used = 2  # super blocks
     size = _SHARED_WINDOW_FRAMES if current.incompatible & SHARED else _WINDOW_FRAMES
     for first in range(0, current.frames, size):
-        window = _Window(image, current, first, min(first + size, current.frames))
-        window.check()
-        used += window.used
+        # One after the other: two of them would take twice the memory.
+        used += _Window(image, current, first, min(first + size, current.frames)).check()
     if used != current.frames_used:
         told = f"it accounts for {current.frames_used} frames, {used} are in use"
         raise CorruptedPage(current.pfn, told)
 
 
 class _Window:
-    """The frames from `first` up to `end`, all uses of which are checked. `used` counts those in use."""
+    """The frames from `first` up to `end`, all uses of which are checked."""
 
     def __init__(self, image: Image, current: SuperBlock, first: int, end: int) -> None:
-        self.used = 0
+        self._used = 0  # without super blocks
         self._image = image
         self._current = current
         self._links = ReadAhead(image)
@@ -72,12 +71,13 @@ class _Window:
         self._csums = array("I", bytes(4)) * shared
         self._unread = Chain()  # pages to be verified: their checksums and extents
 
-    def check(self) -> None:
-        """Check all nodes, and the pages in this window. Raises PramError."""
+    def check(self) -> int:
+        """Check all nodes, and the pages in this window; return how many are in use. Raises PramError."""
         for node in read_nodes(self._image, self._current):
             self._claim(Extent(node.pfn, 1), "node")
             self._check_chain(node)
         self._verify()
+        return self._used
 
     def _check_chain(self, node: Node) -> None:
         shared = may_share(self._current, node)
@@ -143,7 +143,7 @@ class _Window:
         if self._uses.count(_UNUSED, at, at + frames) != frames:
             raise BusyPfn(pfn, what)
         self._uses[at : at + frames] = bytes((use,)) * frames
-        self.used += frames
+        self._used += frames
 
     def _verify_later(self, extent: Extent, csums: "array[int]") -> None:
         extents = self._unread.extents

@@ -221,3 +221,17 @@ def test_the_memory_does_not_grow_with_the_image(
 
     # Reading takes two pieces of 256 KiB, or three: chains and tables would take some 900 KiB more.
     assert most(20_000) - most(5_000) < 500_000
+
+
+def test_there_is_one_window_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, bytes_a_frame = 1 << 18, 5
+    monkeypatch.setattr(sound, "_SHARED_WINDOW_FRAMES", frames)
+    path = page_image(tmp_path / "image", [range(3)] * 2, 3 * frames)
+    with open_image(path, writable=True) as image:
+        tracemalloc.start()
+        try:
+            assert first_fault(image) == ""
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert most < 1.5 * frames * bytes_a_frame
