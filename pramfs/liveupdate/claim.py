@@ -307,7 +307,8 @@ def _damage_of(image: Image) -> str:
         report = check_image(image)
     except PramError as exc:
         return str(exc)
-    return report.damage[0] if report.damage else ""
+    # A page that was damaged a moment ago is not trusted because it is not now.
+    return report.damage[0] if report.damage else fault
 
 
 def _keep(given: int | None, line: Line) -> None:

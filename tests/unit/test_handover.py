@@ -263,6 +263,16 @@ def test_without_memory_for_its_trees_the_page_that_is_damaged_is_told(
     assert line.endswith("; pramfs check says what that is of")
 
 
+def test_damage_that_shows_once_is_told(
+    kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit of memory that flips to and fro is not sound because the second look finds nothing."""
+    path = image.path
+    claim = carried_over(kernel, image)
+    monkeypatch.setattr("pramfs.liveupdate.claim.first_fault", lambda image: "pfn:17 corrupted")
+    assert claim.place(None, None).damaged == (f"{path}: damaged: pfn:17 corrupted",)
+
+
 def test_an_image_that_cannot_be_verified_now_is_kept(
     kernel: LiveUpdate, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
