@@ -325,6 +325,9 @@ class Daemon:
                 mount_tools.unmount(place, "-l")
             except PramError as exc:
                 log.info("%s", exc)  # another process has unmounted it
+            except OSError:  # umount(8) cannot be started; the mount may cover it
+                if not self._mount.detach(place):
+                    raise
 
     def _orders(self) -> dict[bytes, Callable[[int, bytes], Awaitable[None]]]:
         """Return what users may ask for, by the control attribute that they set for it."""

@@ -81,6 +81,10 @@ class DeviceMount:
         poll.register(self._session, 0)  # for POLLERR, which needs no asking
         return bool(poll.poll(0))
 
+    def detach(self, place: Path) -> bool:
+        """Unmount at one of its places without a program; return whether this process may."""
+        return self._device is not None and _detach(place)
+
     def close(self, places: Iterable[Path]) -> None:
         """Unmount where it is still mounted, which is at `places`, and end the session."""
         by_libfuse = self._device is None and self._mountpoint in places
@@ -151,12 +155,12 @@ def _mount(device: int, source: Path, mountpoint: Path, words: Iterable[str]) ->
     return ctypes.get_errno() if failed else 0
 
 
-def _detach(place: Path) -> None:
-    """Unmount at once, even while in use. Does nothing where it has been unmounted meanwhile.
+def _detach(place: Path) -> bool:
+    """Unmount at once, even while in use; False where that fails, as where it was unmounted meanwhile.
 
     umount(8) would be looked for by its path, perhaps in the mount.
     """
-    _libc.umount2(os.fsencode(place), _DETACH | _NOFOLLOW)
+    return not _libc.umount2(os.fsencode(place), _DETACH | _NOFOLLOW)
 
 
 @contextlib.contextmanager

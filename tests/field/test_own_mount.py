@@ -36,6 +36,7 @@ def served(shell: Shell, image: Path, mountpoint: Path, *options: str) -> Iterat
             yield daemon.pid
             wait_until(lambda: daemon.poll() is not None, "the daemon to end")
             assert daemon.returncode == 0, log.read_text()
+            assert "cannot" not in log.read_text()
         finally:
             daemon.kill()
 
