@@ -366,10 +366,8 @@ class Checkpoints:
 
         The tree remembers what it has refused; an error that this explains is not recorded.
         """
-        complaint, explained = (
-            "",
-            self._refusals,
-        )  # the kernel tells of one to all who flush meanwhile
+        complaint = ""
+        explained = self._refusals  # the kernel tells of an error to all who flush meanwhile
         front = engine.front
         with front.needed():
             passes, needed = 0, mount_tools.flushes_needed()

@@ -15,7 +15,7 @@ from pramfs.pram.links import Chain, Entries, ReadAhead, read_links
 from pramfs.pram.nodes import Node, is_in_order, read_nodes
 from pramfs.pram.reserve import may_share, require_slots
 from pramfs.storage import layout
-from pramfs.storage.extents import extents_of
+from pramfs.storage.extents import extents_of, pfn_at
 from pramfs.storage.frames import Extent
 from pramfs.storage.image import Image
 from pramfs.storage.layout import BYTE_STREAM, SHARED, SuperBlock
@@ -155,12 +155,4 @@ class _Window:
     def _verify(self) -> None:
         chain, self._unread = self._unread, Chain()
         for at in verify.damaged_entries(self._image, chain, lambda pages: None):
-            raise DamagedPage(_pfn_at(chain, at), "verified")
-
-
-def _pfn_at(chain: Chain, at: int) -> int:
-    for pfn, frames in chain.extents:
-        if at < frames:
-            return pfn + at
-        at -= frames
-    raise AssertionError("no such entry")
+            raise DamagedPage(pfn_at(chain.extents, at), "verified")

@@ -89,6 +89,15 @@ def pfns_of(extents: Iterable[Extent]) -> list[int]:
     return [pfn for first, count in extents for pfn in range(first, first + count)]
 
 
+def pfn_at(extents: Iterable[Extent], at: int) -> int:
+    """Return frame number `at` of these extents, counted from 0. Raises IndexError if they have fewer."""
+    for pfn, count in extents:
+        if at < count:
+            return pfn + at
+        at -= count
+    raise IndexError("fewer frames")
+
+
 def _extents_one_by_one(pfns: "array[int]") -> Iterator[Extent]:
     start = previous = pfns[0]
     for pfn in pfns[1:]:

@@ -4,7 +4,6 @@ Every page is verified before it goes out. What is wrong with the image ends the
 that the receiver takes nothing of it.
 """
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 
@@ -12,7 +11,7 @@ from pramfs.errors import DamagedPage
 from pramfs.pram.links import Entries
 from pramfs.saves.tree_nodes import lack_of
 from pramfs.storage.arena import Progress
-from pramfs.storage.extents import pieces_of
+from pramfs.storage.extents import pfn_at, pieces_of
 from pramfs.storage.frames import Extent
 from pramfs.storage.image import Image
 from pramfs.storage.layout import PAGE_SHIFT
@@ -85,7 +84,7 @@ class Sending:
             csums = self._plan.csums[at : at + (len(pages) >> PAGE_SHIFT)]
             wrong = damaged_page(self._pages_read[: len(csums)], csums)
             if wrong is not None:
-                raise DamagedPage(_pfn_at(extents, wrong), "data")
+                raise DamagedPage(pfn_at(extents, wrong), "data")
             writer.write_pages(csums, pages)
             progress(len(csums))
             at += len(csums)
@@ -116,12 +115,3 @@ def _records(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
             room -= count - taken
     if some:
         yield some
-
-
-def _pfn_at(extents: list[Extent], at: int) -> int:
-    """Return the frame of page `at` of these extents."""
-    return next(itertools.islice(itertools.chain.from_iterable(map(_range, extents)), at, None))
-
-
-def _range(extent: Extent) -> range:
-    return range(extent.pfn, extent.pfn + extent.frames)

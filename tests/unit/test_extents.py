@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pramfs.storage.extents import count_up, extents_of, is_counting_up, pfns_of
+from pramfs.storage.extents import count_up, extents_of, is_counting_up, pfn_at, pfns_of
 from pramfs.storage.frames import Extent
 
 PFN_MAX = 2**32 - 1
@@ -50,3 +50,10 @@ def test_one_number_out_of_step_is_seen_wherever_it_is() -> None:
         numbers[at] += 1
         assert not is_counting_up(numbers)
         assert Extent(5 + at + 1, 1) in extents_of(numbers[: at + 1])
+
+
+def test_each_frame_of_extents_is_found_by_its_number() -> None:
+    extents = [Extent(7, 3), Extent(2, 1), Extent(90, 2)]
+    assert [pfn_at(extents, at) for at in range(6)] == pfns_of(extents)
+    with pytest.raises(IndexError):
+        pfn_at(extents, 6)
