@@ -133,8 +133,9 @@ def test_every_command_takes_the_short_name(volume: Volume, root: Path, name: st
 def test_what_cannot_be_done_is_told_in_one_line(volume: Volume, root: Path) -> None:
     pramfs("snapshot", root, "s").succeeded()
     pramfs("snapshot", root, "s").refused(MOUNT_FAILED, "there is a snapshot 's' already")
-    for name in ("a/b", "a@b", ".hidden", "", "x" * 129, "auto-x", "new\nline"):
+    for name in ("a/b", "a@b", ".hidden", "x" * 129, "auto-x", "new\nline"):
         pramfs("snapshot", root, name).refused(USAGE, "cannot be the name of a snapshot")
+    pramfs("snapshot", root, "").refused(USAGE, "argument NAME: an empty value")
     for name in ("pramfs@none", "@none", "none"):
         pramfs("free", root, name).refused(
             MOUNT_FAILED, str(root), "no snapshot 'none' of tree 'pramfs'; there are: s"
