@@ -36,6 +36,7 @@ from pramfs.errors import (
     words_of,
 )
 from pramfs.fuse.engine import Engine
+from pramfs.fuse.handshake import congestion_threshold
 from pramfs.saves.automatic import AutomaticSnapshots, Keep
 from pramfs.saves.reception import Parts, Reception
 from pramfs.saves.save import SaveStatus
@@ -52,6 +53,7 @@ log = logging.getLogger("pramfs")
 
 _NOT_KEPT = "this save is not kept: %s"
 _STATE_PERIOD_S = 0.2
+_FLUSHES_MAX = 100  # if programs go on writing
 _LOOK_PERIOD_S = 1  # at a save at unmount, whether to log its progress
 
 
@@ -80,6 +82,7 @@ class Checkpoints:
         self._manager = manager
         self._place = place
         self._saving = trio.Lock()
+        self._congestion = 0
         self._begun = 0  # saves so far
         self._last_failure = ""  # of those that were made for fsync(2)
 
@@ -91,6 +94,7 @@ class Checkpoints:
     def mounted_as(self, device: str) -> None:
         """Note the number of the file system, MAJOR:MINOR, and be ready to flush it."""
         self._name.own_device = device
+        self._congestion = congestion_threshold()
         self._flusher.start()
 
     # --- while the mount is served ---------------------------------------------------------------
@@ -368,11 +372,12 @@ class Checkpoints:
         """
         complaint = ""
         explained = self._refusals  # the kernel tells of an error to all who flush meanwhile
-        front = engine.front
+        front, cache = engine.front, engine.cache
         with front.needed():
             passes, needed = 0, mount_tools.flushes_needed()
             while passes < needed:
                 passes += 1
+                before = cache.handed_over
                 others = engine.directories.handles()
                 waited = front.is_short_of_room
                 flushed = await self._flush_once()
@@ -382,7 +387,10 @@ class Checkpoints:
                 # Requests before the RELEASE have come, but may wait for room: a save without them would
                 # lack data. What was written meanwhile to their pages the kernel has left out.
                 if waited or front.is_short_of_room:
-                    needed = 2
+                    needed = max(needed, 2)
+                # With so many under way it may have left files out. Some may have been reads.
+                if cache.handed_over - before >= self._congestion // 2:
+                    needed = max(needed, min(passes + 1, _FLUSHES_MAX))
                 await front.settled()
         refusals = self._volume.tree.data.refused.count
         self._saver.note_complaint(complaint if refusals == explained else "")

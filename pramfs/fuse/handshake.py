@@ -13,6 +13,7 @@ congestion is as high as it can be: beyond it, 9 requests by default, syncfs(2) 
 """
 
 import os
+from pathlib import Path
 
 from pramfs.fuse.protocol import (
     ATOMIC_O_TRUNC,
@@ -37,7 +38,18 @@ from pramfs.fuse.protocol import (
 from pramfs.fuse.seam import Seam
 from pramfs.system.descriptors import readable
 
-_CONGESTION_MAX = 0xFFFF  # without CAP_SYS_ADMIN the kernel takes less, by its memory
+_CONGESTION_MAX = 0xFFFF
+_CONGESTION_DEFAULT = 9
+# What the kernel takes at most without CAP_SYS_ADMIN: some 334 for each GiB of memory.
+_CONGESTION_OF_USERS = Path("/sys/module/fuse/parameters/max_user_congthresh")
+
+
+def congestion_threshold() -> int:
+    """Return from how many requests under way on a flush may leave files out. It may be more for root."""
+    try:
+        return min(int(_CONGESTION_OF_USERS.read_text()), _CONGESTION_MAX)
+    except (OSError, ValueError):  # /sys is not mounted
+        return _CONGESTION_DEFAULT
 
 
 class Handshake:

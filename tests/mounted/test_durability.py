@@ -2,17 +2,20 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.mounted import sample_trees
-from tests.mounted.admin_shell import Shell, has_ended
+from tests.mounted.admin_shell import Shell, has_ended, open_to_nobody
 from tests.mounted.harness import (
     MIB,
+    NOBODY,
     PAGE,
     Volume,
     content_of,
@@ -309,6 +312,63 @@ def test_all_that_many_open_files_were_given_before_a_signal_is_saved(volume: Vo
             os.close(file)
     root = volume.mount()
     assert all((root / f"{number}").read_bytes() == content for number in range(60))
+
+
+# For each line of standard input: writes that word all over every other page of many files below $1.
+SCATTERED_WRITER = """
+import os, sys
+files = [os.open(f"{sys.argv[1]}/{number}", os.O_RDWR | os.O_CREAT) for number in range(300)]
+for line in sys.stdin:
+    for at in range(20):
+        for file in files:
+            os.pwrite(file, line.strip().encode() * 1024, at * 8192)
+    print("written", flush=True)
+"""
+USERS_CONGESTION = Path("/sys/module/fuse/parameters/max_user_congthresh")
+
+
+def test_all_that_a_user_has_written_is_saved_however_many_requests_it_takes(
+    shell: Shell, arena: str
+) -> None:
+    """With so many under way the kernel leaves files out, and lets only root decide how many that is."""
+    home = open_to_nobody(shell.home / "user")
+    root, image, copy = home / "mnt", home / "image", home / "copy"
+    shell.run("mkdir", root, user=NOBODY).succeeded()
+    before = USERS_CONGESTION.read_text()
+    USERS_CONGESTION.write_text("64")  # as the kernel has it with 200 MiB of memory
+    try:
+        options = f"size=128M,arena={arena}"
+        shell.pramfs("mount", "-o", options, image, root, user=NOBODY).succeeded()
+    finally:
+        USERS_CONGESTION.write_text(before)
+    pid = shell.status(root)["pid"]
+    program = [*shell.prefix(NOBODY), sys.executable, "-c", SCATTERED_WRITER, str(root)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        write_everywhere(writer, b"1st!")
+        shell.pramfs("save", root, user=NOBODY).succeeded()
+        shutil.copyfile(shell.path(image), shell.path(copy))
+        write_everywhere(writer, b"2nd!")
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: has_ended(pid), "the daemon to end")
+    for saved, word in ((copy, b"1st!"), (image, b"2nd!")):
+        shell.pramfs("mount", "-o", "ro", saved, root).succeeded()
+        content = (word * 1024 + bytes(PAGE)) * 20
+        lost = [
+            number
+            for number in range(300)
+            if shell.path(root / f"{number}").read_bytes() != content[:-PAGE]
+        ]
+        assert not lost, word
+        shell.pramfs("umount", root).succeeded()
+
+
+def write_everywhere(writer: "subprocess.Popen[bytes]", word: bytes) -> None:
+    """Have the program above write that word."""
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    writer.stdin.write(word + b"\n")
+    writer.stdin.flush()
+    assert writer.stdout.readline() == b"written\n"
 
 
 def test_a_signal_to_a_detached_mount_saves_it_and_leaves_what_is_mounted_there_now(

@@ -1,8 +1,12 @@
 """What of libfuse's reply to FUSE_INIT the kernel is told otherwise."""
 
 import os
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pramfs.fuse import handshake
 from pramfs.fuse.handshake import Handshake
 from pramfs.fuse.protocol import (
     ATOMIC_O_TRUNC,
@@ -87,3 +91,14 @@ def test_flags_are_added_only_where_the_kernel_offers_them() -> None:
 def test_a_write_is_no_larger_than_the_pipe_for_it() -> None:
     assert told()[2] == told(write_max_bytes=2 * WRITE_BYTES)[2] == WRITE_BYTES
     assert told(write_max_bytes=WRITE_BYTES // 2)[2] == WRITE_BYTES // 2
+
+
+@pytest.mark.parametrize(("told", "threshold"), [("334\n", 334), ("100000\n", 0xFFFF), ("", 9)])
+def test_what_the_kernel_lets_ordinary_users_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str, threshold: int
+) -> None:
+    parameter = tmp_path / "parameter"
+    monkeypatch.setattr(handshake, "_CONGESTION_OF_USERS", parameter)
+    assert handshake.congestion_threshold() == 9  # /sys is not mounted
+    parameter.write_text(told)
+    assert handshake.congestion_threshold() == threshold
