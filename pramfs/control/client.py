@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import time
 import zlib
@@ -20,6 +21,7 @@ from pramfs.control.control_xattrs import (
     SAVE_TO,
     SNAPSHOT,
     UNKEPT,
+    encode_setting,
 )
 from pramfs.control.dedup_report import DedupReport, parse_report
 from pramfs.control.save_target import opened_target
@@ -326,10 +328,37 @@ def _setting(mount: Mount, attribute: bytes, value: bytes = b"") -> Callable[[],
     """Return what sets a control attribute, for `_request`."""
 
     def act() -> bytes:
-        os.setxattr(mount.mountpoint, attribute, value)
+        if not _set_by_ioctl(mount, attribute, value):
+            os.setxattr(mount.mountpoint, attribute, value)
         return b""
 
     return act
+
+
+def _set_by_ioctl(mount: Mount, attribute: bytes, value: bytes) -> bool:
+    """Set a control attribute in the way that holds no lock; return False where there is only the other one.
+
+    That is: for an older daemon, for a value that is too long, for who may not open the place for reading,
+    and for what the kernel has read-only, since there it is the kernel that refuses.
+    """
+    encoded = encode_setting(attribute, value)
+    if encoded is None:
+        return False
+    try:
+        place = os.open(mount.mountpoint, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if os.fstatvfs(place).f_flag & os.ST_RDONLY:
+            return False
+        fcntl.ioctl(place, *encoded)
+    except OSError as exc:
+        if exc.errno != errno.ENOTTY:
+            raise
+        return False
+    finally:
+        os.close(place)
+    return True
 
 
 def _mount_to_ask(mountpoint: Path) -> Mount:
@@ -348,6 +377,8 @@ def _save(mount: Mount, *, keep: bool) -> bytes:
         except OSError as exc:
             if exc.errno not in (errno.EROFS, errno.EACCES):
                 raise
+    if _set_by_ioctl(mount, SAVE, b""):
+        return b""
     if mount.part != "/":
         return _setting(mount, SAVE)()
     # fsync of the root does the same, even after a remount read-only and for who may not write there.

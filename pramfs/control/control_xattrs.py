@@ -16,6 +16,9 @@
 
 They are not listed, so that cp -a and rsync -X ignore them. Every file in the mount has them, because a bind
 mount may show any part of it. This is the daemon's side, without FUSE; `client` asks for them.
+
+What is set takes long, and during setxattr(2) and fsync(2) the kernel holds the lock of the inode: meanwhile
+nobody could look up a new name in the directory. So `client` sets them by an ioctl(2), which holds no lock.
 """
 
 import errno
@@ -40,12 +43,32 @@ RECEIVE = PREFIX + b"receive"
 FRAMES = PREFIX + b"frames."
 FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an extended attribute
 
+_SET = 0x400050A0  # _IOC(_IOC_WRITE, 'P', 0xA0, 0); data: NAME, a zero byte, the value
+_SIZE_SHIFT = 16
+_SETTING_MAX_BYTES = (1 << 14) - 1
+
 _PLAIN = ("pid", "image", "generation", "pfn")  # what of the status is an attribute of its own
 
 
 def may_control(uid: int, owner: int) -> bool:
     """Return whether a user may publish: root, the `owner` of the root directory, and the daemon's user."""
     return uid in (0, owner, os.geteuid())
+
+
+def encode_setting(name: bytes, value: bytes) -> tuple[int, bytearray] | None:
+    """Return command and data of the ioctl that sets a control attribute, None if the value is too long."""
+    data = bytearray(name + b"\0" + value)
+    if len(data) > _SETTING_MAX_BYTES:
+        return None
+    return _SET | len(data) << _SIZE_SHIFT, data
+
+
+def decode_setting(command: int, data: bytes) -> tuple[bytes, bytes] | None:
+    """Return name and value if an ioctl sets a control attribute, else None."""
+    if command != _SET | len(data) << _SIZE_SHIFT:
+        return None
+    name, _, value = data.partition(b"\0")
+    return name, value
 
 
 class ControlAttributes:

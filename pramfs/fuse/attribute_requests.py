@@ -1,6 +1,7 @@
 """Requests for attributes: GETATTR, STATX, SETATTR, GETXATTR, SETXATTR, READLINK; IOCTL for chattr(1).
 
-Some of the control attributes are requests to save or to deduplicate, which may take long.
+Some of the control attributes are requests to save or to deduplicate, which may take long. They come by
+IOCTL, too.
 """
 
 import errno
@@ -159,7 +160,7 @@ class AttributeRequests:
         if len(value) != size:
             raise OddRequestError(f"a value of {len(value)} bytes, not {size}")
         if name.startswith(control_xattrs.PREFIX):
-            return LongWait(self._control_by(request, name, value))
+            return LongWait(self._control_by(request, name, value, b""))
         inode = self._tree.get(request.nodeid)
         exists = name in (inode.xattrs or {})
         if exists and flags & os.XATTR_CREATE:
@@ -170,10 +171,13 @@ class AttributeRequests:
         self._tree.setxattr(inode, name, value, in_group=group)
         return b""
 
-    def ioctl(self, request: Request) -> bytes | Later:
+    def ioctl(self, request: Request) -> bytes | Later | LongWait:
         _, _, command, _, _, _ = request.fields(IOCTL_IN)
         inode = self._tree.get(request.nodeid)
-        data = request.body[IOCTL_IN.size :]
+        data = bytes(request.body[IOCTL_IN.size :])
+        setting = control_xattrs.decode_setting(command, data)
+        if setting is not None:
+            return LongWait(self._control_by(request, *setting, _IOCTL_DONE))
         if command == FS_IOC_GETFLAGS:
             return _IOCTL_DONE + IOC_FLAGS.pack(self._flags(inode))
         if command == FS_IOC_FSGETXATTR:
@@ -200,14 +204,14 @@ class AttributeRequests:
         self._notices.drop_attributes(inode.ino)
         return _IOCTL_DONE
 
-    def _control_by(self, request: Request, name: bytes, value: bytes) -> Later:
-        """Return what does the work that a control attribute asks for. Raises EPERM, EACCES."""
+    def _control_by(self, request: Request, name: bytes, value: bytes, answer: bytes) -> Later:
+        """Return what does the work that a control attribute asks for, and answers. Raises EPERM, EACCES."""
         if not control_xattrs.may_control(request.uid, self._tree.root.uid):
             raise posix_error(errno.EPERM)
         if name == control_xattrs.DEDUP:
-            return functools.partial(_done, self._dedup, lambda: not request.is_withdrawn)
+            return functools.partial(_done, answer, self._dedup, lambda: not request.is_withdrawn)
         if name in self._orders:
-            return functools.partial(_done, self._orders[name], request.pid, value)
+            return functools.partial(_done, answer, self._orders[name], request.pid, value)
         raise posix_error(errno.EACCES)
 
     def _capability_size(self, inode: Inode) -> bytes | Refusal:
@@ -250,9 +254,9 @@ def sized(value: bytes, room: int) -> bytes:
     return value
 
 
-async def _done(call: Callable[..., Awaitable[None]], *args: object) -> bytes:
+async def _done(answer: bytes, call: Callable[..., Awaitable[None]], *args: object) -> bytes:
     await call(*args)
-    return b""
+    return answer
 
 
 def _time(valid: int, given: int, now: int, value_ns: int) -> int | None:

@@ -17,6 +17,7 @@ from pramfs.system.descriptors import readable
 from tests.mounted.failing_medium import SYNC, Medium
 from tests.mounted.harness import DEADLINE_S, MIB, PAGE, Volume, pramfs, run, wait_until
 from tests.mounted.sample_trees import noise
+from tests.support.checkout import PRAMFS
 
 PROCESSES = 4
 ENDED_MOUNT = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.EIO}
@@ -394,6 +395,26 @@ def test_what_is_written_again_while_the_first_version_waits_for_room_is_saved(
     expected = bytearray(noise(600 * PAGE)[::-1])
     expected[again[0] : again[0] + len(again[1])] = again[1]
     assert (root / "file").read_bytes() == expected
+
+
+@pytest.mark.parametrize("arena", ["memory"], indirect=True)
+@pytest.mark.parametrize("command", ["save {}", "snapshot {} first"])
+def test_names_in_the_root_are_found_and_changed_while_it_is_saved(
+    medium: Medium, volume: Volume, command: str
+) -> None:
+    """The kernel held the lock of the root until the save was made: for minutes, on a slow disk."""
+    volume.image = medium.image
+    root = volume.mount()
+    (root / "file").write_bytes(noise(MIB))
+    script = 'set -e; cd "$1"; test ! -e absent; mkdir new; mv file new; mv new/file .; rmdir new'
+    with medium.holding(SYNC):
+        saving = subprocess.Popen([PRAMFS, *command.format(root).split()])
+        medium.wait_until_held()
+        others = subprocess.Popen(["sh", "-c", script, "sh", root])
+        wait_until(lambda: others.poll() is not None, "changes of names in the root")
+        assert saving.poll() is None
+    assert others.returncode == 0
+    assert saving.wait(DEADLINE_S) == 0
 
 
 def test_who_is_killed_in_a_long_copy_goes_at_once(volume: Volume) -> None:
