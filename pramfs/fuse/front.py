@@ -7,6 +7,7 @@ that must wait (for room, for a notice) is answered by a task of its own, and ot
 import contextlib
 import enum
 import errno
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ SAVES_FOR_ROOM = 64
 
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
 
+_GETATTR = int(Opcode.GETATTR)
 _IN_HEADER_BYTES = IN_HEADER.size
 _OUT_HEADER_BYTES = OUT_HEADER.size
 _WRITE_HEAD_BYTES = _IN_HEADER_BYTES + WRITE_IN.size
@@ -98,10 +100,12 @@ class Front:
         note_change: Callable[[], bool],
         on_internal_error: Callable[[], None],
     ) -> None:
-        own = {Opcode.INTERRUPT: self._interrupt}
         self._handlers: dict[int, Handler] = {int(op): handlers[op] for op in handlers}
-        self._handlers |= {int(op): own[op] for op in own}
+        self._handlers[int(Opcode.INTERRUPT)] = self._interrupt
         self._of_snapshots = {int(op): of_snapshots[op] for op in of_snapshots}
+        for table in (self._handlers, self._of_snapshots):
+            if Opcode.FORGET in table:
+                table[int(Opcode.FORGET)] = functools.partial(self._put_off, table[Opcode.FORGET])
         self._carried = frozenset(int(opcode) for opcode in carried)
         self._unsupported = frozenset(int(opcode) for opcode in unsupported)
         self._make_room = make_room
@@ -113,6 +117,7 @@ class Front:
         # Of each request that waits for room: it is set when that is over.
         self._short_of_room: set[trio.Event] = set()
         self._told: set[int] = set()
+        self._forget: tuple[Handler, Request] | None = None  # that has been put off
         self._expects_pages = False
         self.awaited = 0  # tasks that wait for something that takes no longer than a request
         self._needed = 0  # times that `needed` is entered
@@ -179,10 +184,18 @@ class Front:
             return ANSWERED
         handlers = self._handlers if request.nodeid <= INO_MAX else self._of_snapshots
         handler = handlers.get(request.opcode)
-        if handler is not None:
-            if not self._attempt(request, handler):
-                self._wait_for_room(request, handler)
-            return ANSWERED
+        if handler is None:
+            return self._serve_other(request, message)
+        is_urgent = request.opcode == _GETATTR
+        if self._forget is not None and not is_urgent:
+            self.catch_up()
+        if not self._attempt(request, handler):
+            self._wait_for_room(request, handler)
+        if self._forget is not None and is_urgent:
+            self.catch_up()
+        return ANSWERED
+
+    def _serve_other(self, request: Request, message: memoryview) -> Outcome:
         if request.opcode in self._carried:
             self._seam.carry(message)
             return CARRIED
@@ -190,6 +203,23 @@ class Front:
             self._tell_once(request.opcode, "unknown")
         self._tell(error_reply(request.unique, errno.ENOSYS))
         return ANSWERED
+
+    # --- FORGET ----------------------------------------------------------------------------------
+
+    def _put_off(self, handler: Handler, request: Request) -> None:
+        """Put a FORGET off, for which nobody waits, until the next request.
+
+        Where many files are removed, that is the GETATTR of the directory, which is answered first.
+        """
+        request.keep()
+        self._forget = handler, request
+
+    def catch_up(self) -> None:
+        """Do what has been put off."""
+        if self._forget is not None:
+            handler, request = self._forget
+            self._forget = None
+            self._attempt(request, handler)
 
     # --- replies ---------------------------------------------------------------------------------
 

@@ -138,6 +138,7 @@ class Session:
             if self._others_ran_ns > self._end_ns and self._may_end():
                 return False
             outcome = self._serve_burst()
+            self._front.catch_up()
             if outcome is CARRIED:
                 return True
             if outcome is UNMOUNTED:

@@ -20,6 +20,7 @@ from pramfs.fuse.protocol import (
     CREATE_IN,
     FALLOCATE_IN,
     FORGET_IN,
+    GETATTR_IN,
     INTERRUPT_IN,
     LSEEK_IN,
     LSEEK_OUT,
@@ -351,7 +352,10 @@ class Mount:
         self.internal_errors += 1
 
     def serve(self, opcode: int, body: bytes, nodeid: int = 1, unique: int = 5) -> Outcome:
-        return self.engine.front.serve(message(body, opcode, unique, nodeid))
+        """Serve a request, and what it leaves for later, as at the end of a burst."""
+        outcome = self.engine.front.serve(message(body, opcode, unique, nodeid))
+        self.engine.front.catch_up()
+        return outcome
 
 
 @pytest.fixture
@@ -383,6 +387,35 @@ def test_an_open_is_not_asked_for_again_and_keeps_nothing(mount: Mount) -> None:
     assert mount.kernel.replies[-1][1] == 0
     mount.serve(Opcode.FORGET, FORGET_IN.pack(1), made.ino)
     assert made.ino not in mount.tree.inodes
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body", "done_before"),
+    [(Opcode.GETATTR, GETATTR_IN.pack(0, 0, 0), False), (Opcode.LOOKUP, b"none\0", True)],
+)
+def test_a_forget_waits_for_nothing_but_one_getattr(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, opcode: Opcode, body: bytes, done_before: bool
+) -> None:
+    """So many files are removed faster: the kernel asks for the directory behind each FORGET."""
+    front, tree = mount.engine.front, mount.tree
+    removed = [tree.create(tree.root, name, stat.S_IFREG | 0o644, USER) for name in (b"1", b"2")]
+    for file in removed:
+        file.refs = 1
+        tree.unlink(tree.root, b"%d" % (removed.index(file) + 1))
+    there_at_reply: list[bool] = []
+    tell = mount.kernel.tell
+
+    def told(*pieces: bytes) -> None:
+        there_at_reply.append(removed[-1].ino in tree.inodes)
+        tell(*pieces)
+
+    monkeypatch.setattr(front, "_tell", told)
+    for file in removed:
+        front.serve(message(FORGET_IN.pack(1), Opcode.FORGET, 0, file.ino))
+    assert removed[0].ino not in tree.inodes  # never two
+    front.serve(message(body, opcode, 9, ROOT_INO))
+    assert there_at_reply == [not done_before]
+    assert removed[-1].ino not in tree.inodes
 
 
 def test_a_file_without_a_name_is_released_and_kept_by_the_lookup_alone(mount: Mount) -> None:
