@@ -13,6 +13,7 @@ congestion is as high as it can be: beyond it, 9 requests by default, syncfs(2) 
 """
 
 import os
+import re
 from pathlib import Path
 
 from pramfs.fuse.protocol import (
@@ -44,12 +45,30 @@ _CONGESTION_DEFAULT = 9
 _CONGESTION_OF_USERS = Path("/sys/module/fuse/parameters/max_user_congthresh")
 
 
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO in linux/proc_ns.h
+_CAP_SYS_ADMIN = 21
+
+
 def congestion_threshold() -> int:
-    """Return from how many requests under way on a flush may leave files out. It may be more for root."""
+    """Return from how many requests under way on a flush may leave files out."""
+    if _is_admin():
+        return _CONGESTION_MAX
     try:
         return min(int(_CONGESTION_OF_USERS.read_text()), _CONGESTION_MAX)
     except (OSError, ValueError):  # /sys is not mounted
         return _CONGESTION_DEFAULT
+
+
+def _is_admin() -> bool:
+    """Return whether this process has CAP_SYS_ADMIN, and not only in a user namespace."""
+    try:
+        if os.stat("/proc/self/ns/user").st_ino != _INITIAL_USER_NAMESPACE:
+            return False
+        status = Path("/proc/self/status").read_text()
+    except OSError:  # /proc is not mounted
+        return False
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 class Handshake:

@@ -362,6 +362,21 @@ def test_all_that_a_user_has_written_is_saved_however_many_requests_it_takes(
         shell.pramfs("umount", root).succeeded()
 
 
+def test_root_has_what_it_asks_for_but_not_in_a_user_namespace() -> None:
+    ask = "from pramfs.fuse.handshake import congestion_threshold; print(congestion_threshold() == 65535)"
+    told = [
+        subprocess.run(
+            [*prefix, sys.executable, "-c", ask], check=True, capture_output=True, text=True
+        ).stdout
+        for prefix in (
+            [],
+            ["unshare", "--user", "--map-root-user"],
+            ["setpriv", "--bounding-set=-sys_admin"],
+        )
+    ]
+    assert told == ["True\n", "False\n", "False\n"]
+
+
 def write_everywhere(writer: "subprocess.Popen[bytes]", word: bytes) -> None:
     """Have the program above write that word."""
     assert writer.stdin is not None

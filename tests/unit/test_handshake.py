@@ -99,6 +99,7 @@ def test_what_the_kernel_lets_ordinary_users_have(
 ) -> None:
     parameter = tmp_path / "parameter"
     monkeypatch.setattr(handshake, "_CONGESTION_OF_USERS", parameter)
+    monkeypatch.setattr(handshake, "_is_admin", lambda: False)
     assert handshake.congestion_threshold() == 9  # /sys is not mounted
     parameter.write_text(told)
     assert handshake.congestion_threshold() == threshold
