@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +16,16 @@ from pramfs.control.control_xattrs import (
     FRAMES,
     FRAMES_AT_ONCE,
     FREE,
+    PERMIT,
+    PERMIT_BYTES,
     PREFIX,
     RECEIVE,
     SAVE,
     SAVE_TO,
     SNAPSHOT,
     UNKEPT,
+    WITHOUT_PERMIT,
+    Setting,
     encode_setting,
 )
 from pramfs.control.dedup_report import DedupReport, parse_report
@@ -31,6 +36,7 @@ from pramfs.errors import (
     NotMounted,
     PramError,
     SaveNotAllowed,
+    SaveUnknown,
     SnapshotExists,
     StatusNotAllowed,
 )
@@ -45,6 +51,7 @@ from pramfs.system.mountinfo import Mount, pramfs_mounts, require_alive, views_o
 __all__ = ["FrameCounts", "Mount", "MountStatus", "read_status", "request_save", "running_mounts"]
 
 _ANSWER_S = 6.0
+_REPEATABLE = frozenset({SAVE, FLUSH, DEDUP})
 _NOTHING_KNOWN = "unknown what is saved"
 
 
@@ -306,6 +313,7 @@ def _request_save(
     known: dict[int, Exception] = {
         errno.EACCES: _no_access(mountpoint, mount, "and cannot save to another image"),
         errno.EPERM: SaveNotAllowed(mountpoint, mount.allowed_users),
+        errno.EINTR: SaveUnknown(mountpoint, "the daemon was not waited for, as a signal came"),
         **(refusals or {}),
     }
     try:
@@ -336,22 +344,26 @@ def _setting(mount: Mount, attribute: bytes, value: bytes = b"") -> Callable[[],
 
 
 def _set_by_ioctl(mount: Mount, attribute: bytes, value: bytes) -> bool:
-    """Set a control attribute in the way that holds no lock; return False where there is only the other one.
+    """Set a control attribute in the way that holds no lock; return False where setxattr(2) is to be tried.
 
-    That is: for an older daemon, for a value that is too long, for who may not open the place for reading,
-    and for what the kernel has read-only, since there it is the kernel that refuses.
+    That is: for an older daemon, for a value that is too long, and for who may not write to the place or open
+    it, because setxattr(2) tells why.
     """
-    encoded = encode_setting(attribute, value)
+    permit = os.urandom(PERMIT_BYTES)
+    encoded = encode_setting(Setting(permit, attribute, value))
     if encoded is None:
         return False
     try:
+        kind = os.stat(mount.mountpoint).st_mode
+        if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):  # a view of a device or a fifo
+            return False
+        if attribute not in WITHOUT_PERMIT:
+            os.setxattr(mount.mountpoint, PERMIT, permit)
         place = os.open(mount.mountpoint, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        if os.fstatvfs(place).f_flag & os.ST_RDONLY:
-            return False
-        fcntl.ioctl(place, *encoded)
+        _ioctl(place, *encoded, repeat=attribute in _REPEATABLE)
     except OSError as exc:
         if exc.errno != errno.ENOTTY:
             raise
@@ -359,6 +371,17 @@ def _set_by_ioctl(mount: Mount, attribute: bytes, value: bytes) -> bool:
     finally:
         os.close(place)
     return True
+
+
+def _ioctl(place: int, command: int, data: bytearray, *, repeat: bool) -> None:
+    """Make an ioctl, again if this process was stopped and continued meanwhile, or frozen."""
+    while True:
+        try:
+            fcntl.ioctl(place, command, data)
+            return
+        except InterruptedError:
+            if not repeat:
+                raise
 
 
 def _mount_to_ask(mountpoint: Path) -> Mount:

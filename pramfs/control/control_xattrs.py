@@ -13,18 +13,24 @@
     user.pramfs.receive     set it to offer a tree that is in a file, see `TreeOffer`
     user.pramfs.free        set it to NAME@SNAPSHOT to free that snapshot with a save
     user.pramfs.flush       set it to have the kernel hand over its dirty pages; a save tells what it cannot
+    user.pramfs.permit      set it to 16 bytes of one's own, with which others are set by ioctl(2)
 
 They are not listed, so that cp -a and rsync -X ignore them. Every file in the mount has them, because a bind
 mount may show any part of it. This is the daemon's side, without FUSE; `client` asks for them.
 
 What is set takes long, and during setxattr(2) and fsync(2) the kernel holds the lock of the inode: meanwhile
 nobody could look up a new name in the directory. So `client` sets them by an ioctl(2), which holds no lock.
+There the kernel does not check whether the place may be written to, as it does for setxattr(2). So the ioctl
+must name a permit that was set shortly before; except for what fsync(2) does as well, on all mounts.
+
 """
 
 import errno
 import os
 import zlib
+from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pramfs.control.dedup_report import DedupReport
 from pramfs.control.status import MountStatus
@@ -39,11 +45,15 @@ DEDUP = PREFIX + b"dedup"
 SNAPSHOT = PREFIX + b"snapshot"
 FREE = PREFIX + b"free"
 FLUSH = PREFIX + b"flush"
+PERMIT = PREFIX + b"permit"
 RECEIVE = PREFIX + b"receive"
 FRAMES = PREFIX + b"frames."
 FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an extended attribute
 
-_SET = 0x400050A0  # _IOC(_IOC_WRITE, 'P', 0xA0, 0); data: NAME, a zero byte, the value
+WITHOUT_PERMIT = frozenset({SAVE, FLUSH})
+PERMIT_BYTES = 16
+_PERMITS_KEPT = 64
+_SET = 0x400050A0  # _IOC(_IOC_WRITE, 'P', 0xA0, 0); data: permit, NAME, a zero byte, the value
 _SIZE_SHIFT = 16
 _SETTING_MAX_BYTES = (1 << 14) - 1
 
@@ -55,20 +65,28 @@ def may_control(uid: int, owner: int) -> bool:
     return uid in (0, owner, os.geteuid())
 
 
-def encode_setting(name: bytes, value: bytes) -> tuple[int, bytearray] | None:
+class Setting(NamedTuple):
+    """A control attribute that an ioctl sets."""
+
+    permit: bytes
+    name: bytes
+    value: bytes
+
+
+def encode_setting(setting: Setting) -> tuple[int, bytearray] | None:
     """Return command and data of the ioctl that sets a control attribute, None if the value is too long."""
-    data = bytearray(name + b"\0" + value)
+    data = bytearray(setting.permit + setting.name + b"\0" + setting.value)
     if len(data) > _SETTING_MAX_BYTES:
         return None
     return _SET | len(data) << _SIZE_SHIFT, data
 
 
-def decode_setting(command: int, data: bytes) -> tuple[bytes, bytes] | None:
-    """Return name and value if an ioctl sets a control attribute, else None."""
+def decode_setting(command: int, data: bytes) -> Setting | None:
+    """Return what an ioctl sets, None if it is for something else."""
     if command != _SET | len(data) << _SIZE_SHIFT:
         return None
-    name, _, value = data.partition(b"\0")
-    return name, value
+    name, _, value = data[PERMIT_BYTES:].partition(b"\0")
+    return Setting(data[:PERMIT_BYTES], name, value)
 
 
 class ControlAttributes:
@@ -86,6 +104,18 @@ class ControlAttributes:
         self._status = status
         self._dedup = dedup
         self._table = table
+        self._permits: deque[bytes] = deque(maxlen=_PERMITS_KEPT)
+
+    def permit(self, permit: bytes) -> None:
+        """Keep a permit until there are many newer ones. Raises EINVAL."""
+        if len(permit) != PERMIT_BYTES:
+            raise posix_error(errno.EINVAL)
+        self._permits.append(permit)
+
+    def require_permit(self, setting: Setting) -> None:
+        """Raise EPERM if what an ioctl sets needs a permit, and has none."""
+        if setting.name not in WITHOUT_PERMIT and setting.permit not in self._permits:
+            raise posix_error(errno.EPERM)
 
     def read(self, name: bytes) -> bytes:
         """Return the value of a control attribute. Raises OSError(ENODATA) for an unknown one."""

@@ -53,7 +53,9 @@ log = logging.getLogger("pramfs")
 
 _NOT_KEPT = "this save is not kept: %s"
 _STATE_PERIOD_S = 0.2
-_FLUSHES_MAX = 100  # if programs go on writing
+_REPEATED_FLUSHES_S = 5
+_TOO_FAST = "programs write faster than the kernel hands it over"
+_BACKGROUND = 12  # FUSE_DEFAULT_MAX_BACKGROUND
 _LOOK_PERIOD_S = 1  # at a save at unmount, whether to log its progress
 
 
@@ -372,12 +374,15 @@ class Checkpoints:
         """
         complaint = ""
         explained = self._refusals  # the kernel tells of an error to all who flush meanwhile
-        front, cache = engine.front, engine.cache
+        front = engine.front
+        until_s = trio.current_time() + _REPEATED_FLUSHES_S
+        # Of reads ahead and direct writes, which are not counted, no more are under way.
+        many = max(2, self._congestion - _BACKGROUND)
         with front.needed():
             passes, needed = 0, mount_tools.flushes_needed()
             while passes < needed:
                 passes += 1
-                before = cache.handed_over
+                before = front.unwaited
                 others = engine.directories.handles()
                 waited = front.is_short_of_room
                 flushed = await self._flush_once()
@@ -388,9 +393,12 @@ class Checkpoints:
                 # lack data. What was written meanwhile to their pages the kernel has left out.
                 if waited or front.is_short_of_room:
                     needed = max(needed, 2)
-                # With so many under way it may have left files out. Some may have been reads.
-                if cache.handed_over - before >= self._congestion // 2:
-                    needed = max(needed, min(passes + 1, _FLUSHES_MAX))
+                # With so many under way it may have left files out.
+                if front.unwaited - before >= many:
+                    if trio.current_time() < until_s:
+                        needed = max(needed, passes + 1)
+                    elif passes == needed:
+                        self._saver.note_complaint(_TOO_FAST)
                 await front.settled()
         refusals = self._volume.tree.data.refused.count
         self._saver.note_complaint(complaint if refusals == explained else "")

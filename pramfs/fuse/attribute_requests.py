@@ -160,6 +160,10 @@ class AttributeRequests:
         if len(value) != size:
             raise OddRequestError(f"a value of {len(value)} bytes, not {size}")
         if name.startswith(control_xattrs.PREFIX):
+            if name == control_xattrs.PERMIT:
+                self._require_control(request)
+                self._control.permit(value)
+                return b""
             return LongWait(self._control_by(request, name, value, b""))
         inode = self._tree.get(request.nodeid)
         exists = name in (inode.xattrs or {})
@@ -177,7 +181,9 @@ class AttributeRequests:
         data = bytes(request.body[IOCTL_IN.size :])
         setting = control_xattrs.decode_setting(command, data)
         if setting is not None:
-            return LongWait(self._control_by(request, *setting, _IOCTL_DONE))
+            self._control.require_permit(setting)
+            later = self._control_by(request, setting.name, setting.value, _IOCTL_DONE)
+            return LongWait(later)
         if command == FS_IOC_GETFLAGS:
             return _IOCTL_DONE + IOC_FLAGS.pack(self._flags(inode))
         if command == FS_IOC_FSGETXATTR:
@@ -206,13 +212,16 @@ class AttributeRequests:
 
     def _control_by(self, request: Request, name: bytes, value: bytes, answer: bytes) -> Later:
         """Return what does the work that a control attribute asks for, and answers. Raises EPERM, EACCES."""
-        if not control_xattrs.may_control(request.uid, self._tree.root.uid):
-            raise posix_error(errno.EPERM)
+        self._require_control(request)
         if name == control_xattrs.DEDUP:
             return functools.partial(_done, answer, self._dedup, lambda: not request.is_withdrawn)
         if name in self._orders:
             return functools.partial(_done, answer, self._orders[name], request.pid, value)
         raise posix_error(errno.EACCES)
+
+    def _require_control(self, request: Request) -> None:
+        if not control_xattrs.may_control(request.uid, self._tree.root.uid):
+            raise posix_error(errno.EPERM)
 
     def _capability_size(self, inode: Inode) -> bytes | Refusal:
         """Tell the kernel, which asks before the first write(2) to each file, how long its capabilities are.

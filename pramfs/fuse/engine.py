@@ -86,7 +86,7 @@ class Engine:
         self.cached_writes = not behaviour.direct_io
         self.directories = OpenDirectories()
         self.notices = Notices(daemon.on_internal_error)
-        self.cache = PageCache(self.notices)
+        self._cache = PageCache(self.notices)
         self.snapshots = snapshots = SnapshotView(
             pram, name, tree, lambda name: self.notices.drop_name(FIRST_INO, name)
         )
@@ -103,7 +103,7 @@ class Engine:
             tree,
             files,
             self.notices,
-            self.cache,
+            self._cache,
             syncs.written,
             direct_io=direct_io,
             noatime=noatime,
@@ -119,7 +119,7 @@ class Engine:
         )
         kinds = (
             data,
-            NameRequests(tree, snapshots, files, self.cache.forgotten),
+            NameRequests(tree, snapshots, files, self._cache.forgotten),
             attributes,
             DirectoryRequests(tree, self.directories, nodiratime=noatime or behaviour.nodiratime),
             syncs,
@@ -151,10 +151,10 @@ class Engine:
         """Return what answers requests for inodes in snapshots."""
         tree, notices, direct_io = self._tree, self.notices, behaviour.direct_io
         files = OpenFiles(snapshots, counted=self.answers_open, direct_io=direct_io)
-        data = SnapshotFiles(snapshots, files, notices, self.cache, tree.data.refused)
+        data = SnapshotFiles(snapshots, files, notices, self._cache, tree.data.refused)
         kinds = (
             data,
-            SnapshotNames(snapshots, snapshots, files, self.cache.forgotten),
+            SnapshotNames(snapshots, snapshots, files, self._cache.forgotten),
             SnapshotAttributes(
                 snapshots,
                 control,

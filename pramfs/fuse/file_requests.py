@@ -100,8 +100,6 @@ class FileRequests:
         if not write_flags & WRITE_CACHE and gives_rights(file):
             self._drop_rights(request, file, kill_setid=bool(write_flags & WRITE_KILL_SUIDGID))
         from_cache = bool(write_flags & WRITE_CACHE)
-        if from_cache:
-            self._cache.handed_over += 1
         # What is past the cache with O_DIRECT may be asynchronous: a short count becomes EIO in the kernel.
         in_part = self._direct_io and not from_cache and not flags & os.O_DIRECT
         written = self._write(request, file, offset, data, from_cache=from_cache, in_part=in_part)

@@ -17,6 +17,7 @@ import trio
 from pramfs.errors import FramesHeld, words_of
 from pramfs.fuse.failures import errno_of
 from pramfs.fuse.protocol import (
+    GETATTR_IN,
     IN_HEADER,
     INTERRUPT_IN,
     OUT_HEADER,
@@ -40,6 +41,8 @@ SAVES_FOR_ROOM = 64
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
 
 _GETATTR = int(Opcode.GETATTR)
+# Of these the kernel has as many under way as there are. Reads ahead and direct writes wait for each other.
+_UNWAITED = frozenset(map(int, (Opcode.WRITE, Opcode.RELEASE, Opcode.RELEASEDIR)))
 _IN_HEADER_BYTES = IN_HEADER.size
 _OUT_HEADER_BYTES = OUT_HEADER.size
 _WRITE_HEAD_BYTES = _IN_HEADER_BYTES + WRITE_IN.size
@@ -121,6 +124,9 @@ class Front:
         self._expects_pages = False
         self.awaited = 0  # tasks that wait for something that takes no longer than a request
         self._needed = 0  # times that `needed` is entered
+        self.unwaited = (
+            0  # requests so far of those that the kernel makes without waiting for the others
+        )
 
     def open(self, seam: Seam, spawn: Callable[..., None], pipe: Pipe | None = None) -> None:
         """Begin to serve at that seam; `spawn` starts a task, and large writes come through the pipe."""
@@ -186,12 +192,14 @@ class Front:
         handler = handlers.get(request.opcode)
         if handler is None:
             return self._serve_other(request, message)
-        is_urgent = request.opcode == _GETATTR
-        if self._forget is not None and not is_urgent:
+        self.unwaited += request.opcode in _UNWAITED
+        forget = self._forget
+        if forget is not None and not _asks_of_a_name(request):
             self.catch_up()
+            forget = None
         if not self._attempt(request, handler):
             self._wait_for_room(request, handler)
-        if self._forget is not None and is_urgent:
+        if forget is not None:
             self.catch_up()
         return ANSWERED
 
@@ -381,6 +389,11 @@ class Front:
             self._tell(reply(unique, waiting.so_far))
         else:
             self._tell(error_reply(unique, errno.EINTR))
+
+
+def _asks_of_a_name(request: Request) -> bool:
+    """Return whether a request only asks for attributes. That of an open file asks for room, too."""
+    return request.opcode == _GETATTR and not any(request.body[: GETATTR_IN.size])
 
 
 def _has_cached_pages(message: memoryview) -> bool:

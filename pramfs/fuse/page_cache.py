@@ -14,13 +14,9 @@ _ALIGNMENT = 65536  # the largest pages of any kernel: what it has of one part i
 
 
 class PageCache:
-    """For each inode one range of bytes that has all that went through the cache of the kernel.
-
-    `handed_over` counts the requests with which the kernel has written what programs wrote to its cache.
-    """
+    """For each inode one range of bytes that has all that went through the cache of the kernel."""
 
     def __init__(self, notices: Notices) -> None:
-        self.handed_over = 0
         self._notices = notices
         self._ranges: dict[int, tuple[int, int]] = {}
         self._dropping: dict[int, int] = {}  # how many notices are on their way

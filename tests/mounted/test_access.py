@@ -1,6 +1,7 @@
 """Other users get no access: to the image, the mount, bytes of deleted files, the control attributes."""
 
 import errno
+import fcntl
 import functools
 import os
 import random
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.harness import KIB, MIB, PAGE, Volume, run, wait_until
+from pramfs.control.control_xattrs import Setting, encode_setting
+from tests.mounted.harness import KIB, MIB, PAGE, Volume, pramfs, run, wait_until
 from tests.mounted.posix.scene import ALICE, errno_of, run_as, write
 from tests.mounted.system import syncfs
 
@@ -70,6 +72,47 @@ def test_an_extended_file_is_zeros_after_a_remount(volume: Volume) -> None:
     volume.remount()
     os.truncate(root / "file", 3 * PAGE)
     assert (root / "file").read_bytes() == SECRET * 100 + bytes(3 * PAGE - 100)
+
+
+def test_who_may_not_write_to_a_view_gives_no_orders_by_it(volume: Volume) -> None:
+    """For an ioctl(2) the kernel does not ask whether the view is read-only, but it must be."""
+    root, view = volume.mount(), volume.home / "view"
+    view.mkdir()
+    pramfs("snapshot", root, "kept").succeeded()
+    free = b"user.pramfs.free", b"pramfs@kept"
+    run("mount", "--bind", "-o", "ro", root, view).succeeded()
+    try:
+        assert errno_of(lambda: _order(view, bytes(16), *free)) == "EPERM"
+        assert errno_of(lambda: os.setxattr(view, "user.pramfs.permit", bytes(16))) == "EROFS"
+        assert errno_of(lambda: _order(view, bytes(16), b"user.pramfs.save", b"")) == ""
+    finally:
+        run("umount", "-i", view).succeeded()
+    assert errno_of(lambda: os.setxattr(root, "user.pramfs.permit", bytes(15))) == "EINVAL"
+    os.setxattr(root, "user.pramfs.permit", b"p" * 16)
+    assert errno_of(lambda: _order(root, b"q" * 16, *free)) == "EPERM"
+    assert "kept" in pramfs("snapshots", root).succeeded().text
+    assert errno_of(lambda: _order(root, b"p" * 16, *free)) == ""
+    assert "kept" not in pramfs("snapshots", root).succeeded().text
+
+
+def test_permits_are_for_who_may_control(volume: Volume) -> None:
+    root = volume.mount("allow_other", "mode=777")
+    _open_up(volume.home)
+    permit = lambda: os.setxattr(root, "user.pramfs.permit", bytes(16))  # noqa: E731
+    save = lambda: _order(root, bytes(16), b"user.pramfs.save", b"")  # noqa: E731
+    assert run_as(ALICE, lambda: errno_of(permit)) == "EPERM"
+    assert run_as(ALICE, lambda: errno_of(save)) == "EPERM"
+
+
+def _order(place: Path, permit: bytes, name: bytes, value: bytes) -> None:
+    """Set a control attribute by ioctl(2)."""
+    encoded = encode_setting(Setting(permit, name, value))
+    assert encoded is not None
+    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(directory, *encoded)
+    finally:
+        os.close(directory)
 
 
 def test_the_controls_obey_ownership(volume: Volume) -> None:

@@ -417,6 +417,22 @@ def test_names_in_the_root_are_found_and_changed_while_it_is_saved(
     assert saving.wait(DEADLINE_S) == 0
 
 
+@pytest.mark.parametrize("arena", ["memory"], indirect=True)
+def test_a_command_that_is_stopped_and_continued_waits_on(medium: Medium, volume: Volume) -> None:
+    """Ctrl-Z and fg: it said that the save had failed, when the daemon was still at it."""
+    volume.image = medium.image
+    root = volume.mount()
+    (root / "file").write_bytes(noise(MIB))
+    with medium.holding(SYNC):
+        saving = subprocess.Popen([PRAMFS, "save", root], process_group=0)
+        medium.wait_until_held()
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            os.killpg(saving.pid, number)
+            time.sleep(0.2)  # with less than a signal takes, this finds nothing wrong
+        assert saving.poll() is None
+    assert saving.wait(DEADLINE_S) == 0
+
+
 def test_who_is_killed_in_a_long_copy_goes_at_once(volume: Volume) -> None:
     volume.size = "256M"
     root = volume.mount()

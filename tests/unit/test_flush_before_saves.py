@@ -16,8 +16,8 @@ from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.flusher import Flusher
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import ServiceManager
-from pramfs.errors import FramesHeld
-from pramfs.fuse.protocol import WRITE_CACHE, Opcode
+from pramfs.errors import FramesHeld, SaveIncomplete
+from pramfs.fuse.protocol import RELEASE_IN, WRITE_CACHE, Opcode
 from pramfs.saves.automatic import Keep
 from pramfs.saves.pace import Pace
 from pramfs.saves.save import Saver
@@ -255,3 +255,67 @@ def test_a_thread_that_fails_is_not_waited_for(flusher: Flusher) -> None:
                 await flusher.flush("0:1")
 
     trio.run(run)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body"),
+    [
+        (Opcode.WRITE, write_in(b"data", WRITE_CACHE)),
+        (Opcode.RELEASEDIR, RELEASE_IN.pack(0, 0, 0, 0)),
+        (Opcode.RELEASE, RELEASE_IN.pack(0, 0, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize(("busy", "flushes"), [(0, 1), (1, 2), (3, 4)])
+def test_a_flush_with_as_many_requests_as_make_the_kernel_leave_files_out_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, opcode: Opcode, body: bytes, busy: int, flushes: int
+) -> None:
+    mount = Mount()
+    made: list[int] = []
+
+    def hand_over() -> None:
+        for _ in range(MANY if len(made) < busy else MANY - 1):
+            mount.serve(opcode, body, mount.file.ino)
+        made.append(1)
+
+    saves = _congested(monkeypatch, mount, hand_over)
+    trio.run(saves.flush, mount.engine)
+    assert len(made) == flushes
+
+
+def test_a_flush_that_never_has_few_requests_makes_a_save_that_may_lack_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mount = Mount()
+    made: list[int] = []
+
+    def hand_over() -> None:
+        for _ in range(MANY):
+            mount.serve(Opcode.WRITE, write_in(b"data", WRITE_CACHE), mount.file.ino)
+        made.append(1)
+
+    saves = _congested(monkeypatch, mount, hand_over)
+    monkeypatch.setattr(checkpoints, "_REPEATED_FLUSHES_S", 0.2)
+    with pytest.raises(SaveIncomplete, match="faster than the kernel"):
+        trio.run(saves.publish, mount.engine)
+    assert len(made) > 1
+
+
+MANY = 20
+
+
+def _congested(
+    monkeypatch: pytest.MonkeyPatch, mount: Mount, hand_over: Callable[[], None]
+) -> Checkpoints:
+    """The saves of a mount whose kernel makes requests when it flushes, and calls MANY congestion."""
+
+    def flush(place: Path | None) -> Flushed:
+        trio.from_thread.run_sync(hand_over)
+        return Flushed(0, "")
+
+    monkeypatch.setattr(mount_tools, "flush", flush)
+    monkeypatch.setattr(mount_tools, "flushes_needed", lambda: 1)
+    monkeypatch.setattr(checkpoints, "ImageName", InPlace)
+    monkeypatch.setattr(checkpoints, "congestion_threshold", lambda: MANY + checkpoints._BACKGROUND)
+    saves = saves_of(volume_of(mount))
+    saves.mounted_as("0:1")
+    return saves

@@ -20,6 +20,7 @@ from pramfs.fuse.protocol import (
     CREATE_IN,
     FALLOCATE_IN,
     FORGET_IN,
+    GETATTR_FH,
     GETATTR_IN,
     INTERRUPT_IN,
     LSEEK_IN,
@@ -391,7 +392,12 @@ def test_an_open_is_not_asked_for_again_and_keeps_nothing(mount: Mount) -> None:
 
 @pytest.mark.parametrize(
     ("opcode", "body", "done_before"),
-    [(Opcode.GETATTR, GETATTR_IN.pack(0, 0, 0), False), (Opcode.LOOKUP, b"none\0", True)],
+    [
+        (Opcode.GETATTR, GETATTR_IN.pack(0, 0, 0), False),
+        # Before write(2), whether there is room by now: it must know what the removed file leaves.
+        (Opcode.GETATTR, GETATTR_IN.pack(GETATTR_FH, 0, 0), True),
+        (Opcode.LOOKUP, b"none\0", True),
+    ],
 )
 def test_a_forget_waits_for_nothing_but_one_getattr(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, opcode: Opcode, body: bytes, done_before: bool
