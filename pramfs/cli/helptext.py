@@ -148,7 +148,7 @@ Into a mount it goes beside the tree that is mounted, usually as a snapshot; pro
 
 A stream of --since needs the snapshot that it builds on, in whatever name; without it nothing more is read.
 The tree is there when the exit code is 0, and durable; with any other exit code nothing has changed, also
-when the stream was cut off or damaged on its way.
+when the stream was cut off or damaged on its way. Only with 64, after a signal at the end, it is unknown.
 
   pramfs send /mnt/dump > dump.stream
   pramfs receive --as @back /mnt/dump < dump.stream

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pramfs.control.control_xattrs import (
+    ALLOWED_ON_ROOT,
     DEDUP,
     FLUSH,
     FRAMES,
@@ -24,7 +25,6 @@ from pramfs.control.control_xattrs import (
     SAVE_TO,
     SNAPSHOT,
     UNKEPT,
-    WITHOUT_PERMIT,
     Setting,
     encode_setting,
 )
@@ -199,7 +199,7 @@ def request_save_to(
 def request_flush(mount: Mount) -> None:
     """Have the daemon flush its mount: what the kernel cannot hand over makes the next save incomplete.
 
-    Raises OSError, of an older daemon and where the kernel has the mount read-only, too.
+    Raises OSError, of an older daemon and where the kernel has a view of a part read-only, too.
     """
     _request(mount, _setting(mount, FLUSH), lambda call: None)
 
@@ -313,7 +313,7 @@ def _request_save(
     known: dict[int, Exception] = {
         errno.EACCES: _no_access(mountpoint, mount, "and cannot save to another image"),
         errno.EPERM: SaveNotAllowed(mountpoint, mount.allowed_users),
-        errno.EINTR: SaveUnknown(mountpoint, "the daemon was not waited for, as a signal came"),
+        errno.EINTR: SaveUnknown(mountpoint, "a signal came before the daemon had answered"),
         **(refusals or {}),
     }
     try:
@@ -344,6 +344,16 @@ def _setting(mount: Mount, attribute: bytes, value: bytes = b"") -> Callable[[],
 
 
 def _set_by_ioctl(mount: Mount, attribute: bytes, value: bytes) -> bool:
+    """Do what `_set_once_by_ioctl` does, again if this process was stopped or frozen meanwhile."""
+    while True:
+        try:
+            return _set_once_by_ioctl(mount, attribute, value)
+        except InterruptedError:
+            if attribute not in _REPEATABLE:
+                raise
+
+
+def _set_once_by_ioctl(mount: Mount, attribute: bytes, value: bytes) -> bool:
     """Set a control attribute in the way that holds no lock; return False where setxattr(2) is to be tried.
 
     That is: for an older daemon, for a value that is too long, and for who may not write to the place or open
@@ -357,13 +367,13 @@ def _set_by_ioctl(mount: Mount, attribute: bytes, value: bytes) -> bool:
         kind = os.stat(mount.mountpoint).st_mode
         if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):  # a view of a device or a fifo
             return False
-        if attribute not in WITHOUT_PERMIT:
+        if attribute not in ALLOWED_ON_ROOT or mount.part != "/":
             os.setxattr(mount.mountpoint, PERMIT, permit)
         place = os.open(mount.mountpoint, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        _ioctl(place, *encoded, repeat=attribute in _REPEATABLE)
+        fcntl.ioctl(place, *encoded)
     except OSError as exc:
         if exc.errno != errno.ENOTTY:
             raise
@@ -371,17 +381,6 @@ def _set_by_ioctl(mount: Mount, attribute: bytes, value: bytes) -> bool:
     finally:
         os.close(place)
     return True
-
-
-def _ioctl(place: int, command: int, data: bytearray, *, repeat: bool) -> None:
-    """Make an ioctl, again if this process was stopped and continued meanwhile, or frozen."""
-    while True:
-        try:
-            fcntl.ioctl(place, command, data)
-            return
-        except InterruptedError:
-            if not repeat:
-                raise
 
 
 def _mount_to_ask(mountpoint: Path) -> Mount:

@@ -21,14 +21,13 @@ mount may show any part of it. This is the daemon's side, without FUSE; `client`
 What is set takes long, and during setxattr(2) and fsync(2) the kernel holds the lock of the inode: meanwhile
 nobody could look up a new name in the directory. So `client` sets them by an ioctl(2), which holds no lock.
 There the kernel does not check whether the place may be written to, as it does for setxattr(2). So the ioctl
-must name a permit that was set shortly before; except for what fsync(2) does as well, on all mounts.
-
+must name a permit that was set just before; except, on the root, for what fsync(2) of the root does as well.
 """
 
 import errno
 import os
+import time
 import zlib
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,9 +49,10 @@ RECEIVE = PREFIX + b"receive"
 FRAMES = PREFIX + b"frames."
 FRAMES_AT_ONCE = 65536  # even incompressible states fit into the 64 KiB of an extended attribute
 
-WITHOUT_PERMIT = frozenset({SAVE, FLUSH})
+ALLOWED_ON_ROOT = frozenset({SAVE, FLUSH})  # without a permit
 PERMIT_BYTES = 16
-_PERMITS_KEPT = 64
+_PERMITS_MAX = 64
+_PERMIT_S = 10
 _SET = 0x400050A0  # _IOC(_IOC_WRITE, 'P', 0xA0, 0); data: permit, NAME, a zero byte, the value
 _SIZE_SHIFT = 16
 _SETTING_MAX_BYTES = (1 << 14) - 1
@@ -104,17 +104,23 @@ class ControlAttributes:
         self._status = status
         self._dedup = dedup
         self._table = table
-        self._permits: deque[bytes] = deque(maxlen=_PERMITS_KEPT)
+        # Until when each is valid, the oldest first.
+        self._permits: dict[tuple[int, bytes], float] = {}
 
-    def permit(self, permit: bytes) -> None:
-        """Keep a permit until there are many newer ones. Raises EINVAL."""
+    def permit(self, uid: int, permit: bytes) -> None:
+        """Keep a permit for one ioctl of that user, for some seconds. Raises EINVAL."""
         if len(permit) != PERMIT_BYTES:
             raise posix_error(errno.EINVAL)
-        self._permits.append(permit)
+        if len(self._permits) == _PERMITS_MAX:
+            del self._permits[next(iter(self._permits))]
+        self._permits[uid, permit] = time.monotonic() + _PERMIT_S
 
-    def require_permit(self, setting: Setting) -> None:
-        """Raise EPERM if what an ioctl sets needs a permit, and has none."""
-        if setting.name not in WITHOUT_PERMIT and setting.permit not in self._permits:
+    def require_permit(self, uid: int, setting: Setting, *, on_root: bool) -> None:
+        """Use up the permit for what an ioctl sets. Raises EPERM if it needs one and has none."""
+        until_s = self._permits.pop((uid, setting.permit), 0.0)
+        if on_root and setting.name in ALLOWED_ON_ROOT:
+            return
+        if time.monotonic() > until_s:
             raise posix_error(errno.EPERM)
 
     def read(self, name: bytes) -> bytes:

@@ -104,7 +104,7 @@ def _flush(mount: Mount) -> None:
     """Have the kernel hand over its dirty pages; the last save tells what it could not."""
     try:
         client.request_flush(mount)
-    except OSError:  # a daemon of an older version, or a mount that is read-only
+    except OSError:  # a daemon of an older version, or a read-only view of a part
         mount_tools.flush(mount.mountpoint)
 
 

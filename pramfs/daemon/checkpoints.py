@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -55,8 +55,22 @@ _NOT_KEPT = "this save is not kept: %s"
 _STATE_PERIOD_S = 0.2
 _REPEATED_FLUSHES_S = 5
 _TOO_FAST = "programs write faster than the kernel hands it over"
-_BACKGROUND = 12  # FUSE_DEFAULT_MAX_BACKGROUND
+_BACKGROUND = (
+    12  # FUSE_DEFAULT_MAX_BACKGROUND: no more reads ahead are under way, which are not counted
+)
 _LOOK_PERIOD_S = 1  # at a save at unmount, whether to log its progress
+
+
+class _Flush(NamedTuple):
+    """What became of one flush.
+
+    `is_congested`: so many requests were under way that the kernel may have left files out.
+    `was_short_of_room`: some waited for room; what was written meanwhile to their pages it has left out.
+    """
+
+    complaint: str
+    is_congested: bool
+    was_short_of_room: bool
 
 
 class Checkpoints:
@@ -84,7 +98,10 @@ class Checkpoints:
         self._manager = manager
         self._place = place
         self._saving = trio.Lock()
-        self._congestion = 0
+        # From how many requests under way on the kernel leaves files out of a flush. Asked before there is a
+        # mount, which may cover /sys.
+        self._congestion = congestion_threshold()
+        self._left_out = ""  # why the flush before the end may have, see `flush`
         self._begun = 0  # saves so far
         self._last_failure = ""  # of those that were made for fsync(2)
 
@@ -96,7 +113,6 @@ class Checkpoints:
     def mounted_as(self, device: str) -> None:
         """Note the number of the file system, MAJOR:MINOR, and be ready to flush it."""
         self._name.own_device = device
-        self._congestion = congestion_threshold()
         self._flusher.start()
 
     # --- while the mount is served ---------------------------------------------------------------
@@ -110,9 +126,10 @@ class Checkpoints:
         """
         if self._volume.read_only:
             return
-        await self.flush(engine)
+        left_out = await self.flush(engine)
         async with self._saving:
-            await (self._checkpoint_to_keep() if keep else self._checkpoint())
+            checkpoint = self._checkpoint_to_keep if keep else self._checkpoint
+            await checkpoint(left_out=left_out)
         for shortcoming in self.shortcomings():
             raise shortcoming
 
@@ -128,11 +145,11 @@ class Checkpoints:
         if self._volume.read_only:
             raise ReadOnlyImage
         frames = len(self._volume.pram.arena.table)
-        await self.flush(engine)
+        left_out = await self.flush(engine)
         async with self._saving:
             # A save that has begun ends in one image or the other, even if the mount ends meanwhile.
             with trio.CancelScope(shield=True):
-                await self._move(target, pid, frames)
+                await self._move(target, pid, frames, left_out)
         for shortcoming in self.shortcomings():
             raise shortcoming
 
@@ -143,12 +160,12 @@ class Checkpoints:
         no snapshot then; SaveIncomplete or NotUnderItsName if there is one all the same.
         """
         self._require_writable()
-        await self.flush(engine)
+        left_out = await self.flush(engine)
         async with self._saving:
             with _refusals():
                 full_name = require_new(self._volume.pram, self._saver.name, name)
                 await self._make_room_for_snapshot()
-            await self._checkpoint(snapshot=full_name)
+            await self._checkpoint(snapshot=full_name, left_out=left_out)
         for shortcoming in self.shortcomings():
             raise shortcoming
 
@@ -157,7 +174,7 @@ class Checkpoints:
         for _ in self._automatic.make_room():
             await self._checkpoint()
 
-    async def _checkpoint_to_keep(self) -> None:
+    async def _checkpoint_to_keep(self, *, left_out: str) -> None:
         """Publish a checkpoint, and keep it if that is asked for; the caller must hold the lock.
 
         Raises SaveFailed.
@@ -169,7 +186,7 @@ class Checkpoints:
         except NoRoomForSnapshot as exc:
             log.warning(_NOT_KEPT, exc)
             snapshot = ""
-        await self._checkpoint(snapshot=snapshot)
+        await self._checkpoint(snapshot=snapshot, left_out=left_out)
         if snapshot:
             self._automatic.note_kept()
 
@@ -195,35 +212,49 @@ class Checkpoints:
         ENOSPC; SaveFailed, and there is no such tree then.
         """
         self._require_writable()
-        await self.flush(engine)
-        with _refusals():
-            try:
-                offer = parse_offer(request)
-                reception = self._reception(offer)
-                await trio.to_thread.run_sync(reception.check_metadata)
-            except ValueError:
-                raise posix_error(errno.EINVAL) from None
-        for _ in reception.sum_pages():
-            await trio.lowlevel.checkpoint()
-        async with self._saving:
-            await self._make_room_for(reception)
+        left_out = await self.flush(engine)
+        with self._offered(request) as (offer, file):
             with _refusals():
-                reception.add(offer.name, offer.marks)
-            try:
-                await self._checkpoint()
-            except SaveFailed:
-                reception.take_back(offer.name)
-                raise
+                try:
+                    reception = self._reception(offer, file)
+                    await trio.to_thread.run_sync(reception.check_metadata)
+                except ValueError:
+                    raise posix_error(errno.EINVAL) from None
+            for _ in reception.sum_pages():
+                await trio.lowlevel.checkpoint()
+            async with self._saving:
+                await self._make_room_for(reception)
+                with _refusals():
+                    reception.add(offer.name, offer.marks)
+                try:
+                    await self._checkpoint(left_out=left_out)
+                except SaveFailed:
+                    reception.take_back(offer.name)
+                    raise
         for shortcoming in self.shortcomings():
             raise shortcoming
 
-    def _reception(self, offer: TreeOffer) -> Reception:
-        """Return what takes the tree of a file without a name. Raises OSError(EINVAL)."""
-        volume = self._volume
-        file = volume.tree.inodes.get(offer.inode)
+    @contextlib.contextmanager
+    def _offered(self, request: bytes) -> Iterator[tuple[TreeOffer, File]]:
+        """Hold the file without a name that a client offers, which may be killed. Raises OSError(EINVAL)."""
+        tree = self._volume.tree
+        try:
+            offer = parse_offer(request)
+        except ValueError:
+            raise posix_error(errno.EINVAL) from None
+        file = tree.inodes.get(offer.inode)
         # Of the mounted tree's own nodes some frames may be anybody's by now.
         if not isinstance(file, File) or file.nlink or offer.base == self._saver.name:
             raise posix_error(errno.EINVAL)
+        file.refs += 1
+        try:
+            yield offer, file
+        finally:
+            tree.forget(file)
+
+    def _reception(self, offer: TreeOffer, file: File) -> Reception:
+        """Return what takes the tree in that file."""
+        volume = self._volume
         parts = Parts(
             pages=offer.pages,
             metadata_bytes=offer.metadata_bytes,
@@ -246,14 +277,14 @@ class Checkpoints:
         if self._volume.read_only:
             raise posix_error(errno.EROFS)
 
-    async def _move(self, target: SaveTarget, pid: int, frames: int) -> None:
+    async def _move(self, target: SaveTarget, pid: int, frames: int, left_out: str) -> None:
         try:
             image = await trio.to_thread.run_sync(take_over, target, pid, frames)
         except (OSError, RuntimeError, PramError) as exc:
             raise self._saver.refuse(target.path, exc) from exc
         try:
             snapshot = self._snapshot_to_move()
-            await self._checkpoint(image, snapshot=snapshot)
+            await self._checkpoint(image, snapshot=snapshot, left_out=left_out)
         except BaseException:
             await trio.to_thread.run_sync(give_back, image, target)
             raise
@@ -292,10 +323,10 @@ class Checkpoints:
         while True:
             await trio.sleep(period_s)
             try:
-                await self.flush(engine)
+                left_out = await self.flush(engine)
                 if self._volume.tree.changed:
                     async with self._saving:
-                        await self._checkpoint_to_keep()
+                        await self._checkpoint_to_keep(left_out=left_out)
                 self._log_shortcomings()
             except SaveFailed as exc:
                 log.error("%s", exc)
@@ -367,50 +398,59 @@ class Checkpoints:
             pass
         return not self._volume.write_backs.memory_is_short
 
-    async def flush(self, engine: Engine) -> None:
-        """Have the kernel hand over its dirty pages; the saver records an error.
+    async def flush(self, engine: Engine) -> str:
+        """Have the kernel hand over its dirty pages; return why it may have left files out, "" if it has not.
 
-        The tree remembers what it has refused; an error that this explains is not recorded.
+        The saver records an error. The tree remembers what it has refused; an error that this explains is
+        not recorded.
         """
-        complaint = ""
+        complaint = left_out = ""
         explained = self._refusals  # the kernel tells of an error to all who flush meanwhile
-        front = engine.front
-        until_s = trio.current_time() + _REPEATED_FLUSHES_S
-        # Of reads ahead and direct writes, which are not counted, no more are under way.
-        many = max(2, self._congestion - _BACKGROUND)
-        with front.needed():
-            passes, needed = 0, mount_tools.flushes_needed()
-            while passes < needed:
-                passes += 1
-                before = front.unwaited
-                others = engine.directories.handles()
-                waited = front.is_short_of_room
-                flushed = await self._flush_once()
-                # Not every kernel waits for the requests that it has queued. Behind them is the RELEASE.
-                await engine.directories.closed_by(flushed.pid, but=others)
-                complaint = complaint or flushed.complaint
-                # Requests before the RELEASE have come, but may wait for room: a save without them would
-                # lack data. What was written meanwhile to their pages the kernel has left out.
-                if waited or front.is_short_of_room:
-                    needed = max(needed, 2)
-                # With so many under way it may have left files out.
-                if front.unwaited - before >= many:
-                    if trio.current_time() < until_s:
-                        needed = max(needed, passes + 1)
-                    elif passes == needed:
-                        self._saver.note_complaint(_TOO_FAST)
-                await front.settled()
+        until_s = 0.0
+        left, is_repeated_for_room = mount_tools.flushes_needed(), False
+        with engine.front.needed():
+            while left:
+                left -= 1
+                done = await self._flush_once_answered(engine)
+                complaint = complaint or done.complaint
+                until_s = until_s or trio.current_time() + _REPEATED_FLUSHES_S
+                left_out = _TOO_FAST if done.is_congested else ""
+                if done.is_congested and trio.current_time() < until_s:
+                    left, is_repeated_for_room = mount_tools.flushes_needed(), False
+                if done.was_short_of_room and not is_repeated_for_room:
+                    left, is_repeated_for_room = max(left, 1), True
         refusals = self._volume.tree.data.refused.count
         self._saver.note_complaint(complaint if refusals == explained else "")
         self._refusals = refusals
+        if not left_out:
+            self._left_out = ""
+        return left_out
 
     async def flush_for_good(self, engine: Engine) -> None:
         """Do that before the session ends. What cannot be done makes the next save incomplete."""
         try:
-            await self.flush(engine)
+            self._left_out = await self.flush(engine)
         except (OSError, RuntimeError) as exc:
             log.error("cannot flush before the end: %s", words_of(exc))
             self._saver.note_complaint(words_of(exc))
+
+    async def _flush_once_answered(self, engine: Engine) -> _Flush:
+        """Flush once, and wait until what the kernel has handed over is in the tree."""
+        front, directories = engine.front, engine.directories
+        before, waiting = front.unwaited, front.short_of_room
+        others = directories.handles()
+        flushed = await self._flush_once()
+        # Not every kernel waits for the requests that it has queued. Behind them is the RELEASEDIR.
+        await directories.closed_by(flushed.pid, but=others)
+        under_way = waiting + front.unwaited - before - 1  # without that
+        short_of_room = bool(waiting or front.short_of_room)
+        # Requests before that have come, but may wait for room: a save without them would lack data.
+        await front.settled()
+        return _Flush(
+            complaint=flushed.complaint,
+            is_congested=under_way >= max(1, self._congestion - _BACKGROUND),
+            was_short_of_room=short_of_room,
+        )
 
     async def _flush_once(self) -> Flushed:
         """Flush by a program, or by the thread for that. Raises OSError, RuntimeError."""
@@ -423,15 +463,18 @@ class Checkpoints:
                 raise
             return flushed
 
-    async def _checkpoint(self, image: Image | None = None, *, snapshot: str = "") -> None:
+    async def _checkpoint(
+        self, image: Image | None = None, *, snapshot: str = "", left_out: str = ""
+    ) -> None:
         """Publish a checkpoint, in another image if one is given; the caller must hold the lock.
 
-        With `snapshot` it has one more, whose full name that is.
+        With `snapshot` it has one more, whose full name that is. `left_out` is what `flush` has returned.
 
         Raises SaveFailed.
         """
         saver = self._saver
         self._begun += 1
+        saver.note_complaint(left_out)
         self._automatic.note_save()
         bar = Bar("saving", saver.pages)
         with Heartbeat(_STATE_PERIOD_S, self.report):
@@ -457,6 +500,7 @@ class Checkpoints:
             return 0
         bar = Bar("saving", saver.pages)
         volume.write_backs.settle()  # one may be under way when the session ends by an error
+        saver.note_complaint(self._left_out)
         saver.begin_final()
         self.report()
         volume.image.unmark_serving()

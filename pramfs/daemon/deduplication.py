@@ -38,7 +38,7 @@ class Deduplication:
         self,
         volume: Volume,
         is_idle: Callable[[], bool],
-        flush: Callable[[], Awaitable[None]],
+        flush: Callable[[], Awaitable[object]],
         on_holes: Callable[[File], None],
     ) -> None:
         self._volume = volume

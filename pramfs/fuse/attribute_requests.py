@@ -162,7 +162,7 @@ class AttributeRequests:
         if name.startswith(control_xattrs.PREFIX):
             if name == control_xattrs.PERMIT:
                 self._require_control(request)
-                self._control.permit(value)
+                self._control.permit(request.uid, value)
                 return b""
             return LongWait(self._control_by(request, name, value, b""))
         inode = self._tree.get(request.nodeid)
@@ -181,7 +181,8 @@ class AttributeRequests:
         data = bytes(request.body[IOCTL_IN.size :])
         setting = control_xattrs.decode_setting(command, data)
         if setting is not None:
-            self._control.require_permit(setting)
+            on_root = inode is self._tree.root
+            self._control.require_permit(request.uid, setting, on_root=on_root)
             later = self._control_by(request, setting.name, setting.value, _IOCTL_DONE)
             return LongWait(later)
         if command == FS_IOC_GETFLAGS:

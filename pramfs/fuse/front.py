@@ -41,7 +41,7 @@ SAVES_FOR_ROOM = 64
 _WITHDRAWN = (errno.ENOENT, errno.EINTR)  # from reading: the caller was killed before
 
 _GETATTR = int(Opcode.GETATTR)
-# Of these the kernel has as many under way as there are. Reads ahead and direct writes wait for each other.
+# Of these the kernel has as many under way as there are; but of direct writes, which count as well, few.
 _UNWAITED = frozenset(map(int, (Opcode.WRITE, Opcode.RELEASE, Opcode.RELEASEDIR)))
 _IN_HEADER_BYTES = IN_HEADER.size
 _OUT_HEADER_BYTES = OUT_HEADER.size
@@ -304,9 +304,9 @@ class Front:
         return bool(self._needed or self.awaited)
 
     @property
-    def is_short_of_room(self) -> bool:
-        """Whether a request waits for room."""
-        return bool(self._short_of_room)
+    def short_of_room(self) -> int:
+        """How many requests wait for room."""
+        return len(self._short_of_room)
 
     async def settled(self) -> None:
         """Wait until no request that waits for room now does so any more."""

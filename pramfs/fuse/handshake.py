@@ -12,6 +12,7 @@ Flags that the kernel did not offer are not set. A write is no larger than the p
 congestion is as high as it can be: beyond it, 9 requests by default, syncfs(2) leaves files out.
 """
 
+import mmap
 import os
 import re
 from pathlib import Path
@@ -40,7 +41,7 @@ from pramfs.fuse.seam import Seam
 from pramfs.system.descriptors import readable
 
 _CONGESTION_MAX = 0xFFFF
-_CONGESTION_DEFAULT = 9
+_REQUEST_BYTES = 392
 # What the kernel takes at most without CAP_SYS_ADMIN: some 334 for each GiB of memory.
 _CONGESTION_OF_USERS = Path("/sys/module/fuse/parameters/max_user_congthresh")
 
@@ -50,13 +51,22 @@ _CAP_SYS_ADMIN = 21
 
 
 def congestion_threshold() -> int:
-    """Return from how many requests under way on a flush may leave files out."""
+    """Return from how many requests under way on a flush may leave files out.
+
+    Reads /sys, which a mount may cover: to be called before there is one.
+    """
     if _is_admin():
         return _CONGESTION_MAX
     try:
         return min(int(_CONGESTION_OF_USERS.read_text()), _CONGESTION_MAX)
     except (OSError, ValueError):  # /sys is not mounted
-        return _CONGESTION_DEFAULT
+        return min(_users_threshold(), _CONGESTION_MAX)
+
+
+def _users_threshold() -> int:
+    """Return what `sanitize_global_limit` of the kernel makes of its memory, or a little less."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    return (memory_bytes >> 13) // _REQUEST_BYTES * 9 // 10
 
 
 def _is_admin() -> bool:

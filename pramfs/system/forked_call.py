@@ -20,6 +20,7 @@ _VERDICT = struct.Struct("=i")
 _PRAM_ERROR = -1
 _UNEXPECTED = -2
 _ANY_TEXT = ("utf-8", "surrogatepass")  # file names in it may be any bytes
+_STOPPING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _THREADS = "/proc/self/task"
 
 
@@ -91,6 +92,8 @@ def _run(act: Callable[[], bytes], user: tuple[int, int] | None, write_end: int)
     answer = b""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # only the parent reports an interrupt
+        for number in _STOPPING:  # the call goes on while the parent is stopped
+            signal.signal(number, signal.SIG_IGN)
         oom_score.be_like_others()
         # The call may be held up after the parent has ended, and nobody is to wait for its end of a pipe.
         for stream in {0, 1, 2} - {write_end}:

@@ -78,30 +78,49 @@ def test_who_may_not_write_to_a_view_gives_no_orders_by_it(volume: Volume) -> No
     """For an ioctl(2) the kernel does not ask whether the view is read-only, but it must be."""
     root, view = volume.mount(), volume.home / "view"
     view.mkdir()
+    (root / "part").mkdir()
     pramfs("snapshot", root, "kept").succeeded()
-    free = b"user.pramfs.free", b"pramfs@kept"
-    run("mount", "--bind", "-o", "ro", root, view).succeeded()
-    try:
-        assert errno_of(lambda: _order(view, bytes(16), *free)) == "EPERM"
-        assert errno_of(lambda: os.setxattr(view, "user.pramfs.permit", bytes(16))) == "EROFS"
-        assert errno_of(lambda: _order(view, bytes(16), b"user.pramfs.save", b"")) == ""
-    finally:
-        run("umount", "-i", view).succeeded()
-    assert errno_of(lambda: os.setxattr(root, "user.pramfs.permit", bytes(15))) == "EINVAL"
-    os.setxattr(root, "user.pramfs.permit", b"p" * 16)
-    assert errno_of(lambda: _order(root, b"q" * 16, *free)) == "EPERM"
+    for part in (root, root / "part", root / ".snapshots/kept"):
+        run("mount", "--bind", "-o", "ro", part, view).succeeded()
+        try:
+            assert errno_of(lambda: _order(view, bytes(16), *FREE)) == "EPERM"
+            assert errno_of(lambda: _permit(view)) == "EROFS"
+            # As with fsync(2), which makes a save on the root alone.
+            on_root = "" if part == root else "EPERM"
+            assert errno_of(lambda: _order(view, bytes(16), *SAVE)) == on_root
+        finally:
+            run("umount", "-i", view).succeeded()
     assert "kept" in pramfs("snapshots", root).succeeded().text
-    assert errno_of(lambda: _order(root, b"p" * 16, *free)) == ""
-    assert "kept" not in pramfs("snapshots", root).succeeded().text
 
 
-def test_permits_are_for_who_may_control(volume: Volume) -> None:
+def test_a_permit_is_for_one_order_of_the_one_who_has_set_it(volume: Volume) -> None:
     root = volume.mount("allow_other", "mode=777")
     _open_up(volume.home)
-    permit = lambda: os.setxattr(root, "user.pramfs.permit", bytes(16))  # noqa: E731
-    save = lambda: _order(root, bytes(16), b"user.pramfs.save", b"")  # noqa: E731
-    assert run_as(ALICE, lambda: errno_of(permit)) == "EPERM"
-    assert run_as(ALICE, lambda: errno_of(save)) == "EPERM"
+    (root / "part").mkdir()
+    for name in ("kept", "kept too"):
+        pramfs("snapshot", root, name.replace(" ", "-")).succeeded()
+    assert errno_of(lambda: os.setxattr(root, "user.pramfs.permit", bytes(15))) == "EINVAL"
+    assert run_as(ALICE, lambda: errno_of(lambda: _permit(root))) == "EPERM"
+    assert run_as(ALICE, lambda: errno_of(lambda: _order(root, PERMIT, *SAVE))) == "EPERM"
+    _permit(root)
+    assert errno_of(lambda: _order(root, bytes(16), *FREE)) == "EPERM"
+    assert run_as(ALICE, lambda: errno_of(lambda: _order(root, PERMIT, *FREE))) == "EPERM"
+    assert errno_of(lambda: _order(root, PERMIT, *FREE)) == ""
+    assert errno_of(lambda: _order(root, PERMIT, FREE[0], b"pramfs@kept-too")) == "EPERM"
+    assert "kept-too" in pramfs("snapshots", root).succeeded().text
+    _permit(root)
+    for _ in range(64):
+        os.setxattr(root, "user.pramfs.permit", os.urandom(16))
+    assert errno_of(lambda: _order(root / "part", PERMIT, *SAVE)) == "EPERM"  # too many newer ones
+
+
+SAVE = b"user.pramfs.save", b""
+FREE = b"user.pramfs.free", b"pramfs@kept"
+PERMIT = b"p" * 16
+
+
+def _permit(place: Path) -> None:
+    os.setxattr(place, "user.pramfs.permit", PERMIT)
 
 
 def _order(place: Path, permit: bytes, name: bytes, value: bytes) -> None:

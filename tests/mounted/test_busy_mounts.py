@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pramfs.errors import EXIT_UNKNOWN
 from pramfs.system.descriptors import readable
 from tests.mounted.failing_medium import SYNC, Medium
 from tests.mounted.harness import DEADLINE_S, MIB, PAGE, Volume, pramfs, run, wait_until
@@ -418,19 +419,35 @@ def test_names_in_the_root_are_found_and_changed_while_it_is_saved(
 
 
 @pytest.mark.parametrize("arena", ["memory"], indirect=True)
-def test_a_command_that_is_stopped_and_continued_waits_on(medium: Medium, volume: Volume) -> None:
-    """Ctrl-Z and fg: it said that the save had failed, when the daemon was still at it."""
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ("save {}", signal.SIGSTOP, 0),
+        ("save {}", signal.SIGTSTP, 0),
+        ("snapshot {} first", signal.SIGTSTP, 0),
+        ("snapshot {} first", signal.SIGSTOP, EXIT_UNKNOWN),  # asking again would find it there
+    ],
+)
+def test_a_command_that_is_stopped_and_continued_waits_on(
+    medium: Medium, volume: Volume, command: str, number: signal.Signals, code: int
+) -> None:
+    """Ctrl-Z and fg, or a freezer: it said that the save had failed, when the daemon was still at it."""
     volume.image = medium.image
     root = volume.mount()
     (root / "file").write_bytes(noise(MIB))
     with medium.holding(SYNC):
-        saving = subprocess.Popen([PRAMFS, "save", root], process_group=0)
+        saving = subprocess.Popen(
+            [PRAMFS, *command.format(root).split()], process_group=0, stderr=subprocess.PIPE
+        )
         medium.wait_until_held()
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            os.killpg(saving.pid, number)
+        for one in (number, signal.SIGCONT):
+            os.killpg(saving.pid, one)
             time.sleep(0.2)  # with less than a signal takes, this finds nothing wrong
-        assert saving.poll() is None
-    assert saving.wait(DEADLINE_S) == 0
+    told = saving.communicate(timeout=DEADLINE_S)[1].decode()
+    assert saving.returncode == code, told
+    assert ("unknown whether" in told) == bool(code)
+    if "first" in command:
+        wait_until(lambda: "first" in pramfs("snapshots", root).text, "the snapshot")
 
 
 def test_who_is_killed_in_a_long_copy_goes_at_once(volume: Volume) -> None:
