@@ -1,6 +1,7 @@
 """What the kernel is made to hand over before a save is in it, also what has to wait for room first."""
 
 import errno
+import json
 import os
 import threading
 import time
@@ -18,13 +19,14 @@ from pramfs.daemon.flusher import Flusher
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import FramesHeld, SaveIncomplete
-from pramfs.fuse.protocol import RELEASE_IN, WRITE_CACHE, Opcode
+from pramfs.fuse.protocol import FORGET_IN, RELEASE_IN, WRITE_CACHE, Opcode
 from pramfs.saves.automatic import Keep
 from pramfs.saves.pace import Pace
 from pramfs.saves.save import Saver
 from pramfs.saves.write_back import WriteBacks
 from pramfs.system import mount_tools
 from pramfs.system.mount_tools import Flushed
+from tests.support.tree_volume import USER
 from tests.support.watched_image import image_of
 from tests.unit.test_front import Mount, write_in
 
@@ -425,3 +427,17 @@ def _congested(
     monkeypatch.setattr(checkpoints, "ImageName", InPlace)
     monkeypatch.setattr(checkpoints, "congestion_threshold", lambda: MANY + checkpoints._BACKGROUND)
     return saves_of(volume_of(mount))
+
+
+def test_an_offered_tree_is_held_though_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that was killed, or stopped and continued, took its pages away while the daemon read them."""
+    mount = Mount()
+    monkeypatch.setattr(checkpoints, "ImageName", InPlace)
+    file = mount.tree.create_unnamed(mount.tree.root, 0o600, USER)
+    file.refs = 1
+    numbers = {"pages": 1, "metadata_bytes": 1, "more_bytes": 0, "runs_bytes": 0}
+    offer = {"inode": file.ino, "name": "pramfs@new", "base": "", "marks": 0, **numbers}
+    with saves_of(volume_of(mount))._offered(json.dumps(offer).encode()):
+        mount.serve(Opcode.FORGET, FORGET_IN.pack(1), file.ino)
+        assert file.ino in mount.tree.inodes
+    assert file.ino not in mount.tree.inodes
