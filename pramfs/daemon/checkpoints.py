@@ -55,9 +55,8 @@ _NOT_KEPT = "this save is not kept: %s"
 _STATE_PERIOD_S = 0.2
 _REPEATED_FLUSHES_S = 5
 _TOO_FAST = "programs write faster than the kernel hands it over"
-_BACKGROUND = (
-    12  # FUSE_DEFAULT_MAX_BACKGROUND: no more reads ahead are under way, which are not counted
-)
+# FUSE_DEFAULT_MAX_BACKGROUND: so many reads ahead may be under way, which are not counted.
+_BACKGROUND = 12
 _LOOK_PERIOD_S = 1  # at a save at unmount, whether to log its progress
 
 

@@ -124,9 +124,8 @@ class Front:
         self._expects_pages = False
         self.awaited = 0  # tasks that wait for something that takes no longer than a request
         self._needed = 0  # times that `needed` is entered
-        self.unwaited = (
-            0  # requests so far of those that the kernel makes without waiting for the others
-        )
+        # Requests so far of the kinds that the kernel makes without waiting for earlier ones.
+        self.unwaited = 0
 
     def open(self, seam: Seam, spawn: Callable[..., None], pipe: Pipe | None = None) -> None:
         """Begin to serve at that seam; `spawn` starts a task, and large writes come through the pipe."""

@@ -41,11 +41,9 @@ from pramfs.fuse.seam import Seam
 from pramfs.system.descriptors import readable
 
 _CONGESTION_MAX = 0xFFFF
-_REQUEST_BYTES = 392
 # What the kernel takes at most without CAP_SYS_ADMIN: some 334 for each GiB of memory.
 _CONGESTION_OF_USERS = Path("/sys/module/fuse/parameters/max_user_congthresh")
-
-
+_REQUEST_BYTES = 392  # as the kernel has it where it calculates that
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO in linux/proc_ns.h
 _CAP_SYS_ADMIN = 21
 
