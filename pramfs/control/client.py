@@ -402,7 +402,8 @@ def _save(mount: Mount, *, keep: bool) -> bytes:
     if _set_by_ioctl(mount, SAVE, b""):
         return b""
     if mount.part != "/":
-        return _setting(mount, SAVE)()
+        os.setxattr(mount.mountpoint, SAVE, b"")
+        return b""
     # fsync of the root does the same, even after a remount read-only and for who may not write there.
     root = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

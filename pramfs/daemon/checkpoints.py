@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 
@@ -18,7 +18,7 @@ from pramfs.control import run_state
 from pramfs.control.run_state import RunDirectory, State
 from pramfs.control.save_target import SaveTarget, give_back, parse_target, take_over
 from pramfs.control.tree_offer import NEW_PAGES, TreeOffer, parse_offer
-from pramfs.daemon.flusher import Flusher
+from pramfs.daemon.flushes import Flushes
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import LongSave
 from pramfs.daemon.sd_notify import EXTEND_PERIOD_S, ServiceManager
@@ -36,7 +36,6 @@ from pramfs.errors import (
     words_of,
 )
 from pramfs.fuse.engine import Engine
-from pramfs.fuse.handshake import congestion_threshold
 from pramfs.saves.automatic import AutomaticSnapshots, Keep
 from pramfs.saves.reception import Parts, Reception
 from pramfs.saves.save import SaveStatus
@@ -44,8 +43,6 @@ from pramfs.saves.snapshot_names import SNAPSHOT_MARK
 from pramfs.saves.snapshots import drop_snapshot, require_new
 from pramfs.storage.image import Image
 from pramfs.storage.image_name import ImageName
-from pramfs.system import mount_tools
-from pramfs.system.mount_tools import Flushed
 from pramfs.system.progress import Bar, Heartbeat
 from pramfs.tree.inodes import File
 
@@ -53,54 +50,28 @@ log = logging.getLogger("pramfs")
 
 _NOT_KEPT = "this save is not kept: %s"
 _STATE_PERIOD_S = 0.2
-_REPEATED_FLUSHES_S = 5
-_TOO_FAST = "programs write faster than the kernel hands it over"
-# FUSE_DEFAULT_MAX_BACKGROUND: so many reads ahead may be under way, which are not counted.
-_BACKGROUND = 12
 _LOOK_PERIOD_S = 1  # at a save at unmount, whether to log its progress
 
 
-class _Flush(NamedTuple):
-    """What became of one flush.
-
-    `is_congested`: so many requests were under way that the kernel may have left files out.
-    `was_short_of_room`: some waited for room; what was written meanwhile to their pages it has left out.
-    """
-
-    complaint: str
-    is_congested: bool
-    was_short_of_room: bool
-
-
 class Checkpoints:
-    """Saves one volume, one save at a time.
-
-    `place` returns a mountpoint of the mount, None if it is detached everywhere.
-    """
+    """Saves one volume, one save at a time."""
 
     def __init__(
         self,
         volume: Volume,
         manager: ServiceManager,
-        place: Callable[[], Path | None],
         keep: Keep,
-        flusher: Flusher,
+        flushes: Flushes,
     ) -> None:
         self._volume = volume
-        self._flusher = flusher
+        self._flushes = flushes
         self._saver = volume.saver
         self._automatic = AutomaticSnapshots(volume.pram, volume.saver, volume.tree, keep)
         self._name = ImageName(volume.image)
         self._logged: list[str] = []
         self._logged_errno: int | None = None  # why the state cannot be written
-        self._refusals = 0  # that the kernel's complaints have been about so far
         self._manager = manager
-        self._place = place
         self._saving = trio.Lock()
-        # From how many requests under way on the kernel leaves files out of a flush. Asked before there is a
-        # mount, which may cover /sys.
-        self._congestion = congestion_threshold()
-        self._left_out = ""  # why the flush before the end may have, see `flush`
         self._begun = 0  # saves so far
         self._last_failure = ""  # of those that were made for fsync(2)
 
@@ -110,9 +81,8 @@ class Checkpoints:
         return self._name.path
 
     def mounted_as(self, device: str) -> None:
-        """Note the number of the file system, MAJOR:MINOR, and be ready to flush it."""
+        """Note the number of the file system, MAJOR:MINOR."""
         self._name.own_device = device
-        self._flusher.start()
 
     # --- while the mount is served ---------------------------------------------------------------
 
@@ -125,7 +95,7 @@ class Checkpoints:
         """
         if self._volume.read_only:
             return
-        left_out = await self.flush(engine)
+        left_out = await self._flushes.flush(engine)
         async with self._saving:
             checkpoint = self._checkpoint_to_keep if keep else self._checkpoint
             await checkpoint(left_out=left_out)
@@ -144,7 +114,7 @@ class Checkpoints:
         if self._volume.read_only:
             raise ReadOnlyImage
         frames = len(self._volume.pram.arena.table)
-        left_out = await self.flush(engine)
+        left_out = await self._flushes.flush(engine)
         async with self._saving:
             # A save that has begun ends in one image or the other, even if the mount ends meanwhile.
             with trio.CancelScope(shield=True):
@@ -159,7 +129,7 @@ class Checkpoints:
         no snapshot then; SaveIncomplete or NotUnderItsName if there is one all the same.
         """
         self._require_writable()
-        left_out = await self.flush(engine)
+        left_out = await self._flushes.flush(engine)
         async with self._saving:
             with _refusals():
                 full_name = require_new(self._volume.pram, self._saver.name, name)
@@ -211,7 +181,7 @@ class Checkpoints:
         ENOSPC; SaveFailed, and there is no such tree then.
         """
         self._require_writable()
-        left_out = await self.flush(engine)
+        left_out = await self._flushes.flush(engine)
         with self._offered(request) as (offer, file):
             with _refusals():
                 try:
@@ -322,7 +292,7 @@ class Checkpoints:
         while True:
             await trio.sleep(period_s)
             try:
-                left_out = await self.flush(engine)
+                left_out = await self._flushes.flush(engine)
                 if self._volume.tree.changed:
                     async with self._saving:
                         await self._checkpoint_to_keep(left_out=left_out)
@@ -397,77 +367,12 @@ class Checkpoints:
             pass
         return not self._volume.write_backs.memory_is_short
 
-    async def flush(self, engine: Engine) -> str:
-        """Have the kernel hand over its dirty pages; return why it may have left files out, "" if it has not.
-
-        The saver records an error. The tree remembers what it has refused; an error that this explains is
-        not recorded.
-        """
-        complaint = left_out = ""
-        explained = self._refusals  # the kernel tells of an error to all who flush meanwhile
-        until_s = 0.0
-        left, is_repeated_for_room = mount_tools.flushes_needed(), False
-        with engine.front.needed():
-            while left:
-                left -= 1
-                done = await self._flush_once_answered(engine)
-                complaint = complaint or done.complaint
-                until_s = until_s or trio.current_time() + _REPEATED_FLUSHES_S
-                left_out = _TOO_FAST if done.is_congested else ""
-                if done.is_congested and trio.current_time() < until_s:
-                    left, is_repeated_for_room = mount_tools.flushes_needed(), False
-                if done.was_short_of_room and not is_repeated_for_room:
-                    left, is_repeated_for_room = max(left, 1), True
-        refusals = self._volume.tree.data.refused.count
-        self._saver.note_complaint(complaint if refusals == explained else "")
-        self._refusals = refusals
-        if not left_out:
-            self._left_out = ""
-        return left_out
-
-    async def flush_for_good(self, engine: Engine) -> None:
-        """Do that before the session ends. What cannot be done makes the next save incomplete."""
-        try:
-            self._left_out = await self.flush(engine)
-        except (OSError, RuntimeError) as exc:
-            log.error("cannot flush before the end: %s", words_of(exc))
-            self._saver.note_complaint(words_of(exc))
-
-    async def _flush_once_answered(self, engine: Engine) -> _Flush:
-        """Flush once, and wait until what the kernel has handed over is in the tree."""
-        front, directories = engine.front, engine.directories
-        before, waiting = front.unwaited, front.short_of_room
-        others = directories.handles()
-        flushed = await self._flush_once()
-        # Not every kernel waits for the requests that it has queued. Behind them is the RELEASEDIR.
-        await directories.closed_by(flushed.pid, but=others)
-        under_way = waiting + front.unwaited - before - 1  # without that
-        short_of_room = bool(waiting or front.short_of_room)
-        # Requests before that have come, but may wait for room: a save without them would lack data.
-        await front.settled()
-        return _Flush(
-            complaint=flushed.complaint,
-            is_congested=under_way >= max(1, self._congestion - _BACKGROUND),
-            was_short_of_room=short_of_room,
-        )
-
-    async def _flush_once(self) -> Flushed:
-        """Flush by a program, or by the thread for that. Raises OSError, RuntimeError."""
-        try:
-            # Also for programs that use a detached mount.
-            return await trio.to_thread.run_sync(lambda: mount_tools.flush(self._place()))
-        except (OSError, RuntimeError):  # no process or thread can be started at present
-            flushed = await self._flusher.flush(self._name.own_device)
-            if flushed is None:
-                raise
-            return flushed
-
     async def _checkpoint(
         self, image: Image | None = None, *, snapshot: str = "", left_out: str = ""
     ) -> None:
         """Publish a checkpoint, in another image if one is given; the caller must hold the lock.
 
-        With `snapshot` it has one more, whose full name that is. `left_out` is what `flush` has returned.
+        With `snapshot` it has one more, whose full name that is. `left_out` is what a flush has returned.
 
         Raises SaveFailed.
         """
@@ -499,7 +404,7 @@ class Checkpoints:
             return 0
         bar = Bar("saving", saver.pages)
         volume.write_backs.settle()  # one may be under way when the session ends by an error
-        saver.note_complaint(self._left_out)
+        saver.note_complaint(self._flushes.left_out)
         saver.begin_final()
         self.report()
         volume.image.unmark_serving()

@@ -23,6 +23,7 @@ from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.daemonize import ENDING_SIGNALS, WaitingParent
 from pramfs.daemon.deduplication import Deduplication
 from pramfs.daemon.flusher import Flusher
+from pramfs.daemon.flushes import Flushes
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.long_save import warn_of_long_saves
 from pramfs.daemon.sd_notify import ServiceManager
@@ -84,17 +85,19 @@ class Daemon:
             self._first_request.set,
             volume.saver.note_internal_error,
         )
-        self._checkpoints = Checkpoints(
-            volume,
-            manager,
+        self._flushes = Flushes(
+            volume.saver,
+            volume.tree.data.refused,
             self._place,
-            Keep(options.keep_saves, options.keep_seconds),
             Flusher(self._place, self._mountpoint),
+        )
+        self._checkpoints = Checkpoints(
+            volume, manager, Keep(options.keep_saves, options.keep_seconds), self._flushes
         )
         self._deduplication = Deduplication(
             volume,
             is_idle=lambda: self._session.is_idle,
-            flush=lambda: self._checkpoints.flush(self._engine),
+            flush=lambda: self._flushes.flush(self._engine),
             on_holes=lambda file: self._engine.notices.drop_attributes(file.ino),
         )
         # Address space for the final save, where that is limited. Never touched, so it takes no memory.
@@ -152,6 +155,7 @@ class Daemon:
             raise PramError(f"{self._mountpoint}: cannot mount (it is not in the mount table)")
         self._device = mount.device
         self._checkpoints.mounted_as(mount.device)
+        self._flushes.mounted_as(mount.device)
         volume.image.mark_serving()
         self._checkpoints.report()
 
@@ -312,7 +316,7 @@ class Daemon:
             log.info("%s: unmounting", signal.Signals(number).name)
             self._manager.tell("STOPPING=1", "STATUS=unmounting")
             # Flushing and unmounting make the kernel send its dirty pages, which must be served meanwhile.
-            await self._checkpoints.flush_for_good(self._engine)
+            await self._flushes.flush_for_good(self._engine)
             try:
                 await trio.to_thread.run_sync(self._detach)
             except (OSError, RuntimeError) as exc:
@@ -346,7 +350,7 @@ class Daemon:
             await saves.free_snapshot(os.fsdecode(full_name))
 
         async def flush(pid: int, value: bytes) -> None:
-            await saves.flush_for_good(self._engine)
+            await self._flushes.flush_for_good(self._engine)
 
         async def receive(pid: int, offer: bytes) -> None:
             await saves.take_tree(self._engine, offer)

@@ -20,6 +20,9 @@ from tests.mounted.posix.scene import ALICE, errno_of, run_as, write
 from tests.mounted.system import syncfs
 
 SECRET = b"\xa5"
+SAVE = b"user.pramfs.save", b""
+FREE = b"user.pramfs.free", b"pramfs@kept"
+PERMIT = b"p" * 16
 
 
 def test_an_image_is_its_owners_alone(volume: Volume) -> None:
@@ -97,8 +100,8 @@ def test_a_permit_is_for_one_order_of_the_one_who_has_set_it(volume: Volume) -> 
     root = volume.mount("allow_other", "mode=777")
     _open_up(volume.home)
     (root / "part").mkdir()
-    for name in ("kept", "kept too"):
-        pramfs("snapshot", root, name.replace(" ", "-")).succeeded()
+    for name in ("kept", "kept-too"):
+        pramfs("snapshot", root, name).succeeded()
     assert errno_of(lambda: os.setxattr(root, "user.pramfs.permit", bytes(15))) == "EINVAL"
     assert run_as(ALICE, lambda: errno_of(lambda: _permit(root))) == "EPERM"
     assert run_as(ALICE, lambda: errno_of(lambda: _order(root, PERMIT, *SAVE))) == "EPERM"
@@ -112,11 +115,6 @@ def test_a_permit_is_for_one_order_of_the_one_who_has_set_it(volume: Volume) -> 
     for _ in range(64):
         os.setxattr(root, "user.pramfs.permit", os.urandom(16))
     assert errno_of(lambda: _order(root / "part", PERMIT, *SAVE)) == "EPERM"  # too many newer ones
-
-
-SAVE = b"user.pramfs.save", b""
-FREE = b"user.pramfs.free", b"pramfs@kept"
-PERMIT = b"p" * 16
 
 
 def _permit(place: Path) -> None:

@@ -13,9 +13,10 @@ import pytest
 import trio
 import trio.testing
 
-from pramfs.daemon import checkpoints
+from pramfs.daemon import checkpoints, flushes
 from pramfs.daemon.checkpoints import Checkpoints
 from pramfs.daemon.flusher import Flusher
+from pramfs.daemon.flushes import Flushes
 from pramfs.daemon.loader import Volume
 from pramfs.daemon.sd_notify import ServiceManager
 from pramfs.errors import FramesHeld, SaveIncomplete
@@ -104,9 +105,13 @@ def volume_of(mount: Mount) -> Volume:
     )
 
 
-def saves_of(volume: Volume, flusher: Flusher | None = None) -> Checkpoints:
+def flushes_of(volume: Volume, flusher: Flusher | None = None) -> Flushes:
     idle = Flusher(lambda: None, Path())
-    return Checkpoints(volume, ServiceManager(), lambda: None, Keep(), flusher or idle)
+    return Flushes(volume.saver, volume.tree.data.refused, lambda: None, flusher or idle)
+
+
+def saves_of(volume: Volume, made_by: Flushes | None = None) -> Checkpoints:
+    return Checkpoints(volume, ServiceManager(), Keep(), made_by or flushes_of(volume))
 
 
 async def save_to(saves: Checkpoints, mount: Mount) -> None:
@@ -200,19 +205,18 @@ def test_what_was_refused_explains_the_errors_of_two_flushes_at_once(
 
     monkeypatch.setattr(mount_tools, "flush", flush)
     monkeypatch.setattr(mount_tools, "flushes_needed", lambda: 1)
-    monkeypatch.setattr(checkpoints, "ImageName", InPlace)
-    saves = saves_of(volume)
+    made_by = flushes_of(volume)
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(saves.flush, mount.engine)
-            nursery.start_soon(saves.flush, mount.engine)
+            nursery.start_soon(made_by.flush, mount.engine)
+            nursery.start_soon(made_by.flush, mount.engine)
 
     trio.run(run)
     assert volume.saver.shortfall() is None
 
 
-class Flushes(Flusher):
+class QuickFlusher(Flusher):
     """A thread that flushes, and needs no time for it."""
 
     async def flush(self, device: str) -> Flushed:
@@ -229,7 +233,7 @@ def test_what_was_saved_where_no_thread_can_be_started_is_not_called_a_failure(
     volume = volume_of(mount)
     monkeypatch.setattr(trio.to_thread, "run_sync", fail)
     monkeypatch.setattr(checkpoints, "ImageName", InPlace)
-    saves = saves_of(volume, Flushes(lambda: None, Path()))
+    saves = saves_of(volume, flushes_of(volume, QuickFlusher(lambda: None, Path())))
     trio.run(saves.publish, mount.engine)
     assert volume.saver.published == 1
     assert not volume.tree.changed
@@ -260,82 +264,89 @@ def test_a_thread_that_fails_is_not_waited_for(flusher: Flusher) -> None:
     trio.run(run)
 
 
-@pytest.mark.parametrize(
-    ("opcode", "body"),
-    [
-        (Opcode.WRITE, write_in(b"data", WRITE_CACHE)),
-        (Opcode.RELEASEDIR, RELEASE_IN.pack(0, 0, 0, 0)),
-        (Opcode.RELEASE, RELEASE_IN.pack(0, 0, 0, 0)),
-    ],
-)
-@pytest.mark.parametrize(("busy", "flushes"), [(0, 1), (1, 2), (3, 4)])
+# --- flushes during which so many requests come that the kernel may leave files out --------------
+
+FEW = 20  # but for the RELEASEDIR of who flushes
+MANY = FEW + 1
+WRITE = (Opcode.WRITE, write_in(b"data", WRITE_CACHE))
+RELEASE = RELEASE_IN.pack(0, 0, 0, 0)
+
+
+class Congestion:
+    """A mount whose kernel makes so many `requests` at each flush, at all later ones the last number."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *requests: int, seconds: float = 0.0
+    ) -> None:
+        self.mount = Mount()
+        self.requests = requests
+        self.kind = WRITE
+        self.made = 0
+        self._seconds = seconds
+        threshold = FEW + flushes._BACKGROUND
+        monkeypatch.setattr(mount_tools, "flush", self._flush)
+        monkeypatch.setattr(mount_tools, "flushes_needed", lambda: 1)
+        monkeypatch.setattr(flushes, "congestion_threshold", lambda: threshold)
+        monkeypatch.setattr(checkpoints, "ImageName", InPlace)
+        volume = volume_of(self.mount)
+        self.flushes = flushes_of(volume)
+        self.saves = saves_of(volume, self.flushes)
+
+    def save(self) -> None:
+        trio.run(self.saves.publish, self.mount.engine)
+
+    def _flush(self, place: Path | None) -> Flushed:
+        trio.from_thread.run_sync(self._hand_over)
+        return Flushed(0, "")
+
+    def _hand_over(self) -> None:
+        opcode, body = self.kind
+        self.made += 1
+        for _ in range(self.requests[min(self.made, len(self.requests)) - 1]):
+            self.mount.serve(opcode, body, self.mount.file.ino)
+        time.sleep(self._seconds)
+
+
+@pytest.mark.parametrize("kind", [WRITE, (Opcode.RELEASEDIR, RELEASE), (Opcode.RELEASE, RELEASE)])
+@pytest.mark.parametrize(("busy", "made"), [(0, 1), (1, 2), (3, 4)])
 def test_a_flush_with_as_many_requests_as_make_the_kernel_leave_files_out_is_made_again(
-    monkeypatch: pytest.MonkeyPatch, opcode: Opcode, body: bytes, busy: int, flushes: int
+    monkeypatch: pytest.MonkeyPatch, kind: tuple[Opcode, bytes], busy: int, made: int
 ) -> None:
-    mount = Mount()
-    made: list[int] = []
-
-    def hand_over() -> None:
-        # One of these counts for the RELEASEDIR of who flushes.
-        for _ in range(MANY + 1 if len(made) < busy else MANY):
-            mount.serve(opcode, body, mount.file.ino)
-        made.append(1)
-
-    saves = _congested(monkeypatch, mount, hand_over)
-    trio.run(saves.flush, mount.engine)
-    assert len(made) == flushes
-
-
-def _write(mount: Mount, count: int) -> None:
-    for _ in range(count):
-        mount.serve(Opcode.WRITE, write_in(b"data", WRITE_CACHE), mount.file.ino)
+    kernel = Congestion(monkeypatch, *[MANY] * busy, FEW)
+    kernel.kind = kind
+    trio.run(kernel.flushes.flush, kernel.mount.engine)
+    assert kernel.made == made
 
 
 def test_a_flush_that_never_has_few_requests_makes_a_save_that_may_lack_something(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But none after one that has: what was left out is in the tree then."""
-    mount = Mount()
-    requests = [MANY + 1]
-    made: list[int] = []
-
-    def hand_over() -> None:
-        _write(mount, requests[0])
-        made.append(1)
-
-    saves = _congested(monkeypatch, mount, hand_over)
-    monkeypatch.setattr(checkpoints, "_REPEATED_FLUSHES_S", 0.2)
+    kernel = Congestion(monkeypatch, MANY)
+    monkeypatch.setattr(flushes, "_REPEATED_S", 0.2)
     with pytest.raises(SaveIncomplete, match="faster than the kernel"):
-        trio.run(saves.publish, mount.engine)
-    assert len(made) > 2
-    trio.run(saves.flush_for_good, mount.engine)
-    requests[0] = 1
-    trio.run(saves.publish, mount.engine)
-    assert not saves._left_out
+        kernel.save()
+    assert kernel.made > 2
+    trio.run(kernel.flushes.flush_for_good, kernel.mount.engine)
+    kernel.requests = (1,)
+    kernel.save()
+    assert not kernel.flushes.left_out
 
 
 def test_a_slow_flush_is_made_again_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    mount = Mount()
-    made: list[int] = []
-
-    def hand_over() -> None:
-        _write(mount, MANY + 1 if not made else 0)
-        time.sleep(0.3)
-        made.append(1)
-
-    saves = _congested(monkeypatch, mount, hand_over)
-    monkeypatch.setattr(checkpoints, "_REPEATED_FLUSHES_S", 0.2)
-    trio.run(saves.publish, mount.engine)
-    assert len(made) == 2
+    kernel = Congestion(monkeypatch, MANY, 0, seconds=0.3)
+    monkeypatch.setattr(flushes, "_REPEATED_S", 0.2)
+    kernel.save()
+    assert kernel.made == 2
 
 
 def test_what_a_flush_may_have_left_out_is_told_to_who_asked_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also if another save comes first, such as one for fsync(2)."""
-    mount = Mount()
-    saves = _congested(monkeypatch, mount, lambda: _write(mount, MANY + 1))
-    monkeypatch.setattr(checkpoints, "_REPEATED_FLUSHES_S", 0.1)
+    kernel = Congestion(monkeypatch, MANY)
+    monkeypatch.setattr(flushes, "_REPEATED_S", 0.1)
+    saves, mount = kernel.saves, kernel.mount
     told = []
 
     async def save() -> None:
@@ -359,22 +370,16 @@ def test_what_a_flush_may_have_left_out_is_told_to_who_asked_for_it(
 def test_what_a_repeated_flush_finds_waiting_for_room_is_flushed_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mount = Mount()
-    made: list[int] = []
-    refusals: list[int] = []
+    kernel = Congestion(monkeypatch, MANY, 1, 0)
+    mount = kernel.mount
+    refused: list[bool] = []
     write = mount.tree.write
 
     def write_once_there_is_room(*args: Any, **kwargs: Any) -> int:
-        if refusals:
-            refusals.pop()
+        if kernel.made == 2 and not refused:
+            refused.append(True)
             raise FramesHeld
         return write(*args, **kwargs)
-
-    def hand_over() -> None:
-        if len(made) == 1:
-            refusals.append(1)
-        _write(mount, (MANY + 1, 1, 0)[len(made)])
-        made.append(1)
 
     async def make_room() -> bool:
         await trio.sleep(0.05)
@@ -382,51 +387,27 @@ def test_what_a_repeated_flush_finds_waiting_for_room_is_flushed_once_more(
 
     monkeypatch.setattr(mount.tree, "write", write_once_there_is_room)
     monkeypatch.setattr(mount.engine.front, "_make_room", make_room)
-    saves = _congested(monkeypatch, mount, hand_over)
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             seam: Any = mount.kernel
             mount.engine.front.open(seam, nursery.start_soon)
-            await saves.publish(mount.engine)
+            await kernel.saves.publish(mount.engine)
 
     trio.run(run)
-    assert len(made) == 3
+    assert kernel.made == 3
 
 
 def test_a_kernel_that_hands_over_copies_is_flushed_twice_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mount = Mount()
-    made: list[int] = []
-
-    def hand_over() -> None:
-        _write(mount, 0 if made else MANY + 1)
-        made.append(1)
-
-    saves = _congested(monkeypatch, mount, hand_over)
+    kernel = Congestion(monkeypatch, MANY, 0)
     monkeypatch.setattr(mount_tools, "flushes_needed", lambda: 2)
-    trio.run(saves.publish, mount.engine)
-    assert len(made) == 3
+    kernel.save()
+    assert kernel.made == 3
 
 
-MANY = 20
-
-
-def _congested(
-    monkeypatch: pytest.MonkeyPatch, mount: Mount, hand_over: Callable[[], None]
-) -> Checkpoints:
-    """The saves of a mount whose kernel makes requests when it flushes, and calls MANY congestion."""
-
-    def flush(place: Path | None) -> Flushed:
-        trio.from_thread.run_sync(hand_over)
-        return Flushed(0, "")
-
-    monkeypatch.setattr(mount_tools, "flush", flush)
-    monkeypatch.setattr(mount_tools, "flushes_needed", lambda: 1)
-    monkeypatch.setattr(checkpoints, "ImageName", InPlace)
-    monkeypatch.setattr(checkpoints, "congestion_threshold", lambda: MANY + checkpoints._BACKGROUND)
-    return saves_of(volume_of(mount))
+# --- trees that are offered ----------------------------------------------------------------------
 
 
 def test_an_offered_tree_is_held_though_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ FUSE_MODULES = {
     "pramfs.daemon.checkpoints",
     "pramfs.daemon.deduplication",
     "pramfs.daemon.flusher",
+    "pramfs.daemon.flushes",
     "pramfs.daemon.long_save",
     "pramfs.daemon.service",
 }
