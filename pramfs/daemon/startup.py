@@ -23,7 +23,7 @@ from pramfs.errors import PramError, SystemFault
 from pramfs.options import MountOptions
 from pramfs.saves.save import Saver
 from pramfs.saves.write_back import WriteBacks
-from pramfs.system import limits, mountinfo, surroundings
+from pramfs.system import heap, limits, mountinfo, surroundings
 from pramfs.system.forked_call import interrupt_held, require_single_thread
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def start_mount(
     manager = take_manager()
     logs.to_stderr(logging.INFO if foreground or verbose else logging.WARNING)
     surroundings.settle_daemon()
+    heap.have_one()
     if foreground:
         return _mount_and_serve(image, mountpoint, options, manager, None)
     try:
